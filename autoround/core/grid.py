@@ -1,0 +1,143 @@
+"""Integer grids: how weights are cut into groups, and which levels a group has.
+
+Every group has a range [lo, hi] that contains zero, and two clip factors that tuning
+moves. The effective range [lo * clip_lo, hi * clip_hi] fixes scale and zero point
+(SignRound, arXiv 2309.05516, eq. 2-3):
+
+- asymmetric: levels 0 … 2**b - 1, ``scale = (hi' - lo') / (2**b - 1)`` and an integer
+  ``zero = round(-lo' / scale)``;
+- symmetric full range: levels -Q … Q-1 with Q = 2**(b-1). The side that reaches further
+  gets the extra level -Q, so the scale is negative when that side is the positive one.
+
+Scales are rounded to float16 inside the forward, because that is what files hold:
+tuning then sees the value that will be served.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.types import PER_CHANNEL, PER_TENSOR
+
+#: Smallest magnitude of a scale: below it float16 has too few digits left.
+MIN_SCALE = 1e-5
+#: Largest finite float16.
+MAX_SCALE = 65504.0
+
+
+class Grid(NamedTuple):
+    """The range of every group before clipping, and the kind of levels it has.
+
+    lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    bits: int
+    sym: bool
+
+
+def group_width(in_features: int, group_size: int, *, numel: int) -> int:
+    """Return how many weights share one scale.
+
+    A group wider than a row, like PER_CHANNEL, means one group a row.
+    """
+    if group_size == PER_TENSOR:
+        return numel
+    if group_size == PER_CHANNEL or group_size >= in_features:
+        return in_features
+    return group_size
+
+
+def to_groups(weight: Tensor, group_size: int) -> Tensor:
+    """Cut a weight into groups along its last axis, padding each row with zeros.
+
+    weight: [..., in], any float dtype.
+    Returns float32 [rows, groups, width]; [1, 1, numel] for a per-tensor group.
+    """
+    width = group_width(weight.shape[-1], group_size, numel=weight.numel())
+    if group_size == PER_TENSOR:
+        return weight.reshape(1, 1, width).float()
+    rows = weight.reshape(-1, weight.shape[-1]).float()
+    padding = -rows.shape[1] % width
+    if padding:
+        rows = torch.nn.functional.pad(rows, (0, padding))
+    return rows.reshape(rows.shape[0], -1, width)
+
+
+def from_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo :func:`to_groups`: cut the padding and restore the shape.
+
+    groups: [rows, groups, width] of any dtype. Returns a tensor of ``shape``.
+    """
+    rows = groups.shape[0]
+    flat = groups.reshape(rows, -1)
+    in_features = shape[-1] if rows > 1 or len(shape) == 1 else _elements(shape) // rows
+    return flat[:, :in_features].reshape(shape)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def min_max_grid(groups: Tensor, *, bits: int, sym: bool) -> Grid:
+    """Take each group's own minimum and maximum as its range, widened to hold zero.
+
+    groups: float32 [rows, groups, width].
+    """
+    lo = groups.amin(dim=-1, keepdim=True).clamp(max=0.0)
+    hi = groups.amax(dim=-1, keepdim=True).clamp(min=0.0)
+    return Grid(lo, hi, bits, sym)
+
+
+def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int) -> Grid:
+    """Build the grid whose unclipped scale and zero point are the given ones.
+
+    scale: [rows, groups, 1], float16-representable; signed when ``zero`` is None.
+    zero: integer-valued [rows, groups, 1] in 0 … 2**bits - 1, or None for symmetric.
+    """
+    if zero is None:
+        reach = scale.abs() * 2 ** (bits - 1)
+        nothing = torch.zeros_like(reach)
+        positive = scale > 0
+        return Grid(
+            torch.where(positive, -reach, nothing),
+            torch.where(positive, nothing, reach),
+            bits,
+            True,
+        )
+    return Grid(-zero * scale, (2**bits - 1 - zero) * scale, bits, False)
+
+
+def round_scale(scale: Tensor) -> Tensor:
+    """Round a scale to what float16 holds, keeping its sign and at least MIN_SCALE.
+
+    scale: float32, any shape, may be negative. A zero scale becomes +MIN_SCALE.
+    """
+    magnitude = scale.abs().clamp(MIN_SCALE, MAX_SCALE).half().float()
+    return torch.where(scale < 0, -magnitude, magnitude)
+
+
+def scale_and_zero(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute scale and zero point of every group from its clipped range.
+
+    clip_lo, clip_hi: float32 [rows, groups, 1], factors on the two ends of the range.
+    Returns float32 [rows, groups, 1] each; the zero point is integer-valued, counted
+    from level 0, and is the constant 2**(bits-1) for a symmetric grid.
+    """
+    lo = grid.lo * clip_lo
+    hi = grid.hi * clip_hi
+    if grid.sym:
+        half = 2 ** (grid.bits - 1)
+        scale = round_scale(torch.where(-lo > hi, -lo, -hi) / half)
+        return scale, torch.full_like(scale, half)
+    top = 2**grid.bits - 1
+    scale = round_scale((hi - lo) / top)
+    zero = torch.round(-lo / scale).clamp_(0, top)
+    return scale, zero

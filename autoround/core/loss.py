@@ -1,0 +1,20 @@
+"""Distance between a block's output and the output it should have."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean squared error over the positions that count.
+
+    output, target: [batch, seq, hidden], any float dtype; computed in float32.
+    mask: bool [batch, seq], True where a position counts; None when all do. The mean
+    is over the elements that count, so padding does not dilute the loss.
+    Returns a float32 scalar.
+    """
+    difference = output.float() - target.float()
+    if mask is None:
+        return difference.square().mean()
+    squares = difference.square().mean(dim=-1) * mask
+    return squares.sum() / mask.sum().clamp(min=1)

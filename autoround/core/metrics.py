@@ -1,0 +1,29 @@
+"""Figures about a quantized weight, counted honestly."""
+
+from __future__ import annotations
+
+from autoround.core.grid import group_width
+from autoround.types import PER_TENSOR, Scheme
+
+#: Bits of one stored scale (float16).
+SCALE_BITS = 16
+
+
+def group_count(shape: tuple[int, int], scheme: Scheme) -> int:
+    """Return how many scales a weight of ``shape`` (out, in) has under a scheme."""
+    rows, columns = shape
+    if scheme.group_size == PER_TENSOR:
+        return 1
+    width = group_width(columns, scheme.group_size, numel=rows * columns)
+    return rows * -(-columns // width)
+
+
+def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
+    """Return the bits a weight takes with its scales and zero points.
+
+    A symmetric grid's zero point is a constant and counts nothing, even where a
+    layout stores it.
+    """
+    groups = group_count(shape, scheme)
+    zero_bits = 0 if scheme.sym else scheme.bits
+    return shape[0] * shape[1] * scheme.bits + groups * (SCALE_BITS + zero_bits)

@@ -1,0 +1,59 @@
+"""What a backend may replace by something faster, and the plain implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from autoround.core import rounding, signsgd
+from autoround.core.grid import Grid
+from autoround.core.rounding import Rounding
+from autoround.core.signsgd import SignState
+
+
+class Ops(Protocol):
+    """The operations of the tuning loop; shapes as in the modules of the plain ones."""
+
+    def fake_quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        """Round a weight to its grid and back, differentiably."""
+
+    def quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Round a weight to its grid for good."""
+
+    def sign_step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+    ) -> SignState:
+        """Move parameters against the signs of their gradients, in place."""
+
+
+class TorchOps:
+    """The plain implementation, correct on every device that torch knows."""
+
+    def fake_quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        """Round a weight to its grid and back, differentiably."""
+        return _fake_quantize(weight, rounding, grid=grid, dtype=dtype)
+
+    def quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Round a weight to its grid for good."""
+        return _quantize(weight, rounding, grid=grid)
+
+    def sign_step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+    ) -> SignState:
+        """Move parameters against the signs of their gradients, in place."""
+        return signsgd.step(params, grads, state=state)
+
+
+_fake_quantize = rounding.fake_quantize
+_quantize = rounding.quantize

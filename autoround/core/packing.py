@@ -1,0 +1,78 @@
+"""n-bit integers packed into 32-bit words as one little-endian bit stream.
+
+Blocks of 32 values fill ``bits`` words: value k of a block occupies bits
+``k*bits … (k+1)*bits - 1`` of the stream. For widths that divide 32 this is the usual
+``32 / bits`` values a word; for the others (3, 5, 6, 7) values straddle words.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Values of one block, whatever the width.
+BLOCK = 32
+
+
+def packed_rows(rows: int, bits: int) -> int:
+    """Return how many 32-bit words hold ``rows`` values.
+
+    Raises:
+        ValueError: rows is not a multiple of 32.
+    """
+    if rows % BLOCK:
+        raise ValueError(f"cannot pack {rows} values: not a multiple of {BLOCK}")
+    return rows // BLOCK * bits
+
+
+def pack_rows(codes: Tensor, bits: int) -> Tensor:
+    """Pack integers along the first axis.
+
+    codes: integer tensor [rows, columns], values 0 … 2**bits - 1, rows a multiple of 32.
+    Returns int32 [rows / 32 * bits, columns].
+
+    Raises:
+        ValueError: rows is not a multiple of 32, or a value does not fit.
+    """
+    rows, columns = codes.shape
+    words = packed_rows(rows, bits)
+    if codes.device.type == "meta":
+        return torch.empty((words, columns), dtype=torch.int32, device="meta")
+    if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
+        raise ValueError(f"a code is outside 0 … {2**bits - 1} and cannot be packed in {bits} bits")
+    blocks = codes.reshape(-1, BLOCK, columns)
+    out = torch.zeros((blocks.shape[0], bits, columns), dtype=torch.int64, device=codes.device)
+    for k in range(BLOCK):
+        word, shift = divmod(k * bits, 32)
+        value = blocks[:, k].to(torch.int64)
+        out[:, word] |= (value << shift) & 0xFFFFFFFF
+        if shift + bits > 32:
+            out[:, word + 1] |= value >> (32 - shift)
+    # Words above 2**31 - 1 wrap to the negative int32 with the same bits.
+    return torch.where(out >= 2**31, out - 2**32, out).to(torch.int32).reshape(words, columns)
+
+
+def unpack_rows(words: Tensor, bits: int) -> Tensor:
+    """Undo :func:`pack_rows`.
+
+    words: int32 [rows / 32 * bits, columns]. Returns uint8 [rows, columns].
+
+    Raises:
+        ValueError: the number of words is not a multiple of ``bits``.
+    """
+    count, columns = words.shape
+    if count % bits:
+        raise ValueError(f"cannot unpack {count} words of {bits}-bit values: not whole blocks")
+    rows = count // bits * BLOCK
+    if words.device.type == "meta":
+        return torch.empty((rows, columns), dtype=torch.uint8, device="meta")
+    blocks = words.reshape(-1, bits, columns).to(torch.int64) & 0xFFFFFFFF
+    shape = (blocks.shape[0], BLOCK, columns)
+    out = torch.empty(shape, dtype=torch.uint8, device=words.device)
+    for k in range(BLOCK):
+        word, shift = divmod(k * bits, 32)
+        value = blocks[:, word] >> shift
+        if shift + bits > 32:
+            value = value | (blocks[:, word + 1] << (32 - shift))
+        out[:, k] = (value & (2**bits - 1)).to(torch.uint8)
+    return out.reshape(rows, columns)

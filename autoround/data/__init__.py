@@ -1,0 +1,1 @@
+"""Calibration data: from what the user names to sequences of token ids."""

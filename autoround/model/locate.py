@@ -1,0 +1,93 @@
+"""From what the user names as a model to a folder of checkpoint files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from autoround.errors import ModelError
+
+#: Files beside the weights that a model needs to be loaded or described.
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+#: A config larger than this is not a config.
+MAX_CONFIG_BYTES = 16 << 20
+
+
+def locate_model(model: str | Path) -> Path:
+    """Return the folder of a model named by path or hub id, fetching it if need be.
+
+    Raises:
+        ModelError: there is no such folder, or the hub does not have or give it.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(
+            f"model {str(model)!r} is a file; name the folder that holds config.json and "
+            "the .safetensors files"
+        )
+    text = str(model)
+    looks_like_hub_id = text.count("/") == 1 and not text.startswith((".", "/", "~"))
+    if not looks_like_hub_id:
+        raise ModelError(
+            f"model folder {text!r} does not exist; name a folder with config.json and "
+            ".safetensors files, or a hub id such as owner/name"
+        )
+    return _fetch(text)
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(SIDE_FILES)))
+    except Exception as error:  # the hub client raises many unrelated types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model {hub_id!r} is not a local folder, and the hub did not give it: {reason}. "
+            "Download it where there is a network and name the folder"
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a checkpoint folder.
+
+    Raises:
+        ModelError: the file is missing, too large, or not a JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it has no config.json")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelError(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB: not a model config")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, not an object")
+    return config
+
+
+def refuse_unquantizable(config: dict[str, Any], *, where: str) -> None:
+    """Refuse configs of models that are quantized already, or are not decoders.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    method = config.get("quantization_config")
+    if method:
+        name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+        raise ModelError(
+            f"{where} is already quantized (quant_method {name!r}); quantizing needs the "
+            "16-bit original"
+        )
+    if config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{where} is an encoder-decoder model ({config.get('model_type')!r}); only "
+            "decoder-only language models can be quantized"
+        )
+    if "model_type" not in config:
+        raise ModelError(f"{where} is not a transformers model: its config has no model_type")

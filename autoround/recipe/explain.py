@@ -1,0 +1,146 @@
+"""Check values against the schema and put every mistake in the words of a recipe's author."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from pydantic import ValidationError
+
+from autoround.recipe.document import Node, Problem, resolve_plain, show
+from autoround.recipe.schema import Legal, Recipe, Section, field_paths, keys_of
+
+_YAML_11_BOOLS = frozenset(("yes", "no", "on", "off", "y", "n"))
+_LOOSE_INTEGER = re.compile(r"[-+]?[0-9][0-9_,]*")
+
+_Path = tuple[str | int, ...]
+
+
+def check(root: Node, *, extra: tuple[str, ...] = ()) -> tuple[Recipe | None, list[Problem]]:
+    """Validate a mapping of recipe keys, whole or partial.
+
+    Args:
+        root: the mapping.
+        extra: keys that are legal at the top of a file besides those of the schema;
+            named in messages, and to be taken out by the caller.
+
+    Returns:
+        The recipe, with defaults for the keys left out, or None; and all mistakes,
+        one per value, in the order of the schema.
+    """
+    try:
+        return Recipe.model_validate(root.plain()), []
+    except ValidationError as error:
+        # A union reports one error per branch: gather them by the key they are about.
+        kinds: dict[_Path, set[str]] = {}
+        reasons: dict[_Path, str] = {}
+        for item in error.errors(include_url=False):
+            path = _value_path(root, item["loc"])
+            kinds.setdefault(path, set()).add(item["type"])
+            if item["type"] == "value_error":
+                reasons[path] = str(item["ctx"]["error"])
+    problems = []
+    for path, found in kinds.items():
+        if any(other[:-1] == path and isinstance(other[-1], int) for other in kinds if other):
+            continue  # one entry of a list is wrong, which says more than that the list is
+        if "extra_forbidden" in found:
+            problems.append(_unknown_key(root, path, extra))
+        else:
+            problems.append(_explain(root, path, found, reasons.get(path, "")))
+    return None, problems
+
+
+def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> Problem:
+    words = tuple(str(step) for step in path)
+    section: type[Section] = Recipe
+    node = root
+    for word in words:
+        node = node.value[word]  # type: ignore[index]
+    for word in words[:-1]:
+        kind = keys_of(section)[word]
+        assert isinstance(kind, type)  # only a section can have keys, unknown or not
+        section = kind
+    legal = (*(extra if len(words) == 1 else ()), *keys_of(section))
+    meant = _nearest(words, legal)
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else "."
+    where = f" of {'.'.join(words[:-1])}" if words[:-1] else ""
+    message = f"unknown key {'.'.join(words)}{hint} Legal keys{where}: {', '.join(legal)}"
+    return Problem(node.key_origin, message)
+
+
+def _nearest(path: tuple[str, ...], legal: tuple[str, ...]) -> list[str]:
+    """Return full paths: the same word elsewhere, else a similar word here, else elsewhere."""
+    word = path[-1]
+    paths = list(field_paths())
+    elsewhere = [item for item in paths if item.rpartition(".")[2] == word]
+    if elsewhere:
+        return elsewhere
+    here = difflib.get_close_matches(word, legal, n=1)
+    if here:
+        return [".".join((*path[:-1], here[0]))]
+    far = difflib.get_close_matches(word, [item.rpartition(".")[2] for item in paths], n=1)
+    return [item for item in paths if far and item.rpartition(".")[2] == far[0]]
+
+
+def _value_path(root: Node, loc: tuple[int | str, ...]) -> _Path:
+    """Cut what pydantic adds to a location, such as the branch of a union."""
+    path: list[str | int] = []
+    node = root
+    kind: type[Section] | Legal | None = Recipe
+    for step in loc:
+        if isinstance(kind, type) and isinstance(step, str):
+            kind = keys_of(kind).get(step)
+        elif not (isinstance(node.value, list) and isinstance(step, int)):
+            continue
+        node = node.value[step]  # type: ignore[index]
+        path.append(step)
+    return tuple(path)
+
+
+def _explain(root: Node, path: _Path, kinds: set[str], reason: str) -> Problem:
+    node = root
+    kind: type[Section] | Legal = Recipe
+    dotted = ""
+    for step in path:
+        node = node.value[step]  # type: ignore[index]
+        if isinstance(step, int):
+            dotted += f"[{step}]"
+            continue
+        dotted += f".{step}" if dotted else step
+        if isinstance(kind, type):
+            kind = keys_of(kind)[step]
+    value = node.value
+    if isinstance(kind, type):
+        keys = ", ".join(keys_of(kind))
+        message = f"{dotted}: expected a mapping with keys of {keys}; got {_typed(value)}"
+        return Problem(node.origin, message)
+    expected = kind.item if isinstance(path[-1], int) and kind.item else kind.text
+    note = reason or _hint(value, kinds)
+    note = f" ({note})" if note else ""
+    return Problem(node.origin, f"{dotted}: expected {expected}; got {_typed(value)}{note}")
+
+
+def _typed(value: object) -> str:
+    return f"text {show(value)}" if isinstance(value, str) else show(value)
+
+
+def _hint(value: object, kinds: set[str]) -> str:
+    """Return what to write instead, where the value tells what was meant."""
+    if isinstance(value, float) and "int_type" in kinds and value.is_integer():
+        return f"write {int(value)}"
+    if not isinstance(value, str):
+        return ""
+    if "bool_type" in kinds:
+        lowered = value.lower()
+        if lowered in _YAML_11_BOOLS:
+            return "the words yes, no, on and off are text here"
+        return "remove the quotes" if lowered in ("true", "false") else ""
+    if kinds == {"tuple_type"}:
+        return f"write [{show(value)}]"
+    if not kinds & {"int_type", "float_type"}:
+        return ""
+    if isinstance(resolve_plain(value), int | float):
+        return "remove the quotes"
+    if _LOOSE_INTEGER.fullmatch(value) and len(value) < 40:
+        return f"write {int(value.replace('_', '').replace(',', ''))}"
+    return ""

@@ -1,0 +1,340 @@
+"""The keys of a recipe: their types, defaults and legal values, and nothing else.
+
+Types are strict: text is never read as a number, nor a boolean as an integer.
+Every key carries a description and the words for its legal values, which the
+error messages and docs/recipes.md repeat.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from autoround.recipe.document import resolve_plain
+from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
+
+Format: TypeAlias = Literal["auto_round"]
+DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
+
+#: Formats that ``output.format`` may name.
+LEGAL_FORMATS: tuple[Format, ...] = get_args(Format)
+#: Types that ``output.dtype`` may name; auto keeps each tensor as the model stores it.
+LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
+#: Bytes per unit of ``output.max_shard_size``.
+SIZE_UNITS = {
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(" + "|".join(SIZE_UNITS) + ")")
+
+
+@dataclass(frozen=True, slots=True)
+class Legal:
+    """The words that say which values a key accepts, and each entry if it is a list."""
+
+    text: str
+    item: str = ""
+
+
+def parse_size(size: int | str) -> int:
+    """Return ``size`` in bytes.
+
+    Args:
+        size: bytes, or text of a number and a unit of ``SIZE_UNITS``, such as 5GB.
+
+    Raises:
+        ValueError: the text is not a size, or the size is under one byte.
+    """
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size)
+        if match is None:
+            raise ValueError(f"not a number and one of the units {', '.join(SIZE_UNITS)}")
+        count = int(float(match[1]) * SIZE_UNITS[match[2]])
+    else:
+        count = size
+    if count < 1:
+        raise ValueError("a shard holds at least one byte")
+    return count
+
+
+def _check_size(size: int | str) -> int | str:
+    parse_size(size)
+    return size
+
+
+def _check_unicode(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("half a character: no file could hold it") from None
+    return text
+
+
+def _check_layer(pattern: str) -> str:
+    if not pattern.strip():
+        raise ValueError("an empty name matches nothing")
+    if pattern.startswith("re:"):
+        try:
+            re.compile(pattern[3:])
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _as_tuple(value: object) -> object:
+    """Let YAML's lists into fields that are tuples so that a recipe is hashable."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"]
+_Count: TypeAlias = Annotated[int, Field(ge=1)]
+_Unicode: TypeAlias = Annotated[str, AfterValidator(_check_unicode)]
+_Text: TypeAlias = Annotated[_Unicode, Field(min_length=1)]
+_Layer: TypeAlias = Annotated[_Unicode, AfterValidator(_check_layer)]
+
+_COUNT = Legal("an integer of at least 1")
+_RATE = Legal("auto or a number above 0")
+_BOOL = Legal("true or false")
+_LAYER_WORDS = "a layer name, a glob such as '*.gate', or 're:' and a regular expression"
+
+
+class Section(BaseModel):
+    """Base of the recipe and its sections: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
+
+
+class SchemeOptions(Section):
+    """How the weights are held."""
+
+    bits: Annotated[
+        int,
+        Field(ge=LEGAL_BITS[0], le=LEGAL_BITS[-1], description="Bits per weight."),
+        Legal(f"an integer from {LEGAL_BITS[0]} to {LEGAL_BITS[-1]}"),
+    ] = 4
+    group_size: Annotated[
+        int,
+        Field(
+            ge=PER_CHANNEL,
+            description="Neighbouring weights of a row that share one scale.",
+        ),
+        Legal("an integer of at least 1, -1 (one scale per channel) or 0 (one per tensor)"),
+    ] = 128
+    sym: Annotated[
+        bool,
+        Field(description="Symmetric grid (no zero points) rather than asymmetric."),
+        _BOOL,
+    ] = True
+
+    def as_scheme(self) -> Scheme:
+        """Return the scheme as the value that the layers below the recipe share."""
+        return Scheme(bits=self.bits, group_size=self.group_size, sym=self.sym)
+
+
+class TuningOptions(Section):
+    """How roundings and scales are found."""
+
+    iters: Annotated[
+        int,
+        Field(ge=0, description="Tuning steps per block; 0 does not tune."),
+        Legal("an integer of at least 0"),
+    ] = 200
+    lr: Annotated[
+        _Rate,
+        Field(description="Step size of the roundings, falling to 0; auto is 1/iters."),
+        _RATE,
+    ] = "auto"
+    minmax_lr: Annotated[
+        _Rate, Field(description="Step size of the clip factors; auto is lr."), _RATE
+    ] = "auto"
+    batch_size: Annotated[_Count, Field(description="Samples per forward pass."), _COUNT] = 8
+    gradient_accumulate_steps: Annotated[
+        _Count, Field(description="Forward passes whose gradients make one step."), _COUNT
+    ] = 1
+    clips: Annotated[
+        bool, Field(description="Tune the two clip factors of each group as well."), _BOOL
+    ] = True
+    init: Annotated[
+        Literal["minmax", "search"],
+        Field(
+            description="Where scales start: the range of each group, "
+            "or a search for the least error weighted by the inputs."
+        ),
+        Legal("minmax or search"),
+    ] = "search"
+    quantized_inputs: Annotated[
+        bool,
+        Field(description="Feed a block the outputs of the quantized blocks before it."),
+        _BOOL,
+    ] = True
+    checks: Annotated[
+        _Count,
+        Field(description="Times that fixed samples are scored to choose the best iterate."),
+        _COUNT,
+    ] = 5
+    check_samples: Annotated[
+        _Count, Field(description="Fixed samples that such a score is taken on."), _COUNT
+    ] = 16
+
+    compute_dtype: Annotated[
+        DType,
+        Field(description="Type blocks are run in; auto is the fastest by measurement."),
+        Legal(" or ".join(LEGAL_DTYPES)),
+    ] = "auto"
+
+    @property
+    def resolved_lr(self) -> float:
+        """The step size of the roundings with auto worked out; 0 without tuning."""
+        if self.iters == 0:
+            return 0.0
+        return 1.0 / self.iters if self.lr == "auto" else self.lr
+
+    @property
+    def resolved_minmax_lr(self) -> float:
+        """The step size of the clip factors with auto worked out; 0 without tuning."""
+        if self.iters == 0 or self.minmax_lr == "auto":
+            return self.resolved_lr
+        return self.minmax_lr
+
+
+class CalibrationOptions(Section):
+    """Which text the model reads while it is quantized."""
+
+    dataset: Annotated[
+        _Text | Annotated[tuple[_Text, ...], Field(min_length=1)],
+        BeforeValidator(_as_tuple),
+        Field(description="Source of the text, or a list of sources."),
+        Legal("text or a list of texts, none of them empty", item="text that is not empty"),
+    ] = "NeelNanda/pile-10k"
+    nsamples: Annotated[_Count, Field(description="Samples read."), _COUNT] = 128
+    seqlen: Annotated[_Count, Field(description="Tokens per sample."), _COUNT] = 2048
+
+
+class EvaluationOptions(Section):
+    """How the quality of the result is measured."""
+
+    seqlen: Annotated[
+        int,
+        Field(ge=2, description="Tokens per window of the perplexity."),
+        Legal("an integer of at least 2"),
+    ] = 1024
+    max_tokens: Annotated[
+        int,
+        Field(ge=2, description="Tokens of the evaluation text that are read at most."),
+        Legal("an integer of at least 2"),
+    ] = 16384
+
+
+class OutputOptions(Section):
+    """What is written."""
+
+    format: Annotated[
+        Format,
+        Field(description="Layout of the quantized tensors on disk."),
+        Legal(" or ".join(LEGAL_FORMATS)),
+    ] = "auto_round"
+    dtype: Annotated[
+        DType,
+        Field(description="Type of the tensors that are kept; auto leaves the model's own."),
+        Legal(" or ".join(LEGAL_DTYPES)),
+    ] = "auto"
+    max_shard_size: Annotated[
+        int | str,
+        AfterValidator(_check_size),
+        Field(description="Size above which the weights are split into several files."),
+        Legal("bytes as an integer of at least 1, or a size such as 500MB or 5GB"),
+    ] = "5GB"
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """The size of a shard in bytes."""
+        return parse_size(self.max_shard_size)
+
+
+class Recipe(Section):
+    """All that a user decides about a quantization, whatever the model and the device."""
+
+    description: Annotated[
+        _Unicode,
+        Field(description="What the recipe is for; not inherited through extends."),
+        Legal("text"),
+    ] = ""
+    scheme: Annotated[SchemeOptions, Field(description="How the weights are held.")] = (
+        SchemeOptions()
+    )
+    ignore: Annotated[
+        tuple[_Layer, ...],
+        BeforeValidator(_as_tuple),
+        Field(description="Layers kept in 16 bit."),
+        Legal(
+            f"a list, each entry {_LAYER_WORDS}",
+            item=_LAYER_WORDS,
+        ),
+    ] = ()
+    tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
+        TuningOptions()
+    )
+    calibration: Annotated[
+        CalibrationOptions, Field(description="Which text the model reads while quantized.")
+    ] = CalibrationOptions()
+    evaluation: Annotated[
+        EvaluationOptions, Field(description="How the quality of the result is measured.")
+    ] = EvaluationOptions()
+    output: Annotated[OutputOptions, Field(description="What is written.")] = OutputOptions()
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**32, description="Seed of every random choice of a run."),
+        Legal("an integer from 0 to 4294967295"),
+    ] = 42
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain dicts, lists and scalars, in the order of the schema."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Write the recipe as YAML that loads back to an equal recipe."""
+        return yaml.dump(
+            self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96
+        )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what this package reads: texts that look like our numbers are quoted."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = None if isinstance(resolve_plain(text), str) else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def keys_of(section: type[Section]) -> dict[str, type[Section] | Legal]:
+    """Return the keys of a section, each with its section class or its legal values."""
+    keys: dict[str, type[Section] | Legal] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys[name] = field.annotation
+        else:
+            keys[name] = next(item for item in field.metadata if isinstance(item, Legal))
+    return keys
+
+
+def field_paths(section: type[Section] = Recipe, prefix: str = "") -> dict[str, Legal]:
+    """Return the dotted path of every key that holds a value, with its legal values."""
+    paths: dict[str, Legal] = {}
+    for name, kind in keys_of(section).items():
+        if isinstance(kind, Legal):
+            paths[prefix + name] = kind
+        else:
+            paths.update(field_paths(kind, f"{prefix}{name}."))
+    return paths

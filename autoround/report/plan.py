@@ -1,0 +1,57 @@
+"""A plan in words: what is quantized how, what is kept and why, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from autoround.types import Estimate, Plan
+
+
+def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
+    """Return the lines that show a plan and its cost."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    schemes = Counter(str(x.scheme) for x in layers if x.scheme is not None)
+    tuning = plan.recipe["tuning"]
+    lines = [
+        f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
+        *(f"quantize     {count} layers to {scheme}" for scheme, count in schemes.items()),
+        *kept_lines(plan),
+        f"method       {method(plan)}",
+        f"calibration  {plan.calibration}",
+        f"format       {plan.format}, packing {plan.packing}; kept tensors {plan.dtype}",
+        f"device       {plan.device}, computing in {plan.compute_dtype}",
+        f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB, "
+        f"{estimate.bits_per_weight:.2f} bits per quantized weight with scales",
+        f"memory       about {estimate.memory_bytes / 1e9:.1f} GB",
+    ]
+    if tuning["iters"] and estimate.seconds_high != float("inf"):
+        lines.append(
+            f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
+        )
+    return [*lines, *(f"note         {note}" for note in plan.notes)]
+
+
+def method(plan: Plan) -> str:
+    """Name what the plan's tuning section does."""
+    tuning = plan.recipe["tuning"]
+    searched = tuning["init"] == "search"
+    if tuning["iters"] == 0:
+        return "opt-rtn (searched scales, no tuning)" if searched else "rtn (round to nearest)"
+    start = "searched scales" if searched else "min-max scales"
+    return f"SignRound, {tuning['iters']} steps of {tuning['batch_size']} samples, from {start}"
+
+
+def kept_lines(plan: Plan) -> list[str]:
+    """Say which layers stay in 16 bit, grouped by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for layer in [*(x for block in plan.blocks for x in block.layers), *plan.kept]:
+        if layer.scheme is None:
+            by_reason.setdefault(layer.reason, []).append(layer.name)
+    return [
+        f"keep 16-bit  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}"
+        for why, names in by_reason.items()
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,99 @@
+"""What the user sees while a run goes on: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+
+from autoround.events import (
+    BlockDone,
+    Event,
+    Finished,
+    Planned,
+    StageStarted,
+    StepDone,
+    Warned,
+)
+from autoround.report.plan import plan_lines
+
+#: Seconds between refreshes of the live line.
+REFRESH = 0.2
+
+
+class Progress:
+    """A sink that prints events."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._started = clock()
+        self._shown = 0.0
+        self._blocks = 0
+        self._seconds: list[float] = []
+
+    def __call__(self, event: Event) -> None:
+        """Print an event."""
+        if isinstance(event, Planned):
+            self._blocks = len(event.plan.blocks)
+            for line in plan_lines(event.plan, event.estimate):
+                self._print(line)
+        elif isinstance(event, StageStarted):
+            self._started = self._clock() if event.stage == "tune" else self._started
+            self._print(f"{event.stage}: {event.detail}" if event.detail else event.stage)
+        elif isinstance(event, StepDone):
+            self._live(event)
+        elif isinstance(event, BlockDone):
+            self._block(event)
+        elif isinstance(event, Warned):
+            self._print(f"warning: {event.message}")
+        elif isinstance(event, Finished):
+            size = f"{event.disk_bytes / 1e6:.1f} MB"
+            self._print(f"done: {event.output_dir}, {size}, {duration(event.seconds)}")
+
+    def _block(self, event: BlockDone) -> None:
+        result = event.result
+        self._seconds.append(result.seconds)
+        left = (event.blocks - len(self._seconds)) * sum(self._seconds) / len(self._seconds)
+        loss = (
+            f"loss {result.loss_before:.3e} → {result.loss_after:.3e}"
+            if result.loss_before == result.loss_before
+            else "rounded to nearest"
+        )
+        self._clear()
+        self._print(
+            f"block {result.index + 1}/{event.blocks}  {loss}  {result.seconds:.1f} s  "
+            f"ETA {duration(left)}  peak {result.peak_bytes / 1e9:.2f} GB"
+        )
+
+    def _live(self, event: StepDone) -> None:
+        now = self._clock()
+        if not self._console.is_terminal or now - self._shown < REFRESH:
+            return
+        self._shown = now
+        text = (
+            f"block {event.block + 1}/{self._blocks}  step {event.step}/{event.steps}  "
+            f"loss {event.loss:.3e}"
+        )
+        self._console.print("\r\x1b[K" + escape(text), end="", highlight=False, soft_wrap=True)
+
+    def _clear(self) -> None:
+        if self._console.is_terminal:
+            self._console.print("\r\x1b[K", end="", highlight=False)
+
+    def _print(self, line: str) -> None:
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span the way people say it: 42 s, 3 min 20 s, 2 h 05 min."""
+    if seconds == float("inf"):
+        return "unknown"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,55 @@
+"""The tokens a run calibrates on, from whatever the user gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autoround.data.calibration import tokens_from_spec
+from autoround.data.given import tokens_from_data
+from autoround.data.resolve import resolve_dataset
+from autoround.data.tokens import Tokens
+from autoround.model.skeleton import Skeleton
+from autoround.recipe.schema import CalibrationOptions, Recipe
+from autoround.stages.plan import needs_data
+
+
+def calibration_tokens(
+    recipe: Recipe, skeleton: Skeleton, *, tokenizer: Any, data: object | None
+) -> tuple[Tokens | None, str]:
+    """Return the calibration tokens and what they are; None for a recipe without data.
+
+    data: tokens or texts given from Python; they take the place of the recipe's dataset.
+
+    Raises:
+        DataError: the data cannot be had, read, or do not suffice.
+    """
+    if not needs_data(recipe):
+        return None, "none (round to nearest needs no data)"
+    wish = recipe.calibration
+    vocabulary = vocabulary_size(skeleton)
+    if data is not None:
+        tokens = tokens_from_data(
+            data,
+            tokenizer,
+            nsamples=wish.nsamples,
+            seqlen=wish.seqlen,
+            vocab_size=vocabulary,
+        )
+        return tokens, tokens.description
+    untouched = wish.dataset == CalibrationOptions().dataset
+    spec, note = resolve_dataset(wish.dataset, explicit=not untouched)
+    tokens = tokens_from_spec(
+        spec,
+        tokenizer,
+        nsamples=wish.nsamples,
+        seqlen=wish.seqlen,
+        seed=recipe.seed,
+        vocab_size=vocabulary,
+    )
+    return tokens, tokens.description + (f" ({note})" if note else "")
+
+
+def vocabulary_size(skeleton: Skeleton) -> int | None:
+    """Return how many tokens the model knows."""
+    embeddings = skeleton.model.get_input_embeddings()  # type: ignore[operator]
+    return int(embeddings.weight.shape[0]) if hasattr(embeddings, "weight") else None

@@ -1,0 +1,118 @@
+"""What a run will cost, from shapes and a short measurement; nothing is read or run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from autoround.core.metrics import weight_bits
+from autoround.device.protocol import Runtime
+from autoround.formats import auto_round
+from autoround.model.skeleton import Skeleton
+from autoround.recipe.schema import Recipe
+from autoround.stages.plan import DTYPES, compute_dtype, needs_data
+from autoround.types import PER_TENSOR, Estimate, LayerPlan, Plan, QuantizedTensor
+
+#: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
+EFFICIENCY = (0.25, 0.9)
+#: Memory of Python, torch and transformers before a model is opened.
+BASE_BYTES = 600 << 20
+#: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
+#: best values, gradients, and rounded weights with their gradients.
+TUNING_COPIES = 7
+
+
+def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Runtime) -> Estimate:
+    """Work out size, memory and time of a plan.
+
+    Bytes on disk are those of the tensors, exactly; file headers add a few kilobytes.
+    """
+    quantized = [layer for block in plan.blocks for layer in block.quantized]
+    bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
+    weights = sum(math.prod(x.shape) for x in quantized)
+    low, high = _seconds(plan, recipe, runtime)
+    return Estimate(
+        disk_bytes=disk_bytes(plan, skeleton),
+        source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
+        memory_bytes=_memory(plan, skeleton, recipe, runtime),
+        seconds_low=low,
+        seconds_high=high,
+        bits_per_weight=bits / weights,
+    )
+
+
+def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
+    """Return the bytes of all tensors the plan writes."""
+    quantized = {x.name + ".weight": x for block in plan.blocks for x in block.quantized}
+    total = 0
+    for name in skeleton.keys:
+        if name in quantized:
+            total += layer_bytes(quantized[name], plan.packing)
+            continue
+        shape, dtype = skeleton.header(name)
+        written = DTYPES[plan.dtype] if dtype.is_floating_point else dtype
+        total += math.prod(shape) * written.itemsize
+    for name in skeleton.extras:
+        shape, dtype = skeleton.source.headers()[name]
+        total += math.prod(shape) * dtype.itemsize
+    return total
+
+
+def layer_bytes(layer: LayerPlan, packing: str) -> int:
+    """Return the bytes of one quantized layer, by packing it on the meta device."""
+    assert layer.scheme is not None
+    rows, columns = layer.shape
+    size = layer.scheme.group_size
+    groups = 1 if size <= 0 else -(-columns // min(size, columns))
+    first = 1 if size == PER_TENSOR else rows
+    tensor = QuantizedTensor(
+        torch.empty((rows, columns), dtype=torch.uint8, device="meta"),
+        torch.empty((first, groups), dtype=torch.float16, device="meta"),
+        torch.empty((first, groups), dtype=torch.uint8, device="meta"),
+        layer.scheme,
+    )
+    return sum(t.numel() * t.element_size() for t in auto_round.to_tensors(tensor, packing).values())
+
+
+def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> int:
+    """Estimate peak memory: two activation streams, one block being tuned, the embeddings."""
+    block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
+    item = compute_dtype(recipe, runtime).itemsize
+    outside = sum(
+        math.prod(skeleton.header(name)[0]) * item for name in skeleton.names_outside_blocks()
+    )
+    if not needs_data(recipe):
+        return BASE_BYTES + outside + block * 4 * 4
+    tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
+    batch = recipe.tuning.batch_size * recipe.calibration.seqlen
+    widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
+    hidden = _hidden_size(skeleton)
+    streams = 2 * tokens * hidden * item
+    activations = 12 * batch * widest * 4
+    return BASE_BYTES + outside + streams + block * 4 * TUNING_COPIES + activations
+
+
+def _hidden_size(skeleton: Skeleton) -> int:
+    get = skeleton.config.get_text_config if hasattr(skeleton.config, "get_text_config") else None
+    config = get() if get is not None else skeleton.config
+    return int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 4096)
+
+
+def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float]:
+    """Bound the tuning time by floating-point operations at the measured speed."""
+    if not needs_data(recipe):
+        return 1.0, 60.0 + plan.tensors
+    dtype = compute_dtype(recipe, runtime)
+    speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
+    if speed <= 0:
+        return 0.0, float("inf")
+    weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+    seqlen = recipe.calibration.seqlen
+    batch = min(recipe.tuning.batch_size, recipe.calibration.nsamples) * seqlen
+    steps = recipe.tuning.iters * recipe.tuning.gradient_accumulate_steps
+    checks = (1 + recipe.tuning.checks) * recipe.tuning.check_samples * seqlen
+    # A product forward, one for the weights' gradients, one for the inputs'; both streams.
+    passes = 3 * steps * batch + checks + 2 * recipe.calibration.nsamples * seqlen
+    ideal = 2.0 * weights * passes / speed
+    return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0

@@ -1,0 +1,293 @@
+"""From block to block: run it, tune it, carry both activation streams on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from autoround.core.grid import from_groups, min_max_grid, to_groups
+from autoround.core.ops import Ops
+from autoround.core.rounding import Rounding, dense_weight
+from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.search import importance_groups, search_grid
+from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
+from autoround.data.tokens import Tokens
+from autoround.device.protocol import Runtime
+from autoround.errors import AutoRoundError
+from autoround.events import BlockDone, Sink, StepDone
+from autoround.model.importance import Importance, observing
+from autoround.model.runner import BlockRunner
+from autoround.model.skeleton import Skeleton
+from autoround.recipe.schema import Recipe
+from autoround.stages.plan import DTYPES
+from autoround.types import BlockPlan, BlockResult, LayerPlan, Plan, QuantizedTensor
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """One finished block: quantized layers by name, kept tensors by name, and figures."""
+
+    layers: dict[str, QuantizedTensor]
+    kept: dict[str, Tensor]
+    result: BlockResult
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every block of a run shares."""
+
+    plan: Plan
+    recipe: Recipe
+    skeleton: Skeleton
+    runtime: Runtime
+    tokens: Tokens | None
+    sink: Sink
+
+    @property
+    def compute(self) -> torch.dtype:
+        """The dtype blocks run in."""
+        return DTYPES[self.plan.compute_dtype]
+
+
+@dataclass
+class Streams:
+    """Inputs of the next block: of the full-precision chain and of the quantized one.
+
+    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU.
+    """
+
+    full: Tensor
+    quantized: Tensor
+    mask: Tensor | None
+
+
+def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
+    """Quantize the blocks of a plan, one after the other.
+
+    Only one block's weights and tuning state are in memory at a time.
+    """
+    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
+    streams = _first_streams(job, runner) if job.tokens is not None else None
+    for block in job.plan.blocks:
+        output = _quantize_block(job, runner, block, streams)
+        job.sink(BlockDone(output.result, len(job.plan.blocks)))
+        yield output
+        job.runtime.release()
+
+
+def _first_streams(job: Job, runner: BlockRunner) -> Streams:
+    """Embed the calibration tokens."""
+    assert job.tokens is not None
+    ids, size = job.tokens.ids, job.recipe.tuning.batch_size
+    parts = [runner.embed(part).to("cpu") for part in ids.split(size)]
+    runner.prepare(ids)
+    runner.release()
+    full = torch.cat(parts)
+    return Streams(full, full.clone(), job.tokens.mask if job.tokens.padded else None)
+
+
+def _quantize_block(
+    job: Job, runner: BlockRunner, block: BlockPlan, streams: Streams | None
+) -> BlockOutput:
+    started = time.perf_counter()
+    stored = job.skeleton.read(job.skeleton.names_under(block.name))
+    weights = _keep_dtypes(job, block, stored)
+    inside = {name.removeprefix(block.name + "."): t for name, t in weights.items()}
+    if streams is None:
+        base: dict[str, Tensor] = {}
+        importance = Importance()
+    else:
+        base = runner.place(inside) | runner.buffers(block.index)
+        importance = _advance_full(job, runner, block, base, streams)
+    tasks = {layer.name: _task(job, layer, inside, block, importance) for layer in block.quantized}
+    tuned = _tune(job, runner, block, tasks, base, streams)
+    layers = {
+        layer.name: _quantized(layer, tasks[layer.name], tuned.roundings, ops=job.runtime.ops)
+        for layer in block.quantized
+    }
+    if streams is not None and block.index + 1 < len(job.plan.blocks):
+        _advance_quantized(job, runner, block, base | _dense(job, block, layers), streams)
+    replaced = {layer.name + ".weight" for layer in block.quantized}
+    seconds = time.perf_counter() - started
+    return BlockOutput(
+        layers,
+        {name: t for name, t in weights.items() if name not in replaced},
+        BlockResult(
+            block.index,
+            block.name,
+            tuned.loss_before,
+            tuned.loss_after,
+            seconds,
+            job.recipe.tuning.iters,
+            tuned.best_step,
+            job.runtime.peak_bytes(),
+        ),
+    )
+
+
+def _keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
+    replaced = {layer.name + ".weight" for layer in block.quantized}
+    kept = DTYPES[job.plan.dtype]
+    return {
+        name: t.to(kept) if name not in replaced and t.is_floating_point() else t
+        for name, t in stored.items()
+    }
+
+
+def _advance_full(
+    job: Job, runner: BlockRunner, block: BlockPlan, base: Mapping[str, Tensor], streams: Streams
+) -> Importance:
+    """Run the full-precision chain through a block, in place; note what drives its layers."""
+    importance = Importance()
+    names = [layer.name.removeprefix(block.name + ".") for layer in block.quantized]
+    if job.recipe.tuning.init != "search":
+        names = []
+    if not job.recipe.tuning.quantized_inputs:
+        streams.quantized = streams.full.clone()
+    module = job.skeleton.model.get_submodule(block.name)
+    size = job.recipe.tuning.batch_size
+    with observing(module, names, into=importance), torch.no_grad():
+        for start in range(0, len(streams.full), size):
+            part = slice(start, start + size)
+            importance.mask(None if streams.mask is None else streams.mask[part])
+            hidden = streams.full[part].to(job.runtime.device)
+            streams.full[part] = runner.run(block.index, base, hidden=hidden).to("cpu")
+    return importance
+
+
+def _advance_quantized(
+    job: Job, runner: BlockRunner, block: BlockPlan, weights: Mapping[str, Tensor], streams: Streams
+) -> None:
+    """Run the quantized chain through a finished block, in place."""
+    if not job.recipe.tuning.quantized_inputs:
+        return
+    size = job.recipe.tuning.batch_size
+    with torch.no_grad():
+        for start in range(0, len(streams.quantized), size):
+            part = slice(start, start + size)
+            hidden = streams.quantized[part].to(job.runtime.device)
+            streams.quantized[part] = runner.run(block.index, weights, hidden=hidden).to("cpu")
+
+
+def _task(
+    job: Job,
+    layer: LayerPlan,
+    inside: Mapping[str, Tensor],
+    block: BlockPlan,
+    importance: Importance,
+) -> Task:
+    """Cut a layer's weight into groups and give them their grid."""
+    assert layer.scheme is not None
+    path = layer.name.removeprefix(block.name + ".")
+    weight = inside[path + ".weight"]
+    weight = (weight.t() if layer.transposed else weight).to(job.runtime.device)
+    if not bool(torch.isfinite(weight).all()):
+        raise AutoRoundError(f"layer {layer.name}: its weight holds NaN or infinity")
+    groups = to_groups(weight, layer.scheme.group_size)
+    bits, sym = layer.scheme.bits, layer.scheme.sym
+    if job.recipe.tuning.init == "minmax":
+        return Task(groups, min_max_grid(groups, bits=bits, sym=sym), layer.shape)
+    driven = importance.get(path)
+    if driven is not None:
+        driven = importance_groups(driven, groups, in_features=layer.shape[1])
+    return Task(groups, search_grid(groups, driven, bits=bits, sym=sym), layer.shape)
+
+
+def schedule_of(recipe: Recipe, block: int) -> Schedule:
+    """Return the plain numbers of one block's descent."""
+    tuning = recipe.tuning
+    return Schedule(
+        iters=tuning.iters,
+        rate=tuning.resolved_lr,
+        clip_rate=tuning.resolved_minmax_lr if tuning.clips else 0.0,
+        batch_size=tuning.batch_size,
+        accumulate=tuning.gradient_accumulate_steps,
+        checks=tuning.checks,
+        check_samples=tuning.check_samples,
+        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
+        clip_ceiling=2.0 if tuning.init == "search" else 1.0,
+        seed=recipe.seed + block,
+    )
+
+
+def _tune(
+    job: Job,
+    runner: BlockRunner,
+    block: BlockPlan,
+    tasks: Mapping[str, Task],
+    base: Mapping[str, Tensor],
+    streams: Streams | None,
+) -> Tuned:
+    if streams is None or not tasks:
+        nan = float("nan")
+        return Tuned(round_to_nearest(tasks), nan, nan, 0)
+    schedule = schedule_of(job.recipe, block.index)
+    problem = Problem(
+        partial(_forward, runner, block, base),
+        tasks,
+        Samples(streams.quantized, streams.full, streams.mask),
+    )
+    tuned = tune(
+        problem,
+        schedule,
+        ops=job.runtime.ops,
+        dtype=job.compute,
+        on_step=lambda step, loss: job.sink(StepDone(block.index, step, schedule.iters, loss)),
+    )
+    if not tuned.loss_before < float("inf"):
+        raise AutoRoundError(
+            f"block {block.name}: its loss is {tuned.loss_before} before tuning; the model "
+            "overflows in this dtype: set tuning.compute_dtype=float32"
+        )
+    return tuned
+
+
+def _forward(
+    runner: BlockRunner,
+    block: BlockPlan,
+    base: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    hidden: Tensor,
+) -> Tensor:
+    """Run a block with some of its weights replaced; ``weights`` by layer name, [out, in]."""
+    return runner.run(block.index, {**base, **_as_stored(block, weights)}, hidden=hidden)
+
+
+def _as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name weights as the block does, and turn them the way it stores them."""
+    transposed = {layer.name for layer in block.layers if layer.transposed}
+    return {
+        name.removeprefix(block.name + ".") + ".weight": w.t() if name in transposed else w
+        for name, w in weights.items()
+    }
+
+
+def _quantized(
+    layer: LayerPlan, task: Task, roundings: Mapping[str, Rounding], *, ops: Ops
+) -> QuantizedTensor:
+    assert layer.scheme is not None
+    codes, scale, zero = ops.quantize(task.groups, roundings[layer.name], grid=task.grid)
+    return QuantizedTensor(
+        from_groups(codes, layer.shape).contiguous().to("cpu"),
+        scale.squeeze(-1).to("cpu"),
+        zero.squeeze(-1).to("cpu"),
+        layer.scheme,
+    )
+
+
+def _dense(
+    job: Job, block: BlockPlan, layers: Mapping[str, QuantizedTensor]
+) -> dict[str, Tensor]:
+    weights = {
+        name: dense_weight(layer).to(job.runtime.device, job.compute)
+        for name, layer in layers.items()
+    }
+    return _as_stored(block, weights)
+
+

@@ -1,0 +1,181 @@
+"""The output folder: built beside its final place, and moved there when complete.
+
+Until then everything is in ``<output>.partial``, which has no config.json before its last
+moment, so nothing half-written can be taken for a model. The final move is one rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autoround.errors import OutputError, VerificationError
+from autoround.model.source import INDEX, SINGLE
+
+#: Side files of a checkpoint that describe tokenizer, generation and licence.
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
+#: Files among them that this run writes itself, or that describe other weights.
+NOT_COPIED = ("config.json", INDEX, "plan.json", "quantize_config.json", "adapter_config.json")
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that would be overwritten or cannot be made.
+
+    Raises:
+        OutputError: it is a file, is not empty, or its parent cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output {folder} is a file; name a folder that does not exist yet")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(
+            f"output folder {folder} is not empty; name another one, or remove it first"
+        )
+    parent = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"output folder {folder} cannot be made: {parent} is not writable")
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse a disk without room for the result.
+
+    Raises:
+        OutputError: with both figures.
+    """
+    parent = next(p for p in folder.absolute().parents if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise OutputError(
+            f"output needs {needed / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB free"
+        )
+
+
+class Writer:
+    """Collects tensors into shards and turns the finished folder into the output."""
+
+    def __init__(self, folder: Path, *, max_shard_bytes: int) -> None:
+        self._folder = folder.absolute()
+        self._staging = self._folder.with_name(self._folder.name + ".partial")
+        self._limit = max_shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._shards: list[dict[str, int]] = []
+
+    def __enter__(self) -> Writer:
+        check_output(self._folder)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Whatever did not become the output is of no use without a way to continue it.
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    @property
+    def staging(self) -> Path:
+        """Where files go until the folder is complete."""
+        return self._staging
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take tensors for the output; full shards are written at once.
+
+        Raises:
+            OutputError: a name comes twice.
+        """
+        for name, tensor in tensors.items():
+            if name in self._pending or any(name in shard for shard in self._shards):
+                raise OutputError(f"tensor {name!r} would be written twice")
+            size = tensor.numel() * tensor.element_size()
+            if self._pending and self._pending_bytes + size > self._limit:
+                self._flush()
+            self._pending[name] = tensor.contiguous()
+            self._pending_bytes += size
+
+    def _flush(self) -> None:
+        path = self._staging / f"shard-{len(self._shards)}"
+        save_file(self._pending, path, metadata={"format": "pt"})
+        _sync(path)
+        self._shards.append(
+            {name: t.numel() * t.element_size() for name, t in self._pending.items()}
+        )
+        self._pending, self._pending_bytes = {}, 0
+
+    def add_text(self, name: str, text: str) -> None:
+        """Write a small file."""
+        path = self._staging / name
+        path.write_text(text, encoding="utf-8")
+        _sync(path)
+
+    def copy_side_files(self, source: Path) -> None:
+        """Copy tokenizer, generation and licence files of the original model."""
+        for pattern in COPIED:
+            for path in sorted(source.glob(pattern)):
+                if path.is_file() and path.name not in NOT_COPIED:
+                    shutil.copyfile(path, self._staging / path.name)
+
+    def finish(self, config: Mapping[str, Any]) -> int:
+        """Name the shards, write index and config, and move the folder into place.
+
+        Returns the bytes of all files.
+
+        Raises:
+            VerificationError: a shard does not read back with the names it was given.
+            OutputError: the folder appeared meanwhile and is not empty.
+        """
+        if self._pending:
+            self._flush()
+        names = self._name_shards()
+        for name, shard in zip(names, self._shards, strict=True):
+            _verify(self._staging / name, set(shard))
+        # Last of all: a folder with a config is a model.
+        self.add_text("config.json", json.dumps(config, indent=2) + "\n")
+        total = sum(p.stat().st_size for p in self._staging.iterdir())
+        check_output(self._folder)
+        if self._folder.is_dir():
+            self._folder.rmdir()
+        os.replace(self._staging, self._folder)
+        _sync(self._folder.parent)
+        return total
+
+    def _name_shards(self) -> list[str]:
+        count = len(self._shards)
+        if count == 1:
+            names = [SINGLE]
+        else:
+            names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+            weight_map = {t: n for n, shard in zip(names, self._shards, strict=True) for t in shard}
+            size = sum(sum(shard.values()) for shard in self._shards)
+            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+            self.add_text(INDEX, json.dumps(index, indent=2) + "\n")
+        for i, name in enumerate(names):
+            os.replace(self._staging / f"shard-{i}", self._staging / name)
+        return names
+
+
+def _sync(path: Path) -> None:
+    """Make a file or a folder's entries survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verify(path: Path, names: set[str]) -> None:
+    with safe_open(path, framework="pt") as opened:
+        found = set(opened.keys())
+    if found != names:
+        raise VerificationError(f"{path.name} was written with other tensors than it was given")

@@ -1,0 +1,151 @@
+"""Frozen values that travel between the layers; no behaviour lives here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+#: Bits per weight that an integer grid may have.
+LEGAL_BITS = (2, 3, 4, 5, 6, 7, 8)
+#: Group size that stands for "one group per output channel".
+PER_CHANNEL = -1
+#: Group size that stands for "one group for the whole tensor".
+PER_TENSOR = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How one weight is held: bits, weights per scale, symmetric or not."""
+
+    bits: int
+    group_size: int
+    sym: bool
+
+    def __str__(self) -> str:
+        group = {PER_CHANNEL: "channel", PER_TENSOR: "tensor"}.get(
+            self.group_size, f"g{self.group_size}"
+        )
+        return f"W{self.bits} {group} {'sym' if self.sym else 'asym'}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What happens to one weight matrix.
+
+    ``scheme`` is None for a layer kept in 16 bit, and ``reason`` then says why.
+    ``shape`` is (out_features, in_features) whatever the storage order;
+    ``transposed`` marks storage as [in, out] (the Conv1D of GPT-2).
+    """
+
+    name: str
+    shape: tuple[int, int]
+    scheme: Scheme | None
+    reason: str = ""
+    transposed: bool = False
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """One decoder block: its module path and its layers in module order."""
+
+    index: int
+    name: str
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def quantized(self) -> tuple[LayerPlan, ...]:
+        """The layers that get a scheme."""
+        return tuple(layer for layer in self.layers if layer.scheme is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe resolved against a model: everything that will be done, before it is."""
+
+    model: str
+    architecture: str
+    blocks: tuple[BlockPlan, ...]
+    kept: tuple[LayerPlan, ...]
+    recipe: dict[str, Any]
+    format: str
+    packing: str
+    dtype: str
+    device: str
+    compute_dtype: str
+    calibration: str
+    tensors: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will cost: exact bytes on disk, peak memory and a range of seconds."""
+
+    disk_bytes: int
+    source_bytes: int
+    memory_bytes: int
+    seconds_low: float
+    seconds_high: float
+    bits_per_weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedTensor:
+    """One quantized weight, carried as integers from the quantizer to the packers.
+
+    codes: uint8 [out, in], values 0 … 2**bits - 1.
+    scale: float16 [out, groups]; may be negative in the symmetric full-range grid.
+    zero: uint8 [out, groups]; 2**(bits-1) everywhere when symmetric.
+    Dequantized weight: scale * (codes - zero), groups running along ``in``.
+    A per-tensor scheme has scale and zero of shape [1, 1].
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What tuning one block did, losses measured on the same fixed samples."""
+
+    index: int
+    name: str
+    loss_before: float
+    loss_after: float
+    seconds: float
+    steps: int
+    best_step: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Quality of a model on a text; KL in nats per token against the original."""
+
+    perplexity: float
+    tokens: int
+    reference_perplexity: float | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Outcome of one quantization run."""
+
+    output_dir: Path
+    plan: Plan
+    blocks: tuple[BlockResult, ...]
+    seconds: float
+    tuning_seconds: float
+    peak_bytes: int
+    disk_bytes: int
+    bits_per_weight: float
+    evaluation: EvalResult | None = field(default=None)

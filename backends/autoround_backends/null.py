@@ -1,0 +1,64 @@
+"""A device that computes nothing: shapes and dtypes only, on meta tensors.
+
+Everything that works from shapes can be rehearsed on it, at no cost in time or memory.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from autoround.core.ops import Ops, TorchOps
+from autoround.device.protocol import Availability, Memory, Speed
+from autoround.errors import DeviceError
+
+
+class NullRuntime:
+    """The meta device."""
+
+    name = "null"
+
+    def __init__(self) -> None:
+        self.device = torch.device("meta")
+        self.ops: Ops = TorchOps()
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Return float32 at no speed at all."""
+        return (Speed(torch.float32, 0.0),)
+
+    def memory(self) -> Memory:
+        """Return that nothing is needed and nothing is there."""
+        return Memory(0, 0)
+
+    def peak_bytes(self) -> int:
+        """Return zero."""
+        return 0
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+class NullBackend:
+    """Never chosen by itself; named to rehearse a run."""
+
+    name = "null"
+    rank = -1
+
+    def probe(self) -> Availability:
+        """Tell that the null device is available."""
+        return Availability(True, "computes shapes only", ("null",))
+
+    def open(self, index: int | None) -> NullRuntime:
+        """Open the null device.
+
+        Raises:
+            DeviceError: an index other than 0.
+        """
+        if index:
+            raise DeviceError(f"there is one null device: use 'null', not 'null:{index}'")
+        return NullRuntime()
+
+
+BACKEND = NullBackend()

@@ -1,0 +1,364 @@
+"""A NumPy float64 oracle: the operations of the core once more, from their formulas.
+
+For tests. Nothing is shared with the code that is tested, clarity goes before speed,
+and there is no torch here. Weights are arrays [rows, groups, width], scales, zero
+points and clip factors [rows, groups, 1]; everything is computed in float64.
+
+Gradients are not derived by hand but carried along: a :class:`Dual` is a number with
+its derivative, each operation states its own rule, and the straight-through estimator
+is then no more than two of them: a rounded number keeps its derivative, a clamped one
+has that of whatever it is clamped to.
+
+float32 may round the other way where a number lies next to a tie. :func:`certain` and
+:func:`certain_groups` mark where that cannot happen, so that a comparison can demand
+equality there and needs to allow for one level elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+#: Bounds of a stored scale's magnitude.
+MIN_SCALE = 1e-5
+MAX_SCALE = 65504.0
+#: float32 and float64 round alike unless this close to a tie, in units of a level.
+TIE = 1e-3
+#: Relative error that a few float32 operations may add up to.
+SINGLE = 1e-6
+
+
+class Grid(NamedTuple):
+    """Range of every group, lo <= 0 <= hi, and the kind of its levels."""
+
+    lo: Array
+    hi: Array
+    bits: int
+    sym: bool
+
+
+class Rounding(NamedTuple):
+    """Offset of every weight and clip factors of every group, or gradients of them."""
+
+    value: Array
+    clip_lo: Array
+    clip_hi: Array
+
+
+@dataclass(frozen=True)
+class Dual:
+    """A number and its derivative by the one parameter that is being varied."""
+
+    at: Array
+    rate: Array
+
+    def __add__(self, other: Dual) -> Dual:
+        return Dual(self.at + other.at, self.rate + other.rate)
+
+    def __sub__(self, other: Dual) -> Dual:
+        return Dual(self.at - other.at, self.rate - other.rate)
+
+    def __mul__(self, other: Dual) -> Dual:
+        return Dual(self.at * other.at, self.rate * other.at + self.at * other.rate)
+
+    def __truediv__(self, other: Dual) -> Dual:
+        quotient = self.at / other.at
+        return Dual(quotient, (self.rate - quotient * other.rate) / other.at)
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.at, -self.rate)
+
+    def round(self) -> Dual:
+        """Round half to even, straight through."""
+        return Dual(np.rint(self.at), self.rate)
+
+    def clamp(self, low: Dual, high: Dual) -> Dual:
+        """Limit to [low, high]; a number on the limit still counts as inside."""
+        return where(self.at < low.at, low, where(self.at > high.at, high, self))
+
+    def stored(self) -> Dual:
+        """Round to float16 straight through, keeping the sign and a magnitude that exists.
+
+        A magnitude that is raised to the smallest or cut to the largest no longer moves.
+        """
+        sign = np.where(self.at < 0, -1.0, 1.0)
+        size = (constant(sign) * self).clamp(constant(MIN_SCALE), constant(MAX_SCALE))
+        half = size.at.astype(np.float16).astype(np.float64)
+        return constant(sign) * Dual(half, size.rate)
+
+
+def constant(value: Any) -> Dual:
+    """Make a number that does not depend on the parameter."""
+    array = np.asarray(value, dtype=np.float64)
+    return Dual(array, np.zeros_like(array))
+
+
+def variable(value: Any) -> Dual:
+    """Make the parameter itself."""
+    array = np.asarray(value, dtype=np.float64)
+    return Dual(array, np.ones_like(array))
+
+
+def where(condition: Flags, yes: Dual, no: Dual) -> Dual:
+    """Choose element by element."""
+    return Dual(np.where(condition, yes.at, no.at), np.where(condition, yes.rate, no.rate))
+
+
+# Groups
+
+
+def to_groups(weight: Any, group_size: int) -> Array:
+    """Cut rows of [..., in] into groups: -1 one a row, 0 one for all, else that many."""
+    array = np.asarray(weight, dtype=np.float64)
+    if group_size == 0:
+        return array.reshape(1, 1, array.size)
+    width = array.shape[-1] if group_size == -1 else min(group_size, array.shape[-1])
+    rows = []
+    for row in array.reshape(-1, array.shape[-1]):
+        groups = [row[i : i + width] for i in range(0, len(row), width)]
+        groups[-1] = np.concatenate([groups[-1], np.zeros(width - len(groups[-1]))])
+        rows.append(groups)
+    return np.array(rows)
+
+
+def from_groups(groups: Any, shape: tuple[int, ...]) -> Array:
+    """Put groups back together in ``shape``, without the padding of the rows."""
+    array = np.asarray(groups, dtype=np.float64)
+    rows = array.shape[0]
+    columns = int(np.prod(shape)) // rows
+    return np.array([array[r].ravel()[:columns] for r in range(rows)]).reshape(shape)
+
+
+def min_max_grid(groups: Any, *, bits: int, sym: bool) -> Grid:
+    """Take the range of every group, with zero in it."""
+    array = np.asarray(groups, dtype=np.float64)
+    nothing = np.zeros((*array.shape[:-1], 1))
+    with_zero = np.concatenate([array, nothing], axis=-1)
+    return Grid(with_zero.min(-1, keepdims=True), with_zero.max(-1, keepdims=True), bits, sym)
+
+
+# Scale and zero point
+
+
+def _ends(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual]:
+    return constant(grid.lo) * clip_lo, constant(grid.hi) * clip_hi
+
+
+def _raw_scale(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> Dual:
+    """Compute the scale before it is stored; the further side of a symmetric grid is -Q."""
+    low, high = _ends(grid, clip_lo, clip_hi)
+    if grid.sym:
+        return where(-low.at > high.at, -low, -high) / constant(2.0 ** (grid.bits - 1))
+    return (high - low) / constant(2.0**grid.bits - 1)
+
+
+def _scale_and_zero(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual]:
+    scale = _raw_scale(grid, clip_lo, clip_hi).stored()
+    if grid.sym:
+        return scale, constant(np.full_like(scale.at, 2.0 ** (grid.bits - 1)))
+    low, _ = _ends(grid, clip_lo, clip_hi)
+    zero = (-low / scale).round()
+    return scale, zero.clamp(constant(0.0), constant(2.0**grid.bits - 1))
+
+
+def scale_and_zero(grid: Grid, clip_lo: Any, clip_hi: Any) -> tuple[Array, Array]:
+    """Compute the float16 scale and the integer zero point of every group."""
+    scale, zero = _scale_and_zero(grid, constant(clip_lo), constant(clip_hi))
+    return scale.at, zero.at
+
+
+# Rounding
+
+
+def _levels(weight: Dual, value: Dual, scale: Dual, zero: Dual, *, bits: int) -> Dual:
+    top = constant(2.0**bits - 1)
+    return (weight / scale + value).round().clamp(-zero, top - zero)
+
+
+def _fake_quantize(weight: Any, value: Dual, clip_lo: Dual, clip_hi: Dual, *, grid: Grid) -> Dual:
+    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+    return scale * _levels(constant(weight), value, scale, zero, bits=grid.bits)
+
+
+def fake_quantize(weight: Any, rounding: Rounding, *, grid: Grid) -> Array:
+    """Round weights to their grid and back."""
+    return _fake_quantize(weight, *(constant(part) for part in rounding), grid=grid).at
+
+
+def gradients(weight: Any, rounding: Rounding, *, grid: Grid, upstream: Any) -> Rounding:
+    """Differentiate ``sum(upstream * fake_quantize(...))`` by each part of the rounding."""
+    value, clip_lo, clip_hi = (constant(part) for part in rounding)
+    by_value = _fake_quantize(weight, variable(value.at), clip_lo, clip_hi, grid=grid)
+    by_lo = _fake_quantize(weight, value, variable(clip_lo.at), clip_hi, grid=grid)
+    by_hi = _fake_quantize(weight, value, clip_lo, variable(clip_hi.at), grid=grid)
+    given = np.asarray(upstream, dtype=np.float64)
+    return Rounding(
+        given * by_value.rate,
+        (given * by_lo.rate).sum(-1, keepdims=True),
+        (given * by_hi.rate).sum(-1, keepdims=True),
+    )
+
+
+def quantize(
+    weight: Any, rounding: Rounding, *, grid: Grid
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
+    """Round weights to codes counted from level 0, with float16 scale and zero point."""
+    value, clip_lo, clip_hi = (constant(part) for part in rounding)
+    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+    codes = _levels(constant(weight), value, scale, zero, bits=grid.bits).at + zero.at
+    return codes.astype(np.uint8), scale.at.astype(np.float16), zero.at.astype(np.uint8)
+
+
+def dequantize(codes: Any, scale: Any, zero: Any) -> Array:
+    """Turn codes into weights: ``scale * (code - zero)``."""
+    steps = np.asarray(codes, dtype=np.float64) - np.asarray(zero, dtype=np.float64)
+    return steps * np.asarray(scale, dtype=np.float64)
+
+
+# Where float32 cannot round another way
+
+
+def _same(first: Array, second: Array) -> Flags:
+    return np.asarray(first == second, dtype=np.bool_)
+
+
+def certain_groups(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
+    """Mark groups whose scale and zero point float32 must agree on. [rows, groups, 1]."""
+    clips = constant(clip_lo), constant(clip_hi)
+    low, high = (end.at for end in _ends(grid, *clips))
+    raw = _raw_scale(grid, *clips)
+    smaller, larger = (Dual(raw.at * (1 + e), raw.at).stored() for e in (-SINGLE, SINGLE))
+    # The derivative tells on which side of its bounds a scale lies.
+    agreed = _same(smaller.at, larger.at) & _same(smaller.rate, larger.rate)
+    if grid.sym:
+        # Which side reaches further decides the sign, unless they are exactly even.
+        apart = np.abs(low + high)
+        decided: Flags = (apart == 0) | (apart > SINGLE * np.maximum(-low, high))
+    else:
+        position = -low / raw.stored().at
+        decided = _same(np.rint(position - TIE), np.rint(position + TIE))
+    return agreed & decided
+
+
+def certain(weight: Any, rounding: Rounding, *, grid: Grid) -> Flags:
+    """Mark weights whose level float32 must agree on. [rows, groups, width]."""
+    value, clip_lo, clip_hi = (constant(part) for part in rounding)
+    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+    outcomes = [
+        # The derivative tells whether the level was reached by clamping.
+        _levels(constant(weight), variable(value.at + e), scale, zero, bits=grid.bits)
+        for e in (-TIE, TIE)
+    ]
+    agreed = _same(outcomes[0].at, outcomes[1].at) & _same(outcomes[0].rate, outcomes[1].rate)
+    return agreed & certain_groups(grid, clip_lo.at, clip_hi.at)
+
+
+# Descent and loss
+
+
+def sign_step(
+    params: list[Array], grads: list[Array], *, rate: float, step: int, steps: int
+) -> list[Array]:
+    """Return the parameters moved by ``rate * (1 - step / steps)`` against their gradients."""
+    reach = rate * (steps - step) / steps
+    return [
+        p + np.where(g > 0, -reach, np.where(g < 0, reach, 0.0))
+        for p, g in zip(params, grads, strict=True)
+    ]
+
+
+def masked_mse(output: Any, target: Any, mask: Any | None = None) -> float:
+    """Average the squared error over the positions [batch, seq] that count."""
+    difference = np.asarray(output, dtype=np.float64) - np.asarray(target, dtype=np.float64)
+    if mask is not None:
+        difference = difference[np.asarray(mask, dtype=np.bool_)]
+    return float(np.mean(difference**2)) if difference.size else 0.0
+
+
+# Search
+
+
+def importance_groups(importance: Any, *, group_size: int, shape: tuple[int, ...]) -> Array:
+    """Give every weight the importance of its channel, a thousandth of the mean at least.
+
+    Returns [rows, groups, width], zero where the groups are padded.
+    """
+    channels = np.asarray(importance, dtype=np.float64)
+    least = channels.mean() * 1e-3
+    return to_groups(np.broadcast_to(np.maximum(channels, least), shape), group_size)
+
+
+def search_error(groups: Any, importance: Any, *, scale: Any, zero: Any, bits: int) -> Array:
+    """Sum ``importance * (dequantized - weight)**2`` over each group, rounding to nearest."""
+    weight = np.asarray(groups, dtype=np.float64)
+    step, origin = np.asarray(scale, dtype=np.float64), np.asarray(zero, dtype=np.float64)
+    codes = np.clip(np.rint(weight / step) + origin, 0, 2**bits - 1)
+    difference = dequantize(codes, step, origin) - weight
+    return np.asarray((np.asarray(importance) * difference**2).sum(-1, keepdims=True))
+
+
+def closed_form_scale(group: Any, importance: Any, levels: Any) -> float:
+    """Return the scale of least weighted error for given levels (code minus zero)."""
+    h, w, c = (np.asarray(part, dtype=np.float64) for part in (importance, group, levels))
+    return float((h * w * c).sum() / (h * c * c).sum())
+
+
+def half_scales(low: float, high: float) -> Array:
+    """List every float16 between two positive numbers."""
+    first, last = np.array([max(low, MIN_SCALE), high]).astype(np.float16).view(np.uint16)
+    patterns = np.arange(int(first), int(last) + 1, dtype=np.uint16)
+    return patterns.view(np.float16).astype(np.float64)
+
+
+def brute_force(group: Any, importance: Any, *, bits: int, sym: bool) -> float:
+    """Return the least weighted error of one group [width] over all scales and zero points.
+
+    Every float16 scale from a tenth of the min-max scale to four times as much is tried,
+    with both signs if symmetric, else with every integer zero point.
+    """
+    weight = np.asarray(group, dtype=np.float64).reshape(1, 1, -1)
+    one = np.ones((1, 1, 1))
+    plain = abs(scale_and_zero(min_max_grid(weight, bits=bits, sym=sym), one, one)[0].item())
+    scales = half_scales(0.1 * plain, 4.0 * plain)[:, None]
+    zeros = [2 ** (bits - 1)] if sym else range(2**bits)
+    signs = (1.0, -1.0) if sym else (1.0,)
+    return min(
+        float(search_error(weight[0], importance, scale=s * scales, zero=z, bits=bits).min())
+        for z in zeros
+        for s in signs
+    )
+
+
+# Packing
+
+
+def pack_rows(codes: Any, bits: int) -> NDArray[np.int32]:
+    """Pack each column of [rows, columns] as one long little-endian bit stream."""
+    array = np.asarray(codes)
+    rows, columns = array.shape
+    words = np.zeros((rows * bits // 32, columns), dtype=np.uint32)
+    for column in range(columns):
+        stream = 0
+        for row in range(rows):
+            stream += int(array[row, column]) << (row * bits)
+        for word in range(len(words)):
+            words[word, column] = (stream >> (32 * word)) & 0xFFFFFFFF
+    return words.view(np.int32)
+
+
+def unpack_rows(words: Any, bits: int) -> NDArray[np.uint8]:
+    """Read each column of [words, columns] as one long little-endian bit stream."""
+    array = np.ascontiguousarray(words, dtype=np.int32).view(np.uint32)
+    count, columns = array.shape
+    codes = np.zeros((count * 32 // bits, columns), dtype=np.uint8)
+    for column in range(columns):
+        stream = sum(int(array[word, column]) << (32 * word) for word in range(count))
+        for row in range(len(codes)):
+            codes[row, column] = (stream >> (row * bits)) % 2**bits
+    return codes

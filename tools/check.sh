@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# All checks of the project, or only those named: check.sh [lint types imports size tests wheel]
+# All of them run even when one fails; the exit code says whether every one passed.
+# CHECK_PYTHON names the interpreter that has the development tools (.venv/bin/python).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CHECK_PYTHON=${CHECK_PYTHON:-.venv/bin/python}
+export CHECK_PYTHON
+if ! [ -x "$(command -v "$CHECK_PYTHON")" ]; then
+    echo "check: no '$CHECK_PYTHON'; run 'make setup', or name an interpreter with CHECK_PYTHON=..." >&2
+    exit 2
+fi
+sources=(autoround backends tools)
+[ $# -gt 0 ] || set -- lint types imports size tests wheel
+
+run_check() {
+    case $1 in
+        lint)
+            "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
+                "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests
+            ;;
+        types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends tools ;;
+        imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \
+            'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())' ;;
+        size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" ;;
+        tests) "$CHECK_PYTHON" -m pytest -q -m "not slow" ;;
+        wheel) tools/wheel_check.sh ;;
+        *)
+            echo "unknown check '$1'; the checks are: lint types imports size tests wheel" >&2
+            return 2
+            ;;
+    esac
+}
+
+failed=()
+for name in "$@"; do
+    echo "== $name"
+    run_check "$name" || failed+=("$name")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "check: failed: ${failed[*]}" >&2
+    exit 1
+fi
+echo "check: all passed"
