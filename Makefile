@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
-DEMO ?= .venv/bin/autoround demo
+DEMO ?= .venv/bin/autoround quantize
 SETUP = PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup.sh
 
 .DEFAULT_GOAL := help

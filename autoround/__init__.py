@@ -1,1 +1,40 @@
-"""Placeholder."""
+"""Quantize language models to 2-8 bits by tuning the rounding of every weight.
+
+The names below are imported when first used, so that importing this package is instant
+and does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoround._version import __version__
+
+if TYPE_CHECKING:
+    from autoround.api import AutoRound, plan, quantize
+    from autoround.inference.load import load
+
+__all__ = ["AutoRound", "__version__", "load", "plan", "quantize"]
+
+_HOMES = {
+    "AutoRound": "autoround.api",
+    "plan": "autoround.api",
+    "quantize": "autoround.api",
+    "load": "autoround.inference.load",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home at its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoround' has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -40,7 +40,7 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
         return torch.empty((words, columns), dtype=torch.int32, device="meta")
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise ValueError(f"a code is outside 0 … {2**bits - 1} and cannot be packed in {bits} bits")
-    blocks = codes.reshape(-1, BLOCK, columns)
+    blocks = codes.reshape(rows // BLOCK, BLOCK, columns)
     out = torch.zeros((blocks.shape[0], bits, columns), dtype=torch.int64, device=codes.device)
     for k in range(BLOCK):
         word, shift = divmod(k * bits, 32)
@@ -66,7 +66,7 @@ def unpack_rows(words: Tensor, bits: int) -> Tensor:
     rows = count // bits * BLOCK
     if words.device.type == "meta":
         return torch.empty((rows, columns), dtype=torch.uint8, device="meta")
-    blocks = words.reshape(-1, bits, columns).to(torch.int64) & 0xFFFFFFFF
+    blocks = words.reshape(count // bits, bits, columns).to(torch.int64) & 0xFFFFFFFF
     shape = (blocks.shape[0], BLOCK, columns)
     out = torch.empty(shape, dtype=torch.uint8, device=words.device)
     for k in range(BLOCK):

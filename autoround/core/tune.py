@@ -164,7 +164,9 @@ def tune(
     now = round_to_nearest(problem.tasks)
     score = partial(check_loss, problem, schedule=schedule, ops=ops, dtype=dtype)
     before = score(now)
-    best = Tuned(_copy(now) if schedule.iters else now, before, before, 0)
+    if not schedule.iters:
+        return Tuned(now, before, before, 0)
+    best = Tuned(_copy(now), before, before, 0)
     values = [r.value.requires_grad_() for r in now.values()]
     clips = [c for r in now.values() for c in (r.clip_lo, r.clip_hi)] if schedule.clip_rate else []
     params = [*values, *(clip.requires_grad_() for clip in clips)]
@@ -201,7 +203,10 @@ def _gradients(
         batch = problem.samples.take(next(order), device=problem.device)
         weights = rounded_weights(problem.tasks, roundings, ops=ops, dtype=dtype)
         loss = block_mse(problem.forward(weights, batch.inputs), batch.targets, batch.mask)
-        fresh = torch.autograd.grad(loss * LOSS_SCALE, params)
+        # A weight that no token of this batch reached, an idle expert's, has gradient zero.
+        fresh = torch.autograd.grad(
+            loss * LOSS_SCALE, params, allow_unused=True, materialize_grads=True
+        )
         grads = [a.add_(b) for a, b in zip(grads, fresh, strict=True)] if grads else list(fresh)
         total += float(loss.detach())
     return grads, total / schedule.accumulate

@@ -53,5 +53,16 @@ def kept_lines(plan: Plan) -> list[str]:
     ]
 
 
+def layer_lines(plan: Plan) -> list[str]:
+    """Return one line for every layer, in the order they are done."""
+    every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
+    width = max(len(x.name) for x in every)
+    return [
+        f"{x.name:<{width}}  {x.shape[0]:>6} x {x.shape[1]:<6}  "
+        f"{x.scheme if x.scheme is not None else 'kept: ' + x.reason}"
+        for x in every
+    ]
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

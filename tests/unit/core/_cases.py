@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from autoround_backends import reference
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from autoround.core.grid import Grid, min_max_grid, to_groups
 from autoround.core.rounding import Rounding
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
+from autoround_backends import reference
 
 #: Deterministic and few: the point is the variety of kinds and shapes, not the count.
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def top(self) -> int:
-        return 2**self.bits - 1
+        return int(2**self.bits - 1)
 
     @property
     def weight(self) -> Tensor:

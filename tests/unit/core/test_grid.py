@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from autoround_backends import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from autoround.core.grid import (
     to_groups,
 )
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
+from autoround_backends import reference
 
 from ._cases import Case, cases, few, oracle_grid
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from autoround_backends import reference
 from hypothesis import given
+from numpy.typing import NDArray
 
 from autoround.core.grid import Grid, min_max_grid, scale_and_zero
 from autoround.core.rounding import (
@@ -15,6 +17,7 @@ from autoround.core.rounding import (
     quantize,
 )
 from autoround.types import LEGAL_BITS
+from autoround_backends import reference
 
 from ._cases import KINDS, Case, cases, few, oracle_grid, oracle_rounding
 
@@ -51,7 +54,7 @@ def test_quantize_agrees_with_the_oracle(case: Case) -> None:
     grid, rounding = oracle_grid(case.grid), oracle_rounding(case.rounding)
     groups = case.groups
     results = [part.numpy() for part in quantize(groups, case.rounding, grid=case.grid)]
-    expected = reference.quantize(groups.numpy(), rounding, grid=grid)
+    expected: tuple[NDArray[Any], ...] = reference.quantize(groups.numpy(), rounding, grid=grid)
     certain = reference.certain(groups.numpy(), rounding, grid=grid)
     agreed = reference.certain_groups(grid, rounding.clip_lo, rounding.clip_hi)
     for result, wanted, where in zip(results, expected, (certain, agreed, agreed), strict=True):

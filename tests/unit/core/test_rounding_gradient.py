@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autoround_backends import reference
 from hypothesis import given
 from torch import Tensor
 
 from autoround.core.grid import MAX_SCALE, MIN_SCALE, Grid
 from autoround.core.rounding import Rounding, fake_quantize
+from autoround_backends import reference
 
 from ._cases import Case, cases, few, oracle_grid, oracle_rounding
 
@@ -29,8 +29,13 @@ class StraightThrough(torch.autograd.Function):
         return grad, None
 
 
+def substituted(number: Tensor, substitute: Tensor) -> Tensor:
+    result: Tensor = StraightThrough.apply(number, substitute)  # type: ignore[no-untyped-call]
+    return result
+
+
 def rounded(number: Tensor) -> Tensor:
-    return StraightThrough.apply(number, number.detach().round())
+    return substituted(number, number.detach().round())
 
 
 def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tensor:
@@ -44,7 +49,7 @@ def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tenso
         raw = (high - low) / top
     sign = torch.where(raw < 0, -1.0, 1.0).double()
     size = (raw * sign).clamp(MIN_SCALE, MAX_SCALE)
-    scale = sign * StraightThrough.apply(size, size.detach().half().double())
+    scale = sign * substituted(size, size.detach().half().double())
     if grid.sym:
         zero = torch.full_like(scale, 2 ** (grid.bits - 1))
     else:
@@ -52,7 +57,8 @@ def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tenso
     level = rounded(weight / scale + rounding.value)
     # Not torch.maximum: it would give half the gradient to each side of an equality.
     clamped = torch.where(level < -zero, -zero, torch.where(level > top - zero, top - zero, level))
-    return scale * clamped
+    result: Tensor = scale * clamped
+    return result
 
 
 def gradients(case: Case) -> list[np.ndarray[Any, Any]]:

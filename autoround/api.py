@@ -1,0 +1,233 @@
+"""The Python interface: one function for a whole run, and the class the field knows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from autoround.core.rounding import dense_weight
+from autoround.device.registry import open_device
+from autoround.errors import AutoRoundError, UsageError
+from autoround.events import Planned, Sink, ignore
+from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.model.embedded import NAME as EMBEDDED_NAME
+from autoround.model.embedded import embedded_model
+from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.recipe.load import Given, load_recipe
+from autoround.recipe.schema import Recipe
+from autoround.stages.plan import needs_data
+from autoround.stages.run import Job, Request, prepare, run, write_blocks
+from autoround.stages.tune import BlockOutput, quantize_blocks
+from autoround.stages.write import check_output
+from autoround.types import Estimate, Plan, QuantizedTensor, RunResult
+
+#: A folder, a hub id, a model in memory, or None for the embedded default.
+Model: TypeAlias = str | Path | nn.Module | None
+
+
+def quantize(
+    model: Model = None,
+    recipe: str | Path | Recipe = "default",
+    *,
+    output_dir: str | Path,
+    device: str = "auto",
+    tokenizer: Any = None,
+    data: object | None = None,
+    sink: Sink = ignore,
+) -> RunResult:
+    """Quantize a model by a recipe and write the result.
+
+    model: a folder, a hub id, a transformers model (it is not changed), or None for the
+        embedded default. recipe: a built-in name, a file, or a Recipe.
+    tokenizer: needed for a model in memory when the calibration is text.
+    data: calibration tokens or texts, in place of the recipe's dataset.
+    sink: is told of every event of the run.
+
+    Raises:
+        AutoRoundError: what is wrong, wherever possible before any work is done.
+    """
+    output = Path(output_dir)
+    check_output(output)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
+    return run(request, output, sink=sink)
+
+
+def plan(
+    model: Model = None,
+    recipe: str | Path | Recipe = "default",
+    *,
+    device: str = "auto",
+    tokenizer: Any = None,
+    data: object | None = None,
+) -> tuple[Plan, Estimate]:
+    """Return what :func:`quantize` would do and what it would cost, without doing it.
+
+    Raises:
+        AutoRoundError: whatever would stop the run before its first block.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
+    seen: list[Planned] = []
+    prepare(request, sink=lambda event: seen.append(event) if isinstance(event, Planned) else None)
+    return seen[0].plan, seen[0].estimate
+
+
+def make_request(
+    model: Model,
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    tokenizer: Any = None,
+    data: object | None = None,
+) -> Request:
+    """Resolve the names of a run to things: device, model, tokenizer."""
+    runtime = open_device(device)
+    if runtime.device.type == "meta":
+        raise UsageError("the null device computes nothing: use it with 'plan' or --dry-run only")
+    skeleton, name = open_any(model)
+    if tokenizer is None and skeleton.folder is not None and needs_data(recipe):
+        tokenizer = load_tokenizer(skeleton.folder)
+    return Request(skeleton, recipe, runtime, name, tokenizer, data)
+
+
+def open_any(model: Model) -> tuple[Skeleton, str]:
+    """Open a model of any kind; returns it with the name the user knows it by."""
+    if model is None:
+        return open_model(embedded_model()), EMBEDDED_NAME
+    if isinstance(model, nn.Module):
+        return adopt_model(model), type(model).__name__
+    return open_model(model), str(model)
+
+
+@dataclass
+class AutoRound:
+    """Quantize one model, with the arguments this field is used to.
+
+    Every argument left at None is what the recipe says; the default recipe means 4 bits,
+    groups of 128, symmetric, 200 iterations, 128 samples of 2048 tokens.
+
+    model: a folder, a hub id, or a transformers model, which is not changed.
+    dataset: a dataset's name or file, or token ids or texts themselves.
+    """
+
+    model: Model
+    tokenizer: Any = None
+    bits: int | None = None
+    group_size: int | None = None
+    sym: bool | None = None
+    iters: int | None = None
+    lr: float | None = None
+    minmax_lr: float | None = None
+    nsamples: int | None = None
+    seqlen: int | None = None
+    batch_size: int | None = None
+    gradient_accumulate_steps: int | None = None
+    dataset: object | None = None
+    seed: int | None = None
+    device: str = "auto"
+    recipe: str | Path = "default"
+    overrides: Sequence[str] = ()
+    sink: Sink = ignore
+
+    def __post_init__(self) -> None:
+        self._outputs: list[BlockOutput] | None = None
+        self._job: Job | None = None
+        self._resolve("auto_round")
+
+    def quantize(self) -> tuple[nn.Module, dict[str, QuantizedTensor]]:
+        """Tune all blocks; returns a dequantized copy of the model, and its quantized layers.
+
+        The quantized layers are kept for :meth:`save_quantized`.
+        """
+        request = self._request("auto_round")
+        self._job = prepare(request, sink=self.sink)
+        self._outputs = list(quantize_blocks(self._job))
+        layers = {n: q for output in self._outputs for n, q in output.layers.items()}
+        return self._dense_copy(layers), layers
+
+    def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
+        """Write what :meth:`quantize` found.
+
+        Raises:
+            UsageError: there is nothing to write yet.
+        """
+        if self._job is None or self._outputs is None:
+            raise UsageError("nothing is quantized yet: call quantize() before save_quantized()")
+        self._resolve(format)
+        output = Path(output_dir)
+        check_output(output)
+        return write_blocks(self._job, self._outputs, output, tokenizer=self.tokenizer)
+
+    def quantize_and_save(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
+        """Tune and write block by block, holding one block at a time."""
+        output = Path(output_dir)
+        check_output(output)
+        return run(self._request(format), output, sink=self.sink)
+
+    def _resolve(self, format: str) -> Recipe:
+        given: dict[str, tuple[object, str]] = {
+            "scheme.bits": (self.bits, "bits"),
+            "scheme.group_size": (self.group_size, "group_size"),
+            "scheme.sym": (self.sym, "sym"),
+            "tuning.iters": (self.iters, "iters"),
+            "tuning.lr": (self.lr, "lr"),
+            "tuning.minmax_lr": (self.minmax_lr, "minmax_lr"),
+            "tuning.batch_size": (self.batch_size, "batch_size"),
+            "tuning.gradient_accumulate_steps": (
+                self.gradient_accumulate_steps,
+                "gradient_accumulate_steps",
+            ),
+            "calibration.nsamples": (self.nsamples, "nsamples"),
+            "calibration.seqlen": (self.seqlen, "seqlen"),
+            "calibration.dataset": (self._dataset_name(), "dataset"),
+            "seed": (self.seed, "seed"),
+            "output.format": (format, "format"),
+        }
+        return load_recipe(self.recipe, values=given_values(given), overrides=self.overrides)
+
+    def _dataset_name(self) -> str | None:
+        return self.dataset if isinstance(self.dataset, str) else None
+
+    def _request(self, format: str) -> Request:
+        data = None if isinstance(self.dataset, str) else self.dataset
+        return make_request(
+            self.model,
+            self._resolve(format),
+            device=self.device,
+            tokenizer=self.tokenizer,
+            data=data,
+        )
+
+    def _dense_copy(self, layers: Mapping[str, QuantizedTensor]) -> nn.Module:
+        """Return a copy of the model with the quantized layers' weights, dequantized."""
+        assert self._job is not None
+        if isinstance(self.model, nn.Module):
+            dense = copy.deepcopy(self.model)
+        else:
+            folder = self._job.skeleton.folder
+            if folder is None:
+                raise AutoRoundError("the model has no folder to be loaded from")
+            dense = load_any(folder, device=str(self._job.runtime.device))
+        planned = {x.name: x for block in self._job.plan.blocks for x in block.quantized}
+        for name, layer in layers.items():
+            weight = dense.get_parameter(name + ".weight")
+            found = dense_weight(layer)
+            weight.data = (found.t() if planned[name].transposed else found).to(
+                weight.device, weight.dtype
+            )
+        return dense
+
+
+def given_values(given: Mapping[str, tuple[object, str]]) -> dict[str, object]:
+    """Keep the values that were given, each with the word that gave it for errors."""
+    return {
+        path: Given(value, f"{word}={value!r}")
+        for path, (value, word) in given.items()
+        if value is not None
+    }

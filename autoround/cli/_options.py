@@ -1,0 +1,133 @@
+"""Options that several commands share, and how they become a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from autoround.recipe.schema import Recipe
+
+Bits: TypeAlias = Annotated[int | None, typer.Option("--bits", help="Bits per weight, 2 to 8.")]
+GroupSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size",
+        "--group_size",
+        help="Weights per scale; -1 one scale per channel, 0 one per tensor.",
+    ),
+]
+Sym: TypeAlias = Annotated[
+    bool | None, typer.Option("--sym/--asym", help="Symmetric grid, or one with zero points.")
+]
+Iters: TypeAlias = Annotated[
+    int | None, typer.Option("--iters", help="Tuning steps per block; 0 does not tune.")
+]
+Rate: TypeAlias = Annotated[float | None, typer.Option("--lr", help="Step size of the roundings.")]
+MinMaxRate: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--minmax-lr", "--minmax_lr", help="Step size of the clip factors."),
+]
+Samples: TypeAlias = Annotated[
+    int | None, typer.Option("--nsamples", help="Calibration samples.")
+]
+SeqLen: TypeAlias = Annotated[int | None, typer.Option("--seqlen", help="Tokens per sample.")]
+BatchSize: TypeAlias = Annotated[
+    int | None, typer.Option("--batch-size", "--batch_size", help="Samples per forward pass.")
+]
+Accumulate: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--gradient-accumulate-steps",
+        "--gradient_accumulate_steps",
+        help="Forward passes whose gradients make one step.",
+    ),
+]
+Dataset: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Calibration text: a .txt/.jsonl/.json/.parquet file, a hub dataset, or "
+        "'embedded'; several with commas, options with colons (see docs/data.md).",
+    ),
+]
+Format: TypeAlias = Annotated[
+    str | None, typer.Option("--format", help="Layout on disk: auto_round.")
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option("--seed", help="Seed of every random choice.")
+]
+RecipeName: TypeAlias = Annotated[
+    str, typer.Option("--recipe", help="Built-in recipe (see 'recipes list') or YAML file.")
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Set one key of the recipe; repeatable."),
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, xpu, or one of several: cuda:1.")
+]
+ModelArgument: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Model folder or hub id; without one, the embedded SmolLM2-135M.",
+        show_default=False,
+    ),
+]
+ModelOption: TypeAlias = Annotated[
+    str | None, typer.Option("--model", help="The same as MODEL.", show_default=False)
+]
+
+#: Which key of a recipe each option sets.
+PATHS = {
+    "bits": "scheme.bits",
+    "group_size": "scheme.group_size",
+    "sym": "scheme.sym",
+    "iters": "tuning.iters",
+    "lr": "tuning.lr",
+    "minmax_lr": "tuning.minmax_lr",
+    "batch_size": "tuning.batch_size",
+    "gradient_accumulate_steps": "tuning.gradient_accumulate_steps",
+    "nsamples": "calibration.nsamples",
+    "seqlen": "calibration.seqlen",
+    "dataset": "calibration.dataset",
+    "format": "output.format",
+    "seed": "seed",
+}
+
+
+def resolve_recipe(
+    name: str, flags: Mapping[str, object], *, overrides: Sequence[str] | None
+) -> Recipe:
+    """Load a recipe with the options that were given on the command line."""
+    from autoround.recipe.load import Given, load_recipe
+
+    values: dict[str, object] = {
+        PATHS[flag]: Given(value, _spell(flag, value))
+        for flag, value in flags.items()
+        if value is not None
+    }
+    return load_recipe(name, values=values, overrides=overrides or ())
+
+
+def _spell(flag: str, value: object) -> str:
+    """Write an option the way it was typed, for error messages."""
+    if flag == "sym":
+        return "--sym" if value else "--asym"
+    return f"--{flag.replace('_', '-')} {value}"
+
+
+def one_model(positional: str | None, option: str | None) -> str | None:
+    """Return the model that was named, in either way.
+
+    Raises:
+        UsageError: two different ones were.
+    """
+    from autoround.errors import UsageError
+
+    if positional is not None and option is not None and positional != option:
+        raise UsageError(f"two models are named: {positional!r} and --model {option!r}; name one")
+    return positional if positional is not None else option

@@ -1,0 +1,135 @@
+"""What the commands do once their options are understood; this imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from autoround import api
+from autoround.evaluate.compare import compare
+from autoround.evaluate.generate import generate
+from autoround.model.embedded import embedded_model
+from autoround.recipe.schema import Recipe
+from autoround.report.plan import layer_lines, plan_lines
+from autoround.report.progress import Progress
+from autoround.types import EvalResult, RunResult
+
+
+@dataclass(frozen=True)
+class After:
+    """What to do with a finished result."""
+
+    evaluate: bool
+    text: Path | None
+    prompt: str | None
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence progress bars and advice of the libraries below; errors still come through."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def default_output(model: str | None, recipe: Recipe) -> Path:
+    """Return a folder name that says what it holds."""
+    name = "smollm2-135m" if model is None else Path(model).name
+    scheme = recipe.scheme.as_scheme()
+    group = {-1: "channel", 0: "tensor"}.get(scheme.group_size, f"g{scheme.group_size}")
+    return Path("quantized") / f"{name}-w{scheme.bits}{group}{'' if scheme.sym else '-asym'}"
+
+
+def show_plan(
+    model: str | None,
+    recipe: Recipe,
+    *,
+    device: str,
+    layers: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print a plan and its cost."""
+    with _quiet_libraries():
+        plan, estimate = api.plan(model, recipe, device=device)
+    if as_json:
+        found = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
+        typer.echo(line)
+
+
+def quantize_and_report(
+    model: str | None, recipe: Recipe, *, output: Path, device: str, after: After
+) -> RunResult:
+    """Quantize, show progress, and do what is to follow with the written result."""
+    with _quiet_libraries():
+        sink = Progress(Console(highlight=False))
+        result = api.quantize(model, recipe, output_dir=output, device=device, sink=sink)
+        original = embedded_model() if model is None else Path(model)
+        if after.evaluate:
+            typer.echo("eval: reloading the result and the original")
+            scores = compare(
+                output,
+                str(original),
+                text=after.text,
+                seqlen=recipe.evaluation.seqlen,
+                max_tokens=recipe.evaluation.max_tokens,
+                device=device,
+            )
+            result = dataclasses.replace(result, evaluation=scores)
+            for line in evaluation_lines(scores):
+                typer.echo(line)
+        if after.prompt is not None:
+            text = generate(output, after.prompt, max_new_tokens=32, device=device)
+            typer.echo(f"generated from the reloaded result: {after.prompt}{text}")
+    return result
+
+
+def evaluate(
+    model: str,
+    original: str | None,
+    *,
+    text: Path | None,
+    seqlen: int,
+    max_tokens: int,
+    device: str,
+) -> EvalResult:
+    """Score a model, with the libraries' own output silenced."""
+    with _quiet_libraries():
+        return compare(
+            model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
+        )
+
+
+def evaluation_lines(result: EvalResult) -> list[str]:
+    """Return scores as lines of text."""
+    if result.reference_perplexity is None:
+        return [f"perplexity {result.perplexity:.3f} over {result.tokens} tokens"]
+    change = 100 * (result.perplexity / result.reference_perplexity - 1)
+    return [
+        f"perplexity of the original   {result.reference_perplexity:.3f}",
+        f"perplexity of the quantized  {result.perplexity:.3f}  ({change:+.1f} %)",
+        f"KL divergence                {result.kl:.4f} nats per token",
+        f"same first choice            {100 * (result.top1_agreement or 0):.1f} %",
+        f"tokens                       {result.tokens}",
+    ]
+
+
+def json_lines(result: EvalResult) -> list[str]:
+    """Return scores as one line of JSON."""
+    return [json.dumps(dataclasses.asdict(result))]

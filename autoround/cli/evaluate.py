@@ -1,0 +1,43 @@
+"""``autoround eval``: how good a model is on a text, and how far from its original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoround.cli import _options as options
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", help="File to score on; by default held-back embedded text."),
+    ] = None,
+    original: Annotated[
+        str | None,
+        typer.Option("--original", help="16-bit model to compare with: adds KL and agreement."),
+    ] = None,
+    seqlen: Annotated[int, typer.Option("--seqlen", min=2, help="Tokens per window.")] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "--max_tokens", min=2, help="Tokens read at most.")
+    ] = 16384,
+    device: options.Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the perplexity of a model on a text.
+
+    \b
+    Examples:
+      autoround eval out
+      autoround eval out --text book.txt --original path/to/model
+    """
+    from autoround.cli import _work
+
+    result = _work.evaluate(
+        model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
+    )
+    for line in _work.json_lines(result) if as_json else _work.evaluation_lines(result):
+        typer.echo(line)

@@ -1,0 +1,40 @@
+"""``autoround generate``: let a model continue a text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoround.cli import _options as options
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "--max_new_tokens", min=1, help="Tokens to add.")
+    ] = 64,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Wrap the prompt in the tokenizer's chat template.")
+    ] = False,
+    device: options.Device = "auto",
+) -> None:
+    """Continue a text greedily, printing it as it comes.
+
+    \b
+    Examples:
+      autoround generate out "The capital of France is"
+      autoround generate out "Write a haiku." --chat
+    """
+    from autoround.evaluate.generate import generate as run
+
+    run(
+        model,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        chat=chat,
+        device=device,
+        on_text=lambda text: typer.echo(text, nl=False),
+    )
+    typer.echo()

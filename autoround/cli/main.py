@@ -1,0 +1,83 @@
+"""The ``autoround`` command: errors become messages and exit codes here, nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from autoround._version import __version__
+from autoround.cli import recipes
+from autoround.cli.evaluate import evaluate
+from autoround.cli.generate import generate
+from autoround.cli.plan import plan
+from autoround.cli.quantize import quantize
+from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
+
+app = typer.Typer(
+    name="autoround",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="""Quantize language models to 2-8 bits by tuning the rounding of every weight.
+
+\b
+Examples:
+  autoround quantize --eval                          # the embedded default model
+  autoround quantize path/to/model --recipe light --output-dir out
+  autoround plan path/to/model --bits 2              # what would happen, and its cost
+  autoround eval out --original path/to/model
+  autoround generate out "The capital of France is"
+""",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"autoround {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Quantize language models."""
+
+
+app.command()(quantize)
+app.command()(plan)
+app.command("eval")(evaluate)
+app.command()(generate)
+app.add_typer(recipes.app, name="recipes")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        outcome = command.main(args=arguments, prog_name="autoround", standalone_mode=False)
+    except AutoRoundError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted: nothing was written", err=True)
+        return INTERRUPTED_EXIT_CODE
+    return outcome if isinstance(outcome, int) else 0

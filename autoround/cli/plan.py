@@ -1,0 +1,39 @@
+"""``autoround plan``: what a run would do and cost, before any hours are spent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoround.cli import _options as options
+
+
+def plan(
+    model: options.ModelArgument = None,
+    model_option: options.ModelOption = None,
+    recipe: options.RecipeName = "default",
+    device: options.Device = "auto",
+    bits: options.Bits = None,
+    group_size: options.GroupSize = None,
+    sym: options.Sym = None,
+    settings: options.Settings = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Print what quantize would do and what it would cost, and do nothing.
+
+    \b
+    Examples:
+      autoround plan path/to/model --recipe light
+      autoround plan path/to/model --bits 2 --group-size 64 --layers
+      autoround plan path/to/model --json > plan.json
+    """
+    flags = {"bits": bits, "group_size": group_size, "sym": sym}
+    name = options.one_model(model, model_option)
+    resolved = options.resolve_recipe(recipe, flags, overrides=settings)
+    from autoround.cli import _work
+
+    _work.show_plan(name, resolved, device=device, layers=layers, as_json=as_json)

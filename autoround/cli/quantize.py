@@ -1,0 +1,94 @@
+"""``autoround quantize``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoround.cli import _options as options
+
+
+def quantize(
+    model: options.ModelArgument = None,
+    model_option: options.ModelOption = None,
+    recipe: options.RecipeName = "default",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "--output_dir",
+            "-o",
+            help="Folder to write; by default quantized/MODEL-SCHEME.",
+            show_default=False,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    bits: options.Bits = None,
+    group_size: options.GroupSize = None,
+    sym: options.Sym = None,
+    iters: options.Iters = None,
+    lr: options.Rate = None,
+    minmax_lr: options.MinMaxRate = None,
+    batch_size: options.BatchSize = None,
+    gradient_accumulate_steps: options.Accumulate = None,
+    nsamples: options.Samples = None,
+    seqlen: options.SeqLen = None,
+    dataset: options.Dataset = None,
+    format: options.Format = None,
+    seed: options.Seed = None,
+    settings: options.Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
+    ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--eval", help="Score the written result and the original afterwards."),
+    ] = False,
+    eval_text: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval-text", help="File to score on; by default held-back embedded text."
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="Let the written result continue this text afterwards."),
+    ] = None,
+) -> None:
+    """Quantize a model and write it.
+
+    \b
+    Examples:
+      autoround quantize                                   # embedded model and text
+      autoround quantize path/to/model --recipe light.yaml
+      autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
+          --iters 200 --dataset calib.jsonl --output_dir out --device cpu
+      autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
+    """
+    flags = {
+        "bits": bits,
+        "group_size": group_size,
+        "sym": sym,
+        "iters": iters,
+        "lr": lr,
+        "minmax_lr": minmax_lr,
+        "batch_size": batch_size,
+        "gradient_accumulate_steps": gradient_accumulate_steps,
+        "nsamples": nsamples,
+        "seqlen": seqlen,
+        "dataset": dataset,
+        "format": format,
+        "seed": seed,
+    }
+    name = options.one_model(model, model_option)
+    resolved = options.resolve_recipe(recipe, flags, overrides=settings)
+    from autoround.cli import _work
+
+    if dry_run:
+        _work.show_plan(name, resolved, device=device)
+        return
+    target = output_dir or _work.default_output(name, resolved)
+    after = _work.After(evaluate or eval_text is not None, eval_text, prompt)
+    _work.quantize_and_report(name, resolved, output=target, device=device, after=after)

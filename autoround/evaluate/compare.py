@@ -1,0 +1,35 @@
+"""Scores of a quantized folder, alone or against its original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoround.data.embedded import embedded_split
+from autoround.data.holdout import text_tokens
+from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.evaluate.perplexity import evaluate
+from autoround.model.locate import locate_model
+from autoround.types import EvalResult
+
+
+def compare(
+    model: str | Path,
+    original: str | Path | None = None,
+    *,
+    text: Path | None = None,
+    seqlen: int = 1024,
+    max_tokens: int = 16384,
+    device: str = "auto",
+) -> EvalResult:
+    """Score a model folder on a text; with an original, also how far it is from it.
+
+    text: a file; None for the part of the embedded text that calibration never sees.
+
+    Raises:
+        DataError, ModelError: the text or a model cannot be used.
+    """
+    folder = locate_model(model)
+    tokenizer = load_tokenizer(folder)
+    ids = text_tokens(text or embedded_split()[1], tokenizer, max_tokens=max_tokens)
+    reference = None if original is None else load_any(original, device=device)
+    return evaluate(load_any(folder, device=device), ids, seqlen=seqlen, reference=reference)

@@ -1,0 +1,58 @@
+"""Text from a model: the plainest check that it still answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoround.errors import UsageError
+from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.model.locate import locate_model
+
+
+def generate(
+    model: str | Path,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    chat: bool = False,
+    device: str = "auto",
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """Continue a prompt greedily and return the new text.
+
+    chat: wrap the prompt as a user's turn by the tokenizer's chat template.
+    on_text: is given the new text piece by piece, as it comes.
+
+    Raises:
+        UsageError: the prompt is empty, or chat is asked of a tokenizer without template.
+    """
+    import torch
+    from transformers import TextStreamer
+
+    folder = locate_model(model)
+    tokenizer = load_tokenizer(folder)
+    if not prompt:
+        raise UsageError("the prompt is empty; give some text to continue")
+    if chat:
+        if not tokenizer.chat_template:
+            raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
+        turn = [{"role": "user", "content": prompt}]
+        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    loaded = load_any(folder, device=device)
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
+    streamer = None
+    if on_text is not None:
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer.on_finalized_text = lambda text, stream_end=False: on_text(text)
+    with torch.no_grad():
+        ids = loaded.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            streamer=streamer,
+        )
+    new = ids[0, inputs["input_ids"].shape[1] :]
+    text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text

@@ -1,0 +1,248 @@
+"""Quantize one model here and with auto-round, same settings and tokens, and score both files.
+
+    python tools/bench/vs_peer.py --model DIR --text TEXT --peer-python VENV/bin/python \\
+        --bits 4 --group-size 64 --recipe light --rows ours,peer,rtn --out results.json
+
+Every row runs in a process of its own, one after the other, on the same saved token ids:
+the text's first 60 % of lines for calibration, perplexity on the rest. All rows are scored
+by the same evaluator from the files they wrote. Rows accumulate in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+#: What each row means: who runs, and what it sets over the shared settings.
+ROWS: dict[str, dict[str, Any]] = {
+    "ours": {"who": "ours"},
+    "ours-fp32": {"who": "ours", "set": ["tuning.compute_dtype=float32"]},
+    "opt-rtn": {"who": "ours", "set": ["tuning.iters=0", "tuning.init=search"]},
+    "rtn": {"who": "ours", "set": ["tuning.iters=0", "tuning.init=minmax"]},
+    "peer": {"who": "peer", "amp": True},
+    "peer-fp32": {"who": "peer", "amp": False},
+}
+
+
+def main() -> None:
+    """Dispatch to the orchestrator or to one worker."""
+    args = parser().parse_args()
+    if args.worker == "ours":
+        run_ours(json.loads(args.job))
+    elif args.worker == "peer":
+        run_peer(json.loads(args.job))
+    elif args.worker == "score":
+        run_score(json.loads(args.job))
+    else:
+        orchestrate(args)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    found = argparse.ArgumentParser(description=__doc__)
+    found.add_argument("--worker", help=argparse.SUPPRESS)
+    found.add_argument("--job", help=argparse.SUPPRESS)
+    found.add_argument("--model", type=Path, help="16-bit model folder")
+    found.add_argument("--text", type=Path, help="text file, split 60/40 by lines")
+    found.add_argument("--peer-python", default=sys.executable, help="Python with auto-round")
+    found.add_argument("--recipe", default="light", help="our recipe")
+    found.add_argument("--set", action="append", default=[], help="override of our recipe")
+    found.add_argument("--rows", default="ours,peer,rtn", help=f"of {', '.join(ROWS)}")
+    found.add_argument("--bits", type=int, default=4)
+    found.add_argument("--group-size", type=int, default=64)
+    found.add_argument("--asym", action="store_true")
+    found.add_argument("--iters", type=int, default=50)
+    found.add_argument("--peer-lr", type=float, help="the peer's rate; by default 1/iters")
+    found.add_argument("--nsamples", type=int, default=64)
+    found.add_argument("--seqlen", type=int, default=256)
+    found.add_argument("--batch-size", type=int, default=8)
+    found.add_argument("--blocks", type=int, default=0, help="quantize the first n only; 0: all")
+    found.add_argument("--eval-tokens", type=int, default=8192)
+    found.add_argument("--work", type=Path, default=Path("bench-work"))
+    found.add_argument("--out", type=Path, default=Path("bench.json"))
+    return found
+
+
+def orchestrate(args: argparse.Namespace) -> None:
+    """Run every row, score it, print a table."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    tokens = save_tokens(args)
+    rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
+    for name in args.rows.split(","):
+        row = ROWS[name]
+        folder = args.work / f"{name}-w{args.bits}{'a' if args.asym else 's'}-{args.iters}"
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        job = {
+            "model": str(args.model),
+            "tokens": tokens,
+            "out": str(folder),
+            "amp": row.get("amp"),
+            "set": [*args.set, *row.get("set", [])],
+            **{
+                key: getattr(args, key)
+                for key in (
+                    *("recipe", "bits", "group_size", "asym", "iters", "peer_lr"),
+                    *("nsamples", "seqlen", "batch_size", "blocks"),
+                )
+            },
+        }
+        python = args.peer_python if row["who"] == "peer" else sys.executable
+        figures = call(python, row["who"], job)
+        folder = Path(figures.pop("folder", folder))
+        score = call(
+            sys.executable,
+            "score",
+            {"model": str(folder), "original": str(args.model), "tokens": tokens},
+        )
+        settings = {k: job[k] for k in ("bits", "group_size", "asym", "iters", "nsamples")}
+        settings |= {"seqlen": args.seqlen, "batch": args.batch_size, "recipe": args.recipe}
+        settings |= {"blocks": args.blocks, "set": job["set"], "model": args.model.name}
+        rows.append({"row": name, **settings, **figures, **score})
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        print(table(rows[-1:], header=len(rows) == 1), flush=True)
+
+
+def save_tokens(args: argparse.Namespace) -> dict[str, str]:
+    """Tokenize the two parts of the text once, for everyone."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    lines = args.text.read_text(encoding="utf-8").splitlines(keepends=True)
+    cut = len(lines) * 6 // 10
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    paths = {}
+    for part, chosen in (("calibration", lines[:cut]), ("evaluation", lines[cut:])):
+        ids = np.array(tokenizer("".join(chosen))["input_ids"], dtype=np.int64)
+        if part == "calibration":
+            # Windows spread evenly over the text.
+            starts = np.linspace(0, len(ids) - args.seqlen, args.nsamples).astype(int)
+            ids = np.stack([ids[s : s + args.seqlen] for s in starts])
+        else:
+            ids = ids[: args.eval_tokens]
+        path = args.work / f"{part}-{args.nsamples}x{args.seqlen}-{args.eval_tokens}.npy"
+        np.save(path, ids)
+        paths[part] = str(path)
+    return paths
+
+
+def call(python: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a worker and return the JSON object of its last line."""
+    command = [python, __file__, "--worker", worker, "--job", json.dumps(job)]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{worker} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if worker != "score":
+        figures["process_s"] = round(time.perf_counter() - started, 1)
+    return figures
+
+
+def report(**figures: Any) -> None:
+    """Print a worker's figures with its peak memory, as the last line."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(json.dumps({**figures, "peak_gb": round(peak, 3)}))
+
+
+def run_ours(job: dict[str, Any]) -> None:
+    """Quantize with this package."""
+    import numpy as np
+    import torch
+
+    import autoround
+    from autoround.recipe.load import load_recipe
+
+    recipe = load_recipe(
+        job["recipe"],
+        overrides=[
+            f"scheme.bits={job['bits']}",
+            f"scheme.group_size={job['group_size']}",
+            f"scheme.sym={'false' if job['asym'] else 'true'}",
+            f"tuning.iters={job['iters']}",
+            f"tuning.batch_size={job['batch_size']}",
+            f"calibration.nsamples={job['nsamples']}",
+            f"calibration.seqlen={job['seqlen']}",
+            *job["set"],
+        ],
+    )
+    ids = torch.from_numpy(np.load(job["tokens"]["calibration"]))
+    result = autoround.quantize(job["model"], recipe, output_dir=job["out"], data=ids)
+    report(tuning_s=round(result.tuning_seconds, 1), dtype=result.plan.compute_dtype)
+
+
+def run_peer(job: dict[str, Any]) -> None:
+    """Quantize with auto-round, in the Python that has it."""
+    import auto_round  # type: ignore[import-not-found, unused-ignore]
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    ids = torch.from_numpy(np.load(job["tokens"]["calibration"]))
+    quantizer = auto_round.AutoRound(
+        model,
+        tokenizer,
+        bits=job["bits"],
+        group_size=job["group_size"],
+        sym=not job["asym"],
+        iters=job["iters"],
+        lr=job["peer_lr"],
+        nsamples=job["nsamples"],
+        seqlen=job["seqlen"],
+        batch_size=job["batch_size"],
+        dataset=[row[None] for row in ids],
+        amp=job["amp"],
+        device_map="cpu",
+        enable_torch_compile=False,
+    )
+    started = time.perf_counter()
+    _, folders = quantizer.quantize_and_save(job["out"], format="auto_round")
+    seconds = time.perf_counter() - started
+    folder = folders[0] if isinstance(folders, (list, tuple)) else folders
+    report(tuning_s=round(seconds, 1), dtype=f"amp={job['amp']}", folder=str(folder))
+
+
+def run_score(job: dict[str, Any]) -> None:
+    """Score the written files against the 16-bit model, all in float32."""
+    import numpy as np
+    import torch
+
+    from autoround.evaluate.models import load_any
+    from autoround.evaluate.perplexity import evaluate
+
+    ids = torch.from_numpy(np.load(job["tokens"]["evaluation"]))
+    original = load_any(job["original"], device="cpu")
+    score = evaluate(load_any(job["model"], device="cpu"), ids, seqlen=1024, reference=original)
+    assert score.kl is not None and score.top1_agreement is not None
+    print(
+        json.dumps(
+            {
+                "ppl": round(score.perplexity, 4),
+                "ppl16": round(score.reference_perplexity or 0.0, 4),
+                "kl": round(score.kl, 5),
+                "top1": round(score.top1_agreement, 4),
+            }
+        )
+    )
+
+
+COLUMNS = ("row", "bits", "asym", "iters", "dtype", "ppl", "ppl16", "kl", "top1")
+COLUMNS += ("tuning_s", "process_s", "peak_gb")
+
+
+def table(rows: list[dict[str, Any]], *, header: bool = True) -> str:
+    """Return rows as Markdown."""
+    head = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    body = ["| " + " | ".join(str(row.get(c, "")) for c in COLUMNS) + " |" for row in rows]
+    return "\n".join([*(head if header else []), *body])
+
+
+if __name__ == "__main__":
+    main()
