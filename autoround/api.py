@@ -13,16 +13,16 @@ from torch import nn
 from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
 from autoround.errors import AutoRoundError, UsageError
-from autoround.events import Planned, Sink, ignore
 from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.events import Planned, Sink, ignore
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.stages.plan import needs_data
-from autoround.stages.run import Job, Request, prepare, run, write_blocks
-from autoround.stages.tune import BlockOutput, quantize_blocks
+from autoround.stages.run import Request, prepare, run, write_blocks
+from autoround.stages.tune import BlockOutput, Job, quantize_blocks
 from autoround.stages.write import check_output
 from autoround.types import Estimate, Plan, QuantizedTensor, RunResult
 

@@ -30,9 +30,7 @@ MinMaxRate: TypeAlias = Annotated[
     float | None,
     typer.Option("--minmax-lr", "--minmax_lr", help="Step size of the clip factors."),
 ]
-Samples: TypeAlias = Annotated[
-    int | None, typer.Option("--nsamples", help="Calibration samples.")
-]
+Samples: TypeAlias = Annotated[int | None, typer.Option("--nsamples", help="Calibration samples.")]
 SeqLen: TypeAlias = Annotated[int | None, typer.Option("--seqlen", help="Tokens per sample.")]
 BatchSize: TypeAlias = Annotated[
     int | None, typer.Option("--batch-size", "--batch_size", help="Samples per forward pass.")
@@ -56,11 +54,15 @@ Dataset: TypeAlias = Annotated[
 Format: TypeAlias = Annotated[
     str | None, typer.Option("--format", help="Layout on disk: auto_round.")
 ]
-Seed: TypeAlias = Annotated[
-    int | None, typer.Option("--seed", help="Seed of every random choice.")
-]
+Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 RecipeName: TypeAlias = Annotated[
-    str, typer.Option("--recipe", help="Built-in recipe (see 'recipes list') or YAML file.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Built-in recipe (see 'recipes list') or YAML file; 'default', or 'demo' for the "
+        "embedded model.",
+        show_default=False,
+    ),
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
@@ -97,6 +99,13 @@ PATHS = {
     "format": "output.format",
     "seed": "seed",
 }
+
+
+def recipe_for(name: str | None, model: str | None) -> str:
+    """Return the recipe that was named, or the one for a model that was or was not."""
+    if name is not None:
+        return name
+    return "demo" if model is None else "default"
 
 
 def resolve_recipe(

@@ -9,7 +9,10 @@ import typer
 
 from autoround.cli import _options as options
 
+app = typer.Typer()
 
+
+@app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
     text: Annotated[

@@ -8,7 +8,10 @@ import typer
 
 from autoround.cli import _options as options
 
+app = typer.Typer()
 
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],

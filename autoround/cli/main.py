@@ -9,11 +9,7 @@ import click
 import typer
 
 from autoround._version import __version__
-from autoround.cli import recipes
-from autoround.cli.evaluate import evaluate
-from autoround.cli.generate import generate
-from autoround.cli.plan import plan
-from autoround.cli.quantize import quantize
+from autoround.cli import evaluate, generate, plan, quantize, recipes
 from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
 
 app = typer.Typer(
@@ -50,10 +46,8 @@ def root(
     """Quantize language models."""
 
 
-app.command()(quantize)
-app.command()(plan)
-app.command("eval")(evaluate)
-app.command()(generate)
+for part in (quantize, plan, evaluate, generate):
+    app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 
 

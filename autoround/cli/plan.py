@@ -8,11 +8,14 @@ import typer
 
 from autoround.cli import _options as options
 
+app = typer.Typer()
 
+
+@app.command()
 def plan(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
-    recipe: options.RecipeName = "default",
+    recipe: options.RecipeName = None,
     device: options.Device = "auto",
     bits: options.Bits = None,
     group_size: options.GroupSize = None,
@@ -33,7 +36,7 @@ def plan(
     """
     flags = {"bits": bits, "group_size": group_size, "sym": sym}
     name = options.one_model(model, model_option)
-    resolved = options.resolve_recipe(recipe, flags, overrides=settings)
+    resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
     from autoround.cli import _work
 
     _work.show_plan(name, resolved, device=device, layers=layers, as_json=as_json)

@@ -9,11 +9,14 @@ import typer
 
 from autoround.cli import _options as options
 
+app = typer.Typer()
 
+
+@app.command()
 def quantize(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
-    recipe: options.RecipeName = "default",
+    recipe: options.RecipeName = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -48,9 +51,7 @@ def quantize(
     ] = False,
     eval_text: Annotated[
         Path | None,
-        typer.Option(
-            "--eval-text", help="File to score on; by default held-back embedded text."
-        ),
+        typer.Option("--eval-text", help="File to score on; by default held-back embedded text."),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -83,7 +84,7 @@ def quantize(
         "seed": seed,
     }
     name = options.one_model(model, model_option)
-    resolved = options.resolve_recipe(recipe, flags, overrides=settings)
+    resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
     from autoround.cli import _work
 
     if dry_run:

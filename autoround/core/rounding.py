@@ -146,9 +146,7 @@ def _clip_gradients(
     return grid.lo * (sums[2] - by_scale), grid.hi * by_scale
 
 
-def fake_quantize(
-    weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
-) -> Tensor:
+def fake_quantize(weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype) -> Tensor:
     """Round a weight to its grid and back, differentiably in the rounding parameters.
 
     weight: float32 [rows, groups, width]. Returns the same shape in ``dtype``.

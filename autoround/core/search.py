@@ -95,9 +95,7 @@ def search_grid(groups: Tensor, importance: Tensor | None, *, bits: int, sym: bo
         )
         scale[part], zero[part] = best.scale, best.zero
     shape = start.lo.shape
-    return grid_from_scale(
-        scale.reshape(shape), None if sym else zero.reshape(shape), bits=bits
-    )
+    return grid_from_scale(scale.reshape(shape), None if sym else zero.reshape(shape), bits=bits)
 
 
 def _search_chunk(

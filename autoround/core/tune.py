@@ -38,9 +38,7 @@ class Samples(NamedTuple):
     def take(self, indices: Tensor, *, device: torch.device) -> Samples:
         """Copy some samples to a device."""
         mask = None if self.mask is None else self.mask[indices].to(device)
-        return Samples(
-            self.inputs[indices].to(device), self.targets[indices].to(device), mask
-        )
+        return Samples(self.inputs[indices].to(device), self.targets[indices].to(device), mask)
 
 
 #: Runs a block: weights by name (as the block stores them) and inputs to its output.
@@ -106,9 +104,7 @@ def check_steps(iters: int, checks: int) -> frozenset[int]:
 
     All lie in the second half: before it the rate is still too high to stop at.
     """
-    return frozenset(
-        round(iters * (0.5 + 0.5 * (k + 1) / checks)) for k in range(checks)
-    ) - {0}
+    return frozenset(round(iters * (0.5 + 0.5 * (k + 1) / checks)) for k in range(checks)) - {0}
 
 
 def rounded_weights(

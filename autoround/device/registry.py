@@ -30,11 +30,19 @@ def backends() -> tuple[Found, ...]:
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             backend: Backend = entry.load()
-            found.append(Found(entry.name, backend, backend.probe()))
+            found.append(Found(entry.name, backend, _probe(backend)))
         except Exception as error:  # a third party's module may fail in any way
             reason = f"its module {entry.value} fails: {type(error).__name__}: {error}"
             found.append(Found(entry.name, None, Availability(False, reason)))
     return tuple(sorted(found, key=lambda f: -(f.backend.rank if f.backend else -1)))
+
+
+def _probe(backend: Backend) -> Availability:
+    """Probe a backend, and make sure it is one: a third party's may be anything."""
+    answer: object = backend.probe()
+    if not isinstance(answer, Availability) or not isinstance(backend.rank, int):
+        raise TypeError("it is no backend: see autoround.device.protocol.Backend")
+    return answer
 
 
 def open_device(device: str = "auto") -> Runtime:

@@ -41,10 +41,15 @@ def generate(
         prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     loaded = load_any(folder, device=device)
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if on_text is not None:
+                on_text(text)
+
     streamer = None
     if on_text is not None:
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        streamer.on_finalized_text = lambda text, stream_end=False: on_text(text)
+        streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with torch.no_grad():
         ids = loaded.generate(
             **inputs,

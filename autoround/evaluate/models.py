@@ -46,7 +46,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.errors import DataError
+from autoround.errors import DataError, UsageError
 from autoround.types import EvalResult
 
 #: Rows of logits compared at a time: a vocabulary of 150,000 in float32 is 77 MB a chunk.
@@ -25,9 +25,7 @@ def windows(ids: Tensor, seqlen: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def evaluate(
-    model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = None
-) -> EvalResult:
+def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = None) -> EvalResult:
     """Score a model on a text, each window by itself, its first token unscored.
 
     model, reference: transformers causal language models; with a reference the KL
@@ -36,7 +34,10 @@ def evaluate(
 
     Raises:
         DataError: there are fewer than two tokens.
+        UsageError: windows of fewer than two tokens are asked for.
     """
+    if seqlen < 2:
+        raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
     loss = reference_loss = divergence = 0.0

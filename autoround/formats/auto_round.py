@@ -18,7 +18,7 @@ from torch import Tensor
 from autoround.core.metrics import group_count
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
-from autoround.types import PER_CHANNEL, PER_TENSOR, Plan, QuantizedTensor, Scheme
+from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Plan, QuantizedTensor, Scheme
 
 NAME = "auto_round"
 #: Zero points stored minus one.
@@ -165,14 +165,33 @@ def quantized_layers(
     for name in names:
         own = extra.get(name, {})
         inside = any(name.startswith(str(prefix).strip() + ".") for prefix in prefixes)
-        if not (inside or own) or int(own.get("bits", config["bits"])) >= 16:
-            continue
-        found[name] = Scheme(
-            int(own.get("bits", config["bits"])),
-            int(own.get("group_size", config["group_size"])),
-            bool(own.get("sym", config["sym"])),
-        )
+        if inside or own:
+            scheme = _scheme({**config, **own}, f"of layer {name}")
+            if scheme is not None:
+                found[name] = scheme
     return found
+
+
+def _scheme(keys: Mapping[str, Any], where: str) -> Scheme | None:
+    """Read a scheme; None for 16 bits or more."""
+    for key in ("bits", "group_size", "sym"):
+        if not isinstance(keys.get(key), int):
+            raise FormatError(
+                f"quantization_config: {key} {where} is {keys.get(key)!r}, not a number"
+            )
+    bits, size = keys["bits"], keys["group_size"]
+    if bits >= 16:
+        return None
+    if bits not in LEGAL_BITS:
+        raise FormatError(
+            f"quantization_config: bits {where} is {bits}; legal: {', '.join(map(str, LEGAL_BITS))}"
+        )
+    if size < 1 and size not in (PER_CHANNEL, PER_TENSOR):
+        raise FormatError(
+            f"quantization_config: group_size {where} is {size}; legal: 1 and more, "
+            f"{PER_CHANNEL} (channel), {PER_TENSOR} (tensor)"
+        )
+    return Scheme(bits, size, bool(keys["sym"]))
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -184,10 +203,14 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise FormatError(
             f"packing_format is {config.get('packing_format')!r}; legal: {', '.join(PACKINGS)}"
         )
-    if config.get("data_type", "int") != "int" or int(config.get("act_bits", 16)) < 16:
+    activations = config.get("act_bits", 16)
+    if (
+        config.get("data_type", "int") != "int"
+        or not isinstance(activations, int)
+        or activations < 16
+    ):
         raise FormatError("only integer weights with 16-bit activations can be read")
-    for key in ("bits", "group_size", "sym"):
-        if not isinstance(config.get(key), int):
-            raise FormatError(f"quantization_config.{key} is missing or not a number")
-
-
+    extra = config.get("extra_config") or {}
+    if not isinstance(extra, Mapping) or not all(isinstance(v, Mapping) for v in extra.values()):
+        raise FormatError("quantization_config.extra_config is not a table of layers")
+    _scheme(config, "of the model")

@@ -21,9 +21,7 @@ class QuantLinear(nn.Module):
     scales: Tensor
     bias: Tensor | None
 
-    def __init__(
-        self, shape: tuple[int, int], scheme: Scheme, *, packing: str, bias: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], scheme: Scheme, *, packing: str, bias: bool) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
         self.scheme = scheme

@@ -44,7 +44,7 @@ def load(
     if not isinstance(quantization, dict):
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     runtime = open_device(device)
-    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"))
+    stored = _stored_dtype(config)
     chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
     built = build_empty(folder)
     _replace_layers(built, quantization)
@@ -52,6 +52,14 @@ def load(
     if dense:
         _densify(built, chosen)
     return built.to(runtime.device).eval()
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"config.json: dtype is {name!r}; legal: float16, bfloat16, float32")
+    return dtype
 
 
 def _replace_layers(model: nn.Module, quantization: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB: not a model config")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__}, not an object")

@@ -76,7 +76,8 @@ class BlockRunner:
         call = self._call((hidden.shape[0], hidden.shape[1]), index)
         block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
         out = functional_call(block, dict(weights), (hidden, *call.args), call.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        output: Tensor = out[0] if isinstance(out, tuple) else out
+        return output
 
     def release(self) -> None:
         """Free the embeddings; they are read again if another batch shape comes up."""
@@ -97,8 +98,13 @@ class BlockRunner:
 
     def buffers(self, index: int) -> dict[str, Tensor]:
         """Return a block's buffers that no checkpoint holds, on the device."""
-        block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
-        return {name: b.to(self._device) for name, b in block.named_buffers()}
+        path = self._skeleton.blocks[index]
+        block = self._skeleton.model.get_submodule(path)
+        return {
+            name: buffer.to(self._device)
+            for name, buffer in block.named_buffers()
+            if f"{path}.{name}" not in self._skeleton.keys
+        }
 
     def _rehearse(self, ids: Tensor) -> tuple[Tensor, tuple[Call, ...]]:
         """Run the model with its blocks passing their input on; record what they get."""
@@ -148,11 +154,12 @@ def _is_head(skeleton: Skeleton, name: str) -> bool:
 
 
 def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor]:
+    """Return the buffers outside the blocks that no checkpoint holds."""
     prefixes = tuple(block + "." for block in skeleton.blocks)
     return {
         name: buffer.to(device)
         for name, buffer in skeleton.model.named_buffers()
-        if not name.startswith(prefixes)
+        if not name.startswith(prefixes) and name not in skeleton.keys
     }
 
 

@@ -118,8 +118,8 @@ def build_empty(folder: Path) -> nn.Module:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
             model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, ImportError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+    except Exception as error:  # an odd config fails in many unrelated ways
+        reason = " ".join(str(error).split())[:300] or repr(error)
         raise ModelError(
             f"{folder} cannot be built as a causal language model: {reason}"
         ) from error
@@ -159,9 +159,10 @@ def _load_converted(folder: Path, missing: list[str]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loading: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", trust_remote_code=False, output_loading_info=True
         )
+        model, report = loading
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     absent = sorted(report["missing_keys"])

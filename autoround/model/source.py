@@ -128,7 +128,7 @@ def _indexed_files(folder: Path, index: Path) -> dict[str, Path]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         items = {str(name): str(file) for name, file in weight_map.items()}
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{index} is not a safetensors index: {error!r}") from error
     files = {}
     for name, file in items.items():

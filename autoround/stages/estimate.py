@@ -72,7 +72,9 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
         torch.empty((first, groups), dtype=torch.uint8, device="meta"),
         layer.scheme,
     )
-    return sum(t.numel() * t.element_size() for t in auto_round.to_tensors(tensor, packing).values())
+    return sum(
+        t.numel() * t.element_size() for t in auto_round.to_tensors(tensor, packing).values()
+    )
 
 
 def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> int:

@@ -164,9 +164,11 @@ def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
     common = max(dict.fromkeys(floats), key=floats.count)
     name = str(common).removeprefix("torch.")
     if recipe.output.dtype != "auto":
-        changed = [] if recipe.output.dtype == name else [
-            f"kept tensors: {name} in the model, written as {recipe.output.dtype} (output.dtype)"
-        ]
+        changed = (
+            []
+            if recipe.output.dtype == name
+            else [f"kept tensors: {name} in the model, written as {recipe.output.dtype} as asked"]
+        )
         return recipe.output.dtype, changed
     if common in (torch.float16, torch.bfloat16):
         return name, []
@@ -182,5 +184,3 @@ def _extra_notes(skeleton: Skeleton) -> list[str]:
         f"{len(skeleton.extras)} tensors that the model class does not know, such as "
         f"{skeleton.extras[0]}, are copied unchanged"
     ]
-
-

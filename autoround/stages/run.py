@@ -55,9 +55,7 @@ def prepare(request: Request, *, sink: Sink) -> Job:
         calibration=what,
         model=request.model_name,
     )
-    estimate = make_estimate(
-        plan, request.skeleton, recipe=request.recipe, runtime=request.runtime
-    )
+    estimate = make_estimate(plan, request.skeleton, recipe=request.recipe, runtime=request.runtime)
     sink(Planned(plan, estimate))
     free = request.runtime.memory().free
     if 0 < free < estimate.memory_bytes:
@@ -151,9 +149,7 @@ def output_config(plan: Plan, skeleton: Skeleton) -> dict[str, Any]:
     return config
 
 
-def _write_side_files(
-    writer: Writer, job: Job, results: list[BlockResult], tokenizer: Any
-) -> None:
+def _write_side_files(writer: Writer, job: Job, results: list[BlockResult], tokenizer: Any) -> None:
     if job.skeleton.folder is not None:
         writer.copy_side_files(job.skeleton.folder)
     else:

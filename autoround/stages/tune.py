@@ -281,13 +281,9 @@ def _quantized(
     )
 
 
-def _dense(
-    job: Job, block: BlockPlan, layers: Mapping[str, QuantizedTensor]
-) -> dict[str, Tensor]:
+def _dense(job: Job, block: BlockPlan, layers: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
     weights = {
         name: dense_weight(layer).to(job.runtime.device, job.compute)
         for name, layer in layers.items()
     }
     return _as_stored(block, weights)
-
-

@@ -144,7 +144,7 @@ def call(python: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def report(**figures: Any) -> None:
+def report(figures: dict[str, Any]) -> None:
     """Print a worker's figures with its peak memory, as the last line."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(json.dumps({**figures, "peak_gb": round(peak, 3)}))
@@ -173,7 +173,8 @@ def run_ours(job: dict[str, Any]) -> None:
     )
     ids = torch.from_numpy(np.load(job["tokens"]["calibration"]))
     result = autoround.quantize(job["model"], recipe, output_dir=job["out"], data=ids)
-    report(tuning_s=round(result.tuning_seconds, 1), dtype=result.plan.compute_dtype)
+    seconds = round(result.tuning_seconds, 1)
+    report({"tuning_s": seconds, "dtype": result.plan.compute_dtype})
 
 
 def run_peer(job: dict[str, Any]) -> None:
@@ -206,7 +207,8 @@ def run_peer(job: dict[str, Any]) -> None:
     _, folders = quantizer.quantize_and_save(job["out"], format="auto_round")
     seconds = time.perf_counter() - started
     folder = folders[0] if isinstance(folders, (list, tuple)) else folders
-    report(tuning_s=round(seconds, 1), dtype=f"amp={job['amp']}", folder=str(folder))
+    dtype = "bfloat16" if job["amp"] else "float32"
+    report({"tuning_s": round(seconds, 1), "dtype": dtype, "folder": str(folder)})
 
 
 def run_score(job: dict[str, Any]) -> None:
@@ -220,7 +222,8 @@ def run_score(job: dict[str, Any]) -> None:
     ids = torch.from_numpy(np.load(job["tokens"]["evaluation"]))
     original = load_any(job["original"], device="cpu")
     score = evaluate(load_any(job["model"], device="cpu"), ids, seqlen=1024, reference=original)
-    assert score.kl is not None and score.top1_agreement is not None
+    assert score.kl is not None
+    assert score.top1_agreement is not None
     print(
         json.dumps(
             {
@@ -233,8 +236,10 @@ def run_score(job: dict[str, Any]) -> None:
     )
 
 
-COLUMNS = ("row", "bits", "asym", "iters", "dtype", "ppl", "ppl16", "kl", "top1")
-COLUMNS += ("tuning_s", "process_s", "peak_gb")
+COLUMNS = (
+    *("row", "bits", "asym", "iters", "dtype", "ppl", "ppl16", "kl", "top1"),
+    *("tuning_s", "process_s", "peak_gb"),
+)
 
 
 def table(rows: list[dict[str, Any]], *, header: bool = True) -> str:
