@@ -12,7 +12,7 @@ from torch import nn
 
 from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
-from autoround.errors import AutoRoundError, UsageError
+from autoround.errors import AutoRoundError, DataError, UsageError
 from autoround.evaluate.models import load_any, load_tokenizer
 from autoround.events import Planned, Sink, ignore
 from autoround.model.embedded import NAME as EMBEDDED_NAME
@@ -20,7 +20,7 @@ from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.stages.plan import needs_data
+from autoround.stages.plan import DTYPES, needs_data
 from autoround.stages.run import Request, prepare, run, write_blocks
 from autoround.stages.tune import BlockOutput, Job, quantize_blocks
 from autoround.stages.write import check_output
@@ -55,7 +55,7 @@ def quantize(
     check_output(output)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    return run(request, output, sink=sink)
+    return run(_computing(request), output, sink=sink)
 
 
 def plan(
@@ -88,12 +88,22 @@ def make_request(
 ) -> Request:
     """Resolve the names of a run to things: device, model, tokenizer."""
     runtime = open_device(device)
-    if runtime.device.type == "meta":
-        raise UsageError("the null device computes nothing: use it with 'plan' or --dry-run only")
     skeleton, name = open_any(model)
     if tokenizer is None and skeleton.folder is not None and needs_data(recipe):
-        tokenizer = load_tokenizer(skeleton.folder)
+        try:
+            tokenizer = load_tokenizer(skeleton.folder)
+        except DataError:
+            # Token ids need none; texts that do are refused when they are read.
+            if data is None:
+                raise
     return Request(skeleton, recipe, runtime, name, tokenizer, data)
+
+
+def _computing(request: Request) -> Request:
+    """Refuse a run on the device that only knows shapes."""
+    if request.runtime.device.type == "meta":
+        raise UsageError("the null device computes nothing: use it with 'plan' or --dry-run only")
+    return request
 
 
 def open_any(model: Model) -> tuple[Skeleton, str]:
@@ -145,8 +155,7 @@ class AutoRound:
 
         The quantized layers are kept for :meth:`save_quantized`.
         """
-        request = self._request("auto_round")
-        self._job = prepare(request, sink=self.sink)
+        self._job = prepare(self._request("auto_round"), sink=self.sink)
         self._outputs = list(quantize_blocks(self._job))
         layers = {n: q for output in self._outputs for n, q in output.layers.items()}
         return self._dense_copy(layers), layers
@@ -192,20 +201,22 @@ class AutoRound:
         return load_recipe(self.recipe, values=given_values(given), overrides=self.overrides)
 
     def _dataset_name(self) -> str | None:
-        return self.dataset if isinstance(self.dataset, str) else None
+        return str(self.dataset) if isinstance(self.dataset, str | Path) else None
 
     def _request(self, format: str) -> Request:
-        data = None if isinstance(self.dataset, str) else self.dataset
-        return make_request(
-            self.model,
-            self._resolve(format),
-            device=self.device,
-            tokenizer=self.tokenizer,
-            data=data,
+        data = None if isinstance(self.dataset, str | Path) else self.dataset
+        return _computing(
+            make_request(
+                self.model,
+                self._resolve(format),
+                device=self.device,
+                tokenizer=self.tokenizer,
+                data=data,
+            )
         )
 
     def _dense_copy(self, layers: Mapping[str, QuantizedTensor]) -> nn.Module:
-        """Return a copy of the model with the quantized layers' weights, dequantized."""
+        """Return a copy of the model that scores as the written result does."""
         assert self._job is not None
         if isinstance(self.model, nn.Module):
             dense = copy.deepcopy(self.model)
@@ -215,6 +226,10 @@ class AutoRound:
                 raise AutoRoundError("the model has no folder to be loaded from")
             dense = load_any(folder, device=str(self._job.runtime.device))
         planned = {x.name: x for block in self._job.plan.blocks for x in block.quantized}
+        for tensor in dense.state_dict().values():
+            # The dtype that kept tensors are written in may have fewer digits.
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(DTYPES[self._job.plan.dtype]))
         for name, layer in layers.items():
             weight = dense.get_parameter(name + ".weight")
             found = dense_weight(layer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +45,23 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives a tiny float32 checkpoint with tokenizer, to be read only.
+
+    It takes a name in ``tiny.KINDS``; each one is made once.
+    """
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        # Imported late: most tests need no torch.
+        from .tiny import write_checkpoint
+
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("tiny") / kind
+            made[kind] = write_checkpoint(kind, folder, tokenizer=True)
+        return made[kind]
+
+    return make

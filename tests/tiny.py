@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,10 @@ TOKENS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One architecture: its options, where its blocks are, and their matrices."""
+    """One architecture: its options, where its blocks are, and the matrices of the last one.
+
+    kept: those of them that may not be quantized.
+    """
 
     model_type: str
     options: Mapping[str, Any]
@@ -133,19 +135,6 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind("olmo2", COMMON, LLAMA),
         Kind(
-            "falcon",
-            {
-                **TOKENS,
-                "hidden_size": HIDDEN,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "alibi": True,
-                "ffn_hidden_size": 128,
-            },
-            BLOOM,
-            "transformer.h",
-        ),
-        Kind(
             "bloom",
             {**TOKENS, "hidden_size": HIDDEN, "n_layer": 2, "n_head": 4},
             BLOOM,
@@ -159,5 +148,120 @@ KINDS: Mapping[str, Kind] = {
             (*ATTENTION, "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
             kept=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
         ),
+        Kind(
+            "qwen2_moe",
+            {
+                **COMMON,
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 32,
+                "shared_expert_intermediate_size": 32,
+            },
+            (
+                *ATTENTION,
+                "mlp.experts.gate_up_proj",
+                "mlp.experts.down_proj",
+                "mlp.shared_expert.gate_proj",
+                "mlp.shared_expert.up_proj",
+                "mlp.shared_expert.down_proj",
+                "mlp.shared_expert_gate",
+            ),
+            kept=(
+                "mlp.experts.gate_up_proj",
+                "mlp.experts.down_proj",
+                "mlp.shared_expert_gate",
+            ),
+        ),
+        # Its activation keeps learned numbers in buffers.
+        Kind("apertus", COMMON, (*ATTENTION, "mlp.up_proj", "mlp.down_proj")),
     )
 }
+
+
+def make_model(kind: str, *, seed: int = 0) -> Any:
+    """Build a model with random weights: norms, biases and persistent buffers random too."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **KINDS[kind].options)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        for name, buffer in model.state_dict().items():
+            if name not in parameters and buffer.is_floating_point():
+                buffer.add_(torch.rand_like(buffer))
+    return model
+
+
+def write_checkpoint(kind: str, folder: Path, *, tokenizer: bool = False) -> Path:
+    """Write a float32 checkpoint of a model that :func:`make_model` makes."""
+    make_model(kind).save_pretrained(folder)
+    if tokenizer:
+        make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_tokenizer() -> Any:
+    """Build a tokenizer of printable ASCII, one character a token, with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}
+    # The byte-level names of a space and a line break come first.
+    for char in ("\u0120", "\u010a", *map(chr, range(33, 127))):
+        vocab[char] = len(vocab)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def token_ids(rows: int, seqlen: int, *, seed: int = 0) -> Tensor:
+    """Draw int64 [rows, seqlen] tokens, none of them special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, VOCAB, (rows, seqlen), generator=generator)
+
+
+class TinyConfig:
+    """The least that a model in memory must have as its config."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model_type": "toy"}
+
+
+class TinyModel(nn.Module):
+    """A model of plain linear blocks, for tests of how blocks are called."""
+
+    def __init__(self, blocks: int = 2) -> None:
+        super().__init__()
+        self.config = TinyConfig()
+        self.embed = nn.Embedding(VOCAB, HIDDEN)
+        self.layers = nn.ModuleList(TinyBlock() for _ in range(blocks))
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
+        hidden: Tensor = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+class TinyBlock(nn.Module):
+    """One linear layer that does not mind what else it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, hidden: Tensor, *others: object, **named: object) -> Tensor:
+        out: Tensor = self.fc(hidden)
+        return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from autoround.model.embedded import embedded_model
 from autoround.recipe.schema import Recipe
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
+from autoround.stages.run import to_json
 from autoround.types import EvalResult, RunResult
 
 
@@ -67,7 +67,7 @@ def show_plan(
         plan, estimate = api.plan(model, recipe, device=device)
     if as_json:
         found = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(to_json(found, indent=1))
         return
     for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
         typer.echo(line)
@@ -132,4 +132,4 @@ def evaluation_lines(result: EvalResult) -> list[str]:
 
 def json_lines(result: EvalResult) -> list[str]:
     """Return scores as one line of JSON."""
-    return [json.dumps(dataclasses.asdict(result))]
+    return [to_json(dataclasses.asdict(result))]

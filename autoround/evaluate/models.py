@@ -41,8 +41,8 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     from transformers import AutoModelForCausalLM
 
     folder = locate_model(model)
-    method = read_config(folder).get("quantization_config", {}).get("quant_method")
-    if method == "auto-round":
+    quantization = read_config(folder).get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "auto-round":
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
     try:

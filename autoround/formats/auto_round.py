@@ -95,7 +95,7 @@ def _part(tensors: Mapping[str, Tensor], part: str, name: str) -> Tensor:
     if tensor is None:
         raise FormatError(f"layer {name}: tensor {name}.{part} is missing")
     wanted = (torch.float16, torch.bfloat16) if part == "scales" else (torch.int32,)
-    if tensor.dtype not in wanted or tensor.dim() != 2:
+    if tensor.dtype not in wanted or tensor.dim() != 2 or not tensor.numel():
         raise FormatError(
             f"layer {name}: {part} is {tensor.dtype} {tuple(tensor.shape)}, expected a matrix "
             f"of {' or '.join(map(str, wanted))}"
@@ -159,7 +159,7 @@ def quantized_layers(
     """
     _check_config(config)
     blocks = config.get("block_name_to_quantize") or ""
-    prefixes = blocks.split(",") if isinstance(blocks, str) else list(blocks)
+    prefixes = blocks if isinstance(blocks, list) else str(blocks).split(",")
     extra = config.get("extra_config") or {}
     found = {}
     for name in names:

@@ -102,16 +102,24 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         wanted = {n: f"{path}.{n}" if path else n for n in names}
         wanted = {n: full for n, full in wanted.items() if full not in tied}
         for name, full in wanted.items():
-            expected = tuple(getattr(module, name).shape)
-            if full not in headers or headers[full][0] != expected:
-                got = headers[full][0] if full in headers else "nothing"
-                raise FormatError(
-                    f"{folder}: tensor {full} should have shape {expected}; the files have {got}"
-                )
+            _check_header(headers.get(full), getattr(module, name), f"{folder}: tensor {full}")
         for name, tensor in source.read(wanted.values()).items():
             own = name.rpartition(".")[2]
             _assign(module, own, tensor, dtype)
     model.tie_weights()  # type: ignore[operator]
+
+
+def _check_header(
+    header: tuple[tuple[int, ...], torch.dtype] | None, held: Tensor, what: str
+) -> None:
+    """Check a stored tensor against what the model has in its place."""
+    shape = tuple(held.shape)
+    if header is None or header[0] != shape:
+        got = "nothing" if header is None else header[0]
+        raise FormatError(f"{what} should have shape {shape}; the files have {got}")
+    # Floating-point tensors are converted, integers must be of the very kind.
+    if header[1] != held.dtype and not (header[1].is_floating_point and held.is_floating_point()):
+        raise FormatError(f"{what} should have dtype {held.dtype}; the files have {header[1]}")
 
 
 def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:

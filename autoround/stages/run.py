@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -160,6 +161,19 @@ def _write_side_files(writer: Writer, job: Job, results: list[BlockResult], toke
             tokenizer.save_pretrained(writer.staging)
     writer.add_text("recipe.yaml", job.recipe.to_yaml())
     plan = {"version": __version__, **dataclasses.asdict(job.plan)}
-    writer.add_text("plan.json", json.dumps(plan, indent=1) + "\n")
-    lines = [json.dumps(dataclasses.asdict(result)) for result in results]
+    writer.add_text("plan.json", to_json(plan, indent=1) + "\n")
+    lines = [to_json(dataclasses.asdict(result)) for result in results]
     writer.add_text("report.jsonl", "".join(line + "\n" for line in lines))
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Write dicts, lists and scalars as JSON, which has no NaN or infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +25,8 @@ from autoround.model.source import INDEX, SINGLE
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
 #: Files among them that this run writes itself, or that describe other weights.
 NOT_COPIED = ("config.json", INDEX, "plan.json", "quantize_config.json", "adapter_config.json")
+#: Says that a folder is a run's unfinished output, and not somebody's own.
+MARKER = "INCOMPLETE"
 
 
 def check_output(folder: Path) -> None:
@@ -40,6 +42,8 @@ def check_output(folder: Path) -> None:
             f"output folder {folder} is not empty; name another one, or remove it first"
         )
     parent = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    if not parent.is_dir():
+        raise OutputError(f"output folder {folder} cannot be made: {parent} is a file")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"output folder {folder} cannot be made: {parent} is not writable")
 
@@ -71,8 +75,14 @@ class Writer:
 
     def __enter__(self) -> Writer:
         check_output(self._folder)
+        if self._staging.exists() and not (self._staging / MARKER).is_file():
+            raise OutputError(
+                f"{self._staging} is in the way: the output is built there, and it is not "
+                "left over from an earlier run; move it, or name another output folder"
+            )
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
+        self.add_text(MARKER, "An unfinished output of autoround; safe to delete.\n")
         return self
 
     def __exit__(
@@ -106,8 +116,11 @@ class Writer:
 
     def _flush(self) -> None:
         path = self._staging / f"shard-{len(self._shards)}"
-        save_file(self._pending, path, metadata={"format": "pt"})
-        _sync(path)
+        try:
+            save_file(self._pending, path, metadata={"format": "pt"})
+            _sync(path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path} cannot be written: {error}") from error
         self._shards.append(
             {name: t.numel() * t.element_size() for name, t in self._pending.items()}
         )
@@ -141,6 +154,7 @@ class Writer:
         for name, shard in zip(names, self._shards, strict=True):
             _verify(self._staging / name, set(shard))
         # Last of all: a folder with a config is a model.
+        (self._staging / MARKER).unlink()
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
         total = sum(p.stat().st_size for p in self._staging.iterdir())
         check_output(self._folder)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import round_to_nearest
+from autoround.core.signsgd import SignState
 from autoround.core.tune import Problem, Tuned, check_loss, rounded_weights, tune
 
 from ._toy import Recording, codes, forward, problem, schedule
@@ -51,6 +52,24 @@ def test_the_losses_are_those_of_the_roundings() -> None:
     score = partial(check_loss, given, schedule=times, ops=TorchOps(), dtype=torch.float32)
     assert score(tuned.roundings) == tuned.loss_after
     assert score(round_to_nearest(given.tasks)) == tuned.loss_before
+
+
+def test_the_best_iterate_is_kept_not_the_last() -> None:
+    class RuinsTheEnd(TorchOps):
+        def sign_step(
+            self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+        ) -> SignState:
+            done = super().sign_step(params, grads, state=state)
+            if done.step == done.steps:
+                for param in params:
+                    param.data.add_(3.0)
+            return done
+
+    given, times = problem(3), schedule(40)
+    tuned = tune(given, times, ops=RuinsTheEnd(), dtype=torch.float32)
+    assert 0 < tuned.best_step < 40
+    again = check_loss(given, tuned.roundings, schedule=times, ops=TorchOps(), dtype=torch.float32)
+    assert again == tuned.loss_after < tuned.loss_before
 
 
 def test_a_far_too_high_rate_does_no_harm() -> None:

@@ -1,0 +1,107 @@
+"""Whole runs on tiny models: recipes that take a second, and a quick and even device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from autoround.device.protocol import Speed
+from autoround.device.registry import open_device
+from autoround.events import Event, ignore
+from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.recipe.load import load_recipe
+from autoround.recipe.schema import Recipe
+from autoround.stages.run import Request, prepare
+from autoround.stages.tune import Job, quantize_blocks
+from autoround.types import QuantizedTensor
+
+#: What makes the default recipe fit tiny models.
+SMALL: dict[str, object] = {
+    "scheme.group_size": 32,
+    "tuning.iters": 4,
+    "tuning.batch_size": 2,
+    "tuning.checks": 2,
+    "tuning.check_samples": 4,
+    "tuning.compute_dtype": "float32",
+    "calibration.nsamples": 4,
+    "calibration.seqlen": 16,
+    "output.dtype": "float32",
+}
+#: Plain rounding of the weights, which needs no data.
+NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init": "minmax"}
+
+
+def small(values: dict[str, object] | None = None) -> Recipe:
+    """Return the default recipe made small, with values by their dotted paths on top."""
+    return load_recipe("default", values={**SMALL, **(values or {})})
+
+
+def make_job(
+    model: Path | nn.Module | Skeleton,
+    values: dict[str, object] | None = None,
+    *,
+    data: object | None = None,
+    sink: Any = ignore,
+) -> Job:
+    """Prepare a run of a small recipe on the CPU."""
+    if not isinstance(model, Skeleton):
+        model = adopt_model(model) if isinstance(model, nn.Module) else open_model(model)
+    request = Request(model, small(values), open_device("cpu"), "tiny", None, data)
+    return prepare(request, sink=sink)
+
+
+def quantized(job: Job) -> dict[str, QuantizedTensor]:
+    """Run all blocks of a job; return the quantized layers by name."""
+    return {n: q for output in quantize_blocks(job) for n, q in output.layers.items()}
+
+
+def same(one: dict[str, QuantizedTensor], other: dict[str, QuantizedTensor]) -> bool:
+    """Tell whether two sets of layers are equal, bit for bit."""
+    return one.keys() == other.keys() and all(
+        torch.equal(one[n].codes, other[n].codes)
+        and torch.equal(one[n].scale, other[n].scale)
+        and torch.equal(one[n].zero, other[n].zero)
+        for n in one
+    )
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Read all tensors of a folder of safetensors files."""
+    found: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            found.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    return found
+
+
+def names_of(events: list[Event]) -> list[str]:
+    """Return the classes of events, runs of equal ones as one."""
+    names = [type(event).__name__ for event in events]
+    return [n for i, n in enumerate(names) if i == 0 or n != names[i - 1]]
+
+
+@torch.no_grad()
+def logits(model: Any, ids: Tensor) -> Tensor:
+    """Run a model without a cache."""
+    found: Tensor = model(input_ids=ids, use_cache=False).logits
+    return found
+
+
+@pytest.fixture(autouse=True)
+def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compute in one thread, and take speeds as given: a busy machine decides nothing."""
+
+    def speed(device: object, dtype: torch.dtype, **others: object) -> Speed:
+        return Speed(dtype, 1e10 if dtype == torch.float32 else 1e9)
+
+    monkeypatch.setattr("autoround_backends.cpu.measure_matmul", speed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

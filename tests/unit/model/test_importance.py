@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoround.model.importance import Importance, observing
+
+from ...tiny import HIDDEN, TinyBlock
+
+
+def activations(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_it_is_the_sum_of_squares_of_every_channel() -> None:
+    first, second = activations(2, 3, 8), activations(1, 5, 8)
+    importance = Importance()
+    importance.add("a", first)
+    importance.add("a", second)
+    tokens = torch.cat([first.reshape(-1, 8), second.reshape(-1, 8)])
+    expected = torch.stack([(tokens[:, i] ** 2).sum() for i in range(8)])
+    got = importance.get("a")
+    assert got is not None
+    torch.testing.assert_close(got, expected)
+    # Over the number of tokens it is the mean square, in the same proportions.
+    torch.testing.assert_close(got / len(tokens), tokens.square().mean(0))
+
+
+def test_a_layer_that_never_ran_has_none() -> None:
+    importance = Importance()
+    importance.add("a", activations(2, 4))
+    assert importance.get("b") is None
+
+
+def test_layers_are_kept_apart() -> None:
+    importance = Importance()
+    importance.add("a", torch.ones(2, 4))
+    importance.add("b", torch.full((2, 6), 3.0))
+    a, b = importance.get("a"), importance.get("b")
+    assert a is not None
+    assert b is not None
+    assert a.tolist() == [2.0] * 4
+    assert b.tolist() == [18.0] * 6
+
+
+def test_masked_positions_do_not_count() -> None:
+    x = activations(2, 4, 8)
+    mask = torch.tensor([[True, True, False, False], [True, False, True, True]])
+    importance = Importance()
+    importance.mask(mask)
+    importance.add("a", x)
+    importance.mask(None)
+    importance.add("b", x)
+    a, b = importance.get("a"), importance.get("b")
+    assert a is not None
+    assert b is not None
+    torch.testing.assert_close(a, x[mask].square().sum(0))
+    torch.testing.assert_close(b, x.square().sum((0, 1)))
+
+
+def test_sums_are_float32_whatever_the_activations() -> None:
+    importance = Importance()
+    for _ in range(2):
+        # 300 squared overflows float16.
+        importance.add("a", torch.full((4, 2), 300.0, dtype=torch.float16))
+    got = importance.get("a")
+    assert got is not None
+    assert got.dtype == torch.float32
+    assert got.tolist() == [8 * 300.0**2] * 2
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TinyBlock()
+        self.last = nn.Linear(HIDDEN, 4)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.inner(hidden)))
+        return out
+
+
+def test_observing_sees_what_each_layer_is_given() -> None:
+    block, x = Block(), activations(2, 3, HIDDEN).requires_grad_()
+    importance = Importance()
+    with observing(block, ["inner.fc", "last"], into=importance):
+        block(x)
+    block(x)  # after the context, unseen
+    first, second = importance.get("inner.fc"), importance.get("last")
+    assert first is not None
+    assert second is not None
+    assert not first.requires_grad
+    torch.testing.assert_close(first, x.detach().square().sum((0, 1)))
+    middle = torch.relu(block.inner(x)).detach()
+    torch.testing.assert_close(second, middle.square().sum((0, 1)))
+
+
+def test_observing_leaves_no_hooks_even_when_the_block_fails() -> None:
+    block = Block()
+    with pytest.raises(RuntimeError), observing(block, ["last"], into=Importance()):
+        block(torch.zeros(1, 1, HIDDEN + 1))
+    assert not any(m._forward_pre_hooks for m in block.modules())
