@@ -6,7 +6,7 @@ channel (mean square of its activations over the calibration tokens). A plain mi
 and maximum minimise the largest error instead, which at 2 and 3 bits is far off.
 
 The scale runs over a fixed ladder of fractions of the min-max scale; an asymmetric
-group tries several integer zero points at every rung (all of them at 2 and 3 bits), a
+group tries several integer zero points at every rung (all of them at 2 bits), a
 symmetric one both signs of the scale, since the full-range grid has one more level on
 one side. Then the scale is refined a few times by its closed form for fixed codes,
 ``s = sum h*w*(c-z) / sum h*(c-z)**2``, kept only where the error falls.

@@ -49,6 +49,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged folder fails in many unrelated ways
+        reason = " ".join(str(error).split())[:300] or repr(error)
+        raise ModelError(f"{folder} cannot be loaded: {reason}") from error
     return loaded.to(runtime.device).eval()

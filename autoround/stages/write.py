@@ -82,7 +82,7 @@ class Writer:
             )
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
-        self.add_text(MARKER, "An unfinished output of autoround; safe to delete.\n")
+        (self._staging / MARKER).write_text("An unfinished output of autoround; safe to delete.\n")
         return self
 
     def __exit__(

@@ -90,9 +90,7 @@ def test_a_reloaded_result_scores_as_the_one_in_memory(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_two_steps_write_the_same_bytes_as_one(
-    kind: str, checkpoint: Make, tmp_path: Path
-) -> None:
+def test_two_steps_write_the_same_bytes_as_one(kind: str, checkpoint: Make, tmp_path: Path) -> None:
     steps = quick(checkpoint(kind))
     _, layers = steps.quantize()
     first = steps.save_quantized(tmp_path / "first")
@@ -278,8 +276,13 @@ def test_a_model_in_memory_without_tokenizer_writes_none(tmp_path: Path) -> None
 def test_the_sink_is_told_of_the_whole_run(checkpoint: Make, tmp_path: Path) -> None:
     events: list[Event] = []
     quick(checkpoint("llama"), sink=events.append).quantize_and_save(tmp_path / "out")
-    assert names_of(events) == ["Planned", "StageStarted", *("StepDone", "BlockDone") * 2,
-                                "StageStarted", "Finished"]
+    assert names_of(events) == [
+        "Planned",
+        "StageStarted",
+        *("StepDone", "BlockDone") * 2,
+        "StageStarted",
+        "Finished",
+    ]
     counts = [type(event).__name__ for event in events]
     assert (counts.count("StepDone"), counts.count("BlockDone")) == (8, 2)
     assert sum(isinstance(event, BlockDone) for event in events) == 2

@@ -233,7 +233,9 @@ def test_shards_are_read(quantized: Path, tmp_path: Path) -> None:
 
 
 def test_half_a_group_at_the_end_of_a_row(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    layers = write_quantized(checkpoint("llama"), tmp_path / "out", lambda name: Scheme(4, 64, True))
+    layers = write_quantized(
+        checkpoint("llama"), tmp_path / "out", lambda name: Scheme(4, 64, True)
+    )
     down = layers[LAYER]  # 96 inputs: a whole group and half a one
     assert down.scale.shape == (64, 2)
     loaded = load(tmp_path / "out", device="cpu", dense=True)

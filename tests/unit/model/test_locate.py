@@ -16,9 +16,7 @@ def write_config(folder: Path, content: object) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def test_a_folder_is_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locate_model(tmp_path) == tmp_path
     assert locate_model(str(tmp_path)) == tmp_path
     (tmp_path / "owner" / "name").mkdir(parents=True)
@@ -113,7 +111,9 @@ def test_a_huge_config_is_refused_unread(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_quantized_is_refused(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=f"^here is {message}" if "has no" not in message else message):
+    with pytest.raises(
+        ModelError, match=f"^here is {message}" if "has no" not in message else message
+    ):
         refuse_unquantizable(config, where="here")
 
 

@@ -113,9 +113,7 @@ def test_names_that_transformers_converts_are_converted(checkpoint: Checkpoint) 
 
 
 @pytest.mark.parametrize("saved", ["embeddings", "head", "both"])
-def test_tied_weights_are_found_under_either_name(
-    saved: str, altered: Callable[..., Path]
-) -> None:
+def test_tied_weights_are_found_under_either_name(saved: str, altered: Callable[..., Path]) -> None:
     embedding, head = "model.embed_tokens.weight", "lm_head.weight"
 
     def save(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +183,9 @@ def test_an_odd_config_is_refused(config: dict[str, Any], altered: Callable[...,
 
 
 def test_code_beside_a_checkpoint_is_not_run(altered: Callable[..., Path]) -> None:
-    folder = altered("llama", {"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}})
+    folder = altered(
+        "llama", {"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    )
     (folder / "evil.py").write_text("raise SystemExit('ran')\n")
     assert type(open_model(folder).model).__name__ == "LlamaForCausalLM"
 

@@ -75,9 +75,7 @@ def test_a_dataset_that_was_named_is_never_replaced() -> None:
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     data = [[1, 2, VOCAB]]
     with pytest.raises(DataError, match=str(VOCAB)):
-        calibration_tokens(
-            small(), adopt_model(make_model("llama")), tokenizer=None, data=data
-        )
+        calibration_tokens(small(), adopt_model(make_model("llama")), tokenizer=None, data=data)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

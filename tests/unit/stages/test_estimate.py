@@ -127,9 +127,7 @@ def test_a_layer_by_hand() -> None:
 
 
 def test_memory_grows_with_the_samples_and_not_at_all_without_data() -> None:
-    few, many = (
-        estimate({"calibration.nsamples": n}).memory_bytes for n in (10_000, 20_000)
-    )
+    few, many = (estimate({"calibration.nsamples": n}).memory_bytes for n in (10_000, 20_000))
     # Two streams of float32 activations, 16 tokens of 64 values each.
     assert many - few == 10_000 * 2 * 16 * 64 * 4
     plain = [estimate({**NEAREST, "calibration.nsamples": n}).memory_bytes for n in (1, 20_000)]

@@ -34,9 +34,7 @@ def request(model: Any, values: dict[str, object] | None = None, **others: Any) 
 
 
 @pytest.fixture
-def done(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> tuple[RunResult, list[Event]]:
+def done(checkpoint: Callable[[str], Path], tmp_path: Path) -> tuple[RunResult, list[Event]]:
     events: list[Event] = []
     return run(request(checkpoint("llama")), tmp_path / "out", sink=events.append), events
 
@@ -136,9 +134,7 @@ def test_the_report_of_a_run_without_tuning_is_json_too(
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is not JSON")
 
-    result = run(
-        request(checkpoint("llama"), NEAREST), tmp_path / "out", sink=lambda event: None
-    )
+    result = run(request(checkpoint("llama"), NEAREST), tmp_path / "out", sink=lambda event: None)
     assert math.isnan(result.blocks[0].loss_before)
     lines = (tmp_path / "out" / "report.jsonl").read_text().splitlines()
     report = [json.loads(line, parse_constant=refuse) for line in lines]
@@ -157,9 +153,7 @@ def test_a_model_in_memory_writes_its_own_side_files(tmp_path: Path) -> None:
     assert config["dtype"] == "float32"
 
 
-def test_tied_weights_are_written_once(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_tied_weights_are_written_once(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     skeleton = open_model(checkpoint("gpt2"))
     assert skeleton.tied
     run(request(checkpoint("gpt2"), NEAREST), tmp_path / "out", sink=lambda event: None)
@@ -253,8 +247,11 @@ def test_mistakes_are_found_before_any_work(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(error):
-        run(request(checkpoint("llama"), values, data=data), tmp_path / "out",
-            sink=lambda event: None)
+        run(
+            request(checkpoint("llama"), values, data=data),
+            tmp_path / "out",
+            sink=lambda event: None,
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -178,13 +178,12 @@ def test_a_model_that_overflows_says_which_block_and_what_to_do() -> None:
 
 
 def test_kept_tensors_come_in_the_dtype_they_will_be_written_in() -> None:
-    job = make_job(
-        make_model("gpt2"), {"output.dtype": "bfloat16", "ignore": ["c_fc"]}, data=IDS
-    )
+    job = make_job(make_model("gpt2"), {"output.dtype": "bfloat16", "ignore": ["c_fc"]}, data=IDS)
     output = outputs(job)[0]
     path = "transformer.h.0"
-    assert set(output.layers) == {f"{path}.{n}" for n in ("attn.c_attn", "attn.c_proj",
-                                                          "mlp.c_proj")}
+    assert set(output.layers) == {
+        f"{path}.{n}" for n in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")
+    }
     assert set(output.kept) == {
         *(f"{path}.{n}.bias" for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
         *(f"{path}.ln_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")),

@@ -48,8 +48,12 @@ def test_shards_hold_what_the_index_says(tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["config.json", *shards, INDEX]
     index = json.loads((out / INDEX).read_text())
     assert index["metadata"] == {"total_size": 4 * 64}
-    assert index["weight_map"] == {"t0": shards[0], "t1": shards[0], "t2": shards[1],
-                                   "t3": shards[1]}
+    assert index["weight_map"] == {
+        "t0": shards[0],
+        "t1": shards[0],
+        "t2": shards[1],
+        "t3": shards[1],
+    }
     for shard in shards:
         names = [n for n, s in index["weight_map"].items() if s == shard]
         assert sorted(load_file(out / shard)) == names
@@ -213,9 +217,7 @@ def test_too_little_room_gives_both_figures(
     assert asked == [tmp_path, tmp_path]
 
 
-def test_config_is_the_last_file_to_appear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_is_the_last_file_to_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     add_text, replace = Writer.add_text, os.replace
 
@@ -251,8 +253,15 @@ def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     copied = ("tokenizer.json", "vocab.txt", "spiece.model", "chat_template.jinja", "LICENSE.txt")
-    others = ("config.json", INDEX, "quantize_config.json", "weights.bin", "model.safetensors",
-              "README.md", "run.py")
+    others = (
+        "config.json",
+        INDEX,
+        "quantize_config.json",
+        "weights.bin",
+        "model.safetensors",
+        "README.md",
+        "run.py",
+    )
     for name in (*copied, *others):
         (source / name).write_text(name)
     (source / "folder.json").mkdir()

@@ -1,0 +1,147 @@
+"""Whole folders: loading, scoring and continuing a prompt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoround.errors import DataError, FormatError, ModelError, UsageError
+from autoround.evaluate.compare import compare
+from autoround.evaluate.generate import generate
+from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.evaluate.perplexity import evaluate
+from autoround.types import Scheme
+
+from ...tiny import make_tokenizer
+from ...tiny_quantized import dense_model, write_quantized
+
+Checkpoint = Callable[[str], Path]
+TEXT = "The quick brown fox jumps over the lazy dog. " * 4
+
+
+@pytest.fixture
+def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """Return a quantized llama with its tokenizer."""
+    write_quantized(checkpoint("llama"), tmp_path / "out", lambda name: Scheme(2, 32, True))
+    make_tokenizer().save_pretrained(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_quantized_and_plain_folders_are_loaded_in_float32(
+    folder: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    load_any(checkpoint("llama"), device="cpu").bfloat16().save_pretrained(short)
+    for path in (folder, checkpoint("llama"), short):
+        model = load_any(path, device="cpu")
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert not model.training
+
+
+def test_a_config_without_quantization_may_say_so(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(checkpoint("llama"), plain)
+    config = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
+    assert not load_any(plain, device="cpu").training
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", "damaged"),
+        ("config.json", '{"model_type": "no-such-model"}'),
+        ("config.json", '{"model_type": "llama", "num_hidden_layers": "two"}'),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_is_refused(
+    file: str, content: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint("llama"), broken)
+    (broken / file).write_text(content)
+    with pytest.raises(ModelError, match="broken cannot be loaded: ."):
+        load_any(broken, device="cpu")
+
+
+def test_a_damaged_quantized_folder_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["packing_format"] = "another"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="packing_format is 'another'"):
+        load_any(folder, device="cpu")
+
+
+def test_a_folder_without_tokenizer_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    shutil.copy(checkpoint("llama") / "config.json", tmp_path)
+    with pytest.raises(DataError, match="has no tokenizer that can be loaded"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "odd"}}'])
+def test_a_damaged_tokenizer_is_refused(
+    content: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint("llama"), tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match="has no tokenizer that can be loaded"):
+        load_tokenizer(tmp_path / "m")
+
+
+def test_compare_scores_a_folder_against_its_original(
+    folder: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    result = compare(folder, checkpoint("llama"), text=text, seqlen=32, device="cpu")
+    ids = torch.tensor(make_tokenizer().encode(TEXT))
+    quantized, original = load_any(folder, device="cpu"), load_any(checkpoint("llama"))
+    assert result == evaluate(quantized, ids, seqlen=32, reference=original)
+    assert result.kl is not None
+    assert result.kl > 0.01
+    alone = compare(folder, text=text, seqlen=32, device="cpu")
+    assert alone == evaluate(quantized, ids, seqlen=32)
+    assert alone.perplexity == result.perplexity
+    few = compare(folder, text=text, seqlen=32, max_tokens=40, device="cpu")
+    assert few.tokens == 31 + 7
+
+
+def test_compare_has_a_text_of_its_own(folder: Path) -> None:
+    result = compare(folder, seqlen=32, max_tokens=100, device="cpu")
+    assert result.tokens == 3 * 31 + 3
+    assert result.perplexity > 1
+
+
+def test_generate_continues_greedily(folder: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    layers = write_quantized(
+        checkpoint("llama"), tmp_path / "again", lambda name: Scheme(2, 32, True)
+    )
+    model, tokenizer = dense_model(checkpoint("llama"), layers), make_tokenizer()
+    ids = tokenizer("Hello", return_tensors="pt").input_ids
+    out = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=2)
+    expected = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    pieces: list[str] = []
+    text = generate(folder, "Hello", max_new_tokens=8, device="cpu", on_text=pieces.append)
+    assert text == expected != ""
+    assert "".join(pieces) == expected
+    assert generate(folder, "Hello", max_new_tokens=8, device="cpu") == expected
+
+
+def test_generate_wraps_a_chat_turn(folder: Path) -> None:
+    wrapped = "<user> Hello <assistant>"
+    assert generate(folder, "Hello", max_new_tokens=6, chat=True, device="cpu") == generate(
+        folder, wrapped, max_new_tokens=6, device="cpu"
+    )
+
+
+def test_generate_refuses_what_makes_no_sense(folder: Path) -> None:
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        generate(folder, "", device="cpu")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(UsageError, match="has no chat template; leave out --chat"):
+        generate(folder, "Hello", chat=True, device="cpu")
