@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from autoround._version import __version__
@@ -27,6 +26,10 @@ Examples:
   autoround eval out --original path/to/model
   autoround generate out "The capital of France is"
 """,
+)
+#: click's base of usage errors; recent releases of typer bring a click of their own.
+_COMMAND_LINE_ERROR: type[BaseException] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
 )
 
 
@@ -65,13 +68,11 @@ def run(arguments: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted: nothing was written", err=True)
         return INTERRUPTED_EXIT_CODE
+    except _COMMAND_LINE_ERROR as error:
+        error.show()  # type: ignore[attr-defined]
+        code: int = error.exit_code  # type: ignore[attr-defined]
+        return 0 if type(error).__name__ == "NoArgsIsHelpError" else code
     return outcome if isinstance(outcome, int) else 0

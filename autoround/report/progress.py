@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
+from rich.segment import ControlType
 
 from autoround.events import (
     BlockDone,
@@ -70,21 +72,30 @@ class Progress:
 
     def _live(self, event: StepDone) -> None:
         now = self._clock()
-        if not self._console.is_terminal or now - self._shown < REFRESH:
+        if not self._is_live or now - self._shown < REFRESH:
             return
         self._shown = now
+        self._clear()
         text = (
             f"block {event.block + 1}/{self._blocks}  step {event.step}/{event.steps}  "
             f"loss {event.loss:.3e}"
         )
-        self._console.print("\r\x1b[K" + escape(text), end="", highlight=False, soft_wrap=True)
+        self._print(text, end="")
+
+    @property
+    def _is_live(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def _clear(self) -> None:
-        if self._console.is_terminal:
-            self._console.print("\r\x1b[K", end="", highlight=False)
+        """Go back to the start of the line and empty it, where there is a line to redraw."""
+        if self._is_live:
+            # As a control: rich takes carriage returns out of texts.
+            self._console.control(
+                Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 0))
+            )
 
-    def _print(self, line: str) -> None:
-        self._console.print(escape(line), highlight=False, soft_wrap=True)
+    def _print(self, line: str, *, end: str = "\n") -> None:
+        self._console.print(escape(line), end=end, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -141,10 +141,21 @@ def test_an_existing_empty_folder_is_used(tmp_path: Path) -> None:
 def test_the_rest_of_an_earlier_crash_is_cleared(tmp_path: Path) -> None:
     left = tmp_path / "out.partial"
     left.mkdir()
+    (left / "INCOMPLETE").write_text("a run was here")
     (left / "junk").write_text("old")
     write(tmp_path / "out")
     assert not (tmp_path / "out" / "junk").exists()
+    assert not (tmp_path / "out" / "INCOMPLETE").exists()
     assert not left.exists()
+
+
+def test_a_folder_of_somebody_else_is_never_cleared(tmp_path: Path) -> None:
+    own = tmp_path / "out.partial"
+    own.mkdir()
+    (own / "thesis").write_text("precious")
+    with pytest.raises(OutputError, match="in the way"):
+        write(tmp_path / "out")
+    assert (own / "thesis").read_text() == "precious"
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Command
+
+SHORT = ["--seqlen", "32", "--max-tokens", "96"]
+
+
+@pytest.fixture
+def quantized(autoround: Command, model: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    done = autoround("quantize", model, "--recipe", "rtn", "--group-size", 32, "-o", out)
+    assert done.code == 0
+    return out
+
+
+def test_a_perplexity(autoround: Command, quantized: Path, text: Path) -> None:
+    done = autoround("eval", quantized, "--text", text, *SHORT)
+    assert (done.code, done.err) == (0, "")
+    words = done.out.split()
+    assert words[0] == "perplexity"
+    assert words[2:] == ["over", "93", "tokens"]
+    # A random model is about as good as a guess among 128 tokens.
+    assert 40 < float(words[1]) < 1000
+
+
+def test_the_embedded_text_is_the_default(autoround: Command, quantized: Path) -> None:
+    done = autoround("eval", quantized, "--seqlen", 32, "--max_tokens", 64)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith("over 62 tokens\n")
+
+
+def test_beside_the_original(autoround: Command, quantized: Path, model: Path, text: Path) -> None:
+    arguments = ["eval", quantized, "--text", text, "--original", model, *SHORT]
+    found = json.loads(autoround(*arguments, "--json").out)
+    assert found.keys() == {"perplexity", "tokens", "reference_perplexity", "kl", "top1_agreement"}
+    assert 0 < found["kl"] < 1
+    assert 0 < found["top1_agreement"] <= 1
+    assert found["tokens"] == 93
+    lines = autoround(*arguments).out.splitlines()
+    assert lines[0].split()[-1] == f"{found['reference_perplexity']:.3f}"
+    assert lines[1].split()[4 - 1] == f"{found['perplexity']:.3f}"
+    assert f"{found['kl']:.4f} nats per token" in lines[2]
+    assert f"{100 * found['top1_agreement']:.1f} %" in lines[3]
+
+
+def test_the_original_has_no_distance_from_itself(
+    autoround: Command, model: Path, text: Path
+) -> None:
+    done = autoround("eval", model, "--text", text, "--original", model, *SHORT, "--json")
+    found = json.loads(done.out)
+    assert found["kl"] == 0
+    assert found["top1_agreement"] == 1
+    assert found["perplexity"] == found["reference_perplexity"]
+
+
+def test_json_without_an_original(autoround: Command, model: Path, text: Path) -> None:
+    found = json.loads(autoround("eval", model, "--text", text, *SHORT, "--json").out)
+    assert found["tokens"] == 93
+    assert found["kl"] is found["reference_perplexity"] is found["top1_agreement"] is None
+
+
+def test_what_cannot_be_scored(autoround: Command, model: Path, tmp_path: Path) -> None:
+    assert autoround("eval", "./gone").code == 4
+    assert autoround("eval", model, "--text", tmp_path / "gone.txt").code == 5
+    assert autoround("eval", model, "--seqlen", 1).code == 2
+    assert autoround("eval", model, "--original", "./gone", *SHORT).code == 4

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Command
+
+NEAREST = ["--recipe", "rtn", "--group-size", "32"]
+
+
+def test_a_plan_in_words(
+    autoround: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = autoround("plan", model, *NEAREST, "--set", "ignore=['o_proj']")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == f"model        {model} (LlamaForCausalLM, 2 blocks)"
+    assert "quantize     12 layers to W4 g32 sym" in lines
+    assert any(line.endswith("and 1 more: ignored by the recipe ('o_proj')") for line in lines)
+    assert any(line.startswith("note         kept tensors: float32") for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_may_be_named_by_an_option(autoround: Command, model: Path) -> None:
+    one = autoround("plan", model, *NEAREST)
+    two = autoround("plan", "--model", model, "--recipe", "rtn", "--group_size", 32)
+    assert one == two
+    assert autoround("plan", model, "--model", "other").code == 2
+
+
+def test_layers_are_listed_when_asked(autoround: Command, model: Path) -> None:
+    short = autoround("plan", model, *NEAREST).out.splitlines()
+    long = autoround("plan", model, *NEAREST, "--layers").out.splitlines()
+    assert long[: len(short)] == short
+    layers = long[len(short) :]
+    assert len(layers) == 15
+    assert layers[0].split() == [
+        "model.layers.0.self_attn.q_proj",
+        "64",
+        "x",
+        "64",
+        "W4",
+        "g32",
+        "sym",
+    ]
+    assert layers[-1].split(maxsplit=4) == [
+        "lm_head",
+        "128",
+        "x",
+        "64",
+        "kept: outside the decoder blocks",
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "null"])
+def test_json_is_one_object_of_plan_and_estimate(
+    autoround: Command, model: Path, device: str, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words to calibrate on\n" * 9)
+    done = autoround(
+        "plan", model, "--json", "--bits", 2, "--asym", "--group-size", 32, "--device", device,
+        "--set", f"calibration.dataset={text}", "--set", "calibration.nsamples=2",
+        "--set", "calibration.seqlen=16",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads(done.out, parse_constant=refuse)
+    assert found.keys() == {"plan", "estimate"}
+    assert found["plan"]["blocks"][0]["layers"][0]["scheme"] == {
+        "bits": 2,
+        "group_size": 32,
+        "sym": False,
+    }
+    assert found["estimate"]["disk_bytes"] > 0
+    assert (found["estimate"]["seconds_high"] is None) == (device == "null")
+
+
+def test_a_missing_model_and_a_wrong_recipe(autoround: Command, model: Path) -> None:
+    assert autoround("plan", "./gone", *NEAREST).code == 4
+    done = autoround("plan", model, "--bits", 1, "--set", "tuning.iters=x")
+    assert done.code == 3
+    assert len(done.err.splitlines()) == 2

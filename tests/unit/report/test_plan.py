@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from autoround.report.plan import kept_lines, layer_lines, method, plan_lines
+from autoround.types import BlockPlan, Scheme
+
+from ._values import BLOCKS, ESTIMATE, layer, plan
+
+
+def test_a_plan_in_words() -> None:
+    assert plan_lines(plan(notes=("a note", "another")), ESTIMATE) == [
+        "model        my/model (ToyForCausalLM, 2 blocks)",
+        "quantize     3 layers to W4 g128 sym",
+        "keep 16-bit  h.0.gate and 1 more: a router",
+        "keep 16-bit  h.1.odd: odd",
+        "keep 16-bit  lm_head: outside the decoder blocks",
+        "method       SignRound, 200 steps of 8 samples, from searched scales",
+        "calibration  some text, 4 × 16 tokens",
+        "format       auto_round, packing auto_round:auto_gptq; kept tensors bfloat16",
+        "device       cpu, computing in float32",
+        "size         100.0 MB → 25.0 MB, 4.12 bits per quantized weight with scales",
+        "memory       about 2.5 GB",
+        "time         80 s to 10 min",
+        "note         a note",
+        "note         another",
+    ]
+
+
+def test_every_scheme_has_a_line() -> None:
+    block = BlockPlan(2, "h.2", (layer("h.2.q", scheme=Scheme(8, -1, False)),))
+    lines = plan_lines(dataclasses.replace(plan(), blocks=(*BLOCKS, block)), ESTIMATE)
+    assert lines[1:3] == [
+        "quantize     3 layers to W4 g128 sym",
+        "quantize     1 layers to W8 channel asym",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "high"), [({"tuning.iters": 0}, 600.0), ({}, math.inf)], ids=["rtn", "unknown"]
+)
+def test_no_time_is_named_that_is_not_known(values: dict[str, object], high: float) -> None:
+    lines = plan_lines(plan(values=values), dataclasses.replace(ESTIMATE, seconds_high=high))
+    assert not any(line.startswith("time") for line in lines)
+    assert sum(line.startswith("memory") for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("iters", "init", "words"),
+    [
+        (0, "minmax", "rtn (round to nearest)"),
+        (0, "search", "opt-rtn (searched scales, no tuning)"),
+        (50, "minmax", "SignRound, 50 steps of 8 samples, from min-max scales"),
+        (50, "search", "SignRound, 50 steps of 8 samples, from searched scales"),
+    ],
+)
+def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
+    assert method(plan(values={"tuning.iters": iters, "tuning.init": init})) == words
+
+
+def test_kept_layers_are_grouped_by_reason() -> None:
+    nothing = dataclasses.replace(plan(), blocks=(BlockPlan(0, "h.0", (layer("h.0.q"),)),), kept=())
+    assert kept_lines(nothing) == []
+    assert len(kept_lines(plan())) == 3
+
+
+def test_every_layer_has_a_line() -> None:
+    assert layer_lines(plan()) == [
+        "h.0.q         64 x 128     W4 g128 sym",
+        "h.0.gate      64 x 128     kept: a router",
+        "h.0.down      64 x 128     W4 g128 sym",
+        "h.1.q         64 x 128     W4 g128 sym",
+        "h.1.gate      64 x 128     kept: a router",
+        "h.1.odd       64 x 128     kept: odd",
+        "lm_head       64 x 128     kept: outside the decoder blocks",
+    ]
