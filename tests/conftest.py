@@ -14,6 +14,8 @@ import pytest
 # Read by the hub libraries when they are imported, so set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# The models here are tiny: threads that wait for each other cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Help and tables are drawn for the terminal; a fixed one makes their text predictable.
 os.environ["COLUMNS"] = "120"
 os.environ["NO_COLOR"] = "1"

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from autoround import api
+from autoround.data.holdout import check_text
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
@@ -73,11 +74,30 @@ def show_plan(
         typer.echo(line)
 
 
+def show_generated(
+    model: str, prompt: str, *, max_new_tokens: int, chat: bool, device: str
+) -> None:
+    """Let a model continue a text, printing it as it comes."""
+    with _quiet_libraries():
+        generate(
+            model,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+            device=device,
+            on_text=lambda text: typer.echo(text, nl=False),
+        )
+    typer.echo()
+
+
 def quantize_and_report(
     model: str | None, recipe: Recipe, *, output: Path, device: str, after: After
 ) -> RunResult:
     """Quantize, show progress, and do what is to follow with the written result."""
     with _quiet_libraries():
+        if after.evaluate and after.text is not None:
+            # A mistake in its name is better told now than when the tuning is done.
+            check_text(after.text)
         sink = Progress(Console(highlight=False))
         result = api.quantize(model, recipe, output_dir=output, device=device, sink=sink)
         original = embedded_model() if model is None else Path(model)

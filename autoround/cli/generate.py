@@ -30,14 +30,6 @@ def generate(
       autoround generate out "The capital of France is"
       autoround generate out "Write a haiku." --chat
     """
-    from autoround.evaluate.generate import generate as run
+    from autoround.cli import _work
 
-    run(
-        model,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        chat=chat,
-        device=device,
-        on_text=lambda text: typer.echo(text, nl=False),
-    )
-    typer.echo()
+    _work.show_generated(model, prompt, max_new_tokens=max_new_tokens, chat=chat, device=device)

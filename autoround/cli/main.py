@@ -69,10 +69,12 @@ def run(arguments: list[str] | None = None) -> int:
             typer.echo(f"error: {line}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted: nothing was written", err=True)
-        return INTERRUPTED_EXIT_CODE
+        # Some releases of typer turn an interruption into this code, some let it through.
+        outcome = INTERRUPTED_EXIT_CODE
     except _COMMAND_LINE_ERROR as error:
         error.show()  # type: ignore[attr-defined]
         code: int = error.exit_code  # type: ignore[attr-defined]
         return 0 if type(error).__name__ == "NoArgsIsHelpError" else code
+    if outcome == INTERRUPTED_EXIT_CODE:
+        typer.echo("interrupted: nothing was written", err=True)
     return outcome if isinstance(outcome, int) else 0

@@ -16,5 +16,7 @@ def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     difference = output.float() - target.float()
     if mask is None:
         return difference.square().mean()
-    squares = difference.square().mean(dim=-1) * mask
+    # Masked before squaring: zero times a NaN at a padded position would still be NaN,
+    # in the loss and in its gradient.
+    squares = difference.masked_fill(~mask.unsqueeze(-1), 0.0).square().mean(dim=-1)
     return squares.sum() / mask.sum().clamp(min=1)

@@ -39,10 +39,15 @@ def ladder(bits: int) -> list[float]:
     """Return the fractions of the min-max scale that are tried, 1 among them.
 
     Few levels need a deep ladder: the best 2-bit scale cuts off far more of a group's
-    tails than the best 8-bit one.
+    tails than the best 8-bit one. Rungs above 1 serve narrow groups, where a wider grid
+    can land its levels on most of the few weights there are.
     """
-    lowest, rungs = {2: (0.3, 36), 3: (0.4, 31), 4: (0.5, 26)}.get(bits, (0.75, 11))
-    return [lowest + (1.05 - lowest) * k / (rungs - 1) for k in range(rungs)] + [1.0]
+    lowest, highest, rungs = {
+        2: (0.3, 1.2, 43),
+        3: (0.4, 1.2, 39),
+        4: (0.5, 1.2, 33),
+    }.get(bits, (0.75, 1.05, 11))
+    return [lowest + (highest - lowest) * k / (rungs - 1) for k in range(rungs)] + [1.0]
 
 
 def importance_groups(importance: Tensor, groups: Tensor, *, in_features: int) -> Tensor:

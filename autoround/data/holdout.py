@@ -60,6 +60,15 @@ def text_tokens(
     return torch.tensor([*encoder.prefix, *ids], dtype=torch.int64)
 
 
+def check_text(path: Path) -> None:
+    """Read the first record of an evaluation file, to find mistakes before they cost time.
+
+    Raises: DataError when the file cannot be read, or there is nothing in it.
+    """
+    if next(iter(_file(path).records()), None) is None:
+        raise DataError(f"{path} holds no text to evaluate on")
+
+
 def _file(path: Path) -> Source:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(

@@ -307,11 +307,18 @@ class Recipe(Section):
         )
 
 
+#: Line breaks of YAML 1.1 beside the usual ones.
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what this package reads: texts that look like our numbers are quoted."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         style = None if isinstance(resolve_plain(text), str) else "'"
+        if _LINE_BREAKS.intersection(text):
+            # The emitter writes these raw outside double quotes, and they read back as spaces.
+            style = '"'
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -43,7 +43,7 @@ def test_beside_the_original(autoround: Command, quantized: Path, model: Path, t
     assert found["tokens"] == 93
     lines = autoround(*arguments).out.splitlines()
     assert lines[0].split()[-1] == f"{found['reference_perplexity']:.3f}"
-    assert lines[1].split()[4 - 1] == f"{found['perplexity']:.3f}"
+    assert lines[1].split()[4] == f"{found['perplexity']:.3f}"
     assert f"{found['kl']:.4f} nats per token" in lines[2]
     assert f"{100 * found['top1_agreement']:.1f} %" in lines[3]
 

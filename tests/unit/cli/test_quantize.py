@@ -33,8 +33,7 @@ SMALL = [
     "cpu",
 ]
 UNDERSCORES = [
-    word.replace("-", "_") if word.startswith("--g") or word.startswith("--b") else word
-    for word in SMALL
+    "--" + word[2:].replace("-", "_") if word.startswith("--") else word for word in SMALL
 ]
 NEAREST = ["--recipe", "rtn", "--group-size", "32"]
 
@@ -164,7 +163,7 @@ def test_a_recipe_file_that_is_wrong_in_many_ways(
     assert len(lines) == 3
     assert lines[0].startswith(f"error: {recipe}:3: ")
     assert lines[1].startswith(f"error: {recipe}:5: ")
-    assert "did you mean 'iters'" in lines[1]
+    assert "did you mean tuning.iters?" in lines[1]
     assert lines[2].startswith("error: --iters -1: ")
 
 
@@ -199,7 +198,7 @@ class TestRefused:
         self.check(autoround, 2, "No such option: --bitz", model, "--bitz", 4)
 
     def test_a_value_of_the_wrong_type(self, autoround: Command, model: Path) -> None:
-        self.check(autoround, 2, "'four' is not a valid int", model, "--bits", "four")
+        self.check(autoround, 2, "Invalid value for '--bits'", model, "--bits", "four")
 
     def test_bits_out_of_range(self, autoround: Command, model: Path) -> None:
         self.check(autoround, 3, "error: --bits 9: ", model, "--bits", 9)
@@ -290,7 +289,7 @@ def test_without_a_model_the_embedded_one_is_planned(
     monkeypatch.setattr("autoround.model.embedded.default_cache", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     done = autoround("quantize", "--dry-run")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     assert done.out.startswith(
         "model        SmolLM2-135M-Instruct (embedded) (LlamaForCausalLM, 30 blocks)"
     )

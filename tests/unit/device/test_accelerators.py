@@ -86,7 +86,7 @@ def test_indices_are_checked() -> None:
     devices = ("cuda:0", "cuda:1")
     assert checked_index("cuda", None, devices=devices) == 0
     assert checked_index("cuda", 1, devices=devices) == 1
-    with pytest.raises(DeviceError, match="^cuda:2 does not exist; devices .*: cuda:0, cuda:1$"):
+    with pytest.raises(DeviceError, match=r"^cuda:2 does not exist; devices .*: cuda:0, cuda:1$"):
         checked_index("cuda", 2, devices=devices)
     with pytest.raises(DeviceError, match="cuda:0 does not exist"):
         checked_index("cuda", None, devices=())

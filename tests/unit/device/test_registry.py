@@ -2,14 +2,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
 from autoround.device import registry
 from autoround.device.protocol import Availability
-from autoround.device.registry import GROUP, backends, open_device
+from autoround.device.registry import GROUP, backends
 from autoround.errors import DeviceError
+
+
+def open_device(device: str = "auto") -> Any:
+    """Open a device, which here may be anything."""
+    return registry.open_device(device)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +52,10 @@ class Fake:
         return self.name, index
 
 
+def _same(fake: Fake) -> Fake:
+    return fake
+
+
 Register = Callable[..., None]
 
 
@@ -56,7 +66,9 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Register:
     def set_entries(*entries: Entry | Fake) -> None:
         def given(group: str) -> list[Entry]:
             assert group == GROUP
-            return [e if isinstance(e, Entry) else Entry(e.name, lambda e=e: e) for e in entries]
+            return [
+                e if isinstance(e, Entry) else Entry(e.name, partial(_same, e)) for e in entries
+            ]
 
         monkeypatch.setattr(registry, "entry_points", given)
 

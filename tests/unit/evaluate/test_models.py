@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused(
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint("llama"), broken)
     (broken / file).write_text(content)
-    with pytest.raises(ModelError, match="broken cannot be loaded: ."):
+    with pytest.raises(ModelError, match=r"broken cannot be loaded: ."):
         load_any(broken, device="cpu")
 
 

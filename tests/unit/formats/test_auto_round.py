@@ -40,8 +40,8 @@ def layer_of(shape: tuple[int, int], scheme: Scheme, *, seed: int = 0) -> Quanti
 
 
 def meta(layer: QuantizedTensor) -> QuantizedTensor:
-    parts = (part.to("meta") for part in (layer.codes, layer.scale, layer.zero))
-    return QuantizedTensor(*parts, layer.scheme)
+    codes, scale, zero = (part.to("meta") for part in (layer.codes, layer.scale, layer.zero))
+    return QuantizedTensor(codes, scale, zero, layer.scheme)
 
 
 def words(values: list[int], bits: int) -> list[int]:

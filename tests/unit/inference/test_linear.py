@@ -42,9 +42,10 @@ def test_it_is_the_linear_layer_of_its_dense_weight(
     scheme: Scheme, bias: bool, shape: tuple[int, ...]
 ) -> None:
     layer, quantized = make(scheme, bias=bias)
+    assert (layer.bias is not None) == bias
     x = torch.randn(shape)
     weight = dense_weight(quantized)
-    expected = nn.functional.linear(x, weight, layer.bias.float() if bias else None)
+    expected = nn.functional.linear(x, weight, None if layer.bias is None else layer.bias.float())
     assert torch.equal(layer(x), expected)
     assert torch.equal(dense_weight(layer.quantized()), weight)
 

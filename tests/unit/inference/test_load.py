@@ -221,7 +221,7 @@ def test_shards_are_read(quantized: Path, tmp_path: Path) -> None:
     sharded.mkdir()
     shutil.copy(quantized / "config.json", sharded)
     tensors = load_file(quantized / "model.safetensors")
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i in range(3):
         part = dict(list(tensors.items())[i::3])
         save_file(part, sharded / f"model-{i}.safetensors")

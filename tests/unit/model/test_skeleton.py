@@ -178,7 +178,7 @@ def test_a_tensor_of_another_shape_is_refused(altered: Callable[..., Path]) -> N
 )
 def test_an_odd_config_is_refused(config: dict[str, Any], altered: Callable[..., Path]) -> None:
     folder = altered("llama", config)
-    with pytest.raises(ModelError, match="cannot be built as a causal language model: ."):
+    with pytest.raises(ModelError, match=r"cannot be built as a causal language model: ."):
         build_empty(folder)
 
 

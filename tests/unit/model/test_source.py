@@ -204,10 +204,11 @@ def test_every_listed_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 def test_a_model_in_memory_is_a_source() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    linear = nn.Linear(2, 3)
+    model = nn.Sequential(linear, nn.BatchNorm1d(3))
     opened = ModuleSource(model)
     assert opened.headers()["0.weight"] == ((3, 2), torch.float32)
     assert opened.headers()["1.num_batches_tracked"] == ((), torch.int64)
     read = opened.read(["0.bias", "1.running_var"])
-    assert torch.equal(read["0.bias"], model[0].bias)
+    assert torch.equal(read["0.bias"], linear.bias)
     assert not any(tensor.requires_grad for tensor in read.values())

@@ -14,7 +14,10 @@ from autoround.recipe.schema import Recipe
 
 
 def test_the_built_in_recipes() -> None:
-    assert builtin_names() == ("best", "default", "light", "opt-rtn", "rtn", "w2", "w3", "w8")
+    assert builtin_names() == (
+        *("best", "default", "demo", "light", "opt-rtn"),
+        *("rtn", "w2", "w3", "w8"),
+    )
 
 
 def test_default_states_every_default() -> None:

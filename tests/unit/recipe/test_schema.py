@@ -146,6 +146,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "quantized_inputs": True,
             "checks": 5,
             "check_samples": 16,
+            "compute_dtype": "auto",
         },
         "calibration": {"dataset": "NeelNanda/pile-10k", "nsamples": 128, "seqlen": 2048},
         "evaluation": {"seqlen": 1024, "max_tokens": 16384},
