@@ -62,8 +62,18 @@ def _chunks(tensor: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def _bounds(zero: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    return -zero, (2**bits - 1) - zero
+def clamp_levels(levels: Tensor, zero: Tensor, *, bits: int, sym: bool) -> Tensor:
+    """Clamp levels to a grid in place.
+
+    levels: float32 [..., width], integer-valued; zero: [..., 1]. A symmetric grid has the
+    same bounds everywhere. Elsewhere two comparisons are used: torch's clamp by tensors
+    is several times slower than both together when it has to broadcast.
+    """
+    if sym:
+        half = 2 ** (bits - 1)
+        return levels.clamp_(-half, half - 1)
+    torch.maximum(levels, -zero, out=levels)
+    return torch.minimum(levels, (2**bits - 1) - zero, out=levels)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -80,11 +90,10 @@ class _FakeQuantize(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         scale, zero = scale_and_zero(grid, clip_lo, clip_hi)
-        low, high = _bounds(zero, grid.bits)
         out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for rows in _chunks(weight):
             levels = torch.addcdiv(value[rows], weight[rows], scale[rows]).round_()
-            torch.clamp(levels, low[rows], high[rows], out=levels)
+            clamp_levels(levels, zero[rows], bits=grid.bits, sym=grid.sym)
             torch.mul(levels, scale[rows], out=out[rows])
         ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero)
         ctx.grid = grid
@@ -97,16 +106,16 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> tuple[None, Tensor, Tensor | None, Tensor | None, None, None]:
         weight, value, clip_lo, clip_hi, scale, zero = ctx.saved_tensors
         grid: Grid = ctx.grid
-        low, high = _bounds(zero, grid.bits)
         grad_value = torch.empty_like(value)
         with_clips = bool(ctx.needs_input_grad[2] or ctx.needs_input_grad[3])
         sums = torch.zeros((2 if grid.sym else 3, *scale.shape), device=scale.device)
         for rows in _chunks(weight):
             upstream = grad[rows].float()
             levels = torch.addcdiv(value[rows], weight[rows], scale[rows]).round_()
-            clamped = torch.clamp(levels, low[rows], high[rows])
-            inside = torch.eq(levels, clamped)
-            passed = torch.mul(upstream, inside, out=grad_value[rows])
+            clamped = clamp_levels(levels.clone(), zero[rows], bits=grid.bits, sym=grid.sym)
+            # 0 inside and 1 outside, in float32: masks of bools break up the vector loops.
+            outside = levels.sub_(clamped).abs_().clamp_(max=1.0)
+            passed = torch.addcmul(upstream, upstream, outside, value=-1.0, out=grad_value[rows])
             if with_clips:
                 sums[0, rows] = clamped.mul_(upstream).sum(-1, keepdim=True)
                 torch.mul(passed, weight[rows], out=levels)
@@ -164,9 +173,8 @@ def quantize(weight: Tensor, rounding: Rounding, *, grid: Grid) -> tuple[Tensor,
     zero uint8, both [rows, groups, 1].
     """
     scale, zero = scale_and_zero(grid, rounding.clip_lo, rounding.clip_hi)
-    low, high = _bounds(zero, grid.bits)
     levels = torch.addcdiv(rounding.value, weight, scale).round_()
-    torch.clamp(levels, low, high, out=levels)
+    clamp_levels(levels, zero, bits=grid.bits, sym=grid.sym)
     return levels.add_(zero).to(torch.uint8), scale.half(), zero.to(torch.uint8)
 
 

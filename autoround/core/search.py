@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.grid import Grid, grid_from_scale, min_max_grid, round_scale, scale_and_zero
+from autoround.core.rounding import clamp_levels
 
 #: Elements searched at a time; the temporaries of a trial stay in the cache.
 CHUNK_ELEMENTS = 1 << 17
@@ -107,21 +108,19 @@ def _search_chunk(
     groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, *, bits: int, sym: bool
 ) -> _Best:
     """Search one chunk; groups and weights [n, width], scale and zero [n, 1] of min-max."""
-    top = 2**bits - 1
-    best = _Best(_error(groups, weights, scale, zero, top), scale, zero)
+    best = _Best(_error(groups, weights, scale, zero, bits=bits, sym=sym), scale, zero)
     lo = groups.amin(-1, keepdim=True).clamp(max=0.0)
     for fraction in ladder(bits):
         trial = round_scale(scale * fraction)
         if sym:
-            best = _keep_better(best, groups, weights, trial, zero, top)
-            best = _keep_better(best, groups, weights, -trial, zero, top)
+            best = _keep_better(best, groups, weights, trial, zero, bits=bits, sym=sym)
+            best = _keep_better(best, groups, weights, -trial, zero, bits=bits, sym=sym)
             continue
         for candidate in _zero_candidates(lo, trial, fraction, bits=bits):
-            best = _keep_better(best, groups, weights, trial, candidate, top)
+            best = _keep_better(best, groups, weights, trial, candidate, bits=bits, sym=sym)
     for _ in range(REFINEMENTS):
-        best = _keep_better(
-            best, groups, weights, _closed_form(groups, weights, best, top), best.zero, top
-        )
+        scale = _closed_form(groups, weights, best, bits=bits, sym=sym)
+        best = _keep_better(best, groups, weights, scale, best.zero, bits=bits, sym=sym)
     return best
 
 
@@ -137,19 +136,28 @@ def _zero_candidates(lo: Tensor, trial: Tensor, fraction: float, *, bits: int) -
     return [(centre + offset).clamp(0, top) for offset in (-2, -1, 0, 1, 2)]
 
 
-def _levels(groups: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
-    return torch.div(groups, scale).round_().clamp_(-zero, top - zero)
+def _levels(groups: Tensor, scale: Tensor, zero: Tensor, *, bits: int, sym: bool) -> Tensor:
+    return clamp_levels(torch.div(groups, scale).round_(), zero, bits=bits, sym=sym)
 
 
-def _error(groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
-    difference = _levels(groups, scale, zero, top).mul_(scale).sub_(groups)
+def _error(
+    groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, *, bits: int, sym: bool
+) -> Tensor:
+    difference = _levels(groups, scale, zero, bits=bits, sym=sym).mul_(scale).sub_(groups)
     return difference.square_().mul_(weights).sum(-1, keepdim=True)
 
 
 def _keep_better(
-    best: _Best, groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, top: int
+    best: _Best,
+    groups: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    *,
+    bits: int,
+    sym: bool,
 ) -> _Best:
-    error = _error(groups, weights, scale, zero, top)
+    error = _error(groups, weights, scale, zero, bits=bits, sym=sym)
     better = error < best.error
     return _Best(
         torch.where(better, error, best.error),
@@ -158,9 +166,9 @@ def _keep_better(
     )
 
 
-def _closed_form(groups: Tensor, weights: Tensor, best: _Best, top: int) -> Tensor:
+def _closed_form(groups: Tensor, weights: Tensor, best: _Best, *, bits: int, sym: bool) -> Tensor:
     """Return the least-squares scale for the codes of the best trial, float16-rounded."""
-    levels = _levels(groups, best.scale, best.zero, top)
+    levels = _levels(groups, best.scale, best.zero, bits=bits, sym=sym)
     weighted = levels * weights
     power = (weighted * levels).sum(-1, keepdim=True)
     product = (weighted * groups).sum(-1, keepdim=True)

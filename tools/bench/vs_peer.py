@@ -169,6 +169,11 @@ def run_ours(job: dict[str, Any]) -> None:
             f"calibration.nsamples={job['nsamples']}",
             f"calibration.seqlen={job['seqlen']}",
             *job["set"],
+            *(
+                [f"ignore=['re:layers\\.({'|'.join(map(str, range(job['blocks'], 200)))})\\.']"]
+                if job["blocks"]
+                else []
+            ),
         ],
     )
     ids = torch.from_numpy(np.load(job["tokens"]["calibration"]))
