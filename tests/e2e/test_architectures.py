@@ -59,7 +59,7 @@ def test_a_model_goes_through(
             "--max-tokens",
             128,
             "--json",
-        )  # fmt: skip
+        )
     )
     change = found["perplexity"] / found["reference_perplexity"] - 1
     assert abs(change) < (0.01 if bits == "8" else 0.25)
