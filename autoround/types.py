@@ -64,6 +64,19 @@ class BlockPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """One format to write: its packing, the dtype of kept tensors, and its folder.
+
+    ``folder`` is relative to the output folder; empty when there is only one format.
+    """
+
+    format: str
+    packing: str
+    dtype: str
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A recipe resolved against a model: everything that will be done, before it is."""
 
@@ -72,8 +85,7 @@ class Plan:
     blocks: tuple[BlockPlan, ...]
     kept: tuple[LayerPlan, ...]
     recipe: dict[str, Any]
-    format: str
-    packing: str
+    outputs: tuple[OutputPlan, ...]
     dtype: str
     device: str
     compute_dtype: str

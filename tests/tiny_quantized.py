@@ -13,10 +13,10 @@ from torch import Tensor
 
 from autoround.core.grid import from_groups, min_max_grid, to_groups
 from autoround.core.rounding import dense_weight, initial_rounding, quantize
-from autoround.formats import auto_round
+from autoround.formats import auto_round, layouts
 from autoround.model.blocks import Matrix, is_transposed, matrices
 from autoround.model.skeleton import Skeleton, open_model
-from autoround.types import BlockPlan, LayerPlan, Plan, QuantizedTensor, Scheme
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
 Choose = Callable[[str], Scheme | None]
 
@@ -40,8 +40,7 @@ def make_plan(blocks: tuple[BlockPlan, ...]) -> Plan:
         blocks=blocks,
         kept=(),
         recipe={},
-        format=auto_round.NAME,
-        packing=auto_round.packing_for(schemes),
+        outputs=(OutputPlan(auto_round.NAME, auto_round.packing_for(schemes), "float32"),),
         dtype="float32",
         device="cpu",
         compute_dtype="float32",
@@ -63,12 +62,12 @@ def write_quantized(source: Path, target: Path, choose: Choose) -> dict[str, Qua
         assert layer.scheme is not None
         weight = tensors.pop(layer.name + ".weight")
         layers[layer.name] = nearest(weight.t() if layer.transposed else weight, layer.scheme)
-        parts = auto_round.to_tensors(layers[layer.name], plan.packing)
+        parts = layouts.to_tensors(layers[layer.name], plan.outputs[0].packing)
         tensors.update({f"{layer.name}.{part}": tensor for part, tensor in parts.items()})
     target.mkdir(parents=True)
     save_file({n: t.contiguous() for n, t in tensors.items()}, target / "model.safetensors")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = auto_round.config(plan)
+    config["quantization_config"] = auto_round.config(plan, plan.outputs[0])
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return layers
 

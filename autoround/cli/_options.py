@@ -52,7 +52,11 @@ Dataset: TypeAlias = Annotated[
     ),
 ]
 Format: TypeAlias = Annotated[
-    str | None, typer.Option("--format", help="Layout on disk: auto_round.")
+    str | None,
+    typer.Option(
+        "--format",
+        help="Layout on disk: auto_round, auto_gptq, auto_awq, …; or several, by commas.",
+    ),
 ]
 Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 RecipeName: TypeAlias = Annotated[

@@ -32,12 +32,14 @@ class Grid(NamedTuple):
     """The range of every group before clipping, and the kind of levels it has.
 
     lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
+    lowest_zero: least zero point an asymmetric group may have; some layouts hold no 0.
     """
 
     lo: Tensor
     hi: Tensor
     bits: int
     sym: bool
+    lowest_zero: int = 0
 
 
 def group_width(in_features: int, group_size: int, *, numel: int) -> int:
@@ -86,17 +88,20 @@ def _elements(shape: tuple[int, ...]) -> int:
     return count
 
 
-def min_max_grid(groups: Tensor, *, bits: int, sym: bool) -> Grid:
+def min_max_grid(groups: Tensor, *, bits: int, sym: bool, lowest_zero: int = 0) -> Grid:
     """Take each group's own minimum and maximum as its range, widened to hold zero.
 
-    groups: float32 [rows, groups, width].
+    groups: float32 [rows, groups, width]. Where the zero point may not be 0, a one-sided
+    group is widened to the other side, so that its far end still has a level.
     """
     lo = groups.amin(dim=-1, keepdim=True).clamp(max=0.0)
     hi = groups.amax(dim=-1, keepdim=True).clamp(min=0.0)
-    return Grid(lo, hi, bits, sym)
+    if lowest_zero and not sym:
+        lo = torch.minimum(lo, -hi * lowest_zero / (2**bits - 1 - lowest_zero))
+    return Grid(lo, hi, bits, sym, lowest_zero)
 
 
-def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int) -> Grid:
+def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int, lowest_zero: int = 0) -> Grid:
     """Build the grid whose unclipped scale and zero point are the given ones.
 
     scale: [rows, groups, 1], float16-representable; signed when ``zero`` is None.
@@ -112,7 +117,7 @@ def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int) -> Grid:
             bits,
             True,
         )
-    return Grid(-zero * scale, (2**bits - 1 - zero) * scale, bits, False)
+    return Grid(-zero * scale, (2**bits - 1 - zero) * scale, bits, False, lowest_zero)
 
 
 def round_scale(scale: Tensor) -> Tensor:
@@ -139,5 +144,5 @@ def scale_and_zero(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> tuple[Tensor
         return scale, torch.full_like(scale, half)
     top = 2**grid.bits - 1
     scale = round_scale((hi - lo) / top)
-    zero = torch.round(-lo / scale).clamp_(0, top)
+    zero = torch.round(-lo / scale).clamp_(grid.lowest_zero, top)
     return scale, zero

@@ -68,7 +68,9 @@ def importance_groups(importance: Tensor, groups: Tensor, *, in_features: int) -
 
 
 @torch.no_grad()
-def search_grid(groups: Tensor, importance: Tensor | None, *, bits: int, sym: bool) -> Grid:
+def search_grid(
+    groups: Tensor, importance: Tensor | None, *, bits: int, sym: bool, lowest_zero: int = 0
+) -> Grid:
     """Find each group's scale and zero point of least weighted squared error.
 
     groups: float32 [rows, groups, width].
@@ -79,7 +81,7 @@ def search_grid(groups: Tensor, importance: Tensor | None, *, bits: int, sym: bo
     flat = groups.reshape(-1, width)
     weights = torch.ones((), device=groups.device) if importance is None else importance
     weights = weights.expand(rows, count, width)
-    start = min_max_grid(groups, bits=bits, sym=sym)
+    start = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest_zero)
     one = torch.ones_like(start.lo)
     first_scale, first_zero = scale_and_zero(start, one, one)
     scale = torch.empty_like(first_scale).reshape(-1, 1)
@@ -96,18 +98,23 @@ def search_grid(groups: Tensor, importance: Tensor | None, *, bits: int, sym: bo
             chunk_weights,
             first_scale.reshape(-1, 1)[part],
             first_zero.reshape(-1, 1)[part],
-            bits=bits,
-            sym=sym,
+            kind=(bits, sym, lowest_zero),
         )
         scale[part], zero[part] = best.scale, best.zero
     shape = start.lo.shape
-    return grid_from_scale(scale.reshape(shape), None if sym else zero.reshape(shape), bits=bits)
+    return grid_from_scale(
+        scale.reshape(shape),
+        None if sym else zero.reshape(shape),
+        bits=bits,
+        lowest_zero=lowest_zero,
+    )
 
 
 def _search_chunk(
-    groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, *, bits: int, sym: bool
+    groups: Tensor, weights: Tensor, scale: Tensor, zero: Tensor, *, kind: tuple[int, bool, int]
 ) -> _Best:
     """Search one chunk; groups and weights [n, width], scale and zero [n, 1] of min-max."""
+    bits, sym, lowest_zero = kind
     best = _Best(_error(groups, weights, scale, zero, bits=bits, sym=sym), scale, zero)
     lo = groups.amin(-1, keepdim=True).clamp(max=0.0)
     for fraction in ladder(bits):
@@ -116,7 +123,7 @@ def _search_chunk(
             best = _keep_better(best, groups, weights, trial, zero, bits=bits, sym=sym)
             best = _keep_better(best, groups, weights, -trial, zero, bits=bits, sym=sym)
             continue
-        for candidate in _zero_candidates(lo, trial, fraction, bits=bits):
+        for candidate in _zero_candidates(lo, trial, fraction, bits=bits, lowest=lowest_zero):
             best = _keep_better(best, groups, weights, trial, candidate, bits=bits, sym=sym)
     for _ in range(REFINEMENTS):
         scale = _closed_form(groups, weights, best, bits=bits, sym=sym)
@@ -124,16 +131,18 @@ def _search_chunk(
     return best
 
 
-def _zero_candidates(lo: Tensor, trial: Tensor, fraction: float, *, bits: int) -> list[Tensor]:
+def _zero_candidates(
+    lo: Tensor, trial: Tensor, fraction: float, *, bits: int, lowest: int
+) -> list[Tensor]:
     """Return integer zero points worth trying: all at 2 bits, else a window.
 
     The window is centred where clipping takes the same share off both ends of the range.
     """
     top = 2**bits - 1
     if bits == 2:
-        return [torch.full_like(trial, float(z)) for z in range(top + 1)]
+        return [torch.full_like(trial, float(z)) for z in range(lowest, top + 1)]
     centre = torch.round(-lo * fraction / trial)
-    return [(centre + offset).clamp(0, top) for offset in (-2, -1, 0, 1, 2)]
+    return [(centre + offset).clamp(lowest, top) for offset in (-2, -1, 0, 1, 2)]
 
 
 def _levels(groups: Tensor, scale: Tensor, zero: Tensor, *, bits: int, sym: bool) -> Tensor:

@@ -1,10 +1,8 @@
-"""The ``auto_round`` format: GPTQ's tensor layout with a config of its own.
+"""The ``auto_round`` format: the tensors of GPTQ or AWQ with a config of its own.
 
-Per layer: ``qweight`` int32 [in/32*bits, out] packed along the inputs, ``qzeros`` int32
-[groups, out/32*bits] packed along the outputs, ``scales`` float16 [groups, out], and the
-layer's bias. Two packings differ in the zero points: ``auto_round:auto_gptq`` stores
-``zero - 1`` (the GPTQ v1 convention; readers add 1) and serves symmetric grids, whose
-zero is never 0; plain ``auto_round`` stores the zero point itself.
+Three packings: ``auto_round:auto_gptq`` stores ``zero - 1`` (the GPTQ v1 convention;
+readers add 1) and serves symmetric grids, whose zero is never 0; plain ``auto_round``
+stores the zero point itself, in the same layout; ``auto_round:auto_awq`` is AWQ's.
 """
 
 from __future__ import annotations
@@ -12,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from autoround.core.metrics import group_count
-from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
-from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Plan, QuantizedTensor, Scheme
+from autoround.formats.schemes import group_key, most_common
+from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, OutputPlan, Plan, Scheme
 
 NAME = "auto_round"
 #: Zero points stored minus one.
 PACKING_V1 = "auto_round:auto_gptq"
 #: Zero points stored as they are.
 PACKING_PLAIN = "auto_round"
-PACKINGS = (PACKING_V1, PACKING_PLAIN)
-#: Tensors of one quantized layer.
-PARTS = ("qweight", "qzeros", "scales")
+#: AWQ's layout, for 4 bits.
+PACKING_AWQ = "auto_round:auto_awq"
+PACKINGS = (PACKING_V1, PACKING_PLAIN, PACKING_AWQ)
 
 
 def packing_for(schemes: set[Scheme]) -> str:
@@ -35,75 +29,7 @@ def packing_for(schemes: set[Scheme]) -> str:
     return PACKING_V1 if all(scheme.sym for scheme in schemes) else PACKING_PLAIN
 
 
-def why_not(shape: tuple[int, int]) -> str:
-    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-    for size, what in ((shape[0], "output"), (shape[1], "input")):
-        if size % BLOCK:
-            return f"its {what} width {size} is not a multiple of {BLOCK}, which packing needs"
-    return ""
-
-
-def to_tensors(layer: QuantizedTensor, packing: str) -> dict[str, Tensor]:
-    """Lay a quantized weight out as the format's tensors; meta tensors give shapes.
-
-    layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
-    """
-    bits, rows = layer.scheme.bits, layer.codes.shape[0]
-    scale = layer.scale.expand(rows, -1)
-    zero = layer.zero.expand(rows, -1)
-    if packing == PACKING_V1:
-        if zero.device.type != "meta" and not bool(zero.all()):
-            raise FormatError(f"packing {PACKING_V1} cannot hold a zero point of 0")
-        zero = zero - 1
-    return {
-        "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
-        "qzeros": pack_rows(zero, bits).t().contiguous(),
-        "scales": scale.t().contiguous(),
-    }
-
-
-def from_tensors(
-    tensors: Mapping[str, Tensor], scheme: Scheme, *, packing: str, name: str
-) -> QuantizedTensor:
-    """Read a quantized weight back from the format's tensors.
-
-    Raises:
-        FormatError: a tensor is missing, or has another dtype or shape than the layout.
-    """
-    qweight, qzeros, scales = (_part(tensors, part, name) for part in PARTS)
-    if qweight.shape[0] % scheme.bits or qzeros.shape[1] % scheme.bits:
-        raise FormatError(
-            f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit values"
-        )
-    codes = unpack_rows(qweight, scheme.bits).t()
-    zero = unpack_rows(qzeros.t(), scheme.bits)
-    if packing == PACKING_V1:
-        zero = zero + 1
-    rows, columns = codes.shape
-    effective = Scheme(scheme.bits, scheme.group_size or PER_CHANNEL, scheme.sym)
-    groups = group_count((rows, columns), effective) // rows
-    if zero.shape != (rows, groups) or scales.shape != (groups, rows):
-        raise FormatError(
-            f"layer {name}: scales {tuple(scales.shape)} and qzeros {tuple(qzeros.shape)} do "
-            f"not fit a weight of {rows} x {columns} with {scheme}"
-        )
-    return QuantizedTensor(codes.contiguous(), scales.t().contiguous(), zero, effective)
-
-
-def _part(tensors: Mapping[str, Tensor], part: str, name: str) -> Tensor:
-    tensor = tensors.get(part)
-    if tensor is None:
-        raise FormatError(f"layer {name}: tensor {name}.{part} is missing")
-    wanted = (torch.float16, torch.bfloat16) if part == "scales" else (torch.int32,)
-    if tensor.dtype not in wanted or tensor.dim() != 2 or not tensor.numel():
-        raise FormatError(
-            f"layer {name}: {part} is {tensor.dtype} {tuple(tensor.shape)}, expected a matrix "
-            f"of {' or '.join(map(str, wanted))}"
-        )
-    return tensor
-
-
-def config(plan: Plan) -> dict[str, Any]:
+def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     """Return the ``quantization_config`` that describes a plan to loaders."""
     layers = [layer for block in plan.blocks for layer in block.layers]
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
@@ -115,7 +41,7 @@ def config(plan: Plan) -> dict[str, Any]:
             extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
     result: dict[str, Any] = {
         "quant_method": "auto-round",
-        "packing_format": plan.packing,
+        "packing_format": output.packing,
         **_scheme_keys(base),
         "data_type": "int",
         "block_name_to_quantize": _common_prefix(plan),
@@ -127,14 +53,7 @@ def config(plan: Plan) -> dict[str, Any]:
 
 
 def _scheme_keys(scheme: Scheme) -> dict[str, Any]:
-    # A per-tensor scale is written once per output channel.
-    size = PER_CHANNEL if scheme.group_size == PER_TENSOR else scheme.group_size
-    return {"bits": scheme.bits, "group_size": size, "sym": scheme.sym}
-
-
-def most_common(schemes: list[Scheme]) -> Scheme:
-    """Return the scheme of most layers; the first one among equals."""
-    return max(dict.fromkeys(schemes), key=schemes.count)
+    return {"bits": scheme.bits, "group_size": group_key(scheme), "sym": scheme.sym}
 
 
 def _common_prefix(plan: Plan) -> str:

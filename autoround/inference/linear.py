@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.core.rounding import dense_weight
-from autoround.formats import auto_round
+from autoround.formats import layouts
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -16,9 +16,6 @@ class QuantLinear(nn.Module):
     Buffers are the format's own tensors, so the state of the module is the checkpoint's.
     """
 
-    qweight: Tensor
-    qzeros: Tensor
-    scales: Tensor
     bias: Tensor | None
 
     def __init__(self, shape: tuple[int, int], scheme: Scheme, *, packing: str, bias: bool) -> None:
@@ -26,7 +23,8 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = shape
         self.scheme = scheme
         self.packing = packing
-        empty = auto_round.to_tensors(_meta(shape, scheme), packing)
+        empty = layouts.to_tensors(_meta(shape, scheme), packing)
+        self._parts = tuple(empty)
         for name, tensor in empty.items():
             self.register_buffer(name, tensor)
         self.register_buffer(
@@ -35,8 +33,8 @@ class QuantLinear(nn.Module):
 
     def quantized(self) -> QuantizedTensor:
         """Return the codes, scales and zero points, unpacked."""
-        tensors = {"qweight": self.qweight, "qzeros": self.qzeros, "scales": self.scales}
-        return auto_round.from_tensors(tensors, self.scheme, packing=self.packing, name="layer")
+        tensors = {name: self.get_buffer(name) for name in self._parts}
+        return layouts.from_tensors(tensors, self.scheme, packing=self.packing, name="layer")
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: x [..., in] to [..., out], in the dtype of x."""

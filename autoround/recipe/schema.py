@@ -17,7 +17,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from autoround.recipe.document import resolve_plain
 from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
 
-Format: TypeAlias = Literal["auto_round"]
+Format: TypeAlias = Literal[
+    "auto_round",
+    "auto_round:auto_gptq",
+    "auto_round:auto_awq",
+    "auto_gptq",
+    "gptq_v2",
+    "auto_awq",
+]
 DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 
 #: Formats that ``output.format`` may name.
@@ -69,6 +76,22 @@ def parse_size(size: int | str) -> int:
 def _check_size(size: int | str) -> int | str:
     parse_size(size)
     return size
+
+
+def _check_formats(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in LEGAL_FORMATS:
+            raise ValueError(f"{name!r} is no format")
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is named twice")
+    return ",".join(names)
+
+
+def _joined(value: object) -> object:
+    """Let a list of formats be written as one, too."""
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return ",".join(value) if texts and isinstance(value, list) else value
 
 
 def _check_unicode(text: str) -> str:
@@ -238,9 +261,11 @@ class OutputOptions(Section):
     """What is written."""
 
     format: Annotated[
-        Format,
-        Field(description="Layout of the quantized tensors on disk."),
-        Legal(" or ".join(LEGAL_FORMATS)),
+        str,
+        BeforeValidator(_joined),
+        AfterValidator(_check_formats),
+        Field(description="Layout on disk; several, separated by commas, go into sub-folders."),
+        Legal(f"{', '.join(LEGAL_FORMATS)}, or several of them separated by commas"),
     ] = "auto_round"
     dtype: Annotated[
         DType,
@@ -253,6 +278,11 @@ class OutputOptions(Section):
         Field(description="Size above which the weights are split into several files."),
         Legal("bytes as an integer of at least 1, or a size such as 500MB or 5GB"),
     ] = "5GB"
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The names of the formats to write."""
+        return tuple(self.format.split(","))
 
     @property
     def max_shard_bytes(self) -> int:

@@ -18,7 +18,11 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         *kept_lines(plan),
         f"method       {method(plan)}",
         f"calibration  {plan.calibration}",
-        f"format       {plan.format}, packing {plan.packing}; kept tensors {plan.dtype}",
+        *(
+            f"format       {output.format}, packing {output.packing}; kept tensors {output.dtype}"
+            + (f"; in {output.folder}/" if output.folder else "")
+            for output in plan.outputs
+        ),
         f"device       {plan.device}, computing in {plan.compute_dtype}",
         f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB, "
         f"{estimate.bits_per_weight:.2f} bits per quantized weight with scales",

@@ -8,11 +8,11 @@ import torch
 
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.formats import auto_round
+from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.plan import DTYPES, compute_dtype, needs_data
-from autoround.types import PER_TENSOR, Estimate, LayerPlan, Plan, QuantizedTensor
+from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
 EFFICIENCY = (0.25, 0.9)
@@ -43,15 +43,20 @@ def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Ru
 
 
 def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
-    """Return the bytes of all tensors the plan writes."""
+    """Return the bytes of all tensors the plan writes, in all of its formats."""
+    return sum(output_bytes(plan, output, skeleton) for output in plan.outputs)
+
+
+def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
+    """Return the bytes of the tensors of one format."""
     quantized = {x.name + ".weight": x for block in plan.blocks for x in block.quantized}
     total = 0
     for name in skeleton.keys:
         if name in quantized:
-            total += layer_bytes(quantized[name], plan.packing)
+            total += layer_bytes(quantized[name], output.packing)
             continue
         shape, dtype = skeleton.header(name)
-        written = DTYPES[plan.dtype] if dtype.is_floating_point else dtype
+        written = DTYPES[output.dtype] if dtype.is_floating_point else dtype
         total += math.prod(shape) * written.itemsize
     for name in skeleton.extras:
         shape, dtype = skeleton.source.headers()[name]
@@ -72,9 +77,7 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
         torch.empty((first, groups), dtype=torch.uint8, device="meta"),
         layer.scheme,
     )
-    return sum(
-        t.numel() * t.element_size() for t in auto_round.to_tensors(tensor, packing).values()
-    )
+    return sum(t.numel() * t.element_size() for t in layouts.to_tensors(tensor, packing).values())
 
 
 def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> int:

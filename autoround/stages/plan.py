@@ -11,11 +11,11 @@ import torch
 
 from autoround.device.protocol import Runtime
 from autoround.errors import ModelError, RecipeError
-from autoround.formats import auto_round
+from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
-from autoround.types import BlockPlan, LayerPlan, Plan, Scheme
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
     "float16": torch.float16,
@@ -47,8 +47,11 @@ def make_plan(
     every = [matrix for block in found.values() for matrix in block]
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     _check_group(scheme, every)
+    dtype, notes = _kept_dtype(recipe, skeleton)
+    outputs = plan_outputs(recipe, dtype)
+    packings = [output.packing for output in outputs]
     blocks = tuple(
-        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore) for m in found[name]))
+        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore, packings) for m in found[name]))
         for i, name in enumerate(skeleton.blocks)
     )
     quantized = [layer for block in blocks for layer in block.quantized]
@@ -58,7 +61,6 @@ def make_plan(
             f"nothing to quantize in {model}: every layer of its blocks is kept "
             f"({'; '.join(reasons)})"
         )
-    dtype, notes = _kept_dtype(recipe, skeleton)
     return Plan(
         model=model,
         architecture=type(skeleton.model).__name__,
@@ -68,14 +70,39 @@ def make_plan(
             for m in outside
         ),
         recipe=recipe.to_dict(),
-        format=recipe.output.format,
-        packing=auto_round.packing_for({q.scheme for q in quantized if q.scheme}),
+        outputs=outputs,
         dtype=dtype,
         device=str(runtime.device),
         compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
         calibration=calibration,
         tensors=len(skeleton.keys) + len(skeleton.extras),
-        notes=(*notes, *_group_notes(scheme, quantized), *_extra_notes(skeleton)),
+        notes=(
+            *notes,
+            *_group_notes(scheme, quantized),
+            *registry.notes(quantized, outputs),
+            *_extra_notes(skeleton),
+        ),
+    )
+
+
+def plan_outputs(recipe: Recipe, dtype: str) -> tuple[OutputPlan, ...]:
+    """Resolve the formats of a recipe.
+
+    dtype: of kept tensors, where a format has no wish of its own.
+
+    Raises:
+        FormatError: a format cannot hold the recipe's scheme.
+    """
+    names = recipe.output.formats
+    return tuple(
+        registry.plan_output(
+            name,
+            recipe.scheme.as_scheme(),
+            dtype=dtype,
+            chosen=recipe.output.dtype != "auto",
+            folder=name.replace(":", "-") if len(names) > 1 else "",
+        )
+        for name in names
     )
 
 
@@ -91,11 +118,13 @@ def _outside(skeleton: Skeleton) -> list[Matrix]:
     return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
 
 
-def _resolve(matrix: Matrix, scheme: Scheme, ignore: Iterable[str]) -> LayerPlan:
+def _resolve(
+    matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
+) -> LayerPlan:
     reason = matrix.why_kept or next(
         (f"ignored by the recipe ({p!r})" for p in ignore if matches(p, matrix.name)), ""
     )
-    reason = reason or auto_round.why_not(matrix.shape)
+    reason = reason or registry.why_not(matrix.shape, scheme, packings)
     return LayerPlan(
         matrix.name,
         matrix.shape,

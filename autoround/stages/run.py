@@ -7,17 +7,20 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autoround._version import __version__
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
+from autoround.errors import FormatError
 from autoround.events import Finished, Planned, Sink, StageStarted, Warned
-from autoround.formats import auto_round
+from autoround.formats import layouts, registry
 from autoround.model.locate import read_config
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
@@ -25,8 +28,8 @@ from autoround.stages.calibrate import calibration_tokens
 from autoround.stages.estimate import disk_bytes, make_estimate
 from autoround.stages.plan import DTYPES, make_plan
 from autoround.stages.tune import BlockOutput, Job, quantize_blocks
-from autoround.stages.write import Writer, check_output, check_room
-from autoround.types import BlockResult, Plan, QuantizedTensor, RunResult
+from autoround.stages.write import Staging, Writer, check_output, check_room
+from autoround.types import BlockResult, OutputPlan, Plan, QuantizedTensor, RunResult
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,32 @@ def write_blocks(
     started = time.perf_counter()
     plan, skeleton = job.plan, job.skeleton
     results: list[BlockResult] = []
-    with Writer(output, max_shard_bytes=job.recipe.output.max_shard_bytes) as writer:
+    with ExitStack() as stack:
+        whole, writers = _open_writers(job, output, stack)
         for block in outputs:
-            writer.add(format_layers(block.layers, plan.packing))
-            writer.add(block.kept)
+            for part, writer in writers:
+                writer.add(format_layers(block.layers, part.packing))
+                writer.add(as_written(part, block.kept))
             results.append(block.result)
         tuned = time.perf_counter()
         job.sink(StageStarted("write", str(output)))
         for name in skeleton.names_outside_blocks():
-            writer.add(as_written(plan, skeleton.read([name])))
+            tensors = skeleton.read([name])
+            for part, writer in writers:
+                writer.add(as_written(part, tensors))
         for name in skeleton.extras:
-            writer.add(skeleton.source.read([name]))
-        _write_side_files(writer, job, results, tokenizer)
-        size = writer.finish(output_config(plan, skeleton))
+            tensors = skeleton.source.read([name])
+            for _, writer in writers:
+                writer.add(tensors)
+        size = 0
+        for part, writer in writers:
+            config = output_config(plan, part, skeleton)
+            _write_side_files(writer, job, results, tokenizer)
+            for file, content in registry.side_files(part, config["quantization_config"]).items():
+                writer.add_text(file, json.dumps(content, indent=2) + "\n")
+            size += writer.finish(config)
+        if whole is not None:
+            size = whole.publish()
     seconds = time.perf_counter() - started
     job.sink(Finished(str(output), seconds, size))
     layers = [x for block in plan.blocks for x in block.quantized]
@@ -120,22 +136,47 @@ def write_blocks(
     )
 
 
+def _open_writers(
+    job: Job, output: Path, stack: ExitStack
+) -> tuple[Staging | None, list[tuple[OutputPlan, Writer]]]:
+    """Open a writer for each format; several share a folder that appears as a whole."""
+    limit = job.recipe.output.max_shard_bytes
+    whole = stack.enter_context(Staging(output)) if len(job.plan.outputs) > 1 else None
+    root = output if whole is None else whole.staging
+    return whole, [
+        (part, stack.enter_context(Writer(root / part.folder, max_shard_bytes=limit)))
+        for part in job.plan.outputs
+    ]
+
+
 def format_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
     """Lay quantized layers out as named tensors of the output format."""
     return {
         f"{name}.{part}": tensor
         for name, layer in layers.items()
-        for part, tensor in auto_round.to_tensors(layer, packing).items()
+        for part, tensor in layouts.to_tensors(layer, packing).items()
     }
 
 
-def as_written(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give kept tensors the dtype of the output."""
-    dtype = DTYPES[plan.dtype]
-    return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give kept tensors the dtype of an output.
+
+    Raises:
+        FormatError: a value is too large for it.
+    """
+    dtype = DTYPES[output.dtype]
+    found = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    if dtype == torch.float16:
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and bool((found[name].isinf() & ~tensor.isinf()).any()):
+                raise FormatError(
+                    f"tensor {name} holds values too large for float16, which format "
+                    f"{output.format} is written in; set output.dtype=bfloat16"
+                )
+    return found
 
 
-def output_config(plan: Plan, skeleton: Skeleton) -> dict[str, Any]:
+def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:
     """Return the config of the result: the original's, and what was quantized how."""
     if skeleton.folder is not None:
         config = read_config(skeleton.folder)
@@ -145,8 +186,8 @@ def output_config(plan: Plan, skeleton: Skeleton) -> dict[str, Any]:
     if not config["architectures"]:
         config["architectures"] = [plan.architecture]
     config.pop("torch_dtype", None)
-    config["dtype"] = plan.dtype
-    config["quantization_config"] = auto_round.config(plan)
+    config["dtype"] = output.dtype
+    config["quantization_config"] = registry.config(plan, output)
     return config
 
 

@@ -20,6 +20,7 @@ from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, Sink, StepDone
+from autoround.formats import layouts
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
@@ -191,12 +192,15 @@ def _task(
         raise AutoRoundError(f"layer {layer.name}: its weight holds NaN or infinity")
     groups = to_groups(weight, layer.scheme.group_size)
     bits, sym = layer.scheme.bits, layer.scheme.sym
+    lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
     if job.recipe.tuning.init == "minmax":
-        return Task(groups, min_max_grid(groups, bits=bits, sym=sym), layer.shape)
+        grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
+        return Task(groups, grid, layer.shape)
     driven = importance.get(path)
     if driven is not None:
         driven = importance_groups(driven, groups, in_features=layer.shape[1])
-    return Task(groups, search_grid(groups, driven, bits=bits, sym=sym), layer.shape)
+    grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
+    return Task(groups, grid, layer.shape)
 
 
 def schedule_of(recipe: Recipe, block: int) -> Schedule:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -62,18 +62,17 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-class Writer:
-    """Collects tensors into shards and turns the finished folder into the output."""
+StagingT = TypeVar("StagingT", bound="Staging")
 
-    def __init__(self, folder: Path, *, max_shard_bytes: int) -> None:
+
+class Staging:
+    """A folder that is built beside its final place, and moved there when complete."""
+
+    def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._staging = self._folder.with_name(self._folder.name + ".partial")
-        self._limit = max_shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._pending_bytes = 0
-        self._shards: list[dict[str, int]] = []
 
-    def __enter__(self) -> Writer:
+    def __enter__(self: StagingT) -> StagingT:
         check_output(self._folder)
         if self._staging.exists() and not (self._staging / MARKER).is_file():
             raise OutputError(
@@ -98,6 +97,32 @@ class Writer:
     def staging(self) -> Path:
         """Where files go until the folder is complete."""
         return self._staging
+
+    def publish(self) -> int:
+        """Move the finished folder into place; returns the bytes of all files.
+
+        Raises:
+            OutputError: the folder appeared meanwhile and is not empty.
+        """
+        (self._staging / MARKER).unlink(missing_ok=True)
+        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
+        check_output(self._folder)
+        if self._folder.is_dir():
+            self._folder.rmdir()
+        os.replace(self._staging, self._folder)
+        _sync(self._folder.parent)
+        return total
+
+
+class Writer(Staging):
+    """Collects tensors into shards and turns the finished folder into the output."""
+
+    def __init__(self, folder: Path, *, max_shard_bytes: int) -> None:
+        super().__init__(folder)
+        self._limit = max_shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._shards: list[dict[str, int]] = []
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors for the output; full shards are written at once.
@@ -156,13 +181,7 @@ class Writer:
         # Last of all: a folder with a config is a model.
         (self._staging / MARKER).unlink()
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
-        total = sum(p.stat().st_size for p in self._staging.iterdir())
-        check_output(self._folder)
-        if self._folder.is_dir():
-            self._folder.rmdir()
-        os.replace(self._staging, self._folder)
-        _sync(self._folder.parent)
-        return total
+        return self.publish()
 
     def _name_shards(self) -> list[str]:
         count = len(self._shards)

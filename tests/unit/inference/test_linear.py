@@ -6,7 +6,8 @@ from torch import nn
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.auto_round import packing_for, to_tensors
+from autoround.formats.auto_round import packing_for
+from autoround.formats.layouts import to_tensors
 from autoround.inference.linear import QuantLinear
 from autoround.types import PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 
@@ -78,5 +79,5 @@ def test_it_says_what_it_is() -> None:
 def test_damaged_tensors_are_refused() -> None:
     layer, _ = make(SCHEMES[0], bias=False)
     layer.scales = layer.scales[:1]
-    with pytest.raises(FormatError, match=r"scales \(1, 96\)"):
+    with pytest.raises(FormatError, match=r"scales \(96, 1\)"):
         layer(torch.ones(64))

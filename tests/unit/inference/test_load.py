@@ -157,7 +157,7 @@ def test_an_unknown_device_is_refused(quantized: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"packing_format": "auto_round:auto_awq"}, "packing_format is 'auto_round:auto_awq'"),
+        ({"packing_format": "auto_round:marlin"}, "packing_format is 'auto_round:marlin'"),
         ({"quant_method": "gptq"}, "quant_method is 'gptq'"),
         ({"bits": 11}, "bits of the model is 11"),
         ({"block_name_to_quantize": "nowhere"}, "names no layer of this model"),

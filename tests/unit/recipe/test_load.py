@@ -158,7 +158,7 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
         ("calibration: {dataset: 3}", "got 3"),
         ("calibration: {dataset: [a, 3]}", "calibration.dataset[1]: expected text that is not"),
         ("evaluation: {seqlen: 1}", "expected an integer of at least 2; got 1"),
-        ("output: {format: gguf}", "output.format: expected auto_round; got text 'gguf'"),
+        ("output: {format: gguf}", "output.format: expected auto_round, auto_round:auto_gptq, "),
         ("output: {dtype: fp16}", "auto or float16 or bfloat16 or float32; got text 'fp16'"),
         ("output: {max_shard_size: 5gb}", "KB, MB, GB, KiB, MiB, GiB"),
         ("output: {max_shard_size: 0}", "at least one byte"),

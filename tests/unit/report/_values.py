@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from autoround.recipe.load import load_recipe
-from autoround.types import BlockPlan, BlockResult, Estimate, LayerPlan, Plan, Scheme
+from autoround.types import BlockPlan, BlockResult, Estimate, LayerPlan, OutputPlan, Plan, Scheme
 
 SCHEME = Scheme(4, 128, True)
 
@@ -35,8 +35,7 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
         blocks=BLOCKS,
         kept=(layer("lm_head", "outside the decoder blocks"),),
         recipe=load_recipe("default", values=values).to_dict(),
-        format="auto_round",
-        packing="auto_round:auto_gptq",
+        outputs=(OutputPlan("auto_round", "auto_round:auto_gptq", "bfloat16"),),
         dtype="bfloat16",
         device="cpu",
         compute_dtype="float32",

@@ -12,7 +12,7 @@ from autoround.device.registry import open_device
 from autoround.errors import ModelError, RecipeError
 from autoround.model.skeleton import adopt_model, open_model
 from autoround.stages.plan import compute_dtype, make_plan, matches, needs_data
-from autoround.types import LayerPlan, Plan, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 from ...runs import small
 from ...tiny import make_model
@@ -78,14 +78,14 @@ def test_every_matrix_gets_a_scheme_or_a_reason() -> None:
     ]
     assert (plan.model, plan.architecture) == ("tiny", "LlamaForCausalLM")
     assert (plan.calibration, plan.device, plan.compute_dtype) == ("some text", "cpu", "float32")
-    assert (plan.format, plan.packing) == ("auto_round", "auto_round:auto_gptq")
+    assert plan.outputs == (OutputPlan("auto_round", "auto_round:auto_gptq", "float32"),)
     assert plan.recipe == small().to_dict()
     # 2 blocks of 7 matrices and 2 norms; embeddings, norm and head.
     assert plan.tensors == 2 * 9 + 3
 
 
 def test_an_asymmetric_plan_stores_zero_points_as_they_are() -> None:
-    assert plan_of(make_model("llama"), {"scheme.sym": False}).packing == "auto_round"
+    assert plan_of(make_model("llama"), {"scheme.sym": False}).outputs[0].packing == "auto_round"
 
 
 def test_conv1d_is_planned_the_way_it_multiplies() -> None:

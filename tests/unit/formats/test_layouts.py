@@ -1,4 +1,4 @@
-"""The tensors of the format: round trips, golden words, and refusals."""
+"""The tensors of every layout: round trips, golden words, and refusals."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.auto_round import (
-    PACKING_PLAIN,
-    PACKING_V1,
-    PARTS,
-    from_tensors,
-    packing_for,
-    to_tensors,
-    why_not,
-)
+from autoround.formats import gptq_layout, layouts
+from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1, packing_for
+from autoround.formats.layouts import from_tensors, to_tensors
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 
 from ...tiny_quantized import nearest
+
+PARTS = ("qweight", "qzeros", "scales")
 
 many = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -186,9 +182,9 @@ def test_packing_follows_the_schemes() -> None:
 
 
 def test_widths_that_cannot_be_packed_are_named() -> None:
-    assert why_not((64, 96)) == ""
-    assert why_not((33, 64)).startswith("its output width 33 is not a multiple of 32")
-    assert why_not((64, 40)).startswith("its input width 40 is not a multiple of 32")
+    assert gptq_layout.why_not((64, 96)) == ""
+    assert gptq_layout.why_not((33, 64)).startswith("its output width 33 is not a multiple of 32")
+    assert gptq_layout.why_not((64, 40)).startswith("its input width 40 is not a multiple of 32")
 
 
 SCHEME = Scheme(4, 32, True)
@@ -252,3 +248,67 @@ def test_scales_may_be_bfloat16() -> None:
     tensors["scales"] = tensors["scales"].bfloat16()
     back = from_tensors(tensors, SCHEME, packing=PACKING_V1, name="a")
     assert torch.equal(back.scale, tensors["scales"].t())
+
+
+AWQ_SCHEMES = [Scheme(4, 32, True), Scheme(4, 32, False), Scheme(4, PER_CHANNEL, False)]
+
+
+@pytest.mark.parametrize("packing", [PACKING_AWQ, "awq"])
+@pytest.mark.parametrize("scheme", AWQ_SCHEMES)
+@pytest.mark.parametrize("shape", [(8, 32), (64, 96), (40, 64)])
+def test_awq_layers_come_back_as_they_were(
+    packing: str, scheme: Scheme, shape: tuple[int, int]
+) -> None:
+    layer = layer_of(shape, scheme)
+    tensors, empty = to_tensors(layer, packing), to_tensors(meta(layer), packing)
+    for part in PARTS:
+        assert (tensors[part].shape, tensors[part].dtype) == (empty[part].shape, empty[part].dtype)
+    back = from_tensors(tensors, scheme, packing=packing, name="a")
+    assert torch.equal(back.codes, layer.codes)
+    assert torch.equal(back.scale, layer.scale)
+    assert torch.equal(back.zero, layer.zero)
+
+
+def test_golden_words_of_awq() -> None:
+    # Outputs 0 to 7 of the first input hold 0 to 7, those of the second 8 to 15.
+    codes = torch.arange(16, dtype=torch.uint8).reshape(2, 8).t().repeat(1, 16)
+    scale = torch.ones(8, 1, dtype=torch.float16)
+    zero = torch.tensor([[0], [1], [2], [3], [4], [5], [6], [15]], dtype=torch.uint8)
+    tensors = to_tensors(QuantizedTensor(codes, scale, zero, Scheme(4, 32, False)), PACKING_AWQ)
+    assert tensors["qweight"].shape == (32, 1)
+    # Nibbles from the low one hold outputs 0, 2, 4, 6, 1, 3, 5, 7.
+    assert unsigned(tensors["qweight"][:2, 0]) == [0x75316420, 0xFDB9ECA8]
+    assert unsigned(tensors["qzeros"][0]) == [0xF5316420]
+
+
+def test_awq_holds_four_bits_and_whole_groups_only() -> None:
+    with pytest.raises(FormatError, match="AWQ holds 4 bits, not 3"):
+        to_tensors(layer_of((64, 64), Scheme(3, 32, False)), PACKING_AWQ)
+    assert layouts.illegal(Scheme(4, 32, True), "awq") == ""
+    assert layouts.illegal(Scheme(8, 32, True), "awq") == "it holds 4 bits only, not 8"
+    assert layouts.why_not((64, 96), Scheme(4, 32, True), "awq") == ""
+    assert "output width 36" in layouts.why_not((36, 96), Scheme(4, 32, True), "awq")
+    assert "input width 96" in layouts.why_not((64, 96), Scheme(4, 64, True), "awq")
+
+
+@pytest.mark.parametrize("packing", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("group_size", [32, 48, PER_CHANNEL, PER_TENSOR])
+def test_gptq_layers_say_the_group_of_each_input(packing: str, group_size: int) -> None:
+    layer = layer_of((64, 96), Scheme(4, group_size, True))
+    tensors = to_tensors(layer, packing)
+    width = group_size if group_size > 0 else 96
+    assert tensors["g_idx"].tolist() == [i // width for i in range(96)]
+    assert tensors["g_idx"].dtype == torch.int32
+    plain = to_tensors(layer, PACKING_V1 if packing == "gptq" else PACKING_PLAIN)
+    assert all(torch.equal(tensors[part], plain[part]) for part in PARTS)
+    assert tuple(plain) == PARTS
+
+
+def test_only_version_1_lacks_a_zero_point() -> None:
+    lowest = {packing: layouts.lowest_zero(packing) for packing in layouts.LAYOUTS}
+    assert {packing for packing, zero in lowest.items() if zero} == {PACKING_V1, "gptq"}
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(FormatError, match="no layout is named 'nothing'; legal: auto_round"):
+        to_tensors(layer_of((32, 32), Scheme(4, 32, True)), "nothing")

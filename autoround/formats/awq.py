@@ -1,0 +1,23 @@
+"""The ``auto_awq`` format: AWQ checkpoints, version gemm, 4 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autoround.formats.schemes import group_key, most_common
+from autoround.types import Plan
+
+
+def config(plan: Plan) -> dict[str, Any]:
+    """Return the ``quantization_config`` that describes a plan to loaders."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
+    kept = [layer.name for layer in (*layers, *plan.kept) if layer.scheme is None]
+    return {
+        "quant_method": "awq",
+        "version": "gemm",
+        "bits": base.bits,
+        "group_size": group_key(base),
+        "zero_point": not base.sym,
+        "modules_to_not_convert": kept or None,
+    }

@@ -1,0 +1,76 @@
+"""The ``auto_gptq`` and ``gptq_v2`` formats: GPTQ checkpoints as its clients write them.
+
+Version 1 stores zero points minus one and is what every client reads; version 2 stores
+them as they are. Layers that differ from the rest are named by ``dynamic`` rules, which
+GPTQModel and vLLM read, and kept ones also by ``modules_in_block_to_quantize``, which
+transformers does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from autoround._version import __version__
+from autoround.formats.schemes import group_key, most_common
+from autoround.types import OutputPlan, Plan
+
+
+def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
+    """Return the ``quantization_config`` that describes a plan to loaders."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
+    dynamic: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        if layer.scheme is None:
+            dynamic["-:" + exactly(layer.name)] = {}
+        elif layer.scheme != base:
+            dynamic["+:" + exactly(layer.name)] = {
+                "bits": layer.scheme.bits,
+                "group_size": group_key(layer.scheme),
+                "sym": layer.scheme.sym,
+            }
+    found: dict[str, Any] = {
+        "quant_method": "gptq",
+        "checkpoint_format": output.packing,
+        "bits": base.bits,
+        "group_size": group_key(base),
+        "sym": base.sym,
+        "desc_act": False,
+        "true_sequential": False,
+        "lm_head": False,
+        "damp_percent": 0.01,
+        "block_name_to_quantize": plan.blocks[0].name.rpartition(".")[0],
+        "meta": {"quantizer": [f"autoround-toolkit:{__version__}"]},
+    }
+    if dynamic:
+        found["dynamic"] = dynamic
+    inside = modules_in_block(plan)
+    if inside is not None:
+        found["modules_in_block_to_quantize"] = inside
+    return found
+
+
+def exactly(name: str) -> str:
+    """Return a regex that matches one name only."""
+    return "^" + re.escape(name) + "$"
+
+
+def modules_in_block(plan: Plan) -> list[list[str]] | None:
+    """Return the quantized layers of a block, or None when all are or blocks differ."""
+    sets = {
+        tuple(layer.name.removeprefix(block.name + ".") for layer in block.quantized)
+        for block in plan.blocks
+    }
+    everything = all(layer.scheme is not None for block in plan.blocks for layer in block.layers)
+    return None if everything or len(sets) != 1 else [list(next(iter(sets)))]
+
+
+def notes(plan_sym: bool, packing: str) -> list[str]:
+    """Return what a reader of the plan should know about clients."""
+    if plan_sym or packing != "gptq":
+        return []
+    return [
+        "auto_gptq holds no zero point of 0, so asymmetric groups keep to 1 and above; "
+        "GPTQModel reads asymmetric files of other programs only as gptq_v2"
+    ]

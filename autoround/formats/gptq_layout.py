@@ -1,0 +1,97 @@
+"""GPTQ's tensors: codes packed along the inputs, zero points along the outputs.
+
+Per layer: ``qweight`` int32 [in/32*bits, out], ``qzeros`` int32 [groups, out/32*bits],
+``scales`` float16 [groups, out], and where asked ``g_idx`` int32 [in], the group of each
+input. Version 1 stores ``zero - 1``, to which readers add 1; version 2 the zero itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autoround.core.metrics import group_count
+from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.errors import FormatError
+from autoround.formats.parts import matrix_part
+from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
+
+
+def why_not(shape: tuple[int, int]) -> str:
+    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+    for size, what in ((shape[0], "output"), (shape[1], "input")):
+        if size % BLOCK:
+            return f"its {what} width {size} is not a multiple of {BLOCK}, which packing needs"
+    return ""
+
+
+def to_tensors(layer: QuantizedTensor, *, version: int, g_idx: bool) -> dict[str, Tensor]:
+    """Lay a quantized weight out; meta tensors give shapes.
+
+    layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+
+    Raises:
+        FormatError: version 1, and a zero point is 0.
+    """
+    bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
+    scale, zero = layer.scale.expand(rows, -1), layer.zero.expand(rows, -1)
+    if version == 1:
+        if zero.device.type != "meta" and not bool(zero.all()):
+            raise FormatError("GPTQ version 1 cannot hold a zero point of 0")
+        zero = zero - 1
+    tensors = {
+        "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
+        "qzeros": pack_rows(zero, bits).t().contiguous(),
+        "scales": scale.t().contiguous(),
+    }
+    if g_idx:
+        width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
+        index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device)
+        tensors["g_idx"] = index // width
+    return tensors
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor], scheme: Scheme, *, version: int, name: str
+) -> QuantizedTensor:
+    """Read a quantized weight back; ``g_idx`` is not looked at.
+
+    Raises:
+        FormatError: a tensor is missing, or has another dtype or shape than the layout.
+    """
+    qweight, qzeros, scales = (
+        matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
+    )
+    if qweight.shape[0] % scheme.bits or qzeros.shape[1] % scheme.bits:
+        raise FormatError(
+            f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit values"
+        )
+    codes = unpack_rows(qweight, scheme.bits).t()
+    zero = unpack_rows(qzeros.t(), scheme.bits)
+    if version == 1:
+        zero = zero + 1
+    return assemble(codes, scales.t(), zero, scheme, name=name)
+
+
+def assemble(
+    codes: Tensor, scale: Tensor, zero: Tensor, scheme: Scheme, *, name: str
+) -> QuantizedTensor:
+    """Put read parts together after checking that they fit each other.
+
+    codes: uint8 [out, in]; scale: [out, groups]; zero: uint8 [out, groups].
+
+    Raises:
+        FormatError: scales or zero points do not fit the weight.
+    """
+    rows, columns = codes.shape
+    # A per-tensor scale is written once per output channel.
+    effective = Scheme(scheme.bits, scheme.group_size or PER_CHANNEL, scheme.sym)
+    groups = group_count((rows, columns), effective) // rows
+    if zero.shape != (rows, groups) or scale.shape != (rows, groups):
+        raise FormatError(
+            f"layer {name}: scales {tuple(scale.shape)} and zero points {tuple(zero.shape)} do "
+            f"not fit a weight of {rows} x {columns} with {scheme}"
+        )
+    return QuantizedTensor(codes.contiguous(), scale.contiguous(), zero.contiguous(), effective)

@@ -1,0 +1,81 @@
+"""Layouts of one quantized layer's tensors, by the name of their packing.
+
+A layout is two pure functions between carried integers and named tensors; both run on
+meta tensors, so sizes and shapes are known before anything is quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from autoround.errors import FormatError
+from autoround.formats import awq_layout, gptq_layout
+from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
+from autoround.types import QuantizedTensor, Scheme
+
+#: GPTQ checkpoints: version of the zero points.
+GPTQ = {"gptq": 1, "gptq_v2": 2}
+AWQ = "awq"
+#: Version of the zero points and whether ``g_idx`` is written, for layouts of GPTQ's kind.
+_VERSIONS = {
+    PACKING_V1: (1, False),
+    PACKING_PLAIN: (2, False),
+    **{name: (version, True) for name, version in GPTQ.items()},
+}
+_AWQ = (PACKING_AWQ, AWQ)
+#: Every name of a layout.
+LAYOUTS = (*_VERSIONS, *_AWQ)
+
+
+def why_not(shape: tuple[int, int], scheme: Scheme, packing: str) -> str:
+    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+    if packing in _AWQ:
+        return awq_layout.why_not(shape, scheme)
+    return gptq_layout.why_not(shape)
+
+
+def illegal(scheme: Scheme, packing: str) -> str:
+    """Return why no weight with this scheme can be held, or an empty text."""
+    if packing in _AWQ and scheme.bits != awq_layout.BITS:
+        return f"it holds {awq_layout.BITS} bits only, not {scheme.bits}"
+    if packing in GPTQ and scheme.bits not in (2, 3, 4, 8):
+        return f"it holds 2, 3, 4 or 8 bits, not {scheme.bits}"
+    return ""
+
+
+def lowest_zero(packing: str) -> int:
+    """Return the lowest zero point that a layout can hold."""
+    return 1 if packing in _VERSIONS and _VERSIONS[packing][0] == 1 else 0
+
+
+def to_tensors(layer: QuantizedTensor, packing: str) -> dict[str, Tensor]:
+    """Lay a quantized weight out as named tensors; meta tensors give shapes.
+
+    Raises:
+        FormatError: the layout cannot hold the weight.
+    """
+    if packing in _AWQ:
+        return awq_layout.to_tensors(layer)
+    version, g_idx = _version(packing)
+    return gptq_layout.to_tensors(layer, version=version, g_idx=g_idx)
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor], scheme: Scheme, *, packing: str, name: str
+) -> QuantizedTensor:
+    """Read a quantized weight back from its tensors.
+
+    Raises:
+        FormatError: a tensor is missing, or has another dtype or shape than the layout.
+    """
+    if packing in _AWQ:
+        return awq_layout.from_tensors(tensors, scheme, name=name)
+    return gptq_layout.from_tensors(tensors, scheme, version=_version(packing)[0], name=name)
+
+
+def _version(packing: str) -> tuple[int, bool]:
+    if packing not in _VERSIONS:
+        raise FormatError(f"no layout is named {packing!r}; legal: {', '.join(LAYOUTS)}")
+    return _VERSIONS[packing]

@@ -1,0 +1,76 @@
+"""The formats by name: what each can hold, and how it describes itself to loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autoround.errors import FormatError
+from autoround.formats import auto_round, awq, gptq, layouts
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+
+#: Packing of each format; the first one depends on the schemes.
+PACKINGS = {
+    "auto_round": "",
+    "auto_round:auto_gptq": auto_round.PACKING_V1,
+    "auto_round:auto_awq": auto_round.PACKING_AWQ,
+    "auto_gptq": "gptq",
+    "gptq_v2": "gptq_v2",
+    "auto_awq": layouts.AWQ,
+}
+NAMES = tuple(PACKINGS)
+#: Formats whose clients compute in float16.
+_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq")
+
+
+def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: str) -> OutputPlan:
+    """Resolve a format for the scheme of a recipe.
+
+    dtype: of kept tensors; chosen: whether the user named it.
+
+    Raises:
+        FormatError: the format cannot hold the scheme.
+    """
+    if name not in PACKINGS:
+        raise FormatError(f"output.format: {name!r} is none; legal: {', '.join(NAMES)}")
+    packing = PACKINGS[name] or auto_round.packing_for({scheme})
+    reason = layouts.illegal(scheme, packing)
+    if reason:
+        fitting = [
+            other
+            for other in NAMES
+            if not layouts.illegal(scheme, PACKINGS[other] or auto_round.PACKING_PLAIN)
+        ]
+        raise FormatError(
+            f"format {name} cannot hold {scheme}: {reason}; formats that can: {', '.join(fitting)}"
+        )
+    if name in _FLOAT16 and not chosen:
+        dtype = "float16"
+    return OutputPlan(name, packing, dtype, folder)
+
+
+def why_not(shape: tuple[int, int], scheme: Scheme, packings: Sequence[str]) -> str:
+    """Return why one of the packings cannot hold a weight, or an empty text."""
+    return next(filter(None, (layouts.why_not(shape, scheme, p) for p in packings)), "")
+
+
+def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
+    """Return the ``quantization_config`` of one output."""
+    if output.format in ("auto_gptq", "gptq_v2"):
+        return gptq.config(plan, output)
+    if output.format == "auto_awq":
+        return awq.config(plan)
+    return auto_round.config(plan, output)
+
+
+def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return JSON files that a format's clients look for beside config.json."""
+    if output.format in ("auto_gptq", "gptq_v2"):
+        return {"quantize_config.json": quantization}
+    return {}
+
+
+def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
+    """Return what a reader of the plan should know about these formats."""
+    sym = all(layer.scheme is None or layer.scheme.sym for layer in layers)
+    return [note for output in outputs for note in gptq.notes(sym, output.packing)]

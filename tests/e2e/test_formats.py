@@ -1,0 +1,123 @@
+"""Several formats from one run: the same codes in each, and a folder that is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoround import api
+from autoround.errors import FormatError
+from autoround.formats.layouts import from_tensors
+from autoround.inference.load import load
+from autoround.recipe.load import load_recipe
+from autoround.types import RunResult, Scheme
+
+from ..runs import SMALL, even_device, logits, tensors_of
+from ..tiny import token_ids
+
+__all__ = ["even_device"]
+
+ALL = "auto_round,auto_round:auto_awq,auto_gptq,gptq_v2,auto_awq"
+PACKINGS = {
+    "auto_round-auto_awq": "auto_round:auto_awq",
+    "auto_gptq": "gptq",
+    "gptq_v2": "gptq_v2",
+    "auto_awq": "awq",
+}
+
+
+def quantize(model: Path, out: Path, formats: str, **values: object) -> RunResult:
+    given = {**SMALL, "output.format": formats, "output.dtype": "auto", **values}
+    recipe = load_recipe("default", values=given)
+    return api.quantize(model, recipe, output_dir=out, data=token_ids(4, 16), device="cpu")
+
+
+def parts(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    return {n.removeprefix(layer + "."): t for n, t in tensors.items() if n.startswith(layer + ".")}
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_the_codes_of_all_formats_are_equal(
+    sym: bool, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = quantize(checkpoint("llama"), out, ALL, **{"scheme.sym": sym})
+    assert sorted(p.name for p in out.iterdir()) == sorted(["auto_round", *PACKINGS])
+    assert result.disk_bytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    layer, scheme = "model.layers.1.mlp.down_proj", Scheme(4, 32, sym)
+    packing = "auto_round:auto_gptq" if sym else "auto_round"
+    first = from_tensors(
+        parts(tensors_of(out / "auto_round"), layer), scheme, packing=packing, name=layer
+    )
+    assert bool(first.zero.all())  # version 1 of GPTQ is among them
+    for folder, packing in PACKINGS.items():
+        found = from_tensors(
+            parts(tensors_of(out / folder), layer), scheme, packing=packing, name=layer
+        )
+        assert torch.equal(found.codes, first.codes)
+        assert torch.equal(found.scale, first.scale)
+        assert torch.equal(found.zero, first.zero)
+        assert (out / folder / "tokenizer.json").is_file()
+    assert (out / "auto_gptq" / "quantize_config.json").is_file()
+    assert json.loads((out / "auto_awq" / "config.json").read_text())["dtype"] == "float16"
+    ids = token_ids(1, 12)
+    one, two = (load(out / name, device="cpu") for name in ("auto_round", "auto_round-auto_awq"))
+    assert torch.equal(logits(one, ids), logits(two, ids))
+
+
+def test_one_format_goes_straight_into_the_output(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    quantize(checkpoint("llama"), tmp_path / "out", "auto_gptq")
+    assert (tmp_path / "out" / "config.json").is_file()
+    assert "model.layers.0.mlp.up_proj.g_idx" in tensors_of(tmp_path / "out")
+
+
+def test_a_layer_that_one_format_cannot_hold_is_kept_in_all(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # The 96 inputs of down_proj are no multiple of the group size, which AWQ needs.
+    values = {"scheme.group_size": 64}
+    result = quantize(checkpoint("llama"), tmp_path / "out", "auto_round,auto_awq", **values)
+    reasons = {x.name: x.reason for x in result.plan.blocks[0].layers if x.scheme is None}
+    assert list(reasons) == ["model.layers.0.mlp.down_proj"]
+    assert "which AWQ needs" in reasons["model.layers.0.mlp.down_proj"]
+    assert "model.layers.0.mlp.down_proj.weight" in tensors_of(tmp_path / "out" / "auto_round")
+
+
+def test_what_cannot_be_held_stops_before_any_work(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(FormatError, match="format auto_round:auto_awq cannot hold W3 g32 sym"):
+        quantize(checkpoint("llama"), tmp_path / "out", ALL, **{"scheme.bits": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_run_of_several_formats_leaves_nothing(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autoround.stages.run.output_config", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(checkpoint("llama"), tmp_path / "out", ALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_too_large_for_float16_are_refused_by_name(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    with torch.no_grad():
+        model.lm_head.weight[3, 5] = 1e6
+    recipe = load_recipe("rtn", values={"scheme.group_size": 32, "output.format": "auto_awq"})
+    with pytest.raises(FormatError, match=r"tensor lm_head.weight holds values too large"):
+        api.quantize(model, recipe, output_dir=tmp_path / "out", device="cpu")

@@ -1,0 +1,125 @@
+"""Every format: what it can hold, and the configs its clients read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from autoround.errors import FormatError
+from autoround.formats.registry import NAMES, config, notes, plan_output, side_files
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
+
+from ...tiny_quantized import make_plan
+
+W4, W3, W8 = Scheme(4, 32, True), Scheme(3, 32, True), Scheme(8, 64, True)
+ASYM = Scheme(4, 32, False)
+
+
+def block(index: int, *schemes: Scheme | None) -> BlockPlan:
+    names = ("attn.q", "attn.k", "mlp.up")
+    layers = tuple(
+        LayerPlan(f"model.layers.{index}.{name}", (64, 64), scheme, "" if scheme else "kept")
+        for name, scheme in zip(names, schemes, strict=True)
+    )
+    return BlockPlan(index, f"model.layers.{index}", layers)
+
+
+def plan_of(*blocks: BlockPlan) -> Plan:
+    head = LayerPlan("lm_head", (64, 64), None, "outside the decoder blocks")
+    return replace(make_plan(blocks), kept=(head,))
+
+
+def output(name: str, scheme: Scheme = W4) -> OutputPlan:
+    return plan_output(name, scheme, dtype="bfloat16", chosen=False, folder="")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "packing", "dtype"),
+    [
+        ("auto_round", W4, "auto_round:auto_gptq", "bfloat16"),
+        ("auto_round", ASYM, "auto_round", "bfloat16"),
+        ("auto_round:auto_awq", ASYM, "auto_round:auto_awq", "bfloat16"),
+        ("auto_gptq", W3, "gptq", "float16"),
+        ("gptq_v2", ASYM, "gptq_v2", "float16"),
+        ("auto_awq", W4, "awq", "float16"),
+    ],
+)
+def test_a_format_has_a_packing_and_a_dtype(
+    name: str, scheme: Scheme, packing: str, dtype: str
+) -> None:
+    assert output(name, scheme) == OutputPlan(name, packing, dtype)
+    asked = plan_output(name, scheme, dtype="float32", chosen=True, folder="here")
+    assert asked == OutputPlan(name, packing, "float32", "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "words"),
+    [
+        ("auto_awq", W3, "it holds 4 bits only, not 3; formats that can: auto_round, "),
+        ("auto_round:auto_awq", W8, "it holds 4 bits only, not 8"),
+        ("auto_gptq", Scheme(5, 32, True), "it holds 2, 3, 4 or 8 bits, not 5"),
+        ("marlin", W4, f"'marlin' is none; legal: {', '.join(NAMES)}"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(name: str, scheme: Scheme, words: str) -> None:
+    with pytest.raises(FormatError, match=re.escape(words)):
+        output(name, scheme)
+
+
+def test_gptq_of_a_uniform_model_needs_no_rules() -> None:
+    found = config(plan_of(block(0, W4, W4, W4), block(1, W4, W4, W4)), output("auto_gptq"))
+    assert found["quant_method"] == "gptq"
+    assert found["checkpoint_format"] == "gptq"
+    assert (found["bits"], found["group_size"], found["sym"]) == (4, 32, True)
+    assert found["desc_act"] is False
+    assert found["block_name_to_quantize"] == "model.layers"
+    assert "dynamic" not in found
+    assert "modules_in_block_to_quantize" not in found
+
+
+def test_gptq_names_layers_that_differ_by_rules_that_match_nothing_else() -> None:
+    plan = plan_of(block(0, W4, W8, None), block(1, W4, W4, None))
+    found = config(plan, output("gptq_v2"))
+    assert found["checkpoint_format"] == "gptq_v2"
+    assert found["dynamic"] == {
+        r"+:^model\.layers\.0\.attn\.k$": {"bits": 8, "group_size": 64, "sym": True},
+        r"-:^model\.layers\.0\.mlp\.up$": {},
+        r"-:^model\.layers\.1\.mlp\.up$": {},
+    }
+    assert found["modules_in_block_to_quantize"] == [["attn.q", "attn.k"]]
+    names = [layer.name for b in plan.blocks for layer in b.layers]
+    for rule in found["dynamic"]:
+        assert sum(re.match(rule[2:], name) is not None for name in names) == 1
+
+
+def test_blocks_that_differ_cannot_be_told_by_one_list() -> None:
+    plan = plan_of(block(0, W4, None, W4), block(1, W4, W4, W4))
+    assert "modules_in_block_to_quantize" not in config(plan, output("auto_gptq"))
+
+
+@pytest.mark.parametrize(("scheme", "zero_point"), [(W4, False), (ASYM, True)])
+def test_awq_lists_what_is_kept(scheme: Scheme, zero_point: bool) -> None:
+    found = config(plan_of(block(0, scheme, scheme, None)), output("auto_awq", scheme))
+    assert found == {
+        "quant_method": "awq",
+        "version": "gemm",
+        "bits": 4,
+        "group_size": 32,
+        "zero_point": zero_point,
+        "modules_to_not_convert": ["model.layers.0.mlp.up", "lm_head"],
+    }
+
+
+def test_gptq_has_its_config_in_a_file_of_its_own_too() -> None:
+    found = {"bits": 4}
+    assert side_files(output("auto_gptq"), found) == {"quantize_config.json": found}
+    assert side_files(output("auto_awq"), found) == {}
+
+
+def test_the_plan_says_what_version_1_does_to_zero_points() -> None:
+    layers = block(0, ASYM, ASYM, None).layers
+    assert len(notes(layers, [output("auto_gptq", ASYM)])) == 1
+    assert notes(layers, [output("gptq_v2", ASYM), output("auto_awq", ASYM)]) == []
+    assert notes(block(0, W4, W4, None).layers, [output("auto_gptq")]) == []
