@@ -16,9 +16,11 @@ from autoround.data.holdout import check_text
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
+from autoround.model.locate import locate_model
 from autoround.recipe.schema import Recipe
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
+from autoround.stages.inspect import as_dict, inspect_folder, lines
 from autoround.stages.run import to_json
 from autoround.types import EvalResult, RunResult
 
@@ -134,6 +136,12 @@ def evaluate(
         return compare(
             model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
         )
+
+
+def inspection_lines(model: str, *, layers: bool, as_json: bool) -> list[str]:
+    """Inspect a model folder; return the result as lines of text or one of JSON."""
+    found = inspect_folder(locate_model(model))
+    return [to_json(as_dict(found))] if as_json else lines(found, layers=layers)
 
 
 def evaluation_lines(result: EvalResult) -> list[str]:

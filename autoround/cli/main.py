@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autoround._version import __version__
-from autoround.cli import evaluate, generate, plan, quantize, recipes
+from autoround.cli import evaluate, generate, inspect, plan, quantize, recipes
 from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ Examples:
   autoround plan path/to/model --bits 2              # what would happen, and its cost
   autoround eval out --original path/to/model
   autoround generate out "The capital of France is"
+  autoround inspect out                              # what is quantized how, and its size
 """,
 )
 #: click's base of usage errors; recent releases of typer bring a click of their own.
@@ -49,7 +50,7 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, evaluate, generate):
+for part in (quantize, plan, evaluate, generate, inspect):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 

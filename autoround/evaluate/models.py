@@ -7,6 +7,7 @@ from typing import Any
 
 from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError
+from autoround.formats.checkpoints import METHODS
 from autoround.inference.load import load
 from autoround.model.locate import locate_model, read_config
 
@@ -32,7 +33,7 @@ def load_tokenizer(folder: Path) -> Any:
 def load_any(model: str | Path, *, device: str = "auto") -> Any:
     """Load a model for scoring, in float32 whatever it is stored in.
 
-    Quantized folders of this program are unpacked; other folders are loaded by transformers.
+    Folders of quantized formats that are read here are unpacked; others go to transformers.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -42,7 +43,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
 
     folder = locate_model(model)
     quantization = read_config(folder).get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") == "auto-round":
+    if isinstance(quantization, dict) and quantization.get("quant_method") in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
     try:

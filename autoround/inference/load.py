@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
-from autoround.formats import auto_round
+from autoround.formats.checkpoints import stored_layers
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import is_matrix, is_transposed, tied_names
 from autoround.model.locate import locate_model, read_config
@@ -47,8 +47,10 @@ def load(
     stored = _stored_dtype(config)
     chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
     built = build_empty(folder)
-    _replace_layers(built, quantization)
+    headers = CheckpointSource(folder).headers()
+    _replace_layers(built, quantization, headers)
     _fill(built, folder, chosen)
+    _check_order(built)
     if dense:
         _densify(built, chosen)
     return built.to(runtime.device).eval()
@@ -62,20 +64,23 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-def _replace_layers(model: nn.Module, quantization: Mapping[str, Any]) -> None:
-    """Put empty quantized layers where the config says that there are some."""
+def _replace_layers(
+    model: nn.Module, quantization: Mapping[str, Any], headers: Mapping[str, Any]
+) -> None:
+    """Put empty quantized layers where the checkpoint has some."""
     found = {name: module for name, module in model.named_modules() if is_matrix(module)}
     shapes = {name: _shape(module) for name, module in found.items()}
-    schemes = auto_round.quantized_layers(quantization, shapes)
-    if not schemes:
+    stored = stored_layers(quantization, shapes, headers)
+    if not stored:
         raise FormatError("the quantization_config names no layer of this model")
-    for name, scheme in schemes.items():
+    for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
         layer = QuantLinear(
             shapes[name],
             scheme,
-            packing=str(quantization["packing_format"]),
-            bias=found[name].bias is not None,
+            packing=packing,
+            # Some programs write a bias for layers that have none in the model.
+            bias=found[name].bias is not None or f"{name}.bias" in headers,
         )
         setattr(model.get_submodule(parent), own, layer)
 
@@ -107,6 +112,20 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
             own = name.rpartition(".")[2]
             _assign(module, own, tensor, dtype)
     model.tie_weights()  # type: ignore[operator]
+
+
+def _check_order(model: nn.Module) -> None:
+    """Refuse groups of inputs that are not in order: the activation order of GPTQ."""
+    for path, module in model.named_modules():
+        if not isinstance(module, QuantLinear) or "g_idx" not in module._buffers:
+            continue
+        index = module.get_buffer("g_idx")
+        width = module.scheme.group_size if module.scheme.group_size > 0 else len(index)
+        if not torch.equal(index, torch.arange(len(index), dtype=index.dtype) // width):
+            raise FormatError(
+                f"layer {path}: its g_idx is not in order (desc_act); such checkpoints "
+                "cannot be read yet"
+            )
 
 
 def _check_header(

@@ -18,7 +18,7 @@ from torch import Tensor
 from autoround._version import __version__
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.errors import FormatError
+from autoround.errors import FormatError, VerificationError
 from autoround.events import Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts, registry
 from autoround.model.locate import read_config
@@ -150,12 +150,23 @@ def _open_writers(
 
 
 def format_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
-    """Lay quantized layers out as named tensors of the output format."""
-    return {
-        f"{name}.{part}": tensor
-        for name, layer in layers.items()
-        for part, tensor in layouts.to_tensors(layer, packing).items()
-    }
+    """Lay quantized layers out as named tensors of the output format, and read them back.
+
+    Raises:
+        VerificationError: a layer does not come back as it was.
+    """
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        parts = layouts.to_tensors(layer, packing)
+        back = layouts.from_tensors(parts, layer.scheme, packing=packing, name=name)
+        if not (
+            torch.equal(back.codes, layer.codes)
+            and bool((back.scale == layer.scale).all())
+            and bool((back.zero == layer.zero).all())
+        ):
+            raise VerificationError(f"layer {name} does not come back from {packing} as it was")
+        found |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    return found
 
 
 def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -123,6 +125,7 @@ class Writer(Staging):
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._shards: list[dict[str, int]] = []
+        self._sums: dict[str, int] = {}
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors for the output; full shards are written at once.
@@ -137,6 +140,7 @@ class Writer(Staging):
             if self._pending and self._pending_bytes + size > self._limit:
                 self._flush()
             self._pending[name] = tensor.contiguous()
+            self._sums[name] = checksum(self._pending[name])
             self._pending_bytes += size
 
     def _flush(self) -> None:
@@ -170,14 +174,14 @@ class Writer(Staging):
         Returns the bytes of all files.
 
         Raises:
-            VerificationError: a shard does not read back with the names it was given.
+            VerificationError: a shard does not read back with the tensors it was given.
             OutputError: the folder appeared meanwhile and is not empty.
         """
         if self._pending:
             self._flush()
         names = self._name_shards()
         for name, shard in zip(names, self._shards, strict=True):
-            _verify(self._staging / name, set(shard))
+            _verify(self._staging / name, {tensor: self._sums[tensor] for tensor in shard})
         # Last of all: a folder with a config is a model.
         (self._staging / MARKER).unlink()
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
@@ -207,8 +211,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _verify(path: Path, names: set[str]) -> None:
+def checksum(tensor: Tensor) -> int:
+    """Return the CRC-32 of a tensor's bytes, with its dtype and shape."""
+    head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return zlib.crc32(flat.view(torch.uint8).numpy().data, zlib.crc32(head))
+
+
+def _verify(path: Path, sums: Mapping[str, int]) -> None:
+    """Read a written file and compare every tensor with what was to be written."""
     with safe_open(path, framework="pt") as opened:
-        found = set(opened.keys())
-    if found != names:
-        raise VerificationError(f"{path.name} was written with other tensors than it was given")
+        if set(opened.keys()) != set(sums):
+            raise VerificationError(f"{path.name} was written with other tensors than it was given")
+        for name, expected in sums.items():
+            if checksum(opened.get_tensor(name)) != expected:
+                raise VerificationError(
+                    f"{path.name}: tensor {name} does not read back as it was written"
+                )

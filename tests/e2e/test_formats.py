@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from autoround import api
@@ -65,9 +66,63 @@ def test_the_codes_of_all_formats_are_equal(
         assert (out / folder / "tokenizer.json").is_file()
     assert (out / "auto_gptq" / "quantize_config.json").is_file()
     assert json.loads((out / "auto_awq" / "config.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("sym", [True, False])
+def test_every_format_loads_and_answers_alike(
+    sym: bool, kind: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quantize(checkpoint(kind), out, ALL, **{"scheme.sym": sym, "output.dtype": "float32"})
     ids = token_ids(1, 12)
-    one, two = (load(out / name, device="cpu") for name in ("auto_round", "auto_round-auto_awq"))
-    assert torch.equal(logits(one, ids), logits(two, ids))
+    first = logits(load(out / "auto_round", device="cpu"), ids)
+    assert bool(torch.isfinite(first).all())
+    for folder in PACKINGS:
+        assert torch.equal(logits(load(out / folder, device="cpu"), ids), first), folder
+
+
+def test_layers_kept_in_a_gptq_checkpoint_load_as_such(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    values = {"ignore": ["re:0.*q_proj", "down_proj"], "output.dtype": "float32"}
+    quantize(checkpoint("llama"), out, "auto_round,auto_gptq,auto_awq", **values)
+    ids = token_ids(1, 12)
+    first = logits(load(out / "auto_round", device="cpu"), ids)
+    for folder in ("auto_gptq", "auto_awq"):
+        assert torch.equal(logits(load(out / folder, device="cpu"), ids), first)
+
+
+def test_an_activation_order_is_refused_by_name(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quantize(checkpoint("llama"), out, "auto_gptq")
+    tensors = tensors_of(out)
+    name = "model.layers.1.self_attn.q_proj.g_idx"
+    tensors[name] = tensors[name].flip(0)
+    save_file(tensors, out / "model.safetensors")
+    with pytest.raises(
+        FormatError, match=r"layers\.1\.self_attn\.q_proj: its g_idx is not in order"
+    ):
+        load(out, device="cpu")
+
+
+def test_a_bias_that_only_the_file_knows_counts(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quantize(checkpoint("llama"), out, "auto_gptq")
+    ids = token_ids(1, 12)
+    before = logits(load(out, device="cpu"), ids)
+    tensors = tensors_of(out)
+    tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(64, dtype=torch.float16)
+    save_file(tensors, out / "model.safetensors")
+    assert torch.equal(logits(load(out, device="cpu"), ids), before)
+    tensors["model.layers.1.mlp.down_proj.bias"] = torch.ones(64, dtype=torch.float16)
+    save_file(tensors, out / "model.safetensors")
+    assert not torch.allclose(logits(load(out, device="cpu"), ids), before, atol=0.1)
 
 
 def test_one_format_goes_straight_into_the_output(

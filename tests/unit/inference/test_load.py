@@ -158,7 +158,7 @@ def test_an_unknown_device_is_refused(quantized: Path) -> None:
     ("keys", "message"),
     [
         ({"packing_format": "auto_round:marlin"}, "packing_format is 'auto_round:marlin'"),
-        ({"quant_method": "gptq"}, "quant_method is 'gptq'"),
+        ({"quant_method": "fp8"}, "quant_method is 'fp8'"),
         ({"bits": 11}, "bits of the model is 11"),
         ({"block_name_to_quantize": "nowhere"}, "names no layer of this model"),
     ],

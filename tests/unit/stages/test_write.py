@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoround.errors import OutputError, VerificationError
 from autoround.model.source import INDEX, SINGLE, CheckpointSource
-from autoround.stages.write import Writer, check_output, check_room
+from autoround.stages.write import Writer, check_output, check_room, checksum
 
 TENSORS = {f"t{i}": torch.arange(16, dtype=torch.float32) + i for i in range(4)}
 CONFIG = {"model_type": "toy"}
@@ -284,3 +284,28 @@ def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
     assert found == {*copied, SINGLE, "config.json"}
     assert (tmp_path / "out" / "vocab.txt").read_text() == "vocab.txt"
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == CONFIG
+
+
+def test_a_tensor_that_the_disk_changed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save_file({**tensors, "t2": tensors["t2"] + 1}, path, metadata=metadata)
+
+    monkeypatch.setattr("autoround.stages.write.save_file", damaged)
+    with pytest.raises(
+        VerificationError, match=r"model\.safetensors: tensor t2 does not read back"
+    ):
+        write(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.bool]
+)
+def test_a_checksum_sees_values_shape_and_dtype(dtype: torch.dtype) -> None:
+    one = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
+    assert checksum(one) == checksum(one.clone()) == checksum(one.t().contiguous().t())
+    assert checksum(one) != checksum(one.reshape(3, 2))
+    assert checksum(torch.tensor(1).to(dtype)) != checksum(torch.tensor(0).to(dtype))
+    assert checksum(torch.zeros(0).to(dtype)) == checksum(torch.zeros(0).to(dtype))

@@ -1,0 +1,107 @@
+"""What a quantized checkpoint says about itself: AutoRound's, GPTQ's and AWQ's.
+
+AutoRound's config says which layers are quantized. GPTQ's and AWQ's leave it to rules that
+programs read in their own ways; there the files decide: a layer with a ``qweight`` is
+quantized, any other is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from autoround.errors import FormatError
+from autoround.formats import auto_round, layouts
+from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
+
+#: Values of ``quant_method`` that can be read.
+METHODS = ("auto-round", "gptq", "awq")
+
+
+class Stored(NamedTuple):
+    """How one layer is held in a checkpoint."""
+
+    scheme: Scheme
+    packing: str
+
+
+def stored_layers(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], tensors: Collection[str]
+) -> dict[str, Stored]:
+    """Return how every quantized layer of a checkpoint is held.
+
+    config: the ``quantization_config``. shapes: candidate layers, (out, in).
+    tensors: names of all tensors in the files.
+
+    Raises:
+        FormatError: the config is of no format that can be read, or a value is illegal.
+    """
+    method = config.get("quant_method")
+    if method == "auto-round":
+        found = auto_round.quantized_layers(config, shapes)
+        return {n: Stored(s, str(config["packing_format"])) for n, s in found.items()}
+    if method == "gptq":
+        return _gptq(config, _with_qweight(shapes, tensors), tensors)
+    if method == "awq":
+        version = str(config.get("version", "gemm")).lower()
+        if version != "gemm":
+            raise FormatError(f"AWQ version {version!r} cannot be read; legal: gemm")
+        sym = not config.get("zero_point", True)
+        scheme = _scheme({**config, "sym": sym}, "of the model")
+        return {n: Stored(scheme, layouts.AWQ) for n in _with_qweight(shapes, tensors)}
+    raise FormatError(f"quant_method is {method!r}; legal: {', '.join(METHODS)}")
+
+
+def _with_qweight(shapes: Mapping[str, Any], tensors: Collection[str]) -> list[str]:
+    return [name for name in shapes if f"{name}.qweight" in tensors]
+
+
+def _gptq(
+    config: Mapping[str, Any], names: list[str], tensors: Collection[str]
+) -> dict[str, Stored]:
+    version = str(config.get("checkpoint_format") or config.get("format") or "gptq")
+    if version not in layouts.GPTQ:
+        raise FormatError(
+            f"GPTQ checkpoint_format {version!r} cannot be read; legal: {', '.join(layouts.GPTQ)}"
+        )
+    # Files without g_idx have the very layout of AutoRound's packings.
+    bare = auto_round.PACKING_V1 if layouts.GPTQ[version] == 1 else auto_round.PACKING_PLAIN
+    rules = config.get("dynamic") or {}
+    if not isinstance(rules, Mapping):
+        raise FormatError("quantization_config.dynamic is not a table of rules")
+    found = {}
+    for name in names:
+        scheme = _scheme({**config, **_rule(rules, name)}, f"of layer {name}")
+        found[name] = Stored(scheme, version if f"{name}.g_idx" in tensors else bare)
+    return found
+
+
+def _rule(rules: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what the first rule that matches a layer sets."""
+    for rule, values in rules.items():
+        try:
+            matched = re.match(rule.removeprefix("+:"), name) is not None
+        except re.error as error:
+            raise FormatError(f"dynamic rule {rule!r} is not a regex: {error}") from None
+        if not rule.startswith("-:") and matched:
+            if not isinstance(values, Mapping):
+                raise FormatError(f"dynamic rule {rule!r} is not a table of keys")
+            return values
+    return {}
+
+
+def _scheme(keys: Mapping[str, Any], where: str) -> Scheme:
+    bits = keys.get("bits", keys.get("w_bit"))
+    size = keys.get("group_size", keys.get("q_group_size"))
+    if not isinstance(bits, int) or bits not in LEGAL_BITS:
+        raise FormatError(
+            f"quantization_config: bits {where} is {bits!r}; legal: "
+            f"{', '.join(map(str, LEGAL_BITS))}"
+        )
+    if not isinstance(size, int) or (size < 1 and size not in (PER_CHANNEL, PER_TENSOR)):
+        raise FormatError(
+            f"quantization_config: group_size {where} is {size!r}; legal: 1 and more, "
+            f"{PER_CHANNEL} (channel)"
+        )
+    return Scheme(bits, size, bool(keys.get("sym", True)))

@@ -1,0 +1,172 @@
+"""What is in a model folder, from its config and the headers of its files alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoround.errors import FormatError
+from autoround.formats.auto_round import PACKING_AWQ
+from autoround.formats.checkpoints import Stored, stored_layers
+from autoround.formats.layouts import AWQ
+from autoround.model.locate import read_config
+from autoround.model.source import CheckpointSource
+
+Header = tuple[tuple[int, ...], torch.dtype]
+#: Tensors that make up a quantized layer's weight.
+WEIGHT_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kind of content: how many tensors or layers, their weights and their bytes."""
+
+    what: str
+    count: int
+    weights: int
+    size: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits on disk for each weight, scales and zero points included."""
+        return 8 * self.size / self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a model folder holds.
+
+    quantized: one part per scheme and packing. kept: one part per dtype and role.
+    layers: the scheme of every quantized layer by name.
+    """
+
+    path: str
+    architecture: str
+    method: str
+    quantized: tuple[Part, ...]
+    kept: tuple[Part, ...]
+    layers: dict[str, str]
+
+    @property
+    def total(self) -> Part:
+        """Everything together."""
+        parts = (*self.quantized, *self.kept)
+        return Part(
+            "total",
+            sum(part.count for part in parts),
+            sum(part.weights for part in parts),
+            sum(part.size for part in parts),
+        )
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Read what a model folder holds; no weight is read.
+
+    Raises:
+        ModelError, FormatError: the folder is no model, or cannot be understood.
+    """
+    config = read_config(folder)
+    headers: dict[str, Header] = dict(CheckpointSource(folder).headers())
+    quantization = config.get("quantization_config")
+    stored: dict[str, Stored] = {}
+    if isinstance(quantization, dict):
+        names = {n.removesuffix(".qweight"): (0, 0) for n in headers if n.endswith(".qweight")}
+        stored = stored_layers(quantization, names, headers)
+    architectures = config.get("architectures") or ["unknown"]
+    owned = {f"{name}.{part}" for name in stored for part in WEIGHT_PARTS}
+    return Inspection(
+        path=str(folder),
+        architecture=str(architectures[0]),
+        method=str(quantization["quant_method"]) if isinstance(quantization, dict) else "none",
+        quantized=tuple(_quantized_parts(stored, headers)),
+        kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
+        layers={name: f"{s.scheme}, {s.packing}" for name, s in stored.items()},
+    )
+
+
+def _size(header: Header) -> int:
+    return math.prod(header[0]) * header[1].itemsize
+
+
+def _quantized_parts(stored: Mapping[str, Stored], headers: Mapping[str, Header]) -> list[Part]:
+    counts: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, layer in stored.items():
+        what = f"{layer.scheme}, packing {layer.packing}"
+        found = {p: headers[f"{name}.{p}"] for p in WEIGHT_PARTS if f"{name}.{p}" in headers}
+        if "qweight" not in found or len(found["qweight"][0]) != 2:
+            raise FormatError(f"layer {name}: the config calls it quantized, but it has no qweight")
+        counts[what] += 1
+        weights[what] += _weights(layer, found["qweight"][0])
+        sizes[what] += sum(map(_size, found.values()))
+    return [Part(what, counts[what], weights[what], sizes[what]) for what in counts]
+
+
+def _weights(layer: Stored, qweight: tuple[int, ...]) -> int:
+    words = math.prod(qweight)
+    per_word = 8.0 if layer.packing in (AWQ, PACKING_AWQ) else 32 / layer.scheme.bits
+    return round(words * per_word)
+
+
+def _kept_parts(headers: Mapping[str, Header]) -> list[Part]:
+    counts: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, header in headers.items():
+        what = f"{_role(name, header)}, {str(header[1]).removeprefix('torch.')}"
+        counts[what] += 1
+        weights[what] += math.prod(header[0])
+        sizes[what] += _size(header)
+    return [Part(what, counts[what], weights[what], sizes[what]) for what in sorted(counts)]
+
+
+def _role(name: str, header: Header) -> str:
+    """Name what a kept tensor is for, by its name and shape."""
+    if any(word in name for word in ("embed", "wte", "wpe")):
+        return "embeddings"
+    if name.startswith(("lm_head", "output.", "embed_out")):
+        return "output head"
+    return "other matrices" if len(header[0]) > 1 else "norms and biases"
+
+
+def lines(found: Inspection, *, layers: bool = False) -> list[str]:
+    """Return an inspection as lines of text."""
+    head = f"{found.path}: {found.architecture}, quantization: {found.method}"
+    rows = [
+        f"  {part.what:<44} {part.count:>6} tensors {part.weights / 1e6:>10.2f} M weights "
+        f"{part.size / 1e6:>10.2f} MB {part.bits_per_weight:>6.2f} bits per weight"
+        for part in (*found.quantized, *found.kept, found.total)
+        if part.weights
+    ]
+    listed = [f"  {name}: {scheme}" for name, scheme in found.layers.items()] if layers else []
+    return [head, *rows, *listed]
+
+
+def as_dict(found: Inspection) -> dict[str, Any]:
+    """Return an inspection as plain values."""
+
+    def plain(part: Part) -> dict[str, Any]:
+        return {
+            "what": part.what,
+            "count": part.count,
+            "weights": part.weights,
+            "bytes": part.size,
+            "bits_per_weight": part.bits_per_weight if part.weights else None,
+        }
+
+    return {
+        "path": found.path,
+        "architecture": found.architecture,
+        "method": found.method,
+        "quantized": [plain(part) for part in found.quantized],
+        "kept": [plain(part) for part in found.kept],
+        "total": plain(found.total),
+        "layers": found.layers,
+    }
