@@ -1,4 +1,4 @@
-"""What a quantized checkpoint says about itself: AutoRound's, GPTQ's and AWQ's.
+"""What a quantized checkpoint says about itself, whichever program wrote it.
 
 AutoRound's config says which layers are quantized. GPTQ's and AWQ's leave it to rules that
 programs read in their own ways; there the files decide: a layer with a ``qweight`` is
@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, layouts
+from autoround.formats import auto_round, compressed, layouts
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
 #: Values of ``quant_method`` that can be read.
-METHODS = ("auto-round", "gptq", "awq")
+METHODS = ("auto-round", "gptq", "awq", compressed.METHOD)
 
 
 class Stored(NamedTuple):
@@ -50,6 +50,10 @@ def stored_layers(
         sym = not config.get("zero_point", True)
         scheme = _scheme({**config, "sym": sym}, "of the model")
         return {n: Stored(scheme, layouts.AWQ) for n in _with_qweight(shapes, tensors)}
+    if method == compressed.METHOD:
+        packed = [name for name in shapes if f"{name}.weight_packed" in tensors]
+        read = compressed.quantized_layers(config, packed, tensors)
+        return {n: Stored(s, layouts.COMPRESSED) for n, s in read.items()}
     raise FormatError(f"quant_method is {method!r}; legal: {', '.join(METHODS)}")
 
 

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats import awq_layout, gptq_layout
+from autoround.formats import awq_layout, compressed_layout, gptq_layout
 from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
 from autoround.types import QuantizedTensor, Scheme
 
 #: GPTQ checkpoints: version of the zero points.
 GPTQ = {"gptq": 1, "gptq_v2": 2}
 AWQ = "awq"
+#: compressed-tensors, whose layers have tensors of other names.
+COMPRESSED = "pack-quantized"
 #: Version of the zero points and whether ``g_idx`` is written, for layouts of GPTQ's kind.
 _VERSIONS = {
     PACKING_V1: (1, False),
@@ -26,13 +28,22 @@ _VERSIONS = {
 }
 _AWQ = (PACKING_AWQ, AWQ)
 #: Every name of a layout.
-LAYOUTS = (*_VERSIONS, *_AWQ)
+LAYOUTS = (*_VERSIONS, *_AWQ, COMPRESSED)
+#: Tensors that hold a layer's weight in any layout; the codes are in one of the first two.
+CODES = ("qweight", "weight_packed")
+PARTS = (
+    *CODES,
+    *("qzeros", "scales", "g_idx"),
+    *("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
+)
 
 
 def why_not(shape: tuple[int, int], scheme: Scheme, packing: str) -> str:
     """Return why a weight of shape (out, in) cannot be held, or an empty text."""
     if packing in _AWQ:
         return awq_layout.why_not(shape, scheme)
+    if packing == COMPRESSED:
+        return compressed_layout.why_not(shape, scheme)
     return gptq_layout.why_not(shape)
 
 
@@ -40,6 +51,8 @@ def illegal(scheme: Scheme, packing: str) -> str:
     """Return why no weight with this scheme can be held, or an empty text."""
     if packing in _AWQ and scheme.bits != awq_layout.BITS:
         return f"it holds {awq_layout.BITS} bits only, not {scheme.bits}"
+    if packing == COMPRESSED and scheme.bits not in compressed_layout.BITS:
+        return f"it holds 4 or 8 bits, not {scheme.bits}"
     if packing in GPTQ and scheme.bits not in (2, 3, 4, 8):
         return f"it holds 2, 3, 4 or 8 bits, not {scheme.bits}"
     return ""
@@ -58,6 +71,8 @@ def to_tensors(layer: QuantizedTensor, packing: str) -> dict[str, Tensor]:
     """
     if packing in _AWQ:
         return awq_layout.to_tensors(layer)
+    if packing == COMPRESSED:
+        return compressed_layout.to_tensors(layer)
     version, g_idx = _version(packing)
     return gptq_layout.to_tensors(layer, version=version, g_idx=g_idx)
 
@@ -72,6 +87,8 @@ def from_tensors(
     """
     if packing in _AWQ:
         return awq_layout.from_tensors(tensors, scheme, name=name)
+    if packing == COMPRESSED:
+        return compressed_layout.from_tensors(tensors, scheme, name=name)
     return gptq_layout.from_tensors(tensors, scheme, version=_version(packing)[0], name=name)
 
 

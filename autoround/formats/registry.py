@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, awq, gptq, layouts
+from autoround.formats import auto_round, awq, compressed, gptq, layouts
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Packing of each format; the first one depends on the schemes.
@@ -17,10 +17,12 @@ PACKINGS = {
     "auto_gptq": "gptq",
     "gptq_v2": "gptq_v2",
     "auto_awq": layouts.AWQ,
+    "compressed-tensors": layouts.COMPRESSED,
+    "llm_compressor": layouts.COMPRESSED,
 }
 NAMES = tuple(PACKINGS)
-#: Formats whose clients compute in float16.
-_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq")
+#: Formats whose clients compute in float16, or turn scales into the dtype of the model.
+_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq", "compressed-tensors", "llm_compressor")
 
 
 def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: str) -> OutputPlan:
@@ -60,6 +62,8 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
         return gptq.config(plan, output)
     if output.format == "auto_awq":
         return awq.config(plan)
+    if output.packing == layouts.COMPRESSED:
+        return compressed.config(plan)
     return auto_round.config(plan, output)
 
 
@@ -73,4 +77,9 @@ def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, di
 def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
     """Return what a reader of the plan should know about these formats."""
     sym = all(layer.scheme is None or layer.scheme.sym for layer in layers)
-    return [note for output in outputs for note in gptq.notes(sym, output.packing)]
+    return [
+        note
+        for output in outputs
+        for make in (gptq.notes, compressed.notes)
+        for note in make(sym, output.packing)
+    ]

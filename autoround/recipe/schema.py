@@ -24,6 +24,8 @@ Format: TypeAlias = Literal[
     "auto_gptq",
     "gptq_v2",
     "auto_awq",
+    "compressed-tensors",
+    "llm_compressor",
 ]
 DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 

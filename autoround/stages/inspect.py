@@ -14,13 +14,11 @@ import torch
 from autoround.errors import FormatError
 from autoround.formats.auto_round import PACKING_AWQ
 from autoround.formats.checkpoints import Stored, stored_layers
-from autoround.formats.layouts import AWQ
+from autoround.formats.layouts import AWQ, CODES, PARTS
 from autoround.model.locate import read_config
 from autoround.model.source import CheckpointSource
 
 Header = tuple[tuple[int, ...], torch.dtype]
-#: Tensors that make up a quantized layer's weight.
-WEIGHT_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +74,11 @@ def inspect_folder(folder: Path) -> Inspection:
     quantization = config.get("quantization_config")
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
-        names = {n.removesuffix(".qweight"): (0, 0) for n in headers if n.endswith(".qweight")}
+        pairs = (n.rpartition(".") for n in headers)
+        names = {name: (0, 0) for name, _, part in pairs if part in CODES}
         stored = stored_layers(quantization, names, headers)
     architectures = config.get("architectures") or ["unknown"]
-    owned = {f"{name}.{part}" for name in stored for part in WEIGHT_PARTS}
+    owned = {f"{name}.{part}" for name in stored for part in PARTS}
     return Inspection(
         path=str(folder),
         architecture=str(architectures[0]),
@@ -100,17 +99,18 @@ def _quantized_parts(stored: Mapping[str, Stored], headers: Mapping[str, Header]
     sizes: Counter[str] = Counter()
     for name, layer in stored.items():
         what = f"{layer.scheme}, packing {layer.packing}"
-        found = {p: headers[f"{name}.{p}"] for p in WEIGHT_PARTS if f"{name}.{p}" in headers}
-        if "qweight" not in found or len(found["qweight"][0]) != 2:
-            raise FormatError(f"layer {name}: the config calls it quantized, but it has no qweight")
+        found = {p: headers[f"{name}.{p}"] for p in PARTS if f"{name}.{p}" in headers}
+        codes = next((found[part][0] for part in CODES if part in found), ())
+        if len(codes) != 2:
+            raise FormatError(f"layer {name}: the config calls it quantized, but it has no codes")
         counts[what] += 1
-        weights[what] += _weights(layer, found["qweight"][0])
+        weights[what] += _weights(layer, codes)
         sizes[what] += sum(map(_size, found.values()))
     return [Part(what, counts[what], weights[what], sizes[what]) for what in counts]
 
 
-def _weights(layer: Stored, qweight: tuple[int, ...]) -> int:
-    words = math.prod(qweight)
+def _weights(layer: Stored, codes: tuple[int, ...]) -> int:
+    words = math.prod(codes)
     per_word = 8.0 if layer.packing in (AWQ, PACKING_AWQ) else 32 / layer.scheme.bits
     return round(words * per_word)
 

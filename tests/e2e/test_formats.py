@@ -23,12 +23,13 @@ from ..tiny import token_ids
 
 __all__ = ["even_device"]
 
-ALL = "auto_round,auto_round:auto_awq,auto_gptq,gptq_v2,auto_awq"
+ALL = "auto_round,auto_round:auto_awq,auto_gptq,gptq_v2,auto_awq,compressed-tensors"
 PACKINGS = {
     "auto_round-auto_awq": "auto_round:auto_awq",
     "auto_gptq": "gptq",
     "gptq_v2": "gptq_v2",
     "auto_awq": "awq",
+    "compressed-tensors": "pack-quantized",
 }
 
 
@@ -176,3 +177,25 @@ def test_values_too_large_for_float16_are_refused_by_name(
     recipe = load_recipe("rtn", values={"scheme.group_size": 32, "output.format": "auto_awq"})
     with pytest.raises(FormatError, match=r"tensor lm_head.weight holds values too large"):
         api.quantize(model, recipe, output_dir=tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_transformers_reads_compressed_tensors(
+    bits: int, sym: bool, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    out = tmp_path / "out"
+    values = {"scheme.sym": sym, "scheme.bits": bits, "ignore": ["re:0.*q_proj"]}
+    quantize(checkpoint("llama"), out, "compressed-tensors", **values)
+    ids = token_ids(2, 12)
+    ours = logits(load(out, device="cpu", dtype=torch.float32), ids)
+    # The default route of transformers 5.23 makes room for unpacked zero points only.
+    theirs = AutoModelForCausalLM.from_pretrained(
+        out,
+        dtype=torch.float32,
+        quantization_config=CompressedTensorsConfig(dequantize=not sym),
+    )
+    assert torch.allclose(logits(theirs, ids), ours, atol=1e-2 * float(ours.std()))
