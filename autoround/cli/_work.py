@@ -20,6 +20,8 @@ from autoround.model.locate import locate_model
 from autoround.recipe.schema import Recipe
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
+from autoround.stages.convert import convert
+from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
 from autoround.stages.run import to_json
 from autoround.types import EvalResult, RunResult
@@ -142,6 +144,13 @@ def inspection_lines(model: str, *, layers: bool, as_json: bool) -> list[str]:
     """Inspect a model folder; return the result as lines of text or one of JSON."""
     found = inspect_folder(locate_model(model))
     return [to_json(as_dict(found))] if as_json else lines(found, layers=layers)
+
+
+def conversion_lines(model: str, output: Path, *, to: str, lossy: bool) -> list[str]:
+    """Convert a quantized model; return what was done as lines of text."""
+    formats = tuple(dict.fromkeys(name.strip() for name in to.split(",")))
+    with _quiet_libraries():
+        return convert_lines(convert(model, output, formats=formats, allow_lossy=lossy))
 
 
 def evaluation_lines(result: EvalResult) -> list[str]:

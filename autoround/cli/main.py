@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autoround._version import __version__
-from autoround.cli import evaluate, generate, inspect, plan, quantize, recipes
+from autoround.cli import convert, evaluate, generate, inspect, plan, quantize, recipes
 from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ Examples:
   autoround eval out --original path/to/model
   autoround generate out "The capital of France is"
   autoround inspect out                              # what is quantized how, and its size
+  autoround convert out --to auto_awq -o awq         # another format, bit for bit
 """,
 )
 #: click's base of usage errors; recent releases of typer bring a click of their own.
@@ -50,7 +51,7 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, evaluate, generate, inspect):
+for part in (quantize, plan, evaluate, generate, inspect, convert):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 

@@ -9,7 +9,7 @@ from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError
 from autoround.formats.checkpoints import METHODS
 from autoround.inference.load import load
-from autoround.model.locate import locate_model, read_config
+from autoround.model.locate import locate_model, read_config, read_quantization
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -42,8 +42,8 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     from transformers import AutoModelForCausalLM
 
     folder = locate_model(model)
-    quantization = read_config(folder).get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") in METHODS:
+    quantization = read_quantization(folder, read_config(folder))
+    if quantization is not None and quantization.get("quant_method") in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
     try:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.core.rounding import dense_weight
+from autoround.errors import FormatError
 from autoround.formats import layouts
 from autoround.types import QuantizedTensor, Scheme
 
@@ -27,6 +28,8 @@ class QuantLinear(nn.Module):
         self._parts = tuple(empty)
         for name, tensor in empty.items():
             self.register_buffer(name, tensor)
+        #: Group of each input where groups do not follow each other (GPTQ's desc_act).
+        self._order: Tensor | None = None
         self.register_buffer(
             "bias", torch.empty(shape[0], dtype=torch.float16, device="meta") if bias else None
         )
@@ -36,9 +39,32 @@ class QuantLinear(nn.Module):
         tensors = {name: self.get_buffer(name) for name in self._parts}
         return layouts.from_tensors(tensors, self.scheme, packing=self.packing, name="layer")
 
+    def note_order(self, name: str) -> None:
+        """Look at the filled ``g_idx`` once: which group does each input belong to?
+
+        Raises:
+            FormatError: it names a group that does not exist; ``name`` says where.
+        """
+        index = self._buffers.get("g_idx")
+        if index is None or self.scheme.group_size <= 0:
+            return
+        groups = -(-self.in_features // self.scheme.group_size)
+        if int(index.min()) < 0 or int(index.max()) >= groups:
+            raise FormatError(f"layer {name}: g_idx names groups outside 0 … {groups - 1}")
+        plain = torch.arange(len(index), dtype=index.dtype) // self.scheme.group_size
+        self._order = None if torch.equal(index, plain) else index.long()
+
+    def dense(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        layer = self.quantized()
+        if self._order is None:
+            return dense_weight(layer)
+        order = self._order.to(layer.codes.device)
+        return (layer.codes.float() - layer.zero.float()[:, order]) * layer.scale.float()[:, order]
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: x [..., in] to [..., out], in the dtype of x."""
-        weight = dense_weight(self.quantized()).to(x.dtype)
+        weight = self.dense().to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return nn.functional.linear(x, weight, bias)
 

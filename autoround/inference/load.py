@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import stored_layers
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import is_matrix, is_transposed, tied_names
-from autoround.model.locate import locate_model, read_config
+from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
 
@@ -40,8 +39,8 @@ def load(
     """
     folder = locate_model(model)
     config = read_config(folder)
-    quantization = config.get("quantization_config")
-    if not isinstance(quantization, dict):
+    quantization = read_quantization(folder, config)
+    if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     runtime = open_device(device)
     stored = _stored_dtype(config)
@@ -50,7 +49,9 @@ def load(
     headers = CheckpointSource(folder).headers()
     _replace_layers(built, quantization, headers)
     _fill(built, folder, chosen)
-    _check_order(built)
+    for path, module in built.named_modules():
+        if isinstance(module, QuantLinear):
+            module.note_order(path)
     if dense:
         _densify(built, chosen)
     return built.to(runtime.device).eval()
@@ -109,23 +110,11 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         for name, full in wanted.items():
             _check_header(headers.get(full), getattr(module, name), f"{folder}: tensor {full}")
         for name, tensor in source.read(wanted.values()).items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise FormatError(f"{folder}: tensor {name} holds NaN")
             own = name.rpartition(".")[2]
             _assign(module, own, tensor, dtype)
     model.tie_weights()  # type: ignore[operator]
-
-
-def _check_order(model: nn.Module) -> None:
-    """Refuse groups of inputs that are not in order: the activation order of GPTQ."""
-    for path, module in model.named_modules():
-        if not isinstance(module, QuantLinear) or "g_idx" not in module._buffers:
-            continue
-        index = module.get_buffer("g_idx")
-        width = module.scheme.group_size if module.scheme.group_size > 0 else len(index)
-        if not torch.equal(index, torch.arange(len(index), dtype=index.dtype) // width):
-            raise FormatError(
-                f"layer {path}: its g_idx is not in order (desc_act); such checkpoints "
-                "cannot be read yet"
-            )
 
 
 def _check_header(
@@ -159,7 +148,7 @@ def _densify(model: nn.Module, dtype: torch.dtype) -> None:
         linear = nn.Linear(
             module.in_features, module.out_features, bias=module.bias is not None, device="meta"
         )
-        weight = dense_weight(module.quantized()).to(dtype)
+        weight = module.dense().to(dtype)
         linear.weight = nn.Parameter(weight, requires_grad=False)
         if module.bias is not None:
             linear.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)

@@ -71,6 +71,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_quantization(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a checkpoint says of its quantization, or None if it says nothing.
+
+    Old GPTQ checkpoints say it in a file of its own, quantize_config.json.
+
+    Raises:
+        ModelError: it is not an object, or that file is not JSON.
+    """
+    found = config.get("quantization_config")
+    path = folder / "quantize_config.json"
+    if found is None and path.is_file() and path.stat().st_size <= MAX_CONFIG_BYTES:
+        try:
+            found = {"quant_method": "gptq", **json.loads(path.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ModelError(f"{path} is not a JSON object: {error}") from error
+    if found is not None and not isinstance(found, dict):
+        raise ModelError(f"{folder}: its quantization_config is not an object")
+    return found
+
+
 def refuse_unquantizable(config: dict[str, Any], *, where: str) -> None:
     """Refuse configs of models that are quantized already, or are not decoders.
 

@@ -15,7 +15,7 @@ from autoround.errors import FormatError
 from autoround.formats.auto_round import PACKING_AWQ
 from autoround.formats.checkpoints import Stored, stored_layers
 from autoround.formats.layouts import AWQ, CODES, PARTS
-from autoround.model.locate import read_config
+from autoround.model.locate import read_config, read_quantization
 from autoround.model.source import CheckpointSource
 
 Header = tuple[tuple[int, ...], torch.dtype]
@@ -71,7 +71,7 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     config = read_config(folder)
     headers: dict[str, Header] = dict(CheckpointSource(folder).headers())
-    quantization = config.get("quantization_config")
+    quantization = read_quantization(folder, config)
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
         pairs = (n.rpartition(".") for n in headers)

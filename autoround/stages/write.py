@@ -26,7 +26,14 @@ from autoround.model.source import INDEX, SINGLE
 #: Side files of a checkpoint that describe tokenizer, generation and licence.
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
 #: Files among them that this run writes itself, or that describe other weights.
-NOT_COPIED = ("config.json", INDEX, "plan.json", "quantize_config.json", "adapter_config.json")
+NOT_COPIED = (
+    "config.json",
+    INDEX,
+    "plan.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "adapter_config.json",
+)
 #: Says that a folder is a run's unfinished output, and not somebody's own.
 MARKER = "INCOMPLETE"
 
@@ -147,6 +154,8 @@ class Writer(Staging):
         path = self._staging / f"shard-{len(self._shards)}"
         try:
             save_file(self._pending, path, metadata={"format": "pt"})
+            # safetensors lets only the owner read; a server often runs as somebody else.
+            path.chmod((self._staging / MARKER).stat().st_mode & 0o777)
             _sync(path)
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path} cannot be written: {error}") from error

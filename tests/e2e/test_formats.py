@@ -95,18 +95,48 @@ def test_layers_kept_in_a_gptq_checkpoint_load_as_such(
         assert torch.equal(logits(load(out / folder, device="cpu"), ids), first)
 
 
-def test_an_activation_order_is_refused_by_name(
+def test_an_activation_order_is_followed(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quantize(checkpoint("llama"), out, "auto_gptq", **{"output.dtype": "float32"})
+    name = "model.layers.1.self_attn.q_proj"
+    ids = token_ids(1, 12)
+    model = load(out, device="cpu", dense=True)
+    tensors = tensors_of(out)
+    order = torch.arange(64, dtype=torch.int32) % 2
+    tensors[name + ".g_idx"] = order
+    save_file(tensors, out / "model.safetensors")
+    layer = from_tensors(parts(tensors, name), Scheme(4, 32, True), packing="gptq", name=name)
+    with torch.no_grad():
+        for column, group in enumerate(order.tolist()):
+            value = (layer.codes[:, column].float() - 8) * layer.scale[:, group].float()
+            model.get_submodule(name).weight[:, column] = value
+    expected = logits(model, ids)
+    for dense in (True, False):
+        found = logits(load(out, device="cpu", dense=dense), ids)
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_group_that_does_not_exist_is_refused_by_name(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     quantize(checkpoint("llama"), out, "auto_gptq")
     tensors = tensors_of(out)
-    name = "model.layers.1.self_attn.q_proj.g_idx"
-    tensors[name] = tensors[name].flip(0)
+    tensors["model.layers.1.self_attn.q_proj.g_idx"] += 1
     save_file(tensors, out / "model.safetensors")
-    with pytest.raises(
-        FormatError, match=r"layers\.1\.self_attn\.q_proj: its g_idx is not in order"
-    ):
+    with pytest.raises(FormatError, match=r"layers\.1\.self_attn\.q_proj: g_idx names groups"):
+        load(out, device="cpu")
+
+
+def test_a_file_that_holds_nan_is_refused_by_name(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quantize(checkpoint("llama"), out, "auto_round")
+    tensors = tensors_of(out)
+    tensors["model.layers.1.mlp.up_proj.scales"][0, 3] = float("nan")
+    save_file(tensors, out / "model.safetensors")
+    with pytest.raises(FormatError, match=r"layers\.1\.mlp\.up_proj\.scales holds NaN"):
         load(out, device="cpu")
 
 

@@ -1,0 +1,278 @@
+"""From one integer format to another without tuning again: the codes are carried over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoround.errors import FormatError, ModelError
+from autoround.formats import auto_round, layouts, registry
+from autoround.formats.adapt import adapt
+from autoround.formats.checkpoints import Stored, stored_layers
+from autoround.formats.schemes import most_common
+from autoround.model.blocks import Matrix, decoder_blocks, matrices
+from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.model.skeleton import build_empty
+from autoround.model.source import CheckpointSource
+from autoround.stages.run import as_written, format_layers
+from autoround.stages.write import Staging, Writer, check_output, check_room
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
+
+#: Bytes of one output file.
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did.
+
+    exact: layers whose weights are equal bit for bit. shifted: groups among them that
+    moved by a level to fit. lossy: the other layers, and what changed.
+    """
+
+    output_dir: Path
+    method: str
+    formats: tuple[str, ...]
+    exact: int
+    shifted: int
+    lossy: dict[str, str]
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A quantized checkpoint, opened; no weight is read yet."""
+
+    folder: Path
+    config: dict[str, Any]
+    method: str
+    files: CheckpointSource
+    stored: Mapping[str, Stored]
+    plan: Plan
+
+
+def convert(
+    model: str | Path, output: Path, *, formats: Sequence[str], allow_lossy: bool = False
+) -> Conversion:
+    """Write a quantized checkpoint in other formats.
+
+    Raises:
+        ModelError, FormatError: before anything is written, unless it takes reading the
+            codes to know; the output folder then does not exist.
+    """
+    check_output(output)
+    source = _open(locate_model(model))
+    plan = _with_outputs(source, formats)
+    check_room(output, len(formats) * sum(f.stat().st_size for f in _files(source)))
+    exact, shifted, lossy = 0, 0, {}
+    schemes: dict[str, Scheme] = {}
+    with ExitStack() as stack:
+        whole = stack.enter_context(Staging(output)) if len(formats) > 1 else None
+        root = output if whole is None else whole.staging
+        writers = [
+            (part, stack.enter_context(Writer(root / part.folder, max_shard_bytes=MAX_SHARD_BYTES)))
+            for part in plan.outputs
+        ]
+        for name in source.stored:
+            layer, moved, lost = _convert_layer(source, name, writers)
+            if lost and not allow_lossy:
+                raise FormatError(
+                    f"layer {name}: {lost}; allow it with --allow-lossy, or choose another format"
+                )
+            schemes[name] = layer.scheme
+            exact, shifted = exact + (not lost), shifted + moved
+            if lost:
+                lossy[name] = lost
+        _copy_kept(source, writers)
+        size = _finish(source, _described(plan, schemes), writers)
+        if whole is not None:
+            size = whole.publish()
+    return Conversion(output, source.method, tuple(formats), exact, shifted, lossy, size)
+
+
+def _open(folder: Path) -> _Source:
+    """Read config and headers, and find what is quantized how."""
+    config = read_config(folder)
+    quantization = read_quantization(folder, config)
+    if quantization is None:
+        raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
+    built = build_empty(folder)
+    every = {m.name: m for m in matrices(built, "")}
+    files = CheckpointSource(folder)
+    stored = stored_layers(quantization, {n: m.shape for n, m in every.items()}, files.headers())
+    if not stored:
+        raise FormatError(f"{folder}: its quantization_config names no layer of this model")
+    blocks = decoder_blocks(built)
+    outside = [n for n in stored if not n.startswith(tuple(b + "." for b in blocks))]
+    if outside:
+        raise FormatError(
+            f"layer {outside[0]} is quantized and outside the decoder blocks; converting "
+            "such layers is not supported yet"
+        )
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
+    plan = Plan(
+        model=str(folder),
+        architecture=type(built).__name__,
+        blocks=tuple(
+            BlockPlan(i, name, tuple(_layer(m, stored) for m in matrices(built, name)))
+            for i, name in enumerate(blocks)
+        ),
+        kept=tuple(
+            _layer(m, stored)
+            for m in every.values()
+            if not m.name.startswith(tuple(b + "." for b in blocks))
+        ),
+        recipe={},
+        outputs=(),
+        dtype=dtype.removeprefix("torch."),
+        device="cpu",
+        compute_dtype="none",
+        calibration="none",
+    )
+    return _Source(folder, config, str(quantization.get("quant_method")), files, stored, plan)
+
+
+def _layer(matrix: Matrix, stored: Mapping[str, Stored]) -> LayerPlan:
+    held = stored.get(matrix.name)
+    return LayerPlan(
+        matrix.name,
+        matrix.shape,
+        None if held is None else held.scheme,
+        "" if held else "kept in the checkpoint",
+        matrix.transposed,
+        matrix.bias,
+    )
+
+
+def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
+    """Resolve the formats, and refuse what they cannot hold whatever the codes are."""
+    layers = [layer for block in source.plan.blocks for layer in block.quantized]
+    schemes = [layer.scheme for layer in layers if layer.scheme is not None]
+    outputs = []
+    for name in formats:
+        found = registry.plan_output(
+            name,
+            most_common(schemes),
+            dtype=source.plan.dtype,
+            chosen=True,
+            folder=name.replace(":", "-") if len(formats) > 1 else "",
+        )
+        if name == "auto_round":
+            found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
+        outputs.append(found)
+        for layer in layers:
+            assert layer.scheme is not None
+            reason = layouts.illegal(layer.scheme, found.packing) or layouts.why_not(
+                layer.shape, layer.scheme, found.packing
+            )
+            if reason:
+                raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
+    return dataclasses.replace(source.plan, outputs=tuple(outputs))
+
+
+def _convert_layer(
+    source: _Source, name: str, writers: Sequence[tuple[OutputPlan, Writer]]
+) -> tuple[QuantizedTensor, int, str]:
+    """Carry one layer over; returns it, the groups that moved, and what was lost."""
+    scheme, packing = source.stored[name]
+    headers = source.files.headers()
+    parts = [part for part in layouts.PARTS if f"{name}.{part}" in headers]
+    tensors = source.files.read(f"{name}.{part}" for part in parts)
+    held = {part: tensors[f"{name}.{part}"] for part in parts}
+    layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
+    if not bool(torch.isfinite(layer.scale).all()):
+        raise FormatError(f"layer {name}: its scales hold NaN or infinity")
+    order = _order(held.get("g_idx"), layer.scheme)
+    if order is not None:
+        refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
+        if refused:
+            raise FormatError(
+                f"layer {name}: its inputs are grouped out of order (desc_act), which "
+                f"{refused[0]} cannot hold; formats that can: auto_gptq, gptq_v2"
+            )
+    lowest = max(layouts.lowest_zero(part.packing) for part, _ in writers)
+    fitted = adapt(layer, lowest=lowest, highest=2**scheme.bits - 1)
+    if order is not None and fitted.shifted:
+        raise FormatError(
+            f"layer {name}: zero points that {writers[0][0].format} cannot hold, in groups out "
+            "of order (desc_act)"
+        )
+    for part, writer in writers:
+        found = format_layers({name: fitted.layer}, part.packing)
+        if order is not None:
+            found[f"{name}.g_idx"] = order
+        writer.add(found)
+    return fitted.layer, fitted.shifted, fitted.lost
+
+
+def _order(index: Tensor | None, scheme: Scheme) -> Tensor | None:
+    """Return the group of each input where it is not simply its place."""
+    if index is None or scheme.group_size <= 0:
+        return None
+    plain = torch.arange(len(index), dtype=index.dtype) // scheme.group_size
+    return None if torch.equal(index, plain) else index
+
+
+def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, Writer]]) -> None:
+    owned = {f"{name}.{part}" for name in source.stored for part in layouts.PARTS}
+    for name in source.files.headers():
+        if name in owned:
+            continue
+        tensors = source.files.read([name])
+        tensor = tensors[name]
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ModelError(f"{source.folder}: tensor {name} holds NaN")
+        for part, writer in writers:
+            own = {part.dtype: tensors} if part.dtype == source.plan.dtype else {}
+            writer.add(own.get(part.dtype) or as_written(part, tensors))
+
+
+def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
+    """Put the schemes as they were found into a plan: codes may belie their config."""
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            layers=tuple(
+                dataclasses.replace(x, scheme=schemes.get(x.name, x.scheme)) for x in block.layers
+            ),
+        )
+        for block in plan.blocks
+    )
+    return dataclasses.replace(plan, blocks=blocks)
+
+
+def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:
+    size = 0
+    for part, writer in writers:
+        quantization = registry.config(plan, part)
+        config = {k: v for k, v in source.config.items() if k != "torch_dtype"}
+        config |= {"dtype": part.dtype, "quantization_config": quantization}
+        writer.copy_side_files(source.folder)
+        for file, content in registry.side_files(part, quantization).items():
+            writer.add_text(file, json.dumps(content, indent=2) + "\n")
+        size += writer.finish(config)
+    return size
+
+
+def _files(source: _Source) -> list[Path]:
+    return list(source.folder.glob("*.safetensors"))
+
+
+def lines(done: Conversion) -> list[str]:
+    """Return what a conversion did as lines of text."""
+    total = done.exact + len(done.lossy)
+    found = [
+        f"{done.method} to {', '.join(done.formats)}: {done.exact} of {total} layers equal bit "
+        f"for bit, {done.disk_bytes / 1e6:.1f} MB in {done.output_dir}"
+    ]
+    if done.shifted:
+        found.append(f"{done.shifted} groups moved by a level, codes and zero point together")
+    return [*found, *(f"changed: {name}: {lost}" for name, lost in done.lossy.items())]
