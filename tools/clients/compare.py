@@ -1,0 +1,133 @@
+"""Write one model in every format, let each client load it, and compare logits with ours.
+
+    python tools/clients/compare.py --work DIR --python gptqmodel=VENV/bin/python ...
+
+The embedded model is rounded without tuning: what is compared is the reading of codes, scales
+and zero points, not their quality. Prints a table and exits with 1 if a client disagrees.
+Ours is computed in float32; clients compute in float16 or bfloat16, so the tolerance is
+that of the dtype: same first choice for 95 % of the tokens and a KL divergence of at most
+0.02 nats. A zero point off by one at 4 bits gives a KL divergence above 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+#: Which client reads which format with which schemes (bits, sym).
+CASES: list[tuple[str, str, tuple[tuple[int, bool], ...]]] = [
+    ("auto_round", "auto-round", ((2, False), (3, True), (4, True), (4, False), (8, True))),
+    ("auto_round:auto_awq", "auto-round", ((4, True), (4, False))),
+    ("auto_gptq", "gptqmodel", ((2, True), (3, True), (4, True), (8, True))),
+    ("gptq_v2", "gptqmodel", ((2, False), (4, True), (4, False), (8, False))),
+    ("auto_awq", "gptqmodel", ((4, True), (4, False))),
+    ("compressed-tensors", "compressed-tensors", ((4, True), (4, False), (8, True), (8, False))),
+]
+GROUP_SIZE = 64
+SEQUENCES, LENGTH = 4, 128
+SEARCHED = {
+    "tuning.init": "search",
+    "calibration.dataset": "embedded",
+    "calibration.nsamples": 16,
+    "calibration.seqlen": 128,
+}
+
+
+def main() -> None:
+    """Run every case of the clients that were named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--python", action="append", default=[], metavar="CLIENT=PATH")
+    args = parser.parse_args()
+    pythons = dict(item.split("=", 1) for item in args.python)
+    args.work.mkdir(parents=True, exist_ok=True)
+    tokens = save_tokens(args.work)
+    failed = False
+    print("| format | scheme | client | KL | same first choice | largest difference | text |")
+    print("|---|---|---|---|---|---|---|")
+    for format_name, client, schemes in CASES:
+        if client not in pythons:
+            continue
+        for bits, sym in schemes:
+            folder = quantized(args.work, format_name, bits, sym)
+            row = one(folder, client, pythons[client], tokens)
+            failed = failed or not row["good"]
+            scheme = f"W{bits} g{GROUP_SIZE} {'sym' if sym else 'asym'}"
+            print(f"| `{format_name}` | {scheme} | {client} | {row['line']} |", flush=True)
+    sys.exit(failed)
+
+
+def save_tokens(work: Path) -> Path:
+    """Save token ids of English text: [SEQUENCES, LENGTH]."""
+    from pydoc_data.topics import topics
+
+    import numpy as np
+
+    from autoround.evaluate.models import load_tokenizer
+    from autoround.model.embedded import embedded_model
+
+    text = "\n".join(topics[name] for name in sorted(topics)[:40])
+    ids = load_tokenizer(embedded_model())(text)["input_ids"][: SEQUENCES * LENGTH]
+    path = work / "tokens.npy"
+    np.save(path, np.array(ids, dtype=np.int64).reshape(SEQUENCES, LENGTH))
+    return path
+
+
+def quantized(work: Path, format_name: str, bits: int, sym: bool) -> Path:
+    """Round the embedded model without tuning, unless that was done before."""
+    import autoround
+    from autoround.recipe.load import load_recipe
+
+    kind = "sym" if sym else "asym"
+    out = work / f"{format_name.replace(':', '-')}-w{bits}-{kind}"
+    if not out.exists():
+        values: dict[str, Any] = {
+            "scheme.bits": bits,
+            "scheme.sym": sym,
+            "scheme.group_size": GROUP_SIZE,
+        }
+        # 2 bits rounded to nearest leave no model to speak of, and noise decides its words.
+        values |= SEARCHED if bits == 2 else {}
+        recipe = load_recipe("rtn", values={**values, "output.format": format_name})
+        autoround.quantize(None, recipe, output_dir=out, device="cpu")
+    return out
+
+
+def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
+    """Let a client read a folder, and compare."""
+    import numpy as np
+    import torch
+
+    from autoround.inference.load import load
+
+    out = folder.with_suffix(f".{client}.npy")
+    script = Path(__file__).with_name("read.py")
+    command = [python, str(script), "--client", client, "--model", str(folder)]
+    done = subprocess.run(
+        [*command, "--tokens", str(tokens), "--out", str(out)], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"good": False, "line": f"failed: {reason[:160]} | | |"}
+    text = json.loads(done.stdout.strip().splitlines()[-1])["text"]
+    theirs = torch.from_numpy(np.load(out))
+    out.unlink()
+    model = load(folder, device="cpu", dtype=torch.float32, dense=True)
+    with torch.no_grad():
+        ids = torch.from_numpy(np.load(tokens))
+        ours = torch.cat([model(input_ids=row[None]).logits for row in ids])
+    log_ours, log_theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
+    kl = float((log_ours.exp() * (log_ours - log_theirs)).sum(-1).mean())
+    same = float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
+    worst = float((ours - theirs).abs().max())
+    said = " ".join(text.split()).replace("|", "/")
+    line = f"{kl:.5f} | {100 * same:.1f} % | {worst:.3f} | {said}"
+    return {"good": kl <= 0.02 and same >= 0.95, "line": line}
+
+
+if __name__ == "__main__":
+    main()
