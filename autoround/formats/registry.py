@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, awq, compressed, gptq, layouts
+from autoround.formats import auto_round, awq, compressed, fused, gptq, layouts
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Packing of each format; the first one depends on the schemes.
@@ -77,9 +77,10 @@ def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, di
 def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
     """Return what a reader of the plan should know about these formats."""
     sym = all(layer.scheme is None or layer.scheme.sym for layer in layers)
-    return [
+    clients = [
         note
         for output in outputs
         for make in (gptq.notes, compressed.notes)
         for note in make(sym, output.packing)
     ]
+    return [*clients, *fused.notes(layers)]

@@ -79,7 +79,7 @@ def make_plan(
         notes=(
             *notes,
             *_group_notes(scheme, quantized),
-            *registry.notes(quantized, outputs),
+            *registry.notes([layer for block in blocks for layer in block.layers], outputs),
             *_extra_notes(skeleton),
         ),
     )

@@ -1,0 +1,57 @@
+"""Layers that serving engines merge into one: they must share a scheme.
+
+vLLM and SGLang run q, k and v of one attention as a single product, gate and up of one
+MLP likewise, and all experts of a layer by one kernel. Where the parts differ, they refuse
+the model or, worse, read one part with the scheme of another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from autoround.types import LayerPlan
+
+#: Last names of layers that are merged, side by side below one module.
+MERGED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+)
+_EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
+
+
+def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
+    """Return a line for each merged layer whose parts have different schemes."""
+    groups: dict[str, dict[str, LayerPlan]] = {}
+    for layer in layers:
+        expert = _EXPERT.match(layer.name)
+        if expert:
+            groups.setdefault(f"{expert[1]}.*", {})[layer.name] = layer
+            continue
+        parent, _, own = layer.name.rpartition(".")
+        for names in MERGED:
+            if own in names:
+                groups.setdefault(f"{parent}.{{{','.join(names)}}}", {})[own] = layer
+    return [
+        f"{name}: {_spell(parts)}"
+        for name, parts in groups.items()
+        if len({part.scheme for part in parts.values()}) > 1
+    ]
+
+
+def _spell(parts: Mapping[str, LayerPlan]) -> str:
+    schemes = {str(part.scheme) if part.scheme else "16 bit" for part in parts.values()}
+    return " and ".join(sorted(schemes))
+
+
+def notes(layers: Iterable[LayerPlan]) -> list[str]:
+    """Return what a reader of the plan should know, in one line."""
+    found = disagreements(layers)
+    if not found:
+        return []
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"vLLM and SGLang merge layers that here have different schemes ({found[0]}{more}); "
+        "they will refuse this model or misread it, so give such layers the same scheme"
+    ]
