@@ -15,17 +15,25 @@ LEGAL_BITS = (2, 3, 4, 5, 6, 7, 8)
 PER_CHANNEL = -1
 #: Group size that stands for "one group for the whole tensor".
 PER_TENSOR = 0
+#: Kind of a scheme whose groups have one float16 scale each.
+PLAIN = "int"
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How one weight is held: bits, weights per scale, symmetric or not."""
+    """How one weight is held: bits, weights per scale, symmetric or not.
+
+    kind: the block type of GGUF that says how scales are held; plain ones are float16.
+    """
 
     bits: int
     group_size: int
     sym: bool
+    kind: str = PLAIN
 
     def __str__(self) -> str:
+        if self.kind != PLAIN:
+            return self.kind.upper()
         group = {PER_CHANNEL: "channel", PER_TENSOR: "tensor"}.get(
             self.group_size, f"g{self.group_size}"
         )

@@ -11,6 +11,11 @@ moves. The effective range [lo * clip_lo, hi * clip_hi] fixes scale and zero poi
 
 Scales are rounded to float16 inside the forward, because that is what files hold:
 tuning then sees the value that will be served.
+
+A nested grid (GGUF's k-quants) has no free scale: the scales of a super-block are small
+integers times one float16, ``s = d * sc``, and an asymmetric one subtracts a minimum of
+the same make instead of having a zero point, ``w = d * sc * q - dmin * mn``. Both are
+rounded inside the forward as well (:func:`nested_parts`).
 """
 
 from __future__ import annotations
@@ -26,6 +31,20 @@ from autoround.types import PER_CHANNEL, PER_TENSOR
 MIN_SCALE = 1e-5
 #: Largest finite float16.
 MAX_SCALE = 65504.0
+#: Smallest positive float16: the least scale of a super-block.
+MIN_SUPER_SCALE = 2.0**-24
+
+
+class Nested(NamedTuple):
+    """How the scales of a super-block are held.
+
+    groups: groups in a super-block. low, high: the integers a group's scale may be, low
+    below zero when they are signed; an asymmetric group's minimum is one of 0 … high.
+    """
+
+    groups: int
+    low: int
+    high: int
 
 
 class Grid(NamedTuple):
@@ -33,6 +52,7 @@ class Grid(NamedTuple):
 
     lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
     lowest_zero: least zero point an asymmetric group may have; some layouts hold no 0.
+    nested: how scales are held, or None for one float16 each.
     """
 
     lo: Tensor
@@ -40,6 +60,32 @@ class Grid(NamedTuple):
     bits: int
     sym: bool
     lowest_zero: int = 0
+    nested: Nested | None = None
+
+
+class Levels(NamedTuple):
+    """The levels of every group: a weight becomes ``scale * (code - zero) - minimum``.
+
+    scale, zero: float32 [rows, groups, 1]; zero integer-valued. minimum: the same shape,
+    or None where there is none to subtract.
+    """
+
+    scale: Tensor
+    zero: Tensor
+    minimum: Tensor | None = None
+
+
+class NestedParts(NamedTuple):
+    """Scales as a super-block holds them, integer-valued or representable in float16.
+
+    scale: float32 [rows, supers, 1]; sub_scale: float32 [rows, supers, groups each].
+    minimum, sub_minimum: the same for what is subtracted, or None for a symmetric grid.
+    """
+
+    scale: Tensor
+    sub_scale: Tensor
+    minimum: Tensor | None
+    sub_minimum: Tensor | None
 
 
 def group_width(in_features: int, group_size: int, *, numel: int) -> int:
@@ -146,3 +192,49 @@ def scale_and_zero(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> tuple[Tensor
     scale = round_scale((hi - lo) / top)
     zero = torch.round(-lo / scale).clamp_(grid.lowest_zero, top)
     return scale, zero
+
+
+def levels_of(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> Levels:
+    """Compute the levels of every group from its clipped range, whatever holds its scale.
+
+    clip_lo, clip_hi: float32 [rows, groups, 1], factors on the two ends of the range.
+    """
+    if grid.nested is None:
+        return Levels(*scale_and_zero(grid, clip_lo, clip_hi))
+    parts = nested_parts(grid, clip_lo, clip_hi)
+    scale = (parts.scale * parts.sub_scale).reshape(clip_lo.shape)
+    if parts.minimum is None or parts.sub_minimum is None:
+        return Levels(scale, torch.full_like(scale, 2 ** (grid.bits - 1)))
+    minimum = (parts.minimum * parts.sub_minimum).reshape(clip_lo.shape)
+    return Levels(scale, torch.zeros_like(scale), minimum)
+
+
+def nested_parts(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> NestedParts:
+    """Round the scales and minima of every super-block to what its format holds.
+
+    clip_lo, clip_hi: float32 [rows, groups, 1], as for :func:`levels_of`.
+    The largest scale of a super-block takes the last integer. No group gets the integer 0:
+    a group of which nothing should be left has its codes at zero, which says the same.
+    """
+    assert grid.nested is not None
+    groups, low, high = grid.nested
+    lo = (grid.lo * clip_lo).reshape(clip_lo.shape[0], -1, groups)
+    hi = (grid.hi * clip_hi).reshape(lo.shape)
+    if grid.sym:
+        raw = torch.where(-lo > hi, -lo, -hi) / 2 ** (grid.bits - 1)
+        most, least = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
+        scale = _round_super(torch.where(most >= -least, most, least) / low)
+        sub = torch.round(raw / scale)
+        sub = torch.where(sub == 0, 1.0, sub).clamp_(low, high)
+        return NestedParts(scale, sub, None, None)
+    raw = (hi - lo) / (2**grid.bits - 1)
+    scale = _round_super(raw.amax(-1, keepdim=True) / high)
+    sub = torch.round(raw / scale).clamp_(1, high)
+    minimum = _round_super((-lo).amax(-1, keepdim=True) / high)
+    return NestedParts(scale, sub, minimum, torch.round(-lo / minimum).clamp_(0, high))
+
+
+def _round_super(scale: Tensor) -> Tensor:
+    """Round to what float16 holds, away from zero where it would vanish."""
+    magnitude = scale.abs().clamp(MIN_SUPER_SCALE, MAX_SCALE).half().float()
+    return torch.where(scale < 0, -magnitude, magnitude)

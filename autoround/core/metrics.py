@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autoround.core.grid import group_width
-from autoround.types import PER_TENSOR, Scheme
+from autoround.core.kinds import KINDS
+from autoround.types import PER_TENSOR, PLAIN, Scheme
 
 #: Bits of one stored scale (float16).
 SCALE_BITS = 16
@@ -22,8 +23,14 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
     """Return the bits a weight takes with its scales and zero points.
 
     A symmetric grid's zero point is a constant and counts nothing, even where a
-    layout stores it.
+    layout stores it. Groups of a nested grid share the float16 of their super-block.
     """
+    if scheme.kind != PLAIN:
+        kind = KINDS[scheme.kind]
+        parts = 1 if kind.sym else 2
+        supers = shape[0] * -(-shape[1] // kind.block)
+        held = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
+        return shape[0] * shape[1] * kind.bits + supers * held
     groups = group_count(shape, scheme)
     zero_bits = 0 if scheme.sym else scheme.bits
     return shape[0] * shape[1] * scheme.bits + groups * (SCALE_BITS + zero_bits)

@@ -10,6 +10,9 @@ gradient inside the levels only):
     dWq/ds = c - inside * W/s - (1 - inside) * lo'/s       (last term: asymmetric only,
     dWq/dlo' = 1 - inside                                   through z = round(-lo'/s))
 
+A nested grid subtracts a minimum m instead of having a zero point; then W + m stands for
+W above, Wq = s * c - m, and m = -lo' does not depend on s, so the last term is absent.
+
 The backward recomputes n rather than keeping it, so a step holds no more than the
 weights, the offsets and one gradient. Both directions walk over chunks of rows that
 stay in the cache; on a CPU that is several times faster than whole-tensor passes.
@@ -24,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autoround.core.grid import MIN_SCALE, Grid, from_groups, scale_and_zero, to_groups
+from autoround.core.grid import MIN_SCALE, Grid, from_groups, levels_of, to_groups
 from autoround.types import QuantizedTensor
 
 #: Elements of one chunk: a few float32 temporaries of it fit a core's second-level cache.
@@ -89,13 +92,17 @@ class _FakeQuantize(torch.autograd.Function):
         grid: Grid,
         dtype: torch.dtype,
     ) -> Tensor:
-        scale, zero = scale_and_zero(grid, clip_lo, clip_hi)
+        scale, zero, minimum = levels_of(grid, clip_lo, clip_hi)
         out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for rows in _chunks(weight):
-            levels = torch.addcdiv(value[rows], weight[rows], scale[rows]).round_()
+            shifted = weight[rows] if minimum is None else weight[rows] + minimum[rows]
+            levels = torch.addcdiv(value[rows], shifted, scale[rows]).round_()
             clamp_levels(levels, zero[rows], bits=grid.bits, sym=grid.sym)
-            torch.mul(levels, scale[rows], out=out[rows])
-        ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero)
+            if minimum is None:
+                torch.mul(levels, scale[rows], out=out[rows])
+            else:
+                torch.sub(levels.mul_(scale[rows]), minimum[rows], out=out[rows])
+        ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero, minimum)
         ctx.grid = grid
         return out
 
@@ -104,21 +111,22 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[None, Tensor, Tensor | None, Tensor | None, None, None]:
-        weight, value, clip_lo, clip_hi, scale, zero = ctx.saved_tensors
+        weight, value, clip_lo, clip_hi, scale, zero, minimum = ctx.saved_tensors
         grid: Grid = ctx.grid
         grad_value = torch.empty_like(value)
         with_clips = bool(ctx.needs_input_grad[2] or ctx.needs_input_grad[3])
         sums = torch.zeros((2 if grid.sym else 3, *scale.shape), device=scale.device)
         for rows in _chunks(weight):
             upstream = grad[rows].float()
-            levels = torch.addcdiv(value[rows], weight[rows], scale[rows]).round_()
+            shifted = weight[rows] if minimum is None else weight[rows] + minimum[rows]
+            levels = torch.addcdiv(value[rows], shifted, scale[rows]).round_()
             clamped = clamp_levels(levels.clone(), zero[rows], bits=grid.bits, sym=grid.sym)
             # 0 inside and 1 outside, in float32: masks of bools break up the vector loops.
             outside = levels.sub_(clamped).abs_().clamp_(max=1.0)
             passed = torch.addcmul(upstream, upstream, outside, value=-1.0, out=grad_value[rows])
             if with_clips:
                 sums[0, rows] = clamped.mul_(upstream).sum(-1, keepdim=True)
-                torch.mul(passed, weight[rows], out=levels)
+                torch.mul(passed, shifted, out=levels)
                 sums[1, rows] = levels.sum(-1, keepdim=True)
                 if not grid.sym:
                     sums[2, rows] = upstream.sum(-1, keepdim=True) - passed.sum(-1, keepdim=True)
@@ -134,8 +142,8 @@ def _clip_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Chain group sums of the upstream gradient G to the two clip factors.
 
-    sums: [sum G*c, sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1]; the
-    third is absent for symmetric grids.
+    sums: [sum G*c, sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1], with W + m
+    for W in nested grids; the third is absent for symmetric grids.
     """
     lo, hi = grid.lo * clip_lo, grid.hi * clip_hi
     if grid.sym:
@@ -143,15 +151,18 @@ def _clip_gradients(
         lower_wins = -lo > hi
         reach = torch.where(lower_wins, -lo, hi) / half
         # A scale held at its floor does not follow the range.
-        by_scale = (sums[0] - sums[1] / scale) * (reach >= MIN_SCALE) / half
+        free = (reach >= MIN_SCALE) | (grid.nested is not None)
+        by_scale = (sums[0] - sums[1] / scale) * free / half
         nothing = torch.zeros_like(by_scale)
         return (
             torch.where(lower_wins, -grid.lo * by_scale, nothing),
             torch.where(lower_wins, nothing, -grid.hi * by_scale),
         )
     top = 2**grid.bits - 1
-    by_scale = sums[0] - sums[1] / scale - lo / scale * sums[2]
-    by_scale = by_scale * ((hi - lo) / top >= MIN_SCALE) / top
+    by_scale = sums[0] - sums[1] / scale
+    if grid.nested is None:
+        by_scale = (by_scale - lo / scale * sums[2]) * ((hi - lo) / top >= MIN_SCALE)
+    by_scale = by_scale / top
     return grid.lo * (sums[2] - by_scale), grid.hi * by_scale
 
 
@@ -170,12 +181,15 @@ def quantize(weight: Tensor, rounding: Rounding, *, grid: Grid) -> tuple[Tensor,
 
     weight: float32 [rows, groups, width].
     Returns codes uint8 [rows, groups, width] in 0 … 2**bits - 1, scale float16 and
-    zero uint8, both [rows, groups, 1].
+    zero uint8, both [rows, groups, 1]. Scales of a nested grid are float32, and there is
+    more to know of them: :func:`autoround.core.grid.nested_parts`.
     """
-    scale, zero = scale_and_zero(grid, rounding.clip_lo, rounding.clip_hi)
-    levels = torch.addcdiv(rounding.value, weight, scale).round_()
+    scale, zero, minimum = levels_of(grid, rounding.clip_lo, rounding.clip_hi)
+    shifted = weight if minimum is None else weight + minimum
+    levels = torch.addcdiv(rounding.value, shifted, scale).round_()
     clamp_levels(levels, zero, bits=grid.bits, sym=grid.sym)
-    return levels.add_(zero).to(torch.uint8), scale.half(), zero.to(torch.uint8)
+    stored = scale.half() if grid.nested is None else scale
+    return levels.add_(zero).to(torch.uint8), stored, zero.to(torch.uint8)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -35,12 +35,16 @@ SINGLE = 1e-6
 
 
 class Grid(NamedTuple):
-    """Range of every group, lo <= 0 <= hi, and the kind of its levels."""
+    """Range of every group, lo <= 0 <= hi, and the kind of its levels.
+
+    nested: groups of a super-block and the lowest and highest integer of their scales.
+    """
 
     lo: Array
     hi: Array
     bits: int
     sym: bool
+    nested: tuple[int, int, int] | None = None
 
 
 class Rounding(NamedTuple):
@@ -158,6 +162,63 @@ def _raw_scale(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> Dual:
     return (high - low) / constant(2.0**grid.bits - 1)
 
 
+def _super(size: float) -> float:
+    """Round the scale of a super-block to float16, the smallest of them at least."""
+    magnitude = float(np.float16(min(max(abs(size), 2.0**-24), MAX_SCALE)))
+    return -magnitude if size < 0 else magnitude
+
+
+def nested_parts(grid: Grid, clip_lo: Any, clip_hi: Any) -> list[tuple[Any, ...]]:
+    """List row, first group, scale, sub-scales, minimum and sub-minima of every super-block."""
+    assert grid.nested is not None
+    groups, lowest, highest = grid.nested
+    raw = _raw_scale(grid, constant(clip_lo), constant(clip_hi)).at
+    low = (np.asarray(grid.lo) * np.asarray(clip_lo, dtype=np.float64))[..., 0]
+    found: list[tuple[Any, ...]] = []
+    for row in range(raw.shape[0]):
+        for first in range(0, raw.shape[1], groups):
+            own = raw[row, first : first + groups, 0]
+            if grid.sym:
+                end = own.max() if own.max() >= -own.min() else own.min()
+                scale = _super(end / lowest)
+                subs = [np.rint(one / scale) or 1.0 for one in own]
+                found.append((row, first, scale, np.clip(subs, lowest, highest), 0.0, own * 0))
+                continue
+            least = -low[row, first : first + groups]
+            scale, minimum = _super(own.max() / highest), _super(least.max() / highest)
+            subs = np.clip(np.rint(own / scale), 1, highest)
+            found.append(
+                (row, first, scale, subs, minimum, np.clip(np.rint(least / minimum), 0, highest))
+            )
+    return found
+
+
+def _nested_levels(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual, Dual]:
+    """Compute scale, zero point and minimum; roundings keep the derivative of what they round."""
+    raw = _raw_scale(grid, clip_lo, clip_hi)
+    low, _ = _ends(grid, clip_lo, clip_hi)
+    scale, minimum = np.zeros_like(raw.at), np.zeros_like(raw.at)
+    for row, first, step, subs, least, sub_least in nested_parts(grid, clip_lo.at, clip_hi.at):
+        scale[row, first : first + len(subs), 0] = step * subs
+        minimum[row, first : first + len(subs), 0] = least * sub_least
+    zero = np.full_like(scale, 2.0 ** (grid.bits - 1) if grid.sym else 0.0)
+    by_minimum = constant(minimum) if grid.sym else Dual(minimum, -low.rate)
+    return Dual(scale, raw.rate), constant(zero), by_minimum
+
+
+def _all_levels(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual, Dual]:
+    if grid.nested is not None:
+        return _nested_levels(grid, clip_lo, clip_hi)
+    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+    return scale, zero, constant(np.zeros_like(scale.at))
+
+
+def levels_of(grid: Grid, clip_lo: Any, clip_hi: Any) -> tuple[Array, Array, Array]:
+    """Compute scale, zero point and minimum of every group, whatever holds its scale."""
+    found = _all_levels(grid, constant(clip_lo), constant(clip_hi))
+    return found[0].at, found[1].at, found[2].at
+
+
 def _scale_and_zero(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual]:
     scale = _raw_scale(grid, clip_lo, clip_hi).stored()
     if grid.sym:
@@ -182,8 +243,9 @@ def _levels(weight: Dual, value: Dual, scale: Dual, zero: Dual, *, bits: int) ->
 
 
 def _fake_quantize(weight: Any, value: Dual, clip_lo: Dual, clip_hi: Dual, *, grid: Grid) -> Dual:
-    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
-    return scale * _levels(constant(weight), value, scale, zero, bits=grid.bits)
+    scale, zero, minimum = _all_levels(grid, clip_lo, clip_hi)
+    levels = _levels(constant(weight) + minimum, value, scale, zero, bits=grid.bits)
+    return scale * levels - minimum
 
 
 def fake_quantize(weight: Any, rounding: Rounding, *, grid: Grid) -> Array:
@@ -207,12 +269,14 @@ def gradients(weight: Any, rounding: Rounding, *, grid: Grid, upstream: Any) -> 
 
 def quantize(
     weight: Any, rounding: Rounding, *, grid: Grid
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-    """Round weights to codes counted from level 0, with float16 scale and zero point."""
+) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]:
+    """Round weights to codes counted from level 0, with scale and zero point."""
     value, clip_lo, clip_hi = (constant(part) for part in rounding)
-    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
-    codes = _levels(constant(weight), value, scale, zero, bits=grid.bits).at + zero.at
-    return codes.astype(np.uint8), scale.at.astype(np.float16), zero.at.astype(np.uint8)
+    scale, zero, minimum = _all_levels(grid, clip_lo, clip_hi)
+    shifted = constant(weight) + minimum
+    codes = _levels(shifted, value, scale, zero, bits=grid.bits).at + zero.at
+    stored = np.float16 if grid.nested is None else np.float32
+    return codes.astype(np.uint8), scale.at.astype(stored), zero.at.astype(np.uint8)
 
 
 def dequantize(codes: Any, scale: Any, zero: Any) -> Array:
@@ -231,6 +295,8 @@ def _same(first: Array, second: Array) -> Flags:
 def certain_groups(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
     """Mark groups whose scale and zero point float32 must agree on. [rows, groups, 1]."""
     clips = constant(clip_lo), constant(clip_hi)
+    if grid.nested is not None:
+        return _certain_supers(grid, clip_lo, clip_hi)
     low, high = (end.at for end in _ends(grid, *clips))
     raw = _raw_scale(grid, *clips)
     smaller, larger = (Dual(raw.at * (1 + e), raw.at).stored() for e in (-SINGLE, SINGLE))
@@ -244,6 +310,34 @@ def certain_groups(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
         position = -low / raw.stored().at
         decided = _same(np.rint(position - TIE), np.rint(position + TIE))
     return agreed & decided
+
+
+def _certain_supers(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
+    """Mark the groups of super-blocks of which no part is close to a tie."""
+    clips = constant(clip_lo), constant(clip_hi)
+    low, high = (end.at[..., 0] for end in _ends(grid, *clips))
+    raw = _raw_scale(grid, *clips).at[..., 0]
+    agreed = np.ones(np.shape(clip_lo), dtype=np.bool_)
+    for row, first, scale, subs, minimum, _ in nested_parts(grid, clip_lo, clip_hi):
+        own = np.s_[row, first : first + len(subs)]
+        good = _steady(raw[own], scale)
+        if grid.sym:
+            apart = np.abs(low[own] + high[own])
+            good &= bool(np.all((high[own] - low[own] == 0) | (apart > SINGLE * high[own])))
+            good &= bool(abs(raw[own].max() + raw[own].min()) > SINGLE * abs(raw[own]).max())
+        else:
+            good &= _steady(low[own], minimum)
+        agreed[own] = good
+    return agreed
+
+
+def _steady(sizes: Array, step: float) -> bool:
+    """Tell whether no size in units of the step is close to a tie, nor the step itself."""
+    end = float(np.abs(sizes).max())
+    position = sizes / step
+    units = max(1.0, round(end / abs(step)))
+    fixed = len({_super(end / units * (1 + e)) for e in (-2 * SINGLE, 2 * SINGLE)}) == 1
+    return fixed and bool((np.rint(position - TIE) == np.rint(position + TIE)).all())
 
 
 def certain(weight: Any, rounding: Rounding, *, grid: Grid) -> Flags:
