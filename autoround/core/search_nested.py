@@ -1,0 +1,215 @@
+"""Where tuning starts on nested grids, and all of opt-rtn for them.
+
+Symmetric kinds take the scales of :func:`autoround.core.search.search_grid` with their
+signs. For asymmetric ones the minimum is a free number, so scale s and minimum m are
+fitted together: for every rung of a ladder of scales the codes are fixed, and the least
+squares of ``sum_i h_i * (s * c_i - m - w_i)**2`` in both unknowns is solved,
+
+    s = (H * Hcw - Hc * Hw) / (H * Hcc - Hc**2)       m = (s * Hc - Hw) / H
+
+with H the sum of h, Hc that of h*c, and so on; m is at least zero, and s alone is fitted
+where that binds. What the super-block then rounds scales and minima to is corrected once:
+each group tries the neighbours of its two integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.core.grid import Grid, Nested, min_max_grid, nested_parts
+from autoround.core.search import CHUNK_ELEMENTS, ladder, search_grid
+
+#: Rounds of fitting scale and minimum to the codes of the best trial.
+REFINEMENTS = 4
+#: Keeps divisions of nothing by nothing finite.
+TINY = 1e-30
+
+
+def rungs(bits: int) -> list[float]:
+    """Return the fractions of the min-max scale that an asymmetric group tries."""
+    if bits <= 4:
+        return ladder(bits)[:: 2 if bits > 2 else 1]
+    return [0.7 + 0.025 * k for k in range(15)]
+
+
+class _Fit(NamedTuple):
+    """Best trial so far, each [n, 1]."""
+
+    error: Tensor
+    scale: Tensor
+    minimum: Tensor
+
+
+@torch.no_grad()
+def search_nested(
+    groups: Tensor, importance: Tensor | None, *, bits: int, sym: bool, nested: Nested
+) -> Grid:
+    """Find scales of least weighted squared error, and correct them for their super-blocks.
+
+    groups: float32 [rows, groups, width], groups a multiple of a super-block's.
+    importance: float32 broadcastable to ``groups``, or None for the squares of the weights
+        plus their mean square, which favours large weights as activations mostly do.
+    """
+    weights = _weights(groups, importance)
+    if sym:
+        grid = search_grid(groups, weights, bits=bits, sym=True)
+        grid = grid._replace(nested=nested)
+    else:
+        grid = _search_asymmetric(groups, weights, bits=bits)._replace(nested=nested)
+    return _settle(groups, weights, grid)
+
+
+def _weights(groups: Tensor, importance: Tensor | None) -> Tensor:
+    if importance is not None:
+        return importance.expand_as(groups)
+    squares = groups.square()
+    return squares + squares.mean(-1, keepdim=True) + TINY
+
+
+def _search_asymmetric(groups: Tensor, weights: Tensor, *, bits: int) -> Grid:
+    start = min_max_grid(groups, bits=bits, sym=False)
+    rows, count, width = groups.shape
+    top = 2**bits - 1
+    lo, hi = torch.empty_like(start.lo), torch.empty_like(start.hi)
+    step = max(1, CHUNK_ELEMENTS // (count * width))
+    for begin in range(0, rows, step):
+        part = slice(begin, begin + step)
+        flat = groups[part].reshape(-1, width)
+        fit = _fit(
+            flat,
+            weights[part].reshape(-1, width),
+            start.lo[part].reshape(-1, 1),
+            start.hi[part].reshape(-1, 1),
+            bits=bits,
+        )
+        lo[part] = -fit.minimum.reshape(lo[part].shape)
+        hi[part] = (top * fit.scale - fit.minimum).reshape(hi[part].shape)
+    # A group wholly below zero has hi below zero too: its minimum is not the weights' last.
+    return Grid(lo, hi, bits, False)
+
+
+def _fit(groups: Tensor, weights: Tensor, lo: Tensor, hi: Tensor, *, bits: int) -> _Fit:
+    """Search one chunk; groups and weights [n, width], lo and hi [n, 1]."""
+    top = 2**bits - 1
+    whole = ((hi - lo) / top).clamp_min(TINY)
+    best = _Fit(_error(groups, weights, whole, -lo, top=top), whole, -lo)
+    centre = (hi + lo) / 2
+    for fraction in rungs(bits):
+        scale = whole * fraction
+        for minimum in ((scale * top / 2 - centre).clamp_min(0.0), -lo * fraction):
+            best = _keep_fit(best, groups, weights, scale, minimum, top=top)
+    for _ in range(REFINEMENTS):
+        best = _keep_fit(best, groups, weights, best.scale, best.minimum, top=top)
+    return best
+
+
+def _codes(groups: Tensor, scale: Tensor, minimum: Tensor, *, top: int) -> Tensor:
+    return ((groups + minimum) / scale).round_().clamp_(0, top)
+
+
+def _error(groups: Tensor, weights: Tensor, scale: Tensor, minimum: Tensor, *, top: int) -> Tensor:
+    difference = _codes(groups, scale, minimum, top=top).mul_(scale).sub_(minimum).sub_(groups)
+    return difference.square_().mul_(weights).sum(-1, keepdim=True)
+
+
+def _keep_fit(
+    best: _Fit, groups: Tensor, weights: Tensor, scale: Tensor, minimum: Tensor, *, top: int
+) -> _Fit:
+    """Fit scale and minimum to the codes of a trial; keep them where the error falls."""
+    codes = _codes(groups, scale, minimum, top=top)
+    weighted = weights * codes
+    total = weights.sum(-1, keepdim=True)
+    by_code = weighted.sum(-1, keepdim=True)
+    by_square = (weighted * codes).sum(-1, keepdim=True)
+    by_weight = (weights * groups).sum(-1, keepdim=True)
+    product = (weighted * groups).sum(-1, keepdim=True)
+    spread = total * by_square - by_code.square()
+    slope = (total * product - by_code * by_weight) / spread.clamp_min(TINY)
+    offset = (slope * by_code - by_weight) / total.clamp_min(TINY)
+    alone = product / by_square.clamp_min(TINY)
+    fitted = torch.where(offset > 0, slope, alone)
+    usable = (spread > 0) & (fitted > 0)
+    fitted = torch.where(usable, fitted, scale)
+    offset = torch.where(usable, offset.clamp_min(0.0), minimum)
+    error = _error(groups, weights, fitted, offset, top=top)
+    better = error < best.error
+    return _Fit(
+        torch.where(better, error, best.error),
+        torch.where(better, fitted, best.scale),
+        torch.where(better, offset, best.minimum),
+    )
+
+
+def _settle(groups: Tensor, weights: Tensor, grid: Grid) -> Grid:
+    """Return the grid whose parts are the best neighbours of what a search rounds to.
+
+    The group with the largest scale keeps its integer, which fixes the super-block's own.
+    """
+    assert grid.nested is not None
+    one = torch.ones_like(grid.lo)
+    parts = nested_parts(grid, one, one)
+    shape = grid.lo.shape
+    step = parts.scale.expand(parts.sub_scale.shape).reshape(shape)
+    sub = parts.sub_scale.reshape(shape)
+    low = grid.nested.low if grid.sym else 1
+    least = None
+    if parts.minimum is not None and parts.sub_minimum is not None:
+        least = parts.minimum.expand(parts.sub_minimum.shape).reshape(shape)
+    mine = torch.zeros_like(sub) if parts.sub_minimum is None else parts.sub_minimum.reshape(shape)
+    held = _ends_of(sub, grid) | (_ends_of(mine, grid) if least is not None else False)
+    best_error = _grid_error(
+        groups, weights, grid, step * sub, None if least is None else least * mine
+    )
+    best_sub, best_mine = sub, mine
+    for by, other in _neighbours(least is not None):
+        trial = (sub + by).clamp(low, grid.nested.high)
+        trial = torch.where((trial == 0) | held, sub, trial)
+        moved = torch.where(held, mine, (mine + other).clamp(0, grid.nested.high))
+        minimum = None if least is None else least * moved
+        error = _grid_error(groups, weights, grid, step * trial, minimum)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_sub = torch.where(better, trial, best_sub)
+        best_mine = torch.where(better, moved, best_mine)
+    return _grid_of(step * best_sub, None if least is None else least * best_mine, grid)
+
+
+def _neighbours(with_minimum: bool) -> Iterator[tuple[int, int]]:
+    for by in (-2, -1, 0, 1, 2):
+        for other in (-2, -1, 0, 1, 2) if with_minimum else (0,):
+            if (by, other) != (0, 0):
+                yield by, other
+
+
+def _ends_of(sub: Tensor, grid: Grid) -> Tensor:
+    """Mark the groups that have the last integer of their super-block."""
+    assert grid.nested is not None
+    last = grid.nested.low if grid.sym else grid.nested.high
+    return sub == last
+
+
+def _grid_error(
+    groups: Tensor, weights: Tensor, grid: Grid, scale: Tensor, minimum: Tensor | None
+) -> Tensor:
+    if minimum is not None:
+        return _error(groups, weights, scale, minimum, top=2**grid.bits - 1)
+    half = 2 ** (grid.bits - 1)
+    difference = (groups / scale).round_().clamp_(-half, half - 1).mul_(scale).sub_(groups)
+    return difference.square_().mul_(weights).sum(-1, keepdim=True)
+
+
+def _grid_of(scale: Tensor, minimum: Tensor | None, grid: Grid) -> Grid:
+    """Return the grid of given scales: signed for symmetric kinds, with a minimum for others."""
+    if minimum is not None:
+        top = 2**grid.bits - 1
+        return grid._replace(lo=-minimum, hi=top * scale - minimum)
+    reach = scale.abs() * 2 ** (grid.bits - 1)
+    nothing = torch.zeros_like(reach)
+    positive = scale > 0
+    return grid._replace(
+        lo=torch.where(positive, -reach, nothing), hi=torch.where(positive, nothing, reach)
+    )
