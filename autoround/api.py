@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,12 +15,13 @@ from autoround.device.registry import open_device
 from autoround.errors import AutoRoundError, DataError, UsageError
 from autoround.evaluate.models import load_any, load_tokenizer
 from autoround.events import Planned, Sink, ignore
+from autoround.formats.layouts import GGUF
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.stages.plan import DTYPES, needs_data
+from autoround.stages.plan import DTYPES, make_plan, needs_data
 from autoround.stages.run import Request, prepare, run, write_blocks
 from autoround.stages.tune import BlockOutput, Job, quantize_blocks
 from autoround.stages.write import check_output
@@ -89,12 +90,13 @@ def make_request(
     """Resolve the names of a run to things: device, model, tokenizer."""
     runtime = open_device(device)
     skeleton, name = open_any(model)
-    if tokenizer is None and skeleton.folder is not None and needs_data(recipe):
+    inside = any(name.startswith(GGUF) for name in recipe.output.formats)
+    if tokenizer is None and skeleton.folder is not None and (needs_data(recipe) or inside):
         try:
             tokenizer = load_tokenizer(skeleton.folder)
         except DataError:
             # Token ids need none; texts that do are refused when they are read.
-            if data is None:
+            if data is None and needs_data(recipe):
                 raise
     return Request(skeleton, recipe, runtime, name, tokenizer, data)
 
@@ -157,7 +159,12 @@ class AutoRound:
         """
         self._job = prepare(self._request("auto_round"), sink=self.sink)
         self._outputs = list(quantize_blocks(self._job))
-        layers = {n: q for output in self._outputs for n, q in output.layers.items()}
+        layers = {
+            name: layer
+            for output in self._outputs
+            for name, layer in output.layers.items()
+            if isinstance(layer, QuantizedTensor)
+        }
         return self._dense_copy(layers), layers
 
     def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
@@ -171,7 +178,25 @@ class AutoRound:
         self._resolve(format)
         output = Path(output_dir)
         check_output(output)
-        return write_blocks(self._job, self._outputs, output, tokenizer=self.tokenizer)
+        job = self._replanned(self._job, format)
+        return write_blocks([(job, self._outputs)], output, tokenizer=self.tokenizer)
+
+    def _replanned(self, job: Job, format: str) -> Job:
+        """Give a finished job another format, where its codes can be held in it."""
+        recipe = self._resolve(format)
+        plan = make_plan(
+            recipe,
+            job.skeleton,
+            runtime=job.runtime,
+            calibration=job.plan.calibration,
+            model=job.plan.model,
+        )
+        if plan.further or plan.blocks != job.plan.blocks:
+            raise UsageError(
+                f"what quantize() found has other grids than {format} needs; call "
+                f"quantize_and_save(..., format={format!r}) instead"
+            )
+        return replace(job, recipe=recipe, plan=plan)
 
     def quantize_and_save(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
         """Tune and write block by block, holding one block at a time."""

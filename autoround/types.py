@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,10 @@ class OutputPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe resolved against a model: everything that will be done, before it is."""
+    """A recipe resolved against a model: everything that will be done, before it is.
+
+    further: plans of other passes over the blocks, for formats whose grids differ.
+    """
 
     model: str
     architecture: str
@@ -100,6 +104,12 @@ class Plan:
     calibration: str
     tensors: int = 0
     notes: tuple[str, ...] = ()
+    further: tuple[Plan, ...] = ()
+
+    @property
+    def passes(self) -> tuple[Plan, ...]:
+        """This plan and the further ones, each without those."""
+        return (dataclasses.replace(self, further=()), *self.further)
 
 
 @dataclass(frozen=True, slots=True)

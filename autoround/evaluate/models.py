@@ -9,7 +9,8 @@ from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError
 from autoround.formats.checkpoints import METHODS
 from autoround.inference.load import load
-from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.inference.load_gguf import load_gguf
+from autoround.model.locate import gguf_file, locate_model, read_config, read_quantization
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -21,7 +22,9 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            folder, gguf_file=_foreign_gguf(folder), trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise DataError(
@@ -30,25 +33,37 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def _foreign_gguf(folder: Path) -> str | None:
+    """Return the GGUF file that only transformers can make a model of."""
+    return None if (folder / "config.json").is_file() else gguf_file(folder)
+
+
 def load_any(model: str | Path, *, device: str = "auto") -> Any:
     """Load a model for scoring, in float32 whatever it is stored in.
 
-    Folders of quantized formats that are read here are unpacked; others go to transformers.
+    Folders of quantized formats that are read here are unpacked; others go to transformers,
+    a GGUF file without a config among them.
 
     Raises:
         ModelError: the model cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     folder = locate_model(model)
-    quantization = read_quantization(folder, read_config(folder))
+    if gguf_file(folder) is not None and (folder / "config.json").is_file():
+        return load_gguf(folder, device=device)
+    file = _foreign_gguf(folder)
+    quantization = None if file else read_quantization(folder, read_config(folder))
     if quantization is not None and quantization.get("quant_method") in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
+    options: dict[str, Any] = {"gguf_file": file} if file else {}
+    if file and hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, **options
         )
     except Exception as error:  # a damaged folder fails in many unrelated ways
         reason = " ".join(str(error).split())[:300] or repr(error)

@@ -1,22 +1,12 @@
 """The blocks of GGUF: from carried integers to the bytes of ggml's types, and back.
 
-A row is a sequence of blocks of 32 or 256 weights. With j an index into a block:
-
-- q4_0, q4_1: nibbles, byte j holds weights j (low) and j + 16 (high);
-- q5_0, q5_1: the same for the low four bits, and bit j of a 32-bit word is the fifth;
-- q8_0: one signed byte a weight;
-- q2_k: four planes of two bits in each half of a block, byte j of a half's 32 holds
-  weights j, j + 32, j + 64, j + 96; scale and minimum of 16 weights share a byte;
-- q3_k: low two bits as q2_k, the third in planes of one bit over 32 bytes, stored
-  inverted in the sense that a set bit adds 4; six-bit scales, offset by 32;
-- q4_k, q5_k: nibbles by pairs of groups, the fifth bits in planes of one bit; six-bit
-  scales and minima in 12 bytes;
-- q6_k: low nibbles and two-bit planes in each half; scales are signed bytes.
+A row is a sequence of blocks of 32 or 256 weights, each with its scales before, between
+or after its codes. Where each bit lies is said next to the code that puts it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +14,10 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
+from autoround.formats import gguf_kquants, gguf_legacy
+
+#: Weights packed at a time: bounds the temporaries, and a few of them fit a cache.
+CHUNK_WEIGHTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class GgufTensor:
     minimum count levels from ``code - 2**(bits-1)``.
     scale: float16 [out, blocks]. sub_scale: int8 [out, groups], k-quants only.
     minimum: float16 [out, blocks], what is subtracted; None for types without one.
-    sub_minimum: int8 [out, groups]; None where there is no minimum, or one each block.
+    sub_minimum: int8 or uint8 [out, groups]; None where there is no minimum, or one each block.
     """
 
     kind: str
@@ -49,6 +43,7 @@ class Kind(NamedTuple):
     """One block type: weights and bytes of a block, weights of a group, and ggml's number.
 
     group: 0 where the block is the group. signed: levels are counted from the middle.
+    sub_range: lowest and highest sub-scale (and sub-minimum); None where there are none.
     """
 
     block: int
@@ -57,19 +52,30 @@ class Kind(NamedTuple):
     group: int
     signed: bool
     number: int
+    sub_range: tuple[int, int] | None = None
 
 
-KINDS = {
+KINDS: Mapping[str, Kind] = {
     "q4_0": Kind(32, 18, 4, 0, True, 2),
     "q4_1": Kind(32, 20, 4, 0, False, 3),
     "q5_0": Kind(32, 22, 5, 0, True, 6),
     "q5_1": Kind(32, 24, 5, 0, False, 7),
     "q8_0": Kind(32, 34, 8, 0, True, 8),
-    "q2_k": Kind(256, 84, 2, 16, False, 10),
-    "q3_k": Kind(256, 110, 3, 16, True, 11),
-    "q4_k": Kind(256, 144, 4, 32, False, 12),
-    "q5_k": Kind(256, 176, 5, 32, False, 13),
-    "q6_k": Kind(256, 210, 6, 16, True, 14),
+    "q2_k": Kind(256, 84, 2, 16, False, 10, (0, 15)),
+    "q3_k": Kind(256, 110, 3, 16, True, 11, (-32, 31)),
+    "q4_k": Kind(256, 144, 4, 32, False, 12, (0, 63)),
+    "q5_k": Kind(256, 176, 5, 32, False, 13, (0, 63)),
+    "q6_k": Kind(256, 210, 6, 16, True, 14, (-128, 127)),
+}
+_PACKERS = {**gguf_legacy.PACKERS, **gguf_kquants.PACKERS}
+_UNPACKERS = {**gguf_legacy.UNPACKERS, **gguf_kquants.UNPACKERS}
+#: The parts of a tensor, as packers take them, and the dtypes each may have.
+_DTYPES = {
+    "codes": (torch.uint8,),
+    "scale": (torch.float16,),
+    "sub_scale": (torch.int8,),
+    "minimum": (torch.float16,),
+    "sub_minimum": (torch.int8, torch.uint8),
 }
 
 
@@ -95,319 +101,145 @@ def why_not(columns: int, kind: str) -> str:
 
 
 def pack(layer: GgufTensor) -> Tensor:
-    """Return the blocks of a weight: uint8 [out, bytes of a row].
+    """Return the blocks of a weight: uint8 [out, bytes of a row]; meta tensors give the shape.
 
     Raises:
-        FormatError: a part is missing or has another shape than the type's.
+        FormatError: a part is missing, or has a shape, a dtype or values that the type lacks.
     """
-    rows, columns = layer.codes.shape
-    bytes_per_row(layer.kind, columns)
-    kind = KINDS[layer.kind]
-    count = rows * columns // kind.block
-    _check(layer, count)
-    codes = layer.codes.reshape(count, kind.block)
-    parts = _PACKERS[layer.kind](codes, _Scales(layer, count))
-    return torch.cat(parts, dim=1).reshape(rows, -1)
+    parts = _checked(layer)
+    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
+    _check_values(layer.kind, parts)
+    width = bytes_per_row(layer.kind, columns)
+    out = torch.empty((rows, width), dtype=torch.uint8, device=layer.codes.device)
+    for chunk in _chunks(layer.codes, columns):
+        count = (chunk.stop - chunk.start) * (columns // kind.block)
+        pieces = _PACKERS[layer.kind](*(_by_block(part[chunk], count) for part in parts.values()))
+        out[chunk] = torch.cat(pieces, dim=1).reshape(-1, width)
+    return out
 
 
 def unpack(data: Tensor, kind: str) -> GgufTensor:
-    """Read a weight back from its blocks.
+    """Read a weight back from its blocks; nothing of it shares memory with them.
 
-    data: uint8 [out, bytes of a row].
+    data: uint8 [out, bytes of a row]. Meta tensors give shapes.
 
     Raises:
-        FormatError: the rows are no whole number of blocks.
+        FormatError: the type is unknown, or the rows are no whole number of blocks.
     """
     if kind not in KINDS:
         raise FormatError(why_not(0, kind))
     held = KINDS[kind]
-    if data.dtype != torch.uint8 or data.ndim != 2 or data.shape[1] % held.bytes:
+    if data.dtype != torch.uint8 or data.ndim != 2:
+        raise FormatError(f"{kind}: blocks are uint8 [out, bytes of a row], not {_described(data)}")
+    if data.shape[1] % held.bytes:
         raise FormatError(
-            f"{kind}: rows of {tuple(data.shape)} bytes are no multiple of a block's {held.bytes}"
+            f"{kind}: rows of {data.shape[1]} bytes are no multiple of a block's {held.bytes}"
         )
-    rows = data.shape[0]
-    blocks = data.reshape(-1, held.bytes)
-    found = _UNPACKERS[kind](blocks)
-    flat = [None if part is None else part.reshape(rows, -1) for part in found]
-    assert flat[0] is not None
-    assert flat[1] is not None
-    return GgufTensor(kind, flat[0], flat[1], *flat[2:])
+    columns = data.shape[1] // held.bytes * held.block
+    parts = {
+        name: torch.empty(shape, dtype=_DTYPES[name][0], device=data.device)
+        for name, shape in _shapes(held, data.shape[0], columns).items()
+    }
+    for chunk in _chunks(data, columns):
+        count = (chunk.stop - chunk.start) * (columns // held.block)
+        found = _UNPACKERS[kind](data[chunk].reshape(count, held.bytes))
+        for part, values in zip(parts.values(), found, strict=True):
+            part[chunk] = values.reshape(-1, part.shape[1])
+    return GgufTensor(kind, **parts)
 
 
 def dequantize(layer: GgufTensor) -> Tensor:
-    """Return the weights, float32 [out, in], in the order of operations of ggml."""
-    kind = KINDS[layer.kind]
-    rows, columns = layer.codes.shape
+    """Return the weights, float32 [out, in], in the order of operations of ggml.
+
+    Raises:
+        FormatError: a part is missing, or has another shape or dtype than the type's.
+    """
+    _checked(layer)
+    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
     width = kind.group or kind.block
-    levels = layer.codes.reshape(rows, -1, width).float()
+    levels = layer.codes.reshape(rows, columns // width, width).float()
     if kind.signed:
         levels -= 2 ** (kind.bits - 1)
-    scale = _spread(layer.scale, layer.sub_scale, rows)
-    if layer.minimum is None:
-        return (levels * scale).reshape(rows, columns)
-    minimum = _spread(layer.minimum, layer.sub_minimum, rows)
-    return (levels * scale - minimum).reshape(rows, columns)
+    levels *= _spread(layer.scale, layer.sub_scale)
+    if layer.minimum is not None:
+        levels -= _spread(layer.minimum, layer.sub_minimum)
+    return levels.reshape(rows, columns)
 
 
-def _spread(whole: Tensor, sub: Tensor | None, rows: int) -> Tensor:
+def _spread(whole: Tensor, sub: Tensor | None) -> Tensor:
+    """Return what each group is multiplied by: float32 [out, groups, 1]."""
     if sub is None:
-        return whole.float().reshape(rows, -1, 1)
-    each = sub.reshape(rows, whole.shape[1], -1).float()
-    return (whole.float().unsqueeze(-1) * each).reshape(rows, -1, 1)
-
-
-class _Scales:
-    """The scales of a weight, cut into blocks."""
-
-    def __init__(self, layer: GgufTensor, count: int) -> None:
-        self.scale = _raw(layer.scale, count)
-        empty = torch.empty(0)
-        self.sub = empty if layer.sub_scale is None else layer.sub_scale.reshape(count, -1)
-        self.minimum = empty if layer.minimum is None else _raw(layer.minimum, count)
-        self.negative = empty if layer.minimum is None else _raw(-layer.minimum, count)
-        self.least = empty if layer.sub_minimum is None else layer.sub_minimum.reshape(count, -1)
-
-
-def _raw(values: Tensor, count: int) -> Tensor:
-    """Return the bytes of float16 values: uint8 [count, 2]."""
-    return values.reshape(count, 1).contiguous().view(torch.uint8)
-
-
-def _half(data: Tensor) -> Tensor:
-    return data.contiguous().view(torch.float16)
-
-
-def _check(layer: GgufTensor, count: int) -> None:
-    kind = KINDS[layer.kind]
-    groups = count * (kind.block // kind.group) if kind.group else None
-    minimum = None if kind.signed else count
-    wanted = {
-        "scale": count,
-        "sub_scale": groups,
-        "minimum": minimum,
-        "sub_minimum": None if kind.signed else groups,
-    }
-    for name, size in wanted.items():
-        part = getattr(layer, name)
-        if (None if part is None else part.numel()) != size:
-            raise FormatError(f"{layer.kind}: {name} should have {size} values")
-
-
-# Blocks of 32
-
-
-def _nibbles(codes: Tensor) -> Tensor:
-    """Pack the low four bits of two halves: [n, 2k] to [n, k]."""
-    low, high = (codes & 15).chunk(2, dim=1)
-    return low | (high << 4)
-
-
-def _from_nibbles(data: Tensor) -> Tensor:
-    return torch.cat((data & 15, data >> 4), dim=1)
-
-
-def _fifth(codes: Tensor) -> Tensor:
-    """Pack the fifth bits of 32 weights into four bytes, weight j at bit j."""
-    bits = (codes >> 4).reshape(len(codes), 4, 8)
-    return _planes(bits.transpose(1, 2), 1)
-
-
-def _from_fifth(data: Tensor) -> Tensor:
-    bits = torch.stack([(data >> j) & 1 for j in range(8)], dim=2)
-    return bits.reshape(len(data), 32)
-
-
-def _planes(codes: Tensor, bits: int) -> Tensor:
-    """Pack planes of a few bits: [n, planes, k] to [n, k], plane p at bit p * bits."""
-    out = codes[:, 0].clone()
-    for plane in range(1, codes.shape[1]):
-        out |= codes[:, plane] << (plane * bits)
-    return out
-
-
-def _from_planes(data: Tensor, bits: int, count: int) -> Tensor:
-    mask = 2**bits - 1
-    return torch.stack([(data >> (plane * bits)) & mask for plane in range(count)], dim=1)
-
-
-def _pack_q4_0(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    return [scales.scale, _nibbles(codes)]
-
-
-def _pack_q4_1(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    return [scales.scale, scales.negative, _nibbles(codes)]
-
-
-def _pack_q5_0(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    return [scales.scale, _fifth(codes), _nibbles(codes)]
-
-
-def _pack_q5_1(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    return [scales.scale, scales.negative, _fifth(codes), _nibbles(codes)]
-
-
-def _pack_q8_0(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    return [scales.scale, codes ^ 128]
-
-
-Unpacked = list[Tensor | None]
-
-
-def _unpack_q4_0(data: Tensor) -> Unpacked:
-    return [_from_nibbles(data[:, 2:]), _half(data[:, :2])]
-
-
-def _unpack_q4_1(data: Tensor) -> Unpacked:
-    return [_from_nibbles(data[:, 4:]), _half(data[:, :2]), None, -_half(data[:, 2:4]), None]
-
-
-def _unpack_q5_0(data: Tensor) -> Unpacked:
-    codes = _from_nibbles(data[:, 6:]) | (_from_fifth(data[:, 2:6]) << 4)
-    return [codes, _half(data[:, :2])]
-
-
-def _unpack_q5_1(data: Tensor) -> Unpacked:
-    codes = _from_nibbles(data[:, 8:]) | (_from_fifth(data[:, 4:8]) << 4)
-    return [codes, _half(data[:, :2]), None, -_half(data[:, 2:4]), None]
-
-
-def _unpack_q8_0(data: Tensor) -> Unpacked:
-    return [data[:, 2:] ^ 128, _half(data[:, :2])]
-
-
-# Blocks of 256
-
-
-def _two_bits(codes: Tensor) -> Tensor:
-    """Pack two-bit codes: four planes of 32 in each half of a block."""
-    halves = codes.reshape(-1, 4, 32)
-    return _planes(halves, 2).reshape(len(codes), 64)
-
-
-def _from_two_bits(data: Tensor) -> Tensor:
-    return _from_planes(data.reshape(-1, 32), 2, 4).reshape(len(data), 256)
-
-
-def _high_bits(bits: Tensor) -> Tensor:
-    """Pack one bit of 256 weights: weight 32p + j is bit p of byte j."""
-    return _planes(bits.reshape(len(bits), 8, 32), 1)
-
-
-def _from_high_bits(data: Tensor) -> Tensor:
-    return _from_planes(data, 1, 8).reshape(len(data), 256)
-
-
-def _pack_q2_k(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    held = scales.sub.to(torch.uint8) | (scales.least.to(torch.uint8) << 4)
-    return [held, _two_bits(codes), scales.scale, scales.minimum]
-
-
-def _unpack_q2_k(data: Tensor) -> Unpacked:
-    held = data[:, :16]
-    return [
-        _from_two_bits(data[:, 16:80]),
-        _half(data[:, 80:82]),
-        (held & 15).to(torch.int8),
-        _half(data[:, 82:84]),
-        (held >> 4).to(torch.int8),
-    ]
-
-
-def _pack_q3_k(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    sub = (scales.sub.to(torch.int16) + 32).to(torch.uint8)
-    low = _nibbles(sub)
-    high = _planes((sub >> 4).reshape(-1, 4, 4), 2)
-    return [_high_bits(codes >> 2), _two_bits(codes & 3), low, high, scales.scale]
-
-
-def _unpack_q3_k(data: Tensor) -> Unpacked:
-    codes = _from_two_bits(data[:, 32:96]) | (_from_high_bits(data[:, :32]) << 2)
-    high = _from_planes(data[:, 104:108], 2, 4).reshape(-1, 16)
-    sub = _from_nibbles(data[:, 96:104]) | (high << 4)
-    return [codes, _half(data[:, 108:110]), (sub.to(torch.int16) - 32).to(torch.int8), None, None]
-
-
-def _six_bits(sub: Tensor, least: Tensor) -> Tensor:
-    """Pack eight six-bit scales and minima into 12 bytes."""
-    scale, minimum = sub.to(torch.uint8), least.to(torch.uint8)
-    first = (scale[:, :4] & 63) | ((scale[:, 4:] >> 4) << 6)
-    second = (minimum[:, :4] & 63) | ((minimum[:, 4:] >> 4) << 6)
-    third = (scale[:, 4:] & 15) | ((minimum[:, 4:] & 15) << 4)
-    return torch.cat((first, second, third), dim=1)
-
-
-def _from_six_bits(data: Tensor) -> tuple[Tensor, Tensor]:
-    first, second, third = data[:, :4], data[:, 4:8], data[:, 8:]
-    scale = torch.cat((first & 63, (third & 15) | ((first >> 6) << 4)), dim=1)
-    minimum = torch.cat((second & 63, (third >> 4) | ((second >> 6) << 4)), dim=1)
-    return scale.to(torch.int8), minimum.to(torch.int8)
-
-
-def _pairs(codes: Tensor) -> Tensor:
-    """Pack the low nibbles of pairs of groups of 32, the even group low."""
-    return _planes((codes & 15).reshape(-1, 2, 32), 4).reshape(len(codes), 128)
-
-
-def _from_pairs(data: Tensor) -> Tensor:
-    return _from_planes(data.reshape(-1, 32), 4, 2).reshape(len(data), 256)
-
-
-def _pack_q4_k(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    held = _six_bits(scales.sub, scales.least)
-    return [scales.scale, scales.minimum, held, _pairs(codes)]
-
-
-def _unpack_q4_k(data: Tensor) -> Unpacked:
-    sub, least = _from_six_bits(data[:, 4:16])
-    return [_from_pairs(data[:, 16:]), _half(data[:, :2]), sub, _half(data[:, 2:4]), least]
-
-
-def _pack_q5_k(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    held = _six_bits(scales.sub, scales.least)
-    return [scales.scale, scales.minimum, held, _high_bits(codes >> 4), _pairs(codes)]
-
-
-def _unpack_q5_k(data: Tensor) -> Unpacked:
-    sub, least = _from_six_bits(data[:, 4:16])
-    codes = _from_pairs(data[:, 48:]) | (_from_high_bits(data[:, 16:48]) << 4)
-    return [codes, _half(data[:, :2]), sub, _half(data[:, 2:4]), least]
-
-
-def _pack_q6_k(codes: Tensor, scales: _Scales) -> list[Tensor]:
-    halves = codes.reshape(-1, 128)
-    low = _planes((halves & 15).reshape(-1, 2, 64), 4).reshape(len(codes), 128)
-    high = _planes((halves >> 4).reshape(-1, 4, 32), 2).reshape(len(codes), 64)
-    return [low, high, scales.sub.to(torch.int8).contiguous().view(torch.uint8), scales.scale]
-
-
-def _unpack_q6_k(data: Tensor) -> Unpacked:
-    low = _from_planes(data[:, :128].reshape(-1, 64), 4, 2).reshape(len(data), 256)
-    high = _from_planes(data[:, 128:192].reshape(-1, 32), 2, 4).reshape(len(data), 256)
-    sub = data[:, 192:208].contiguous().view(torch.int8)
-    return [low | (high << 4), _half(data[:, 208:210]), sub, None, None]
-
-
-_PACKERS: dict[str, Callable[[Tensor, _Scales], list[Tensor]]] = {
-    "q4_0": _pack_q4_0,
-    "q4_1": _pack_q4_1,
-    "q5_0": _pack_q5_0,
-    "q5_1": _pack_q5_1,
-    "q8_0": _pack_q8_0,
-    "q2_k": _pack_q2_k,
-    "q3_k": _pack_q3_k,
-    "q4_k": _pack_q4_k,
-    "q5_k": _pack_q5_k,
-    "q6_k": _pack_q6_k,
-}
-_UNPACKERS: dict[str, Callable[[Tensor], Unpacked]] = {
-    "q4_0": _unpack_q4_0,
-    "q4_1": _unpack_q4_1,
-    "q5_0": _unpack_q5_0,
-    "q5_1": _unpack_q5_1,
-    "q8_0": _unpack_q8_0,
-    "q2_k": _unpack_q2_k,
-    "q3_k": _unpack_q3_k,
-    "q4_k": _unpack_q4_k,
-    "q5_k": _unpack_q5_k,
-    "q6_k": _unpack_q6_k,
-}
+        return whole.float().unsqueeze(-1)
+    rows, blocks = whole.shape
+    each = sub.reshape(rows, blocks, sub.shape[1] // max(1, blocks)).float()
+    return (whole.float().unsqueeze(-1) * each).reshape(*sub.shape, 1)
+
+
+def _by_block(part: Tensor, count: int) -> Tensor:
+    """Cut rows of a part into blocks: [rows, …] to [count, part of a block]."""
+    return part.reshape(count, part.numel() // max(1, count)).contiguous()
+
+
+def _chunks(tensor: Tensor, columns: int) -> Iterator[slice]:
+    """Yield row ranges of about CHUNK_WEIGHTS; a meta tensor has nothing to save."""
+    rows = tensor.shape[0] if columns else 0
+    step = rows if tensor.is_meta else max(1, CHUNK_WEIGHTS // max(1, columns))
+    for start in range(0, rows, max(1, step)):
+        yield slice(start, min(start + step, rows))
+
+
+def _shapes(kind: Kind, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+    """Return the shape of each part that a type has, in the order of its packer."""
+    whole = (rows, columns // kind.block)
+    shapes = {"codes": (rows, columns), "scale": whole}
+    if kind.group:
+        shapes["sub_scale"] = (rows, columns // kind.group)
+    if not kind.signed:
+        shapes["minimum"] = whole
+    if kind.group and not kind.signed:
+        shapes["sub_minimum"] = shapes["sub_scale"]
+    return shapes
+
+
+def _checked(layer: GgufTensor) -> dict[str, Tensor]:
+    """Return the parts of a tensor once they are what its type has, and nothing else."""
+    name, codes = layer.kind, layer.codes
+    if codes.ndim != 2:
+        raise FormatError(f"{name}: codes should be uint8 [out, in], not {_described(codes)}")
+    rows, columns = codes.shape
+    bytes_per_row(name, columns)
+    shapes = _shapes(KINDS[name], rows, columns)
+    parts: dict[str, Tensor] = {}
+    for part, dtypes in _DTYPES.items():
+        held: Tensor | None = getattr(layer, part)
+        if part not in shapes:
+            if held is not None:
+                raise FormatError(f"{name}: has no {part}, but {_described(held)} was given")
+        elif held is None or held.shape != shapes[part] or held.dtype not in dtypes:
+            legal = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            given = "nothing" if held is None else _described(held)
+            raise FormatError(f"{name}: {part} should be {legal} {shapes[part]}, not {given}")
+        else:
+            parts[part] = held
+    return parts
+
+
+def _check_values(name: str, parts: Mapping[str, Tensor]) -> None:
+    """Refuse integers that would spill into the bits of others."""
+    kind = KINDS[name]
+    ranges = {"codes": (0, 2**kind.bits - 1)}
+    if kind.sub_range is not None:
+        ranges |= {"sub_scale": kind.sub_range, "sub_minimum": kind.sub_range}
+    for part, values in parts.items():
+        if part not in ranges or values.is_meta or not values.numel():
+            continue
+        low, high = (int(end) for end in values.aminmax())
+        if low < ranges[part][0] or high > ranges[part][1]:
+            raise FormatError(
+                f"{name}: {part} go from {low} to {high}; legal: {ranges[part][0]} … "
+                f"{ranges[part][1]}"
+            )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

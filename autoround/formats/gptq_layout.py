@@ -3,6 +3,7 @@
 Per layer: ``qweight`` int32 [in/32*bits, out], ``qzeros`` int32 [groups, out/32*bits],
 ``scales`` float16 [groups, out], and where asked ``g_idx`` int32 [in], the group of each
 input. Version 1 stores ``zero - 1``, to which readers add 1; version 2 the zero itself.
+Files with a zero point of 0 in version 1 exist, and are read; none is written.
 """
 
 from __future__ import annotations
@@ -69,10 +70,22 @@ def from_tensors(
             f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit values"
         )
     codes = unpack_rows(qweight, scheme.bits).t()
-    zero = unpack_rows(qzeros.t(), scheme.bits)
-    if version == 1:
-        zero = zero + 1
-    return assemble(codes, scales.t(), zero, scheme, name=name)
+    return assemble(codes, scales.t(), _zeros(qzeros.t(), scheme.bits, version), scheme, name=name)
+
+
+def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
+    """Unpack zero points: int32 [words, outputs] to uint8 [outputs, groups].
+
+    GPTQModel takes the one of version 1 from whole words where fields do not cross them, so
+    that a zero point of 0 borrows from the next field; adding it to whole words undoes that,
+    and is the same for all others. Elsewhere each field is taken modulo 2**bits.
+    """
+    if version == 2:
+        return unpack_rows(packed, bits)
+    if 32 % bits == 0:
+        ones = sum(1 << shift for shift in range(0, 32, bits))
+        return unpack_rows(packed + torch.tensor(ones, dtype=torch.int64).to(torch.int32), bits)
+    return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
 
 
 def assemble(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats import awq_layout, compressed_layout, gptq_layout
 from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
@@ -20,6 +21,10 @@ GPTQ = {"gptq": 1, "gptq_v2": 2}
 AWQ = "awq"
 #: compressed-tensors, whose layers have tensors of other names.
 COMPRESSED = "pack-quantized"
+#: Weights written out again in 16 bit, for programs that know no quantized format.
+FAKE = "fake"
+#: What the packings of GGUF's file types begin with; their bytes are not tensors by name.
+GGUF = "gguf:"
 #: Version of the zero points and whether ``g_idx`` is written, for layouts of GPTQ's kind.
 _VERSIONS = {
     PACKING_V1: (1, False),
@@ -28,7 +33,7 @@ _VERSIONS = {
 }
 _AWQ = (PACKING_AWQ, AWQ)
 #: Every name of a layout.
-LAYOUTS = (*_VERSIONS, *_AWQ, COMPRESSED)
+LAYOUTS = (*_VERSIONS, *_AWQ, COMPRESSED, FAKE)
 #: Tensors that hold a layer's weight in any layout; the codes are in one of the first two.
 CODES = ("qweight", "weight_packed")
 PARTS = (
@@ -44,6 +49,8 @@ def why_not(shape: tuple[int, int], scheme: Scheme, packing: str) -> str:
         return awq_layout.why_not(shape, scheme)
     if packing == COMPRESSED:
         return compressed_layout.why_not(shape, scheme)
+    if packing == FAKE:
+        return ""
     return gptq_layout.why_not(shape)
 
 
@@ -73,6 +80,8 @@ def to_tensors(layer: QuantizedTensor, packing: str) -> dict[str, Tensor]:
         return awq_layout.to_tensors(layer)
     if packing == COMPRESSED:
         return compressed_layout.to_tensors(layer)
+    if packing == FAKE:
+        return {"weight": dense_weight(layer)}
     version, g_idx = _version(packing)
     return gptq_layout.to_tensors(layer, version=version, g_idx=g_idx)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, awq, compressed, fused, gptq, layouts
+from autoround.formats import auto_round, awq, compressed, fused, gguf_mix, gptq, layouts
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Packing of each format; the first one depends on the schemes.
@@ -19,10 +19,12 @@ PACKINGS = {
     "auto_awq": layouts.AWQ,
     "compressed-tensors": layouts.COMPRESSED,
     "llm_compressor": layouts.COMPRESSED,
+    "fake": layouts.FAKE,
+    **{f"{layouts.GGUF}{name}": f"{layouts.GGUF}{name}" for name in gguf_mix.BASES},
 }
 NAMES = tuple(PACKINGS)
 #: Formats whose clients compute in float16, or turn scales into the dtype of the model.
-_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq", "compressed-tensors", "llm_compressor")
+_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq", "compressed-tensors", "llm_compressor", "fake")
 
 
 def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: str) -> OutputPlan:
@@ -36,6 +38,9 @@ def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: 
     if name not in PACKINGS:
         raise FormatError(f"output.format: {name!r} is none; legal: {', '.join(NAMES)}")
     packing = PACKINGS[name] or auto_round.packing_for({scheme})
+    if packing.startswith(layouts.GGUF):
+        # A file type says itself what each tensor is held in.
+        return OutputPlan(name, packing, "float32", folder)
     reason = layouts.illegal(scheme, packing)
     if reason:
         fitting = [
@@ -65,6 +70,12 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     if output.packing == layouts.COMPRESSED:
         return compressed.config(plan)
     return auto_round.config(plan, output)
+
+
+def config_key(output: OutputPlan) -> str:
+    """Return the key of config.json under which a format describes itself; empty for none."""
+    plain = output.packing == layouts.FAKE or output.packing.startswith(layouts.GGUF)
+    return "" if plain else "quantization_config"
 
 
 def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:

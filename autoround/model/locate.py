@@ -22,6 +22,11 @@ def locate_model(model: str | Path) -> Path:
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        if (path / "INCOMPLETE").is_file():
+            raise ModelError(
+                f"{path} is the unfinished output of a run that was cut off, not a model; run it "
+                "again, or delete the folder"
+            )
         return path
     if path.is_file():
         raise ModelError(
@@ -49,6 +54,20 @@ def _fetch(hub_id: str) -> Path:
             f"model {hub_id!r} is not a local folder, and the hub did not give it: {reason}. "
             "Download it where there is a network and name the folder"
         ) from error
+
+
+def gguf_file(folder: Path) -> str | None:
+    """Return the name of the GGUF file that holds a folder's weights, if one does.
+
+    Raises:
+        ModelError: there are several, and nothing says which is meant.
+    """
+    if any(folder.glob("*.safetensors")):
+        return None
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise ModelError(f"{folder} holds several GGUF files: {', '.join(files)}; keep one")
+    return files[0] if files else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,21 @@ Format: TypeAlias = Literal[
     "auto_awq",
     "compressed-tensors",
     "llm_compressor",
+    "fake",
+    "gguf:q4_0",
+    "gguf:q4_1",
+    "gguf:q5_0",
+    "gguf:q5_1",
+    "gguf:q8_0",
+    "gguf:q2_k_s",
+    "gguf:q3_k_s",
+    "gguf:q3_k_m",
+    "gguf:q3_k_l",
+    "gguf:q4_k_s",
+    "gguf:q4_k_m",
+    "gguf:q5_k_s",
+    "gguf:q5_k_m",
+    "gguf:q6_k",
 ]
 DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 

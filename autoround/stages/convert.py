@@ -22,7 +22,7 @@ from autoround.model.blocks import Matrix, decoder_blocks, matrices
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
-from autoround.stages.run import as_written, format_layers
+from autoround.stages.outputs import as_written, lay_out
 from autoround.stages.write import Staging, Writer, check_output, check_room
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
@@ -57,6 +57,11 @@ class _Source:
     files: CheckpointSource
     stored: Mapping[str, Stored]
     plan: Plan
+
+    @property
+    def transposed(self) -> set[str]:
+        """Layers whose weight the model stores as [in, out]."""
+        return {x.name for block in self.plan.blocks for x in block.layers if x.transposed}
 
 
 def convert(
@@ -158,6 +163,11 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
     schemes = [layer.scheme for layer in layers if layer.scheme is not None]
     outputs = []
     for name in formats:
+        if name.startswith(layouts.GGUF):
+            raise FormatError(
+                f"{name} has grids of its own, which codes cannot be carried over to; quantize "
+                "the 16-bit model with this format instead"
+            )
         found = registry.plan_output(
             name,
             most_common(schemes),
@@ -206,7 +216,8 @@ def _convert_layer(
             "of order (desc_act)"
         )
     for part, writer in writers:
-        found = format_layers({name: fitted.layer}, part.packing)
+        turned = [name] if name in source.transposed else []
+        found = lay_out({name: fitted.layer}, part, transposed=turned)
         if order is not None:
             found[f"{name}.g_idx"] = order
         writer.add(found)
@@ -252,9 +263,13 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
 def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:
     size = 0
     for part, writer in writers:
-        quantization = registry.config(plan, part)
-        config = {k: v for k, v in source.config.items() if k != "torch_dtype"}
-        config |= {"dtype": part.dtype, "quantization_config": quantization}
+        dropped = ("torch_dtype", "quantization_config")
+        config = {k: v for k, v in source.config.items() if k not in dropped}
+        config["dtype"] = part.dtype
+        key = registry.config_key(part)
+        quantization = registry.config(plan, part) if key else {}
+        if key:
+            config[key] = quantization
         writer.copy_side_files(source.folder)
         for file, content in registry.side_files(part, quantization).items():
             writer.add_text(file, json.dumps(content, indent=2) + "\n")

@@ -11,6 +11,7 @@ from autoround.device.protocol import Runtime
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.gguf import gguf_layout, is_gguf, kept_in
 from autoround.stages.plan import DTYPES, compute_dtype, needs_data
 from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
@@ -31,7 +32,8 @@ def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Ru
     quantized = [layer for block in plan.blocks for layer in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
     weights = sum(math.prod(x.shape) for x in quantized)
-    low, high = _seconds(plan, recipe, runtime)
+    spans = [_seconds(one, recipe, runtime) for one in plan.passes]
+    low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
         disk_bytes=disk_bytes(plan, skeleton),
         source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
@@ -44,15 +46,17 @@ def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Ru
 
 def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
     """Return the bytes of all tensors the plan writes, in all of its formats."""
-    return sum(output_bytes(plan, output, skeleton) for output in plan.outputs)
+    return sum(output_bytes(one, output, skeleton) for one in plan.passes for output in one.outputs)
 
 
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
+    if is_gguf(output):
+        return gguf_layout(skeleton, output.packing, ignored=kept_in(plan)).size()
     quantized = {x.name + ".weight": x for block in plan.blocks for x in block.quantized}
     total = 0
     for name in skeleton.keys:
-        if name in quantized:
+        if name in quantized and output.packing != layouts.FAKE:
             total += layer_bytes(quantized[name], output.packing)
             continue
         shape, dtype = skeleton.header(name)

@@ -6,6 +6,8 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +17,7 @@ from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.gguf import gguf_layout, is_gguf
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
@@ -34,55 +37,159 @@ def make_plan(
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
+    Formats whose grids agree share a pass over the blocks; the first pass has the others
+    as its ``further`` ones.
+
     calibration: what the calibration tokens are, for the reader of the plan.
     model: the name the user knows the model by.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
         ModelError: no layer is left to quantize, or the group size divides none.
+        FormatError: a format cannot hold the scheme, or the architecture.
     """
-    scheme = recipe.scheme.as_scheme()
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
-    outside = _outside(skeleton)
     every = [matrix for block in found.values() for matrix in block]
+    outside = _outside(skeleton)
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
-    _check_group(scheme, every)
     dtype, notes = _kept_dtype(recipe, skeleton)
-    outputs = plan_outputs(recipe, dtype)
+    passes = _passes(recipe, skeleton, found, outside, plan_outputs(recipe, dtype))
+    plans = []
+    for one in passes:
+        layers = [layer for block in one.blocks for layer in block.layers]
+        if all(layer.scheme is None for layer in layers):
+            reasons = sorted({layer.reason for layer in layers})
+            raise ModelError(
+                f"nothing to quantize in {model}: every layer of its blocks is kept "
+                f"({'; '.join(reasons)})"
+            )
+        plans.append(
+            Plan(
+                model=model,
+                architecture=type(skeleton.model).__name__,
+                blocks=one.blocks,
+                kept=one.kept,
+                recipe=recipe.to_dict(),
+                outputs=one.outputs,
+                dtype=dtype,
+                device=str(runtime.device),
+                compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
+                calibration=calibration,
+                tensors=len(skeleton.keys) + len(skeleton.extras),
+                notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
+            )
+        )
+    first = plans[0]
+    written = [output for plan in plans for output in plan.outputs]
+    common = (*_pass_notes(plans), *_extra_notes(skeleton, written))
+    return replace(first, notes=(*first.notes, *common), further=tuple(plans[1:]))
+
+
+def _passes(
+    recipe: Recipe,
+    skeleton: Skeleton,
+    found: dict[str, list[Matrix]],
+    outside: list[Matrix],
+    written: tuple[OutputPlan, ...],
+) -> list[_Pass]:
+    """Give formats whose blocks come out alike one pass, and others one each."""
+    passes: list[_Pass] = []
+    for outputs in _families(written):
+        if is_gguf(outputs[0]):
+            one = _gguf_pass(recipe, skeleton, found, outside, outputs)
+        else:
+            _check_group(recipe.scheme.as_scheme(), [m for own in found.values() for m in own])
+            one = _plain_pass(recipe, found, outside, outputs)
+        equal = next((i for i, other in enumerate(passes) if other.blocks == one.blocks), None)
+        if equal is None:
+            passes.append(one)
+        else:
+            passes[equal] = _merged(passes[equal], one)
+    return passes
+
+
+class _Pass(NamedTuple):
+    """One pass over the blocks, and what it writes."""
+
+    blocks: tuple[BlockPlan, ...]
+    kept: tuple[LayerPlan, ...]
+    outputs: tuple[OutputPlan, ...]
+    notes: tuple[str, ...]
+
+
+def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
+    """Group formats that take their schemes from the same place: the recipe, or themselves."""
+    plain = tuple(output for output in outputs if not is_gguf(output))
+    own = [(output,) for output in outputs if is_gguf(output)]
+    return [plain, *own] if plain else [*own]
+
+
+def _merged(one: _Pass, other: _Pass) -> _Pass:
+    notes = dict.fromkeys((*one.notes, *other.notes))
+    return _Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes))
+
+
+def _pass_notes(plans: list[Plan]) -> list[str]:
+    if len(plans) < 2:
+        return []
+    listed = "; ".join(", ".join(output.format for output in plan.outputs) for plan in plans)
+    return [
+        f"the grids of these formats differ, so the blocks are done {len(plans)} times, and each "
+        f"time takes as long: {listed}"
+    ]
+
+
+def _plain_pass(
+    recipe: Recipe,
+    found: dict[str, list[Matrix]],
+    outside: list[Matrix],
+    outputs: tuple[OutputPlan, ...],
+) -> _Pass:
+    scheme = recipe.scheme.as_scheme()
     packings = [output.packing for output in outputs]
     blocks = tuple(
-        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore, packings) for m in found[name]))
-        for i, name in enumerate(skeleton.blocks)
+        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore, packings) for m in inside))
+        for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
-    if not quantized:
-        reasons = sorted({layer.reason for block in blocks for layer in block.layers})
-        raise ModelError(
-            f"nothing to quantize in {model}: every layer of its blocks is kept "
-            f"({'; '.join(reasons)})"
-        )
-    return Plan(
-        model=model,
-        architecture=type(skeleton.model).__name__,
-        blocks=blocks,
-        kept=tuple(
-            LayerPlan(m.name, m.shape, None, "outside the decoder blocks", m.transposed, m.bias)
-            for m in outside
-        ),
-        recipe=recipe.to_dict(),
-        outputs=outputs,
-        dtype=dtype,
-        device=str(runtime.device),
-        compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
-        calibration=calibration,
-        tensors=len(skeleton.keys) + len(skeleton.extras),
-        notes=(
-            *notes,
-            *_group_notes(scheme, quantized),
-            *registry.notes([layer for block in blocks for layer in block.layers], outputs),
-            *_extra_notes(skeleton),
-        ),
+    kept = tuple(
+        LayerPlan(m.name, m.shape, None, "outside the decoder blocks", m.transposed, m.bias)
+        for m in outside
     )
+    return _Pass(blocks, kept, outputs, tuple(_group_notes(scheme, quantized)))
+
+
+def _gguf_pass(
+    recipe: Recipe,
+    skeleton: Skeleton,
+    found: dict[str, list[Matrix]],
+    outside: list[Matrix],
+    outputs: tuple[OutputPlan, ...],
+) -> _Pass:
+    """Resolve a GGUF file type, which has rules of its own for every tensor."""
+    every = [m for inside in found.values() for m in inside] + outside
+    ignored = {
+        m.name: f"ignored by the recipe ({pattern!r})"
+        for m in every
+        for pattern in recipe.ignore
+        if matches(pattern, m.name)
+    }
+    layout = gguf_layout(skeleton, outputs[0].packing, ignored=ignored)
+    own = layout.schemes()
+
+    def plan(m: Matrix, place: str) -> LayerPlan:
+        scheme = own.get(m.name)
+        width = f"held in float16: its width {m.shape[1]} is no multiple of 32"
+        reason = m.why_kept or ignored.get(m.name, "" if scheme is not None else place or width)
+        shown = None if m.why_kept or m.name in ignored else scheme
+        return LayerPlan(m.name, m.shape, shown, reason, m.transposed, m.bias)
+
+    blocks = tuple(
+        BlockPlan(i, name, tuple(plan(m, "") for m in inside))
+        for i, (name, inside) in enumerate(found.items())
+    )
+    kept = tuple(plan(m, "outside the decoder blocks") for m in outside)
+    return _Pass(blocks, kept, outputs, tuple(layout.notes(recipe.scheme.as_scheme())))
 
 
 def plan_outputs(recipe: Recipe, dtype: str) -> tuple[OutputPlan, ...]:
@@ -206,10 +313,14 @@ def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
     ]
 
 
-def _extra_notes(skeleton: Skeleton) -> list[str]:
+def _extra_notes(skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
     if not skeleton.extras:
         return []
+    kinds = {is_gguf(output) for output in outputs}
+    fate = "copied unchanged" if False in kinds else "left out"
+    if len(kinds) > 1:
+        fate = "copied unchanged, and left out of GGUF files"
     return [
         f"{len(skeleton.extras)} tensors that the model class does not know, such as "
-        f"{skeleton.extras[0]}, are copied unchanged"
+        f"{skeleton.extras[0]}, are {fate}"
     ]

@@ -6,30 +6,29 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from autoround._version import __version__
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.errors import FormatError, VerificationError
 from autoround.events import Finished, Planned, Sink, StageStarted, Warned
-from autoround.formats import layouts, registry
-from autoround.model.locate import read_config
+from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.calibrate import calibration_tokens
 from autoround.stages.estimate import disk_bytes, make_estimate
-from autoround.stages.plan import DTYPES, make_plan
+from autoround.stages.gguf import is_gguf
+from autoround.stages.gguf_output import GgufOutput, gguf_fields
+from autoround.stages.outputs import CheckpointOutput, Output
+from autoround.stages.plan import make_plan
 from autoround.stages.tune import BlockOutput, Job, quantize_blocks
+from autoround.stages.verify import Rehearsal
 from autoround.stages.write import Staging, Writer, check_output, check_room
-from autoround.types import BlockResult, OutputPlan, Plan, QuantizedTensor, RunResult
+from autoround.types import BlockResult, OutputPlan, RunResult
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,14 @@ def prepare(request: Request, *, sink: Sink) -> Job:
         calibration=what,
         model=request.model_name,
     )
+    for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
+        # A tokenizer that cannot be written is better told now.
+        gguf_fields(
+            request.skeleton,
+            request.tokenizer,
+            model=plan.model,
+            file_type=output.packing.removeprefix(layouts.GGUF),
+        )
     estimate = make_estimate(plan, request.skeleton, recipe=request.recipe, runtime=request.runtime)
     sink(Planned(plan, estimate))
     free = request.runtime.memory().free
@@ -84,138 +91,124 @@ def run(request: Request, output: Path, *, sink: Sink) -> RunResult:
     job = prepare(request, sink=sink)
     check_room(output, disk_bytes(job.plan, job.skeleton))
     sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
-    return write_blocks(job, quantize_blocks(job), output, tokenizer=request.tokenizer)
+    passes = [replace(job, plan=plan) for plan in job.plan.passes]
+    passes[0] = job
+    jobs = [(one, quantize_blocks(one)) for one in passes]
+    return write_blocks(jobs, output, tokenizer=request.tokenizer)
 
 
 def write_blocks(
-    job: Job, outputs: Iterable[BlockOutput], output: Path, *, tokenizer: Any
+    jobs: Sequence[tuple[Job, Iterable[BlockOutput]]], output: Path, *, tokenizer: Any
 ) -> RunResult:
-    """Write blocks as they come, then everything around them, and finish the folder."""
+    """Write blocks as they come, then everything around them, and finish the folder.
+
+    jobs: the passes over the blocks, each with its own formats.
+    """
     started = time.perf_counter()
-    plan, skeleton = job.plan, job.skeleton
     results: list[BlockResult] = []
+    first = jobs[0][0]
+    parts = [part for job, _ in jobs for part in job.plan.outputs]
+    tuning = 0.0
     with ExitStack() as stack:
-        whole, writers = _open_writers(job, output, stack)
-        for block in outputs:
-            for part, writer in writers:
-                writer.add(format_layers(block.layers, part.packing))
-                writer.add(as_written(part, block.kept))
-            results.append(block.result)
-        tuned = time.perf_counter()
-        job.sink(StageStarted("write", str(output)))
-        for name in skeleton.names_outside_blocks():
-            tensors = skeleton.read([name])
-            for part, writer in writers:
-                writer.add(as_written(part, tensors))
-        for name in skeleton.extras:
-            tensors = skeleton.source.read([name])
-            for _, writer in writers:
-                writer.add(tensors)
+        whole = stack.enter_context(Staging(output)) if len(parts) > 1 else None
+        root = output if whole is None else whole.staging
         size = 0
-        for part, writer in writers:
-            config = output_config(plan, part, skeleton)
-            _write_side_files(writer, job, results, tokenizer)
-            for file, content in registry.side_files(part, config["quantization_config"]).items():
-                writer.add_text(file, json.dumps(content, indent=2) + "\n")
-            size += writer.finish(config)
+        for number, (job, blocks) in enumerate(jobs, start=1):
+            if len(jobs) > 1:
+                names = ", ".join(part.format for part in job.plan.outputs)
+                job.sink(StageStarted("pass", f"{number} of {len(jobs)}: {names}"))
+            opened = [open_output(job, part, root, stack, tokenizer) for part in job.plan.outputs]
+            begun = time.perf_counter()
+            rehearsal = _rehearsal(job)
+            own = list(_tuned(blocks, opened, rehearsal))
+            tuning += time.perf_counter() - begun
+            results += own
+            job.sink(StageStarted("write", str(output)))
+            _write_rest(job, opened, own)
+            job.sink(StageStarted("verify", f"{rehearsal.what} through the files read back"))
+            for part, target in zip(job.plan.outputs, opened, strict=True):
+                rehearsal.compare(target.complete(), f"format {part.format}")
+            size += sum(target.publish() for target in opened)
         if whole is not None:
             size = whole.publish()
     seconds = time.perf_counter() - started
-    job.sink(Finished(str(output), seconds, size))
-    layers = [x for block in plan.blocks for x in block.quantized]
+    first.sink(Finished(str(output), seconds, size))
+    layers = [x for block in first.plan.blocks for x in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
     return RunResult(
         output_dir=output,
-        plan=plan,
+        plan=first.plan,
         blocks=tuple(results),
         seconds=seconds,
-        tuning_seconds=tuned - started,
-        peak_bytes=job.runtime.peak_bytes(),
+        tuning_seconds=tuning,
+        peak_bytes=first.runtime.peak_bytes(),
         disk_bytes=size,
         bits_per_weight=bits / sum(x.shape[0] * x.shape[1] for x in layers),
     )
 
 
-def _open_writers(
-    job: Job, output: Path, stack: ExitStack
-) -> tuple[Staging | None, list[tuple[OutputPlan, Writer]]]:
-    """Open a writer for each format; several share a folder that appears as a whole."""
-    limit = job.recipe.output.max_shard_bytes
-    whole = stack.enter_context(Staging(output)) if len(job.plan.outputs) > 1 else None
-    root = output if whole is None else whole.staging
-    return whole, [
-        (part, stack.enter_context(Writer(root / part.folder, max_shard_bytes=limit)))
-        for part in job.plan.outputs
-    ]
+def _rehearsal(job: Job) -> Rehearsal:
+    ids = None if job.tokens is None else job.tokens.ids
+    return Rehearsal(job.skeleton, job.plan, ids=ids)
 
 
-def format_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
-    """Lay quantized layers out as named tensors of the output format, and read them back.
-
-    Raises:
-        VerificationError: a layer does not come back as it was.
-    """
-    found: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        parts = layouts.to_tensors(layer, packing)
-        back = layouts.from_tensors(parts, layer.scheme, packing=packing, name=name)
-        if not (
-            torch.equal(back.codes, layer.codes)
-            and bool((back.scale == layer.scale).all())
-            and bool((back.zero == layer.zero).all())
-        ):
-            raise VerificationError(f"layer {name} does not come back from {packing} as it was")
-        found |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    return found
+def _tuned(
+    blocks: Iterable[BlockOutput], opened: Sequence[Output], rehearsal: Rehearsal
+) -> Iterator[BlockResult]:
+    """Hand finished blocks to all outputs."""
+    for block in blocks:
+        rehearsal.advance_carried(block.result.index, block.layers, block.kept)
+        for target in opened:
+            target.add_layers(block.layers)
+            target.add_kept(block.kept)
+        yield block.result
 
 
-def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give kept tensors the dtype of an output.
-
-    Raises:
-        FormatError: a value is too large for it.
-    """
-    dtype = DTYPES[output.dtype]
-    found = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-    if dtype == torch.float16:
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and bool((found[name].isinf() & ~tensor.isinf()).any()):
-                raise FormatError(
-                    f"tensor {name} holds values too large for float16, which format "
-                    f"{output.format} is written in; set output.dtype=bfloat16"
-                )
-    return found
+def _write_rest(job: Job, opened: Sequence[Output], results: Sequence[BlockResult]) -> None:
+    """Hand over what lies outside the blocks, and the reports."""
+    for name in job.skeleton.names_outside_blocks():
+        tensors = job.skeleton.read([name])
+        for target in opened:
+            target.add_kept(tensors)
+    for name in job.skeleton.extras:
+        tensors = job.skeleton.source.read([name])
+        for target in opened:
+            target.add_extras(tensors)
+    for target in opened:
+        _write_reports(target, job, results)
 
 
-def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:
-    """Return the config of the result: the original's, and what was quantized how."""
-    if skeleton.folder is not None:
-        config = read_config(skeleton.folder)
-    else:
-        config = skeleton.config.to_dict()
-    config.setdefault("architectures", None)
-    if not config["architectures"]:
-        config["architectures"] = [plan.architecture]
-    config.pop("torch_dtype", None)
-    config["dtype"] = output.dtype
-    config["quantization_config"] = registry.config(plan, output)
-    return config
+def open_output(job: Job, part: OutputPlan, root: Path, stack: ExitStack, tokenizer: Any) -> Output:
+    """Open the output of one format; it is completed by its ``finish``."""
+    folder = root / part.folder
+    if is_gguf(part):
+        staging = stack.enter_context(Staging(folder))
+        _write_side_files(staging, job, tokenizer)
+        return GgufOutput(staging, job.plan, part, skeleton=job.skeleton, tokenizer=tokenizer)
+    writer = Writer(folder, max_shard_bytes=job.recipe.output.max_shard_bytes)
+    writer = stack.enter_context(writer)
+    _write_side_files(writer, job, tokenizer)
+    return CheckpointOutput(writer, job.plan, part, job.skeleton)
 
 
-def _write_side_files(writer: Writer, job: Job, results: list[BlockResult], tokenizer: Any) -> None:
+def _write_side_files(staging: Staging, job: Job, tokenizer: Any) -> None:
+    """Write what goes with a model whatever its weights are: tokenizer, generation, licence."""
     if job.skeleton.folder is not None:
-        writer.copy_side_files(job.skeleton.folder)
-    else:
-        generation = getattr(job.skeleton.model, "generation_config", None)
-        if generation is not None:
-            generation.save_pretrained(writer.staging)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(writer.staging)
-    writer.add_text("recipe.yaml", job.recipe.to_yaml())
+        staging.copy_side_files(job.skeleton.folder)
+        return
+    generation = getattr(job.skeleton.model, "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(staging.staging)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(staging.staging)
+
+
+def _write_reports(target: Output, job: Job, results: Sequence[BlockResult]) -> None:
+    target.add_text("recipe.yaml", job.recipe.to_yaml())
     plan = {"version": __version__, **dataclasses.asdict(job.plan)}
-    writer.add_text("plan.json", to_json(plan, indent=1) + "\n")
+    target.add_text("plan.json", to_json(plan, indent=1) + "\n")
     lines = [to_json(dataclasses.asdict(result)) for result in results]
-    writer.add_text("report.jsonl", "".join(line + "\n" for line in lines))
+    target.add_text("report.jsonl", "".join(line + "\n" for line in lines))
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -6,21 +6,26 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from autoround.core.grid import from_groups, min_max_grid, to_groups
+from autoround.core.grid import from_groups, min_max_grid, nested_parts, to_groups
+from autoround.core.kinds import nested_of
 from autoround.core.ops import Ops
-from autoround.core.rounding import Rounding, dense_weight
+from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
 from autoround.core.search import importance_groups, search_grid
+from autoround.core.search_nested import search_nested
 from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
 from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, Sink, StepDone
 from autoround.formats import layouts
+from autoround.formats.gguf_carried import dense, nested_tensor
+from autoround.formats.gguf_layout import GgufTensor
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
@@ -28,12 +33,15 @@ from autoround.recipe.schema import Recipe
 from autoround.stages.plan import DTYPES
 from autoround.types import BlockPlan, BlockResult, LayerPlan, Plan, QuantizedTensor
 
+#: A quantized weight, whatever holds its scales.
+Carried: TypeAlias = QuantizedTensor | GgufTensor
+
 
 @dataclass(frozen=True)
 class BlockOutput:
     """One finished block: quantized layers by name, kept tensors by name, and figures."""
 
-    layers: dict[str, QuantizedTensor]
+    layers: dict[str, Carried]
     kept: dict[str, Tensor]
     result: BlockResult
 
@@ -192,14 +200,20 @@ def _task(
         raise AutoRoundError(f"layer {layer.name}: its weight holds NaN or infinity")
     groups = to_groups(weight, layer.scheme.group_size)
     bits, sym = layer.scheme.bits, layer.scheme.sym
-    lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
+    nested = nested_of(layer.scheme)
+    lowest = 0
+    if nested is None:
+        lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
     if job.recipe.tuning.init == "minmax":
         grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
-        return Task(groups, grid, layer.shape)
+        return Task(groups, grid._replace(nested=nested), layer.shape)
     driven = importance.get(path)
     if driven is not None:
         driven = importance_groups(driven, groups, in_features=layer.shape[1])
-    grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
+    if nested is not None:
+        grid = search_nested(groups, driven, bits=bits, sym=sym, nested=nested)
+    else:
+        grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
     return Task(groups, grid, layer.shape)
 
 
@@ -274,20 +288,24 @@ def _as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 def _quantized(
     layer: LayerPlan, task: Task, roundings: Mapping[str, Rounding], *, ops: Ops
-) -> QuantizedTensor:
+) -> Carried:
     assert layer.scheme is not None
-    codes, scale, zero = ops.quantize(task.groups, roundings[layer.name], grid=task.grid)
+    rounding = roundings[layer.name]
+    codes, scale, zero = ops.quantize(task.groups, rounding, grid=task.grid)
+    held = from_groups(codes, layer.shape).contiguous().to("cpu")
+    if task.grid.nested is not None:
+        parts = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
+        return nested_tensor(layer.scheme.kind, held, parts)
     return QuantizedTensor(
-        from_groups(codes, layer.shape).contiguous().to("cpu"),
+        held,
         scale.squeeze(-1).to("cpu"),
         zero.squeeze(-1).to("cpu"),
         layer.scheme,
     )
 
 
-def _dense(job: Job, block: BlockPlan, layers: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
+def _dense(job: Job, block: BlockPlan, layers: Mapping[str, Carried]) -> dict[str, Tensor]:
     weights = {
-        name: dense_weight(layer).to(job.runtime.device, job.compute)
-        for name, layer in layers.items()
+        name: dense(layer).to(job.runtime.device, job.compute) for name, layer in layers.items()
     }
     return _as_stored(block, weights)

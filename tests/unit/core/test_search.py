@@ -10,7 +10,7 @@ from torch import Tensor
 from autoround.core.grid import Grid, min_max_grid, scale_and_zero, to_groups
 from autoround.core.search import importance_groups, ladder, search_grid
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
-from autoround_backends import reference
+from autoround_backends import reference_search
 
 from ._cases import KINDS, Case, cases, few
 
@@ -24,7 +24,7 @@ def error_of(groups: Tensor, importance: Tensor | None, grid: Grid) -> np.ndarra
     """The oracle's weighted error of rounding to nearest on a grid, [rows, groups, 1]."""
     scale, zero = unclipped(grid)
     weights = np.ones(groups.shape) if importance is None else importance.double().numpy()
-    return reference.search_error(
+    return reference_search.search_error(
         groups.numpy(), weights, scale=scale.numpy(), zero=zero.numpy(), bits=grid.bits
     )
 
@@ -79,7 +79,7 @@ def test_search_comes_close_to_trying_everything(bits: int, sym: bool, weighted:
     tensors = torch.from_numpy(groups).float(), torch.from_numpy(importance).float()
     found = error_of(*tensors, search_grid(*tensors, bits=bits, sym=sym))
     best = [
-        reference.brute_force(w[0].numpy(), h[0].numpy(), bits=bits, sym=sym)
+        reference_search.brute_force(w[0].numpy(), h[0].numpy(), bits=bits, sym=sym)
         for w, h in zip(*tensors, strict=True)
     ]
     assert found.sum() <= 1.05 * sum(best)
@@ -93,7 +93,7 @@ def test_the_closed_form_is_the_least_error_of_fixed_levels() -> None:
         levels = rng.integers(-4, 4, size=16).astype(float)
         levels[0] = 1.0
         group, importance = levels * 0.3 + rng.normal(size=16) * 0.1, rng.random(16)
-        best = reference.closed_form_scale(group, importance, levels)
+        best = reference_search.closed_form_scale(group, importance, levels)
         errors = [(importance * (s * levels - group) ** 2).sum() for s in (best, best * 1.001)]
         errors.append((importance * (best * 0.999 * levels - group) ** 2).sum())
         assert errors[0] <= min(errors)
@@ -113,7 +113,7 @@ def test_the_closed_form_gains_next_to_nothing_on_what_was_found(bits: int, sym:
     for group, level, size in zip(
         groups.reshape(-1, 16), levels.reshape(-1, 16), scale.ravel(), strict=True
     ):
-        best = reference.closed_form_scale(group, np.ones(16), level)
+        best = reference_search.closed_form_scale(group, np.ones(16), level)
         after += ((best * level - group) ** 2).sum()
         after += (size * 2**-11 * level) @ (size * 2**-11 * level)  # the cost of float16
     assert before <= 1.01 * after
@@ -181,7 +181,7 @@ def test_importance_is_laid_out_like_the_oracle_lays_it(case: Case) -> None:
     groups = case.groups
     channels = importance_of(case, spread=2.0)
     laid = importance_groups(channels, groups, in_features=case.shape[-1]).expand(groups.shape)
-    expected = reference.importance_groups(
+    expected = reference_search.importance_groups(
         channels.numpy(), group_size=case.group_size, shape=case.shape
     )
     np.testing.assert_allclose(laid.numpy(), expected, rtol=1e-5, atol=1e-37)

@@ -17,6 +17,7 @@ from autoround.errors import DataError, ModelError, OutputError
 from autoround.events import BlockDone, Event, Finished, Planned, StageStarted, Warned
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import load_recipe
+from autoround.stages import outputs
 from autoround.stages import run as module
 from autoround.stages.run import Request, prepare, run
 from autoround.types import RunResult
@@ -66,6 +67,7 @@ def test_events_come_in_order(done: tuple[RunResult, list[Event]]) -> None:
     assert stages == [
         StageStarted("tune", "2 blocks on cpu"),
         StageStarted("write", str(result.output_dir)),
+        StageStarted("verify", "a batch of 16 tokens through the files read back"),
     ]
     blocks = [event for event in events if isinstance(event, BlockDone)]
     assert [event.result for event in blocks] == list(result.blocks)
@@ -189,7 +191,7 @@ def test_a_run_that_fails_while_writing_leaves_nothing(
     def fail(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "output_config", fail)
+    monkeypatch.setattr(outputs, "output_config", fail)
     with pytest.raises(KeyboardInterrupt):
         run(request(checkpoint("llama"), NEAREST), tmp_path / "out", sink=lambda event: None)
     assert list(tmp_path.iterdir()) == []

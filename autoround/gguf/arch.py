@@ -1,0 +1,249 @@
+"""Which tensor of a model becomes which of a GGUF file, and what is done to it on the way.
+
+Names come from the ``gguf`` package. What llama.cpp expects beyond them: rows of query
+and key in pairs of halves for the Llama family (its rotary embedding takes neighbours,
+transformers' the two halves of a head), Gemma's norms with their one added, GPT-2's
+matrices turned, experts of a layer in one tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from autoround.errors import FormatError
+from autoround.gguf.rope import rope_factors
+
+Transform = Literal["none", "permute", "plus_one", "transpose", "first_half", "second_half", "made"]
+
+#: Model types of transformers, and the architecture of llama.cpp that runs them.
+ARCHITECTURES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+}
+_BLOCK = re.compile(r"^blk\.(\d+)\.")
+_EXPERTS = re.compile(
+    r"^(?:model|transformer)\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)$"
+)
+_PLUS_ONE = ("gemma", "gemma2", "gemma3")
+#: Names of tensors that are worked out from the config, so that no checkpoint holds them.
+_MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One tensor of the file.
+
+    name: in the file. sources: the model's own tensors it is made of. shape: as in torch,
+    the columns last. heads: of a permuted one. values: of one that no checkpoint holds.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    transform: Transform = "none"
+    heads: int = 0
+    values: tuple[float, ...] = ()
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of an architecture.
+
+    Raises:
+        FormatError: it is none of those that can be written.
+    """
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise FormatError(
+            f"GGUF: model type {kind!r} cannot be written; legal: {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[str(kind)]
+
+
+def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
+    """Return the tensors of a file: blocks in order, then what lies outside them.
+
+    config: as transformers writes it. shapes: of the model's own tensors, by name.
+
+    Raises:
+        FormatError: a tensor has no place in the file, or the config asks for something
+            that llama.cpp does not do for this architecture.
+    """
+    import gguf
+
+    arch = architecture(config)
+    _refuse_unlike(config, arch, shapes)
+    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    names = gguf.get_tensor_name_map(number, block_count(config))
+    found: list[Target] = []
+    for source, shape in shapes.items():
+        if bool(config.get("tie_word_embeddings")) and source == "lm_head.weight":
+            continue
+        experts = _EXPERTS.match(source)
+        if experts:
+            found += _expert_targets(source, shape, experts)
+            continue
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise FormatError(f"GGUF: tensor {source} has no place in a {arch} file")
+        found.append(_target(config, arch, name, source=source, shape=shape))
+    for name, values in rope_factors(config, arch).items():
+        found.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
+    return tuple(sorted(found, key=_order))
+
+
+def block_count(config: Mapping[str, Any]) -> int:
+    """Return the number of decoder blocks."""
+    return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+
+
+def _order(target: Target) -> tuple[int, int]:
+    block = _BLOCK.match(target.name)
+    if block:
+        return 0, int(block[1])
+    return (2 if target.transform == "made" else 1), 0
+
+
+def _expert_targets(source: str, shape: tuple[int, ...], match: re.Match[str]) -> list[Target]:
+    block, part = match.groups()
+    if part == "down_proj":
+        return [Target(f"blk.{block}.ffn_down_exps.weight", (source,), shape)]
+    half = (shape[0], shape[1] // 2, shape[2])
+    return [
+        Target(f"blk.{block}.ffn_gate_exps.weight", (source,), half, "first_half"),
+        Target(f"blk.{block}.ffn_up_exps.weight", (source,), half, "second_half"),
+    ]
+
+
+def _target(
+    config: Mapping[str, Any], arch: str, name: str, *, source: str, shape: tuple[int, ...]
+) -> Target:
+    own = name.split(".")[-2]
+    if arch == "llama" and own in ("attn_q", "attn_k"):
+        heads = int(config["num_attention_heads"])
+        if own == "attn_k":
+            heads = int(config.get("num_key_value_heads") or heads)
+        return Target(name, (source,), shape, "permute", heads)
+    if arch in _PLUS_ONE and len(shape) == 1 and own.endswith("norm"):
+        return Target(name, (source,), shape, "plus_one")
+    # GPT-2 multiplies from the other side in its blocks, and nowhere else.
+    if arch == "gpt2" and len(shape) == 2 and name.startswith("blk."):
+        return Target(name, (source,), (shape[1], shape[0]), "transpose")
+    # One router of a single row is a vector in the file.
+    if own == "ffn_gate_inp_shexp":
+        return Target(name, (source,), shape[-1:])
+    return Target(name, (source,), shape)
+
+
+def row_order(target: Target) -> Tensor | None:
+    """Return which row comes to each place, int64 [rows], or None where they stay."""
+    if target.transform != "permute":
+        return None
+    rows = torch.arange(target.shape[0])
+    return rows.reshape(target.heads, 2, -1).transpose(1, 2).reshape(-1)
+
+
+def apply(target: Target, tensors: Sequence[Tensor]) -> Tensor:
+    """Make a tensor of the file from the model's own."""
+    if target.transform == "made":
+        return torch.tensor(target.values, dtype=torch.float32)
+    tensor = tensors[0]
+    order = row_order(target)
+    if order is not None:
+        tensor = tensor[order]
+    elif target.transform == "plus_one":
+        tensor = tensor.float() + 1.0
+    elif target.transform == "transpose":
+        tensor = tensor.t()
+    elif target.transform == "first_half":
+        tensor = tensor[:, : target.shape[1]]
+    elif target.transform == "second_half":
+        tensor = tensor[:, target.shape[1] :]
+    return tensor.reshape(target.shape)
+
+
+def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> Tensor:
+    """Make one of the model's own tensors from those of the file; undoes :func:`apply`.
+
+    parts: the targets that have it as their source, and their values. shape: the model's.
+    """
+    found = []
+    for target, tensor in parts:
+        order = row_order(target)
+        if order is not None:
+            tensor = tensor[torch.argsort(order)]
+        elif target.transform == "plus_one":
+            tensor = tensor - 1.0
+        elif target.transform == "transpose":
+            tensor = tensor.t()
+        found.append(tensor)
+    whole = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+    return whole.reshape(shape)
+
+
+def _refuse_unlike(
+    config: Mapping[str, Any], arch: str, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse what llama.cpp would compute in another way than the model does."""
+    wanted = {"gpt2": ("gelu_new", "gelu_pytorch_tanh")}.get(arch, ("silu",))
+    if arch in _PLUS_ONE:
+        wanted = ("gelu_pytorch_tanh",)
+    keys = ("hidden_activation", "activation_function", "hidden_act")
+    activation = next((config[key] for key in keys if config.get(key)), wanted[0])
+    if activation not in wanted:
+        raise FormatError(
+            f"GGUF: activation {activation!r} of a {arch} model; llama.cpp computes "
+            f"{' or '.join(wanted)} only"
+        )
+    if arch in ("gemma2", "gemma3"):
+        _refuse_gemma(config, arch)
+    normed = {"qwen2moe": False, "qwen3moe": True}.get(arch)
+    if normed is not None and bool(config.get("norm_topk_prob")) != normed:
+        raise FormatError(
+            f"GGUF: norm_topk_prob={bool(config.get('norm_topk_prob'))} of a {arch} model; "
+            f"llama.cpp computes with {normed} only"
+        )
+    dense = [n for n in shapes if normed is not None and n.endswith("mlp.gate_proj.weight")]
+    if dense:
+        raise FormatError(f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch}")
+    if arch in ("qwen2", "qwen3") and "sliding_attention" in (config.get("layer_types") or ()):
+        raise FormatError(f"GGUF: sliding attention of a {arch} model is not run by llama.cpp")
+
+
+def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
+    head = int(config["head_dim"])
+    layers = block_count(config)
+    # The largest of each generation scales by width over heads, which is told by its depth.
+    largest = {"gemma2": 46, "gemma3": 62}[arch]
+    scale = head
+    if layers == largest:
+        scale = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    if int(config.get("query_pre_attn_scalar") or head) != scale:
+        raise FormatError(
+            f"GGUF: query_pre_attn_scalar={config.get('query_pre_attn_scalar')} of a {arch} "
+            f"model; llama.cpp scales by {scale}"
+        )
+    pattern = {"gemma2": 2, "gemma3": 6}[arch]
+    expected = [
+        "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)
+    ]
+    if list(config.get("layer_types") or expected) != expected:
+        raise FormatError(
+            f"GGUF: layer_types of this {arch} model; llama.cpp takes every {pattern}th layer to "
+            "have full attention"
+        )

@@ -1,0 +1,150 @@
+"""The GGUF file itself: header and tensor list first, then tensors as they are ready.
+
+Written and read through the ``gguf`` package. Only the tensor at hand is in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoround.errors import FormatError, OutputError, VerificationError
+from autoround.gguf.fields import Field
+
+#: Floating-point types of tensors that are not quantized.
+FLOATS = {"f16": torch.float16, "f32": torch.float32}
+
+
+class Container:
+    """Writes one file; tensors come in the order in which they were declared."""
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Sequence[tuple[str, tuple[int, ...], str]],
+        *,
+        arch: str,
+        fields: Iterable[Field],
+    ) -> None:
+        """Write everything but the tensors' data.
+
+        tensors: name, shape as in torch and type of each.
+        """
+        import gguf
+
+        self._path = path
+        self._writer: Any = gguf.GGUFWriter(None, arch)
+        for field in fields:
+            _add_field(self._writer, field)
+        self._declared: list[tuple[str, int]] = []
+        self._sums: dict[str, int] = {}
+        for name, shape, kind in tensors:
+            self._declare(name, shape, kind)
+        self._next = 0
+        try:
+            self._writer.write_header_to_file(path)
+            self._writer.write_kv_data_to_file()
+            self._writer.write_ti_data_to_file()
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}") from error
+
+    def _declare(self, name: str, shape: tuple[int, ...], kind: str) -> None:
+        import gguf
+
+        if kind in FLOATS:
+            dtype = np.dtype(np.float16 if kind == "f16" else np.float32)
+            size = int(np.prod(shape)) * dtype.itemsize
+            self._writer.add_tensor_info(name, shape, dtype, size)
+        else:
+            number = gguf.GGMLQuantizationType[kind.upper()]
+            block, width = gguf.GGML_QUANT_SIZES[number]
+            stored = (*shape[:-1], shape[-1] // block * width)
+            size = int(np.prod(stored))
+            self._writer.add_tensor_info(name, stored, np.dtype(np.uint8), size, number)
+        self._declared.append((name, size))
+
+    def add(self, name: str, data: Tensor) -> None:
+        """Write the next tensor: blocks as uint8, or numbers in their type.
+
+        Raises:
+            VerificationError: another tensor, or another size, was declared.
+            OutputError: the disk is full, or the file cannot be written.
+        """
+        array = data.detach().cpu().contiguous().numpy()
+        expected, size = self._declared[self._next]
+        if (name, array.nbytes) != (expected, size):
+            raise VerificationError(
+                f"{self._path.name}: {name} of {array.nbytes} bytes came where {expected} of "
+                f"{size} was declared"
+            )
+        try:
+            self._writer.write_tensor_data(array)
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
+        self._sums[name] = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
+        self._next += 1
+
+    def finish(self) -> None:
+        """Close the file, and check that every tensor reads back as it was written.
+
+        Raises:
+            VerificationError: one does not, or is missing.
+        """
+        if self._next != len(self._declared):
+            name = self._declared[self._next][0]
+            raise VerificationError(f"{self._path.name}: tensor {name} was never written")
+        for file in self._writer.fout:
+            file.flush()
+            os.fsync(file.fileno())
+        self._writer.close()
+        reader = open_file(self._path)
+        for tensor in reader.tensors:
+            data = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
+            if zlib.crc32(data.data) != self._sums.pop(tensor.name, None):
+                raise VerificationError(
+                    f"{self._path.name}: tensor {tensor.name} does not read back as it was written"
+                )
+        if self._sums:
+            raise VerificationError(
+                f"{self._path.name}: tensor {next(iter(self._sums))} is missing"
+            )
+
+
+def _add_field(writer: Any, field: Field) -> None:
+    add = {
+        "u32": writer.add_uint32,
+        "f32": writer.add_float32,
+        "bool": writer.add_bool,
+        "text": writer.add_string,
+        "texts": writer.add_array,
+        "i32s": writer.add_array,
+        "f32s": writer.add_array,
+    }[field.kind]
+    add(field.key, field.value)
+
+
+def open_file(path: Path) -> Any:
+    """Open a GGUF file for reading; no tensor is read yet.
+
+    Raises:
+        FormatError: it is damaged, or is none.
+    """
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except Exception as error:  # a damaged file fails in many unrelated ways
+        reason = " ".join(str(error).split())[:200] or repr(error)
+        raise FormatError(f"{path} is no GGUF file that can be read: {reason}") from error
+    size = path.stat().st_size
+    for tensor in reader.tensors:
+        if int(tensor.data_offset) + int(tensor.n_bytes) > size:
+            raise FormatError(f"{path}: tensor {tensor.name} reaches beyond the end of the file")
+    return reader

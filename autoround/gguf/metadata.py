@@ -1,0 +1,148 @@
+"""What a GGUF file says of a model: its shape, its attention, and how it was quantized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from autoround.gguf.arch import architecture, block_count
+from autoround.gguf.fields import Field
+from autoround.gguf.rope import head_width, rope_of, rotated_width
+
+#: llama.cpp's numbers of file types.
+FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q2_k_s": 21,
+    "q3_k_s": 11,
+    "q3_k_m": 12,
+    "q3_k_l": 13,
+    "q4_k_s": 14,
+    "q4_k_m": 15,
+    "q5_k_s": 16,
+    "q5_k_m": 17,
+    "q6_k": 18,
+}
+#: Version of the block layouts.
+QUANTIZATION_VERSION = 2
+
+
+def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Field]:
+    """Return the entries that describe a model, its tokenizer apart.
+
+    config: as transformers writes it.
+
+    Raises:
+        FormatError: the architecture or its rotary embedding cannot be expressed.
+    """
+    arch = architecture(config)
+    general = [
+        Field("general.type", "model", "text"),
+        Field("general.name", name, "text"),
+        Field("general.file_type", FILE_TYPES[file_type], "u32"),
+        Field("general.quantization_version", QUANTIZATION_VERSION, "u32"),
+    ]
+    own = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
+    own += _experts(config) + _attention(config, arch)
+    return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in own]
+
+
+def _gpt2(config: Mapping[str, Any]) -> list[Field]:
+    width = int(config["n_embd"])
+    return [
+        Field("context_length", int(config["n_positions"]), "u32"),
+        Field("embedding_length", width, "u32"),
+        Field("feed_forward_length", int(config.get("n_inner") or 4 * width), "u32"),
+        Field("block_count", block_count(config), "u32"),
+        Field("attention.head_count", int(config["n_head"]), "u32"),
+        Field("attention.layer_norm_epsilon", float(config["layer_norm_epsilon"]), "f32"),
+        Field("vocab_size", int(config["vocab_size"]), "u32"),
+    ]
+
+
+def _shape(config: Mapping[str, Any]) -> list[Field]:
+    heads = int(config["num_attention_heads"])
+    return [
+        Field("context_length", int(config["max_position_embeddings"]), "u32"),
+        Field("embedding_length", int(config["hidden_size"]), "u32"),
+        Field("feed_forward_length", int(config["intermediate_size"]), "u32"),
+        Field("block_count", block_count(config), "u32"),
+        Field("attention.head_count", heads, "u32"),
+        Field("attention.head_count_kv", int(config.get("num_key_value_heads") or heads), "u32"),
+        Field("attention.key_length", head_width(config), "u32"),
+        Field("attention.value_length", head_width(config), "u32"),
+        Field("attention.layer_norm_rms_epsilon", float(config["rms_norm_eps"]), "f32"),
+        Field("vocab_size", int(config["vocab_size"]), "u32"),
+    ]
+
+
+def _rope(config: Mapping[str, Any], arch: str) -> list[Field]:
+    rope = rope_of(config)
+    found = [
+        Field("rope.dimension_count", rotated_width(config), "u32"),
+        Field("rope.freq_base", float(rope.get("rope_theta", 10000.0)), "f32"),
+    ]
+    kind = rope["rope_type"]
+    original = rope.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings"
+    )
+    if kind in ("linear", "yarn"):
+        found += [
+            Field("rope.scaling.type", kind, "text"),
+            Field("rope.scaling.factor", float(rope["factor"]), "f32"),
+        ]
+    if kind == "yarn" or arch == "phi3":
+        context = int(original or config["max_position_embeddings"])
+        found.append(Field("rope.scaling.original_context_length", context, "u32"))
+    if kind == "longrope":
+        found.append(Field("rope.scaling.attn_factor", _long_attention(config, rope), "f32"))
+    return found
+
+
+def _long_attention(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
+    """Return the factor on attention that a longer context brings (LongRoPE)."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    original = int(
+        rope.get("original_max_position_embeddings")
+        or config.get("original_max_position_embeddings")
+        or config["max_position_embeddings"]
+    )
+    ratio = int(config["max_position_embeddings"]) / original
+    return 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
+
+
+def _experts(config: Mapping[str, Any]) -> list[Field]:
+    count = config.get("num_local_experts") or config.get("num_experts")
+    if not count:
+        return []
+    found = [
+        Field("expert_count", int(count), "u32"),
+        Field("expert_used_count", int(config["num_experts_per_tok"]), "u32"),
+    ]
+    if config.get("moe_intermediate_size"):
+        width = int(config["moe_intermediate_size"])
+        found.append(Field("expert_feed_forward_length", width, "u32"))
+    if config.get("shared_expert_intermediate_size"):
+        width = int(config["shared_expert_intermediate_size"])
+        found.append(Field("expert_shared_feed_forward_length", width, "u32"))
+    return found
+
+
+def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
+    found = []
+    for key, name in (
+        ("attn_logit_softcapping", "attn_logit_softcapping"),
+        ("final_logit_softcapping", "final_logit_softcapping"),
+    ):
+        if config.get(key):
+            found.append(Field(name, float(config[key]), "f32"))
+    if arch in ("gemma2", "gemma3", "phi3") and config.get("sliding_window"):
+        found.append(Field("attention.sliding_window", int(config["sliding_window"]), "u32"))
+    return found

@@ -1,0 +1,132 @@
+"""GGUF: which tensor becomes which in the file, and of which type, before anything is done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoround.formats import gguf_layout as blocks
+from autoround.formats import gguf_mix, layouts
+from autoround.gguf import arch
+from autoround.gguf.arch import Target
+from autoround.model.skeleton import Skeleton
+from autoround.types import OutputPlan, Plan, Scheme
+
+_BLOCK = re.compile(r"^blk\.(\d+)\.")
+_BYTES = {gguf_mix.F16: 2, gguf_mix.F32: 4}
+
+
+def is_gguf(output: OutputPlan) -> bool:
+    """Tell whether an output is a GGUF file."""
+    return output.packing.startswith(layouts.GGUF)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufLayout:
+    """The tensors of a file in their order, each with its type.
+
+    file_type: such as q4_k_m. fallen: tensors that are not of the type the rules wanted,
+    because of their width.
+    """
+
+    file_type: str
+    tensors: tuple[tuple[Target, str], ...]
+    fallen: dict[str, str]
+
+    def schemes(self) -> dict[str, Scheme | None]:
+        """Return the scheme of every matrix by the name of its module; None for 16 bits."""
+        return {
+            target.sources[0].removesuffix(".weight"): gguf_mix.scheme_of(kind)
+            for target, kind in self.tensors
+            if len(target.sources) == 1 and len(target.shape) == 2
+        }
+
+    def size(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(tensor_bytes(target.shape, kind) for target, kind in self.tensors)
+
+    def notes(self, asked: Scheme) -> list[str]:
+        """Return what a reader of the plan should know."""
+        found = [f"gguf:{self.file_type} sets the scheme of every tensor; {asked} is not used"]
+        if gguf_mix.scheme_of(gguf_mix.BASES[self.file_type]) == asked:
+            found = []
+        if self.fallen:
+            first, kind = next(iter(self.fallen.items()))
+            found.append(
+                f"gguf:{self.file_type}: {len(self.fallen)} tensors have rows that are no "
+                f"multiple of its blocks, and fall back ({first} to {kind.upper()})"
+            )
+        rounded = [t.name for t, kind in self.tensors if not _tunable(t, kind)]
+        if rounded:
+            found.append(
+                f"gguf:{self.file_type}: rounded by searched scales, not tuned: "
+                + ", ".join(rounded[:3])
+                + (f" and {len(rounded) - 3} more" if len(rounded) > 3 else "")
+            )
+        return found
+
+
+def kept_in(plan: Plan) -> dict[str, str]:
+    """Return the matrices that a plan keeps in 16 bit, and why."""
+    every = (*(x for block in plan.blocks for x in block.layers), *plan.kept)
+    return {x.name: x.reason for x in every if x.scheme is None}
+
+
+def _tunable(target: Target, kind: str) -> bool:
+    inside = _BLOCK.match(target.name) is not None and len(target.shape) == 2
+    return inside or gguf_mix.scheme_of(kind) is None
+
+
+def gguf_layout(
+    skeleton: Skeleton, packing: str, *, ignored: Mapping[str, str] | None = None
+) -> GgufLayout:
+    """Choose name and type of every tensor of a model.
+
+    ignored: modules that stay in 16 bit, by name.
+
+    Raises:
+        FormatError: the architecture, or a part of it, has no place in a GGUF file.
+    """
+    file_type = packing.removeprefix(layouts.GGUF)
+    config = skeleton.config.to_dict()
+    shapes = {name: skeleton.header(name)[0] for name in skeleton.keys}
+    targets = arch.targets(config, shapes)
+    traits = _traits(config, len(skeleton.blocks), targets)
+    kept = {f"{name}.weight" for name in ignored or {}}
+    tensors, fallen = [], {}
+    for target in targets:
+        layer = _BLOCK.match(target.name)
+        number = int(layer[1]) if layer else -1
+        kind = gguf_mix.kind_for(
+            file_type, target.name, shape=target.shape, layer=number, traits=traits
+        )
+        wanted = gguf_mix.kind_for(
+            file_type, target.name, shape=(*target.shape[:-1], 256), layer=number, traits=traits
+        )
+        if gguf_mix.scheme_of(kind) is not None and kept.intersection(target.sources):
+            kind = wanted = gguf_mix.F16
+        if kind != wanted:
+            fallen[target.name] = kind
+        tensors.append((target, kind))
+    return GgufLayout(file_type, tuple(tensors), fallen)
+
+
+def _traits(config: Mapping[str, Any], layers: int, targets: tuple[Target, ...]) -> gguf_mix.Traits:
+    heads = config.get("num_attention_heads") or config.get("n_head") or 1
+    return gguf_mix.Traits(
+        architecture=arch.architecture(config),
+        layers=layers,
+        sharing=heads // (config.get("num_key_value_heads") or heads),
+        experts=config.get("num_local_experts") or config.get("num_experts") or 0,
+        tied=all(target.name != "output.weight" for target in targets),
+    )
+
+
+def tensor_bytes(shape: tuple[int, ...], kind: str) -> int:
+    """Return the bytes of one tensor."""
+    if kind in _BYTES:
+        return math.prod(shape) * _BYTES[kind]
+    return math.prod(shape[:-1]) * blocks.bytes_per_row(kind, shape[-1])
