@@ -16,13 +16,14 @@ from autoround.data.holdout import check_text
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
-from autoround.model.locate import locate_model
+from autoround.model.locate import gguf_file, locate_model
 from autoround.recipe.schema import Recipe
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
 from autoround.stages.convert import convert
 from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
+from autoround.stages.inspect_gguf import inspect_gguf
 from autoround.stages.run import to_json
 from autoround.types import EvalResult, RunResult
 
@@ -142,7 +143,12 @@ def evaluate(
 
 def inspection_lines(model: str, *, layers: bool, as_json: bool) -> list[str]:
     """Inspect a model folder; return the result as lines of text or one of JSON."""
-    found = inspect_folder(locate_model(model))
+    path = Path(model)
+    if not (path.is_file() and path.suffix == ".gguf"):
+        folder = locate_model(model)
+        file = gguf_file(folder)
+        path = folder if file is None else folder / file
+    found = inspect_gguf(path) if path.suffix == ".gguf" else inspect_folder(path)
     return [to_json(as_dict(found))] if as_json else lines(found, layers=layers)
 
 

@@ -127,10 +127,7 @@ def dense(folder: Path) -> dict[str, Tensor]:
         ("Gemma3TextConfig", {"head_dim": 64, "query_pre_attn_scalar": 64}),
         ("MixtralConfig", {"num_local_experts": 4}),
         ("Qwen2MoeConfig", {"num_experts": 4, "moe_intermediate_size": 256}),
-        (
-            "Qwen3MoeConfig",
-            {"num_experts": 4, "moe_intermediate_size": 256, "norm_topk_prob": True},
-        ),
+        ("Qwen3MoeConfig", EXPERTS),
     ],
 )
 def test_every_architecture_comes_back(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
@@ -280,11 +277,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(tmp_path: Path) -> None:
         ("LlamaConfig", {"hidden_act": "gelu"}, "gelu"),
         ("Gemma2Config", {"head_dim": 64, "query_pre_attn_scalar": 100}, "query_pre_attn_scalar"),
         ("Qwen3MoeConfig", {"num_experts": 4, "norm_topk_prob": False}, "norm_topk_prob"),
-        (
-            "LlamaConfig",
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-            "dynamic",
-        ),
+        ("LlamaConfig", {"rope_parameters": DYNAMIC}, "dynamic"),
     ):
         model = tiny(kind, **values)
         with pytest.raises(FormatError, match=word):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Load our files with the programs that serve them, each in an environment of its own.
 #
-#   tools/clients/check.sh [CLIENT ...]      by default auto-round gptqmodel compressed-tensors
+#   tools/clients/check.sh [CLIENT ...]      by default all:
+#       auto-round gptqmodel compressed-tensors llama.cpp transformers
 #
 # Makes the environments under out/clients, which takes minutes and gigabytes the first time;
 # needs the project's own environment (tools/setup.sh demo).
@@ -10,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=out/clients
 mkdir -p "$work"
 clients=("$@")
-if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors); fi
+if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp transformers); fi
 
 make_env() { # NAME: an environment with torch, and the client on top
     local env="$work/env-$1" pip="$work/env-$1/bin/pip"
@@ -18,12 +19,16 @@ make_env() { # NAME: an environment with torch, and the client on top
     "${PYTHON:-python3}" -m venv "$env"
     "$pip" install -q torch==2.13.0 ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
     case "$1" in
-        auto-round) "$pip" install -q auto-round==0.16.1 ;;
+        # Without its kernels for CPUs it has none for AWQ's packing.
+        auto-round) "$pip" install -q auto-round==0.16.1 auto-round-lib ;;
+        llama.cpp) "$pip" install -q llama-cpp-python==0.3.36 numpy ;;
+        transformers) "$pip" install -q transformers==5.23.0 accelerate ;;
         # It builds with the torch that is there, and does not ask for it.
         gptqmodel) "$pip" install -q setuptools wheel numpy packaging ninja
             "$pip" install -q --no-build-isolation gptqmodel==7.6.0 ;;
         compressed-tensors) "$pip" install -q compressed-tensors==0.20.0 transformers==5.23.0 accelerate ;;
-        *) echo "check: no client is named $1; legal: auto-round, gptqmodel, compressed-tensors" >&2
+        *) echo "check: no client is named $1; legal: auto-round, gptqmodel," \
+            "compressed-tensors, llama.cpp, transformers" >&2
             exit 2 ;;
     esac
     touch "$env/ready"
@@ -34,4 +39,11 @@ for client in "${clients[@]}"; do
     make_env "$client"
     pythons+=(--python "$client=$work/env-$client/bin/python")
 done
-HF_HUB_OFFLINE=1 exec .venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}"
+export HF_HUB_OFFLINE=1
+failed=0
+.venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
+if [ -e "$work/env-llama.cpp/ready" ]; then
+    .venv/bin/python tools/clients/gguf_archs.py --work "$work/archs" \
+        --python "$work/env-llama.cpp/bin/python" || failed=1
+fi
+exit $failed

@@ -35,9 +35,9 @@ def transformers(folder: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    own = config["quantization_config"]
+    own = config.get("quantization_config") or {}
     options: dict[str, Any] = {}
-    if own["quant_method"] == "compressed-tensors":
+    if own.get("quant_method") == "compressed-tensors":
         from transformers import CompressedTensorsConfig
 
         groups = own["config_groups"].values()

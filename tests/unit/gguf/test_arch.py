@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from autoround.errors import FormatError
+from autoround.gguf.arch import Target, apply, architecture, restore, row_order, targets
+from autoround.gguf.metadata import metadata
+from autoround.gguf.rope import head_width, rope_factors, rope_of, rotated_width
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 50,
+    "rope_theta": 500000.0,
+}
+SHAPES: dict[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (50, 32),
+    "model.layers.0.self_attn.q_proj.weight": (32, 32),
+    "model.layers.0.self_attn.k_proj.weight": (16, 32),
+    "model.layers.0.mlp.down_proj.weight": (32, 64),
+    "model.norm.weight": (32,),
+    "lm_head.weight": (50, 32),
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+}
+
+
+def values(config: dict[str, Any]) -> dict[str, Any]:
+    return {f.key: f.value for f in metadata(config, name="a", file_type="q4_k_m")}
+
+
+def test_blocks_come_first_and_made_tensors_last() -> None:
+    found = targets({**CONFIG, "rope_scaling": LLAMA3}, SHAPES)
+    assert [t.name for t in found] == [
+        "blk.0.attn_q.weight",
+        "blk.0.attn_k.weight",
+        "blk.0.ffn_down.weight",
+        "token_embd.weight",
+        "output_norm.weight",
+        "output.weight",
+        "rope_freqs.weight",
+    ]
+    tied = targets({**CONFIG, "tie_word_embeddings": True}, SHAPES)
+    assert "output.weight" not in [t.name for t in tied]
+
+
+def test_rows_of_query_and_key_go_in_pairs() -> None:
+    by_name = {t.name: t for t in targets(CONFIG, SHAPES)}
+    query, key = by_name["blk.0.attn_q.weight"], by_name["blk.0.attn_k.weight"]
+    assert (query.heads, key.heads) == (4, 2)
+    order = row_order(query)
+    assert order is not None
+    # The first head of eight rows: halves 0-3 and 4-7 become neighbours.
+    assert order[:8].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert order[8:16].tolist() == [8, 12, 9, 13, 10, 14, 11, 15]
+    other = targets({**CONFIG, "model_type": "qwen2"}, SHAPES)
+    assert all(row_order(t) is None for t in other)
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        (Target("a", ("x",), (32, 6), "permute", heads=4), (32, 6)),
+        (Target("a", ("x",), (7,), "plus_one"), (7,)),
+        (Target("a", ("x",), (5, 3), "transpose"), (3, 5)),
+        (Target("a", ("x",), (5, 3)), (5, 3)),
+        (Target("a", ("x",), (5,)), (1, 5)),
+    ],
+)
+def test_what_is_done_can_be_undone(target: Target, shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    there = apply(target, [tensor])
+    assert tuple(there.shape) == target.shape
+    torch.testing.assert_close(restore([(target, there)], shape), tensor)
+
+
+def test_halves_of_fused_experts_come_together_again() -> None:
+    shapes = {**SHAPES, "model.layers.0.mlp.experts.gate_up_proj": (3, 20, 32)}
+    found = targets({**CONFIG, "model_type": "mixtral"}, shapes)
+    halves = [t for t in found if t.name.endswith("_exps.weight")]
+    assert [t.name for t in halves] == ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight"]
+    fused = torch.randn(3, 20, 32)
+    parts = [(t, apply(t, [fused])) for t in halves]
+    assert torch.equal(parts[1][1], fused[:, 10:])
+    assert torch.equal(restore(parts, (3, 20, 32)), fused)
+
+
+def test_what_has_no_place_is_refused_by_name() -> None:
+    with pytest.raises(FormatError, match=r"model\.layers\.0\.surprise\.weight"):
+        targets(CONFIG, {**SHAPES, "model.layers.0.surprise.weight": (3, 3)})
+    with pytest.raises(FormatError, match=r"'bert'.*legal: llama, mistral"):
+        architecture({"model_type": "bert"})
+    with pytest.raises(FormatError, match="relu"):
+        targets({**CONFIG, "hidden_act": "relu"}, SHAPES)
+
+
+def test_metadata_tells_the_shape() -> None:
+    found = values(CONFIG)
+    assert found["general.file_type"] == 15
+    assert found["llama.context_length"] == 128
+    assert found["llama.attention.head_count_kv"] == 2
+    assert found["llama.rope.freq_base"] == 500000.0
+    assert found["llama.rope.dimension_count"] == 8
+    assert "llama.expert_count" not in found
+    experts = values({**CONFIG, "num_local_experts": 8, "num_experts_per_tok": 2})
+    assert (experts["llama.expert_count"], experts["llama.expert_used_count"]) == (8, 2)
+    gemma = {**CONFIG, "model_type": "gemma2", "head_dim": 16, "sliding_window": 64}
+    found = values({**gemma, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
+    assert found["gemma2.attn_logit_softcapping"] == 50.0
+    assert found["gemma2.attention.sliding_window"] == 64
+    assert found["gemma2.attention.key_length"] == 16
+
+
+def test_rotary_embeddings_old_and_new() -> None:
+    old = rope_of({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}})
+    new = rope_of({"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0}})
+    assert (old["rope_type"], old["rope_theta"], old["factor"]) == ("linear", 1e6, 2.0)
+    assert new["rope_theta"] == old["rope_theta"]
+    assert rope_of({})["rope_type"] == "default"
+    with pytest.raises(FormatError, match=r"'dynamic'.*legal: default, linear"):
+        rope_of({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
+    local = {"rope_theta": 20000.0, "rope_type": "default"}
+    with pytest.raises(FormatError, match="10000"):
+        rope_of({"rope_parameters": {"full_attention": {}, "sliding_attention": local}})
+    assert head_width({"hidden_size": 64, "num_attention_heads": 4}) == 16
+    partial = {"hidden_size": 64, "num_attention_heads": 4, "partial_rotary_factor": 0.5}
+    assert rotated_width(partial) == 8
+    scaled = values({**CONFIG, "rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert scaled["llama.rope.scaling.factor"] == 4.0
+
+
+def test_llama3_factors_are_those_of_transformers() -> None:
+    import transformers
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = transformers.LlamaConfig(
+        hidden_size=512, num_attention_heads=4, max_position_embeddings=131072
+    )
+    config.rope_parameters = LLAMA3
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = 1.0 / (500000.0 ** (torch.arange(0, 128, 2).float() / 128))
+    ours = torch.tensor(rope_factors(config.to_dict(), "llama")["rope_freqs"])
+    torch.testing.assert_close(plain / ours, scaled, rtol=1e-5, atol=0)
+    assert ours.min() == 1.0
+    assert ours.max() == 8.0
