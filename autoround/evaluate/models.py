@@ -7,7 +7,7 @@ from typing import Any
 
 from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError
-from autoround.formats.checkpoints import METHODS
+from autoround.formats.checkpoints import METHODS, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
 from autoround.model.locate import gguf_file, locate_model, read_config, read_quantization
@@ -55,7 +55,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
         return load_gguf(folder, device=device)
     file = _foreign_gguf(folder)
     quantization = None if file else read_quantization(folder, read_config(folder))
-    if quantization is not None and quantization.get("quant_method") in METHODS:
+    if quantization is not None and method_of(quantization) in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
     options: dict[str, Any] = {"gguf_file": file} if file else {}

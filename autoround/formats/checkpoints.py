@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, compressed, layouts
+from autoround.formats import auto_round, compressed, layouts, mlx
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
 #: Values of ``quant_method`` that can be read.
-METHODS = ("auto-round", "gptq", "awq", compressed.METHOD)
+METHODS = ("auto-round", "gptq", "awq", compressed.METHOD, mlx.METHOD)
 
 
 class Stored(NamedTuple):
@@ -24,6 +24,11 @@ class Stored(NamedTuple):
 
     scheme: Scheme
     packing: str
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """Return the name of a quantization config's method; MLX's does not say its own."""
+    return mlx.METHOD if mlx.is_mlx(config) else str(config.get("quant_method"))
 
 
 def stored_layers(
@@ -37,7 +42,10 @@ def stored_layers(
     Raises:
         FormatError: the config is of no format that can be read, or a value is illegal.
     """
-    method = config.get("quant_method")
+    method = method_of(config)
+    if method == mlx.METHOD:
+        schemes = mlx.quantized_layers(config, shapes, tensors)
+        return {n: Stored(s, layouts.MLX) for n, s in schemes.items()}
     if method == "auto-round":
         found = auto_round.quantized_layers(config, shapes)
         return {n: Stored(s, str(config["packing_format"])) for n, s in found.items()}
@@ -54,7 +62,9 @@ def stored_layers(
         packed = [name for name in shapes if f"{name}.weight_packed" in tensors]
         read = compressed.quantized_layers(config, packed, tensors)
         return {n: Stored(s, layouts.COMPRESSED) for n, s in read.items()}
-    raise FormatError(f"quant_method is {method!r}; legal: {', '.join(METHODS)}")
+    raise FormatError(
+        f"quant_method is {config.get('quant_method')!r}; legal: {', '.join(METHODS)}"
+    )
 
 
 def _with_qweight(shapes: Mapping[str, Any], tensors: Collection[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import awq_layout, compressed_layout, gptq_layout
+from autoround.formats import awq_layout, compressed_layout, gptq_layout, mlx_layout
 from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
 from autoround.types import QuantizedTensor, Scheme
 
@@ -21,6 +21,8 @@ GPTQ = {"gptq": 1, "gptq_v2": 2}
 AWQ = "awq"
 #: compressed-tensors, whose layers have tensors of other names.
 COMPRESSED = "pack-quantized"
+#: Apple's, for its processors.
+MLX = "mlx"
 #: Weights written out again in 16 bit, for programs that know no quantized format.
 FAKE = "fake"
 #: What the packings of GGUF's file types begin with; their bytes are not tensors by name.
@@ -33,12 +35,13 @@ _VERSIONS = {
 }
 _AWQ = (PACKING_AWQ, AWQ)
 #: Every name of a layout.
-LAYOUTS = (*_VERSIONS, *_AWQ, COMPRESSED, FAKE)
+LAYOUTS = (*_VERSIONS, *_AWQ, COMPRESSED, MLX, FAKE)
 #: Tensors that hold a layer's weight in any layout; the codes are in one of the first two.
 CODES = ("qweight", "weight_packed")
 PARTS = (
     *CODES,
     *("qzeros", "scales", "g_idx"),
+    *("weight", "biases"),
     *("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
 )
 
@@ -49,6 +52,8 @@ def why_not(shape: tuple[int, int], scheme: Scheme, packing: str) -> str:
         return awq_layout.why_not(shape, scheme)
     if packing == COMPRESSED:
         return compressed_layout.why_not(shape, scheme)
+    if packing == MLX:
+        return mlx_layout.why_not(shape, scheme)
     if packing == FAKE:
         return ""
     return gptq_layout.why_not(shape)
@@ -60,6 +65,8 @@ def illegal(scheme: Scheme, packing: str) -> str:
         return f"it holds {awq_layout.BITS} bits only, not {scheme.bits}"
     if packing == COMPRESSED and scheme.bits not in compressed_layout.BITS:
         return f"it holds 4 or 8 bits, not {scheme.bits}"
+    if packing == MLX:
+        return mlx_layout.illegal(scheme)
     if packing in GPTQ and scheme.bits not in (2, 3, 4, 8):
         return f"it holds 2, 3, 4 or 8 bits, not {scheme.bits}"
     return ""
@@ -80,6 +87,8 @@ def to_tensors(layer: QuantizedTensor, packing: str) -> dict[str, Tensor]:
         return awq_layout.to_tensors(layer)
     if packing == COMPRESSED:
         return compressed_layout.to_tensors(layer)
+    if packing == MLX:
+        return mlx_layout.to_tensors(layer)
     if packing == FAKE:
         return {"weight": dense_weight(layer)}
     version, g_idx = _version(packing)
@@ -98,6 +107,8 @@ def from_tensors(
         return awq_layout.from_tensors(tensors, scheme, name=name)
     if packing == COMPRESSED:
         return compressed_layout.from_tensors(tensors, scheme, name=name)
+    if packing == MLX:
+        return mlx_layout.from_tensors(tensors, scheme, name=name)
     return gptq_layout.from_tensors(tensors, scheme, version=_version(packing)[0], name=name)
 
 

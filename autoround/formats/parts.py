@@ -11,7 +11,7 @@ from autoround.errors import FormatError
 
 
 def matrix_part(tensors: Mapping[str, Tensor], part: str, name: str) -> Tensor:
-    """Return one matrix of a layer: scales in 16-bit floats, all else in int32.
+    """Return one matrix of a layer: scales in 16-bit floats, all else in 32-bit words.
 
     Raises:
         FormatError: it is missing, or is something else.
@@ -19,8 +19,11 @@ def matrix_part(tensors: Mapping[str, Tensor], part: str, name: str) -> Tensor:
     tensor = tensors.get(part)
     if tensor is None:
         raise FormatError(f"layer {name}: tensor {name}.{part} is missing")
-    floats = part in ("scales", "weight_scale")
-    wanted = (torch.float16, torch.bfloat16) if floats else (torch.int32,)
+    wanted: tuple[torch.dtype, ...] = (torch.int32,)
+    if part in ("scales", "biases", "weight_scale"):
+        wanted = (torch.float16, torch.bfloat16)
+    elif part == "weight":
+        wanted = (torch.uint32,)
     if tensor.dtype not in wanted or tensor.dim() != 2 or not tensor.numel():
         raise FormatError(
             f"layer {name}: {part} is {tensor.dtype} {tuple(tensor.shape)}, expected a matrix "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, awq, compressed, fused, gguf_mix, gptq, layouts
+from autoround.formats import auto_round, awq, compressed, fused, gguf_mix, gptq, layouts, mlx
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Packing of each format; the first one depends on the schemes.
@@ -19,12 +19,21 @@ PACKINGS = {
     "auto_awq": layouts.AWQ,
     "compressed-tensors": layouts.COMPRESSED,
     "llm_compressor": layouts.COMPRESSED,
+    "mlx": layouts.MLX,
     "fake": layouts.FAKE,
     **{f"{layouts.GGUF}{name}": f"{layouts.GGUF}{name}" for name in gguf_mix.BASES},
 }
 NAMES = tuple(PACKINGS)
 #: Formats whose clients compute in float16, or turn scales into the dtype of the model.
-_FLOAT16 = ("auto_gptq", "gptq_v2", "auto_awq", "compressed-tensors", "llm_compressor", "fake")
+_FLOAT16 = (
+    "auto_gptq",
+    "gptq_v2",
+    "auto_awq",
+    "compressed-tensors",
+    "llm_compressor",
+    "mlx",
+    "fake",
+)
 
 
 def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: str) -> OutputPlan:
@@ -69,13 +78,18 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
         return awq.config(plan)
     if output.packing == layouts.COMPRESSED:
         return compressed.config(plan)
+    if output.packing == layouts.MLX:
+        return mlx.config(plan)
     return auto_round.config(plan, output)
 
 
-def config_key(output: OutputPlan) -> str:
-    """Return the key of config.json under which a format describes itself; empty for none."""
-    plain = output.packing == layouts.FAKE or output.packing.startswith(layouts.GGUF)
-    return "" if plain else "quantization_config"
+def config_keys(output: OutputPlan) -> tuple[str, ...]:
+    """Return the keys of config.json under which a format describes itself."""
+    if output.packing == layouts.FAKE or output.packing.startswith(layouts.GGUF):
+        return ()
+    if output.packing == layouts.MLX:
+        return ("quantization", "quantization_config")
+    return ("quantization_config",)
 
 
 def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:

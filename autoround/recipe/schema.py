@@ -26,6 +26,7 @@ Format: TypeAlias = Literal[
     "auto_awq",
     "compressed-tensors",
     "llm_compressor",
+    "mlx",
     "fake",
     "gguf:q4_0",
     "gguf:q4_1",

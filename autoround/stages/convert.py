@@ -16,7 +16,7 @@ from torch import Tensor
 from autoround.errors import FormatError, ModelError
 from autoround.formats import auto_round, layouts, registry
 from autoround.formats.adapt import adapt
-from autoround.formats.checkpoints import Stored, stored_layers
+from autoround.formats.checkpoints import Stored, method_of, stored_layers
 from autoround.formats.schemes import most_common
 from autoround.model.blocks import Matrix, decoder_blocks, matrices
 from autoround.model.locate import locate_model, read_config, read_quantization
@@ -142,7 +142,7 @@ def _open(folder: Path) -> _Source:
         compute_dtype="none",
         calibration="none",
     )
-    return _Source(folder, config, str(quantization.get("quant_method")), files, stored, plan)
+    return _Source(folder, config, method_of(quantization), files, stored, plan)
 
 
 def _layer(matrix: Matrix, stored: Mapping[str, Stored]) -> LayerPlan:
@@ -263,13 +263,12 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
 def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:
     size = 0
     for part, writer in writers:
-        dropped = ("torch_dtype", "quantization_config")
+        dropped = ("torch_dtype", "quantization_config", "quantization")
         config = {k: v for k, v in source.config.items() if k not in dropped}
         config["dtype"] = part.dtype
-        key = registry.config_key(part)
-        quantization = registry.config(plan, part) if key else {}
-        if key:
-            config[key] = quantization
+        quantization: dict[str, Any] = {}
+        for key in registry.config_keys(part):
+            config[key] = quantization = registry.config(plan, part)
         writer.copy_side_files(source.folder)
         for file, content in registry.side_files(part, quantization).items():
             writer.add_text(file, json.dumps(content, indent=2) + "\n")

@@ -13,7 +13,7 @@ import torch
 
 from autoround.errors import FormatError
 from autoround.formats.auto_round import PACKING_AWQ
-from autoround.formats.checkpoints import Stored, stored_layers
+from autoround.formats.checkpoints import Stored, method_of, stored_layers
 from autoround.formats.layouts import AWQ, CODES, PARTS
 from autoround.model.locate import read_config, read_quantization
 from autoround.model.source import CheckpointSource
@@ -75,14 +75,14 @@ def inspect_folder(folder: Path) -> Inspection:
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
         pairs = (n.rpartition(".") for n in headers)
-        names = {name: (0, 0) for name, _, part in pairs if part in CODES}
+        names = {name: (0, 0) for name, _, part in pairs if part in (*CODES, "biases")}
         stored = stored_layers(quantization, names, headers)
     architectures = config.get("architectures") or ["unknown"]
     owned = {f"{name}.{part}" for name in stored for part in PARTS}
     return Inspection(
         path=str(folder),
         architecture=str(architectures[0]),
-        method=str(quantization["quant_method"]) if isinstance(quantization, dict) else "none",
+        method=method_of(quantization) if isinstance(quantization, dict) else "none",
         quantized=tuple(_quantized_parts(stored, headers)),
         kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
         layers={name: f"{s.scheme}, {s.packing}" for name, s in stored.items()},
@@ -100,7 +100,7 @@ def _quantized_parts(stored: Mapping[str, Stored], headers: Mapping[str, Header]
     for name, layer in stored.items():
         what = f"{layer.scheme}, packing {layer.packing}"
         found = {p: headers[f"{name}.{p}"] for p in PARTS if f"{name}.{p}" in headers}
-        codes = next((found[part][0] for part in CODES if part in found), ())
+        codes = next((found[part][0] for part in (*CODES, "weight") if part in found), ())
         if len(codes) != 2:
             raise FormatError(f"layer {name}: the config calls it quantized, but it has no codes")
         counts[what] += 1

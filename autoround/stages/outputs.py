@@ -74,7 +74,7 @@ class CheckpointOutput:
     def complete(self) -> Reading:
         """Write the configs and check the files; returns them opened again."""
         config = output_config(self._plan, self._part, self._skeleton)
-        own = config.get(registry.config_key(self._part)) or {}
+        own = config.get("quantization_config") or {}
         for file, content in registry.side_files(self._part, own).items():
             self._writer.add_text(file, json.dumps(content, indent=2) + "\n")
         self._writer.complete(config)
@@ -143,8 +143,7 @@ def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, T
 def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:
     """Return the config of the result: the original's, and what was quantized how."""
     config = model_config(skeleton, plan.architecture, output.dtype)
-    key = registry.config_key(output)
-    if key:
+    for key in registry.config_keys(output):
         config[key] = registry.config(plan, output)
     return config
 

@@ -14,6 +14,7 @@ import torch
 from autoround.device.protocol import Runtime
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
+from autoround.formats.layouts import MLX
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
@@ -231,6 +232,8 @@ def _resolve(
     reason = matrix.why_kept or next(
         (f"ignored by the recipe ({p!r})" for p in ignore if matches(p, matrix.name)), ""
     )
+    if not reason and matrix.transposed and MLX in packings:
+        reason = "MLX has no place for matrices that are stored turned"
     reason = reason or registry.why_not(matrix.shape, scheme, packings)
     return LayerPlan(
         matrix.name,

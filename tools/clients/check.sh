@@ -2,7 +2,7 @@
 # Load our files with the programs that serve them, each in an environment of its own.
 #
 #   tools/clients/check.sh [CLIENT ...]      by default all:
-#       auto-round gptqmodel compressed-tensors llama.cpp transformers
+#       auto-round gptqmodel compressed-tensors llama.cpp mlx transformers
 #
 # Makes the environments under out/clients, which takes minutes and gigabytes the first time;
 # needs the project's own environment (tools/setup.sh demo).
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=out/clients
 mkdir -p "$work"
 clients=("$@")
-if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp transformers); fi
+if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp mlx transformers); fi
 
 make_env() { # NAME: an environment with torch, and the client on top
     local env="$work/env-$1" pip="$work/env-$1/bin/pip"
@@ -22,13 +22,14 @@ make_env() { # NAME: an environment with torch, and the client on top
         # Without its kernels for CPUs it has none for AWQ's packing.
         auto-round) "$pip" install -q auto-round==0.16.1 auto-round-lib ;;
         llama.cpp) "$pip" install -q llama-cpp-python==0.3.36 numpy ;;
+        mlx) "$pip" install -q "mlx[cpu]==0.32.4" mlx-lm==0.32.2 numpy ;;
         transformers) "$pip" install -q transformers==5.23.0 accelerate ;;
         # It builds with the torch that is there, and does not ask for it.
         gptqmodel) "$pip" install -q setuptools wheel numpy packaging ninja
             "$pip" install -q --no-build-isolation gptqmodel==7.6.0 ;;
         compressed-tensors) "$pip" install -q compressed-tensors==0.20.0 transformers==5.23.0 accelerate ;;
         *) echo "check: no client is named $1; legal: auto-round, gptqmodel," \
-            "compressed-tensors, llama.cpp, transformers" >&2
+            "compressed-tensors, llama.cpp, mlx, transformers" >&2
             exit 2 ;;
     esac
     touch "$env/ready"

@@ -39,6 +39,7 @@ CASES: list[tuple[str, str, tuple[tuple[int, bool], ...]]] = [
     ("auto_gptq", "gptqmodel", ((2, True), (3, True), (4, True), (8, True))),
     ("gptq_v2", "gptqmodel", ((2, False), (4, True), (4, False), (8, False))),
     ("auto_awq", "gptqmodel", ((4, True), (4, False))),
+    ("mlx", "mlx", ((2, False), (3, True), (4, True), (4, False), (6, True), (8, False))),
     ("fake", "transformers", ((4, True),)),
     *((f"gguf:{name}", "llama.cpp", ((4, True),)) for name in GGUF),
     ("compressed-tensors", "compressed-tensors", ((4, True), (4, False), (8, True), (8, False))),
@@ -156,6 +157,8 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
 def script_of(client: str, folder: Path) -> list[str]:
     """Return the arguments that let a client read a folder."""
     here = Path(__file__).parent
+    if client == "mlx":
+        return [str(here / "mlx_read.py"), "--model", str(folder)]
     if client != "llama.cpp":
         return [str(here / "read.py"), "--client", client, "--model", str(folder)]
     texts = folder.with_suffix(".texts.json")

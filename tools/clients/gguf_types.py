@@ -29,7 +29,8 @@ params.ftype, params.nthread = int(sys.argv[3]), 2
 code = llama_cpp.llama_model_quantize(
     sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(params))
 assert code == 0, code
-print(json.dumps({t.name: t.tensor_type.name.lower() for t in gguf.GGUFReader(sys.argv[2]).tensors}))
+tensors = gguf.GGUFReader(sys.argv[2]).tensors
+print(json.dumps({t.name: t.tensor_type.name.lower() for t in tensors}))
 """
 SMALL = {"vocab_size": 64, "num_hidden_layers": 18, "intermediate_size": 256}
 CASES: list[tuple[str, str, dict[str, Any]]] = [

@@ -1,0 +1,69 @@
+"""The ``mlx`` format: checkpoints as mlx-lm writes them, for Apple's processors.
+
+config.json holds the scheme twice, as ``quantization`` and ``quantization_config``; layers
+that differ stand in it by name. mlx-lm itself goes by the files: a layer with ``scales``
+is quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from autoround.errors import FormatError
+from autoround.formats import mlx_layout
+from autoround.formats.schemes import most_common
+from autoround.types import Plan, Scheme
+
+#: What a quantization_config of MLX is called here; it has no ``quant_method`` of its own.
+METHOD = "mlx"
+
+
+def config(plan: Plan) -> dict[str, Any]:
+    """Return the ``quantization`` that describes a plan to loaders."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
+    found: dict[str, Any] = {**_keys(base), "mode": "affine"}
+    for layer in layers:
+        if layer.scheme is None:
+            found[layer.name] = False
+        elif layer.scheme != base:
+            found[layer.name] = _keys(layer.scheme)
+    return found
+
+
+def _keys(scheme: Scheme) -> dict[str, Any]:
+    return {"group_size": scheme.group_size, "bits": scheme.bits}
+
+
+def is_mlx(config: Mapping[str, Any]) -> bool:
+    """Tell whether a quantization config is MLX's."""
+    known = "bits" in config and "group_size" in config
+    return known and "quant_method" not in config
+
+
+def quantized_layers(
+    config: Mapping[str, Any], names: Iterable[str], tensors: Collection[str]
+) -> dict[str, Scheme]:
+    """Return the scheme of every layer that the files hold quantized.
+
+    Raises:
+        FormatError: a value in the config is illegal.
+    """
+    if config.get("mode", "affine") != "affine":
+        raise FormatError(f"MLX quantization mode {config['mode']!r} cannot be read; legal: affine")
+    found = {}
+    for name in names:
+        if f"{name}.biases" not in tensors:
+            continue
+        own = config.get(name)
+        keys = {**config, **own} if isinstance(own, Mapping) else config
+        bits, size = keys.get("bits"), keys.get("group_size")
+        if not isinstance(bits, int) or not isinstance(size, int):
+            raise FormatError(f"quantization: bits and group_size of layer {name} are no numbers")
+        scheme = Scheme(bits, size, False)
+        reason = mlx_layout.illegal(scheme)
+        if reason:
+            raise FormatError(f"quantization of layer {name}: {reason}")
+        found[name] = scheme
+    return found
