@@ -58,6 +58,18 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
         "LlamaConfig",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
     ),
+    (
+        "llama, yarn rope",
+        "LlamaConfig",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            }
+        },
+    ),
     ("mistral", "MistralConfig", {"sliding_window": None}),
     ("mixtral", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     ("qwen2", "Qwen2Config", {}),
@@ -85,6 +97,21 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
         },
     ),
     ("phi3", "Phi3Config", {"sliding_window": None, "original_max_position_embeddings": 512}),
+    (
+        "phi3, long rope",
+        "Phi3Config",
+        {
+            "sliding_window": None,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "long_factor": [1.0 + 0.1 * k for k in range(16)],
+                "short_factor": [1.0] * 16,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
     ("gpt2", "GPT2Config", GPT2),
 ]
 

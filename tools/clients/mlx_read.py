@@ -28,7 +28,7 @@ def main() -> None:
     rows = [np.array(model(mx.array(row[None])).astype(mx.float32)) for row in np.load(args.tokens)]
     np.save(args.out, np.concatenate(rows))
     prompt = "The capital of France is"
-    text = prompt + generate(model, tokenizer, prompt=prompt, max_tokens=12)
+    text = prompt + generate(model, tokenizer, prompt=prompt, max_tokens=6)
     print(json.dumps({"text": text}))
 
 
