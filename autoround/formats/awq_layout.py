@@ -56,6 +56,8 @@ def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) ->
     Raises:
         FormatError: a tensor is missing, or has another dtype or shape than the layout.
     """
+    if scheme.bits != BITS:
+        raise FormatError(f"layer {name}: AWQ holds {BITS} bits, not {scheme.bits}")
     qweight, qzeros, scales = (
         matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
     )

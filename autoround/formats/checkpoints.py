@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import torch
+
 from autoround.errors import FormatError
 from autoround.formats import auto_round, compressed, layouts, mlx
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
@@ -119,3 +121,48 @@ def _scheme(keys: Mapping[str, Any], where: str) -> Scheme:
             f"{PER_CHANNEL} (channel)"
         )
     return Scheme(bits, size, bool(keys.get("sym", True)))
+
+
+Header = tuple[tuple[int, ...], torch.dtype]
+
+
+def check_layers(
+    stored: Mapping[str, Stored],
+    shapes: Mapping[str, tuple[int, int]],
+    headers: Mapping[str, Header],
+    *,
+    prefix: str = "",
+) -> None:
+    """Hold the tensors of every layer against its layout and the model, by headers alone.
+
+    stored: the quantized layers. shapes: all matrices of the model, (out, in).
+    prefix: of the model's names that checkpoints of the bare decoder lack.
+
+    Raises:
+        FormatError: with the layer and what is wrong with it.
+    """
+    for name, (scheme, packing) in stored.items():
+        reason = layouts.illegal(scheme, packing)
+        if reason:
+            raise FormatError(f"layer {name}: {packing} with {scheme}: {reason}")
+        held = {p: headers[f"{name}.{p}"] for p in layouts.PARTS if f"{name}.{p}" in headers}
+        empty = {
+            part: torch.empty(shape, dtype=dtype, device="meta")
+            for part, (shape, dtype) in held.items()
+        }
+        layer = layouts.from_tensors(empty, scheme, packing=packing, name=name)
+        found = tuple(layer.codes.shape)
+        if name in shapes and found != shapes[name]:
+            raise FormatError(
+                f"layer {name}: its codes are {found[0]} x {found[1]}, the model's weight is "
+                f"{shapes[name][0]} x {shapes[name][1]}"
+            )
+        order = held.get("g_idx", held.get("weight_g_idx"))
+        if order is not None and order != ((found[1],), torch.int32):
+            raise FormatError(
+                f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({found[1]},)"
+            )
+    for name in shapes:
+        names = (f"{name}.weight", f"{name}.weight".removeprefix(prefix))
+        if name not in stored and not any(n in headers for n in names):
+            raise FormatError(f"layer {name}: the files hold neither its codes nor its weight")

@@ -71,6 +71,10 @@ def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) ->
             f"layer {name}: weight_packed {tuple(packed.shape)} does not hold "
             f"{scheme.bits}-bit values"
         )
+    if scheme.sym and "weight_zero_point" in tensors:
+        raise FormatError(
+            f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
+        )
     codes = unpack_rows(packed.t(), scheme.bits).t()
     held = tensors.get("weight_shape")
     if held is not None and held.device.type != "meta" and held.tolist() != list(codes.shape):
@@ -83,5 +87,11 @@ def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) ->
             scale.shape, 2 ** (scheme.bits - 1), dtype=torch.uint8, device=codes.device
         )
     else:
-        zero = unpack_rows(matrix_part(tensors, "weight_zero_point", name), scheme.bits)
+        words = matrix_part(tensors, "weight_zero_point", name)
+        if words.shape[0] % scheme.bits:
+            raise FormatError(
+                f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
+                f"{scheme.bits}-bit values"
+            )
+        zero = unpack_rows(words, scheme.bits)
     return assemble(codes, scale, zero, scheme, name=name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
-from autoround.formats.checkpoints import stored_layers
+from autoround.formats.checkpoints import check_layers, stored_layers
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import is_matrix, is_transposed, tied_names
 from autoround.model.locate import locate_model, read_config, read_quantization
@@ -74,6 +74,7 @@ def _replace_layers(
     stored = stored_layers(quantization, shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
+    check_layers(stored, shapes, headers, prefix=f"{getattr(model, 'base_model_prefix', '')}.")
     for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
         layer = QuantLinear(
@@ -112,9 +113,15 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         for name, tensor in source.read(wanted.values()).items():
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
                 raise FormatError(f"{folder}: tensor {name} holds NaN")
+            if isinstance(module, QuantLinear) and not _finite(tensor):
+                raise FormatError(f"{folder}: tensor {name} holds infinity")
             own = name.rpartition(".")[2]
             _assign(module, own, tensor, dtype)
     model.tie_weights()  # type: ignore[operator]
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _check_header(

@@ -16,7 +16,7 @@ from torch import Tensor
 from autoround.errors import FormatError, ModelError
 from autoround.formats import auto_round, layouts, registry
 from autoround.formats.adapt import adapt
-from autoround.formats.checkpoints import Stored, method_of, stored_layers
+from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.schemes import most_common
 from autoround.model.blocks import Matrix, decoder_blocks, matrices
 from autoround.model.locate import locate_model, read_config, read_quantization
@@ -115,6 +115,8 @@ def _open(folder: Path) -> _Source:
     stored = stored_layers(quantization, {n: m.shape for n, m in every.items()}, files.headers())
     if not stored:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
+    prefix = f"{getattr(built, 'base_model_prefix', '')}."
+    check_layers(stored, {n: m.shape for n, m in every.items()}, files.headers(), prefix=prefix)
     blocks = decoder_blocks(built)
     outside = [n for n in stored if not n.startswith(tuple(b + "." for b in blocks))]
     if outside:
@@ -200,7 +202,7 @@ def _convert_layer(
     layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
     if not bool(torch.isfinite(layer.scale).all()):
         raise FormatError(f"layer {name}: its scales hold NaN or infinity")
-    order = _order(held.get("g_idx"), layer.scheme)
+    order = _order(held.get("g_idx"), layer.scheme, name=name, groups=layer.scale.shape[1])
     if order is not None:
         refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
         if refused:
@@ -224,10 +226,12 @@ def _convert_layer(
     return fitted.layer, fitted.shifted, fitted.lost
 
 
-def _order(index: Tensor | None, scheme: Scheme) -> Tensor | None:
+def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> Tensor | None:
     """Return the group of each input where it is not simply its place."""
     if index is None or scheme.group_size <= 0:
         return None
+    if int(index.min()) < 0 or int(index.max()) >= groups:
+        raise FormatError(f"layer {name}: g_idx names groups outside 0 … {groups - 1}")
     plain = torch.arange(len(index), dtype=index.dtype) // scheme.group_size
     return None if torch.equal(index, plain) else index
 

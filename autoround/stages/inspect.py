@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
-from autoround.errors import FormatError
+from autoround.errors import FormatError, ModelError
 from autoround.formats.auto_round import PACKING_AWQ
-from autoround.formats.checkpoints import Stored, method_of, stored_layers
+from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.layouts import AWQ, CODES, PARTS
+from autoround.model.blocks import matrices
 from autoround.model.locate import read_config, read_quantization
+from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
 
 Header = tuple[tuple[int, ...], torch.dtype]
@@ -75,8 +77,12 @@ def inspect_folder(folder: Path) -> Inspection:
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
         pairs = (n.rpartition(".") for n in headers)
+        shapes, prefix = _model_shapes(folder)
         names = {name: (0, 0) for name, _, part in pairs if part in (*CODES, "biases")}
-        stored = stored_layers(quantization, names, headers)
+        stored = stored_layers(quantization, names | shapes, headers)
+        if not stored:
+            raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
+        check_layers(stored, shapes, headers, prefix=prefix)
     architectures = config.get("architectures") or ["unknown"]
     owned = {f"{name}.{part}" for name in stored for part in PARTS}
     return Inspection(
@@ -87,6 +93,16 @@ def inspect_folder(folder: Path) -> Inspection:
         kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
         layers={name: f"{s.scheme}, {s.packing}" for name, s in stored.items()},
     )
+
+
+def _model_shapes(folder: Path) -> tuple[dict[str, tuple[int, int]], str]:
+    """Return the matrices of the model and its prefix; none where its class is not known."""
+    try:
+        built = build_empty(folder)
+    except ModelError:
+        return {}, ""  # what is in the files can be told without it
+    shapes = {matrix.name: matrix.shape for matrix in matrices(built, "")}
+    return shapes, f"{getattr(built, 'base_model_prefix', '')}."
 
 
 def _size(header: Header) -> int:
