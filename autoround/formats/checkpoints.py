@@ -131,11 +131,13 @@ def check_layers(
     shapes: Mapping[str, tuple[int, int]],
     headers: Mapping[str, Header],
     *,
+    tied: Mapping[str, str],
     prefix: str = "",
 ) -> None:
     """Hold the tensors of every layer against its layout and the model, by headers alone.
 
-    stored: the quantized layers. shapes: all matrices of the model, (out, in).
+    stored: the quantized layers. shapes: all linear layers of the model, (out, in).
+    tied: parameters of the model that are another one too, which alone is stored.
     prefix: of the model's names that checkpoints of the bare decoder lack.
 
     Raises:
@@ -163,6 +165,8 @@ def check_layers(
                 f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({found[1]},)"
             )
     for name in shapes:
-        names = (f"{name}.weight", f"{name}.weight".removeprefix(prefix))
+        own = f"{name}.weight"
+        same = {own, tied.get(own, own), *(n for n, first in tied.items() if first == own)}
+        names = same | {n.removeprefix(prefix) for n in same}
         if name not in stored and not any(n in headers for n in names):
             raise FormatError(f"layer {name}: the files hold neither its codes nor its weight")

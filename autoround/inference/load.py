@@ -13,7 +13,7 @@ from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import check_layers, stored_layers
 from autoround.inference.linear import QuantLinear
-from autoround.model.blocks import is_matrix, is_transposed, tied_names
+from autoround.model.blocks import matrix_shapes, tied_names
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
@@ -69,12 +69,12 @@ def _replace_layers(
     model: nn.Module, quantization: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> None:
     """Put empty quantized layers where the checkpoint has some."""
-    found = {name: module for name, module in model.named_modules() if is_matrix(module)}
-    shapes = {name: _shape(module) for name, module in found.items()}
+    shapes = matrix_shapes(model)
     stored = stored_layers(quantization, shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
-    check_layers(stored, shapes, headers, prefix=f"{getattr(model, 'base_model_prefix', '')}.")
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    check_layers(stored, shapes, headers, tied=tied_names(model), prefix=prefix)
     for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
         layer = QuantLinear(
@@ -82,16 +82,9 @@ def _replace_layers(
             scheme,
             packing=packing,
             # Some programs write a bias for layers that have none in the model.
-            bias=found[name].bias is not None or f"{name}.bias" in headers,
+            bias=model.get_submodule(name).bias is not None or f"{name}.bias" in headers,
         )
         setattr(model.get_submodule(parent), own, layer)
-
-
-def _shape(module: nn.Module) -> tuple[int, int]:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    return (columns, rows) if is_transposed(module) else (rows, columns)
 
 
 def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:

@@ -36,6 +36,18 @@ def is_matrix(module: nn.Module) -> bool:
     return type(module) is nn.Linear or is_transposed(module)
 
 
+def matrix_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every plain linear layer by name, in module order."""
+    return {name: _shape(m) for name, m in model.named_modules() if is_matrix(m)}
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    rows, columns = weight.shape
+    return (columns, rows) if is_transposed(module) else (rows, columns)
+
+
 def decoder_blocks(model: nn.Module) -> list[str]:
     """Return the paths of the decoder blocks, in order.
 
@@ -103,18 +115,14 @@ def matrices(model: nn.Module, prefix: str) -> list[Matrix]:
 
 
 def _matrix(model: nn.Module, name: str, module: nn.Module) -> Matrix:
-    transposed = is_transposed(module)
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    rows, columns = weight.shape
-    shape = (columns, rows) if transposed else (rows, columns)
+    shape = _shape(module)
     parent_name, _, own_name = name.rpartition(".")
     parent = model.get_submodule(parent_name) if parent_name else model
     reason = ""
     # A router decides which experts run; its few weights steer everything after it.
     if own_name != "experts" and hasattr(parent, "experts") and shape[0] <= 1024:
         reason = "router of a mixture of experts"
-    return Matrix(name, shape, transposed, module.bias is not None, reason)
+    return Matrix(name, shape, is_transposed(module), module.bias is not None, reason)
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:

@@ -18,7 +18,13 @@ from autoround.formats import auto_round, layouts, registry
 from autoround.formats.adapt import adapt
 from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.schemes import most_common
-from autoround.model.blocks import Matrix, decoder_blocks, matrices
+from autoround.model.blocks import (
+    Matrix,
+    decoder_blocks,
+    matrices,
+    matrix_shapes,
+    tied_names,
+)
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
@@ -116,7 +122,9 @@ def _open(folder: Path) -> _Source:
     if not stored:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
     prefix = f"{getattr(built, 'base_model_prefix', '')}."
-    check_layers(stored, {n: m.shape for n, m in every.items()}, files.headers(), prefix=prefix)
+    check_layers(
+        stored, matrix_shapes(built), files.headers(), tied=tied_names(built), prefix=prefix
+    )
     blocks = decoder_blocks(built)
     outside = [n for n in stored if not n.startswith(tuple(b + "." for b in blocks))]
     if outside:
