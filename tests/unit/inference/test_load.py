@@ -183,18 +183,33 @@ LAYER = "model.layers.1.mlp.down_proj"
 
 
 @pytest.mark.parametrize(
-    "name", [f"{LAYER}.qweight", f"{LAYER}.scales", "model.norm.weight", "lm_head.weight"]
+    ("name", "message"),
+    [
+        (f"{LAYER}.qweight", f"tensor {LAYER}.qweight is missing"),
+        (f"{LAYER}.scales", f"tensor {LAYER}.scales is missing"),
+        ("model.norm.weight", "tensor model.norm.weight should have shape .*nothing"),
+        ("lm_head.weight", "layer lm_head: .*neither its codes nor its weight"),
+    ],
 )
-def test_a_missing_tensor_is_named(quantized: Path, name: str) -> None:
+def test_a_missing_tensor_is_named(quantized: Path, name: str, message: str) -> None:
     edit_tensors(quantized, lambda tensors: tensors.pop(name))
-    with pytest.raises(FormatError, match=rf"tensor {name} should have shape .*nothing"):
+    with pytest.raises(FormatError, match=message):
         load(quantized, device="cpu")
 
 
-@pytest.mark.parametrize("name", [f"{LAYER}.qzeros", "model.embed_tokens.weight"])
-def test_a_tensor_of_another_shape_is_named(quantized: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{LAYER}.qzeros", f"layer {LAYER}: .*zero points .*do not fit a weight"),
+        (
+            "model.embed_tokens.weight",
+            r"tensor model.embed_tokens.weight should have shape \(.*\(.*\)",
+        ),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(quantized: Path, name: str, message: str) -> None:
     edit_tensors(quantized, lambda t: t.update({name: t[name][1:].contiguous()}))
-    with pytest.raises(FormatError, match=rf"tensor {name} should have shape \(.*\(.*\)"):
+    with pytest.raises(FormatError, match=message):
         load(quantized, device="cpu")
 
 
