@@ -98,5 +98,8 @@ from importlib.metadata import entry_points
 
 names = sorted(entry.name for entry in entry_points(group="autoround.backends") if entry.load())
 assert names == ["cpu", "cuda", "null", "xpu"], names
+from autoround_backends import _native
+
+assert _native.SOURCE.is_file(), "the wheel lacks the C kernels"
 PYTHON
 echo "wheel_check: $(basename "$wheel") works from a clean environment"

@@ -133,11 +133,11 @@ class _FakeQuantize(torch.autograd.Function):
             passed.mul_(scale[rows])
         if not with_clips:
             return None, grad_value, None, None, None, None
-        grad_lo, grad_hi = _clip_gradients(grid, clip_lo, clip_hi, scale, sums)
+        grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
         return None, grad_value, grad_lo, grad_hi, None, None
 
 
-def _clip_gradients(
+def clip_gradients(
     grid: Grid, clip_lo: Tensor, clip_hi: Tensor, scale: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Chain group sums of the upstream gradient G to the two clip factors.

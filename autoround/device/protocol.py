@@ -50,7 +50,10 @@ class Runtime(Protocol):
 
     name: str
     device: torch.device
-    ops: Ops
+
+    @property
+    def ops(self) -> Ops:
+        """The operations of the tuning loop."""
 
     def speeds(self) -> tuple[Speed, ...]:
         """Return measured matmul speeds of the usable dtypes, fastest choice first."""

@@ -11,6 +11,8 @@ import torch
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.protocol import Availability, Memory, Speed, measure_matmul, preferred
 from autoround.errors import DeviceError
+from autoround_backends import _native
+from autoround_backends._cpu_ops import CpuOps
 
 
 class CpuRuntime:
@@ -20,7 +22,15 @@ class CpuRuntime:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self.ops: Ops = TorchOps()
+
+    @cached_property
+    def ops(self) -> Ops:
+        """The operations in C where a compiler builds them, else in plain torch.
+
+        Both give the same levels bit for bit; without a compiler a run is slower, not other.
+        """
+        library = _native.load().library
+        return TorchOps() if library is None else CpuOps(library)
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:

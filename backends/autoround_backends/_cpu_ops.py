@@ -1,0 +1,131 @@
+"""The operations of the tuning loop for a CPU: one pass over memory each, in C."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autoround.core import signsgd
+from autoround.core.grid import Grid, levels_of
+from autoround.core.ops import TorchOps
+from autoround.core.rounding import Rounding, clip_gradients
+from autoround.core.signsgd import SignState
+
+_POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class CpuOps(TorchOps):
+    """Ours where a tensor is laid out as the kernels want it, else plain torch."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.fake_quantize.argtypes = [
+            *[_POINTER] * 5,
+            *(_FLOAT, _COUNT, _COUNT),
+            *[_POINTER] * 2,
+        ]
+        library.fake_quantize_backward.argtypes = [
+            *[_POINTER] * 5,
+            *(_FLOAT, _COUNT, _COUNT),
+            *[_POINTER] * 4,
+        ]
+        library.sign_step.argtypes = [_POINTER, _POINTER, _FLOAT, _COUNT]
+        for function in ("fake_quantize", "fake_quantize_backward", "sign_step"):
+            getattr(library, function).restype = None
+
+    def fake_quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        """Round a weight to its grid and back, differentiably."""
+        if not _fits(weight, rounding.value) or dtype not in (torch.float32, torch.bfloat16):
+            return super().fake_quantize(weight, rounding, grid=grid, dtype=dtype)
+        out: Tensor = _Fused.apply(weight, *rounding, grid, dtype, self._library)  # type: ignore[no-untyped-call]
+        return out
+
+    @torch.no_grad()
+    def sign_step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+    ) -> SignState:
+        """Move parameters against the signs of their gradients, in place."""
+        rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
+        for param, grad in zip(params, grads, strict=True):
+            if not _fits(param, grad):
+                param.sub_(grad.sign_(), alpha=rate)
+                continue
+            self._library.sign_step(param.data_ptr(), grad.data_ptr(), rate, param.numel())
+        return state._replace(step=state.step + 1)
+
+
+def _fits(*tensors: Tensor) -> bool:
+    return all(
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors
+    )
+
+
+class _Fused(torch.autograd.Function):
+    """As the node of ``autoround/core/rounding.py``, which has the derivation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        value: Tensor,
+        clip_lo: Tensor,
+        clip_hi: Tensor,
+        grid: Grid,
+        dtype: torch.dtype,
+        library: ctypes.CDLL,
+    ) -> Tensor:
+        scale, zero, minimum = levels_of(grid, clip_lo, clip_hi)
+        out = torch.empty(weight.shape, dtype=dtype)
+        parts = (weight, value, *_held(scale, zero, minimum))
+        library.fake_quantize(
+            *map(_address, parts),
+            float(2**grid.bits - 1),
+            scale.numel(),
+            weight.shape[-1],
+            _address(out if dtype == torch.float32 else None),
+            _address(out if dtype == torch.bfloat16 else None),
+        )
+        ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero, minimum)
+        ctx.grid, ctx.library = grid, library
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(
+        ctx: Any, grad: Tensor
+    ) -> tuple[None, Tensor, Tensor | None, Tensor | None, None, None, None]:
+        weight, value, clip_lo, clip_hi, scale, zero, minimum = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        grad = grad.contiguous()
+        grad_value = torch.empty_like(value)
+        sums = torch.empty((3, *scale.shape))
+        parts = (weight, value, *_held(scale, zero, minimum))
+        ctx.library.fake_quantize_backward(
+            *map(_address, parts),
+            float(2**grid.bits - 1),
+            scale.numel(),
+            weight.shape[-1],
+            _address(grad if grad.dtype == torch.float32 else None),
+            _address(grad if grad.dtype == torch.bfloat16 else None),
+            grad_value.data_ptr(),
+            sums.data_ptr(),
+        )
+        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+            return None, grad_value, None, None, None, None, None
+        grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
+        return None, grad_value, grad_lo, grad_hi, None, None, None
+
+
+def _held(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

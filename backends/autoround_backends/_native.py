@@ -1,0 +1,101 @@
+"""Build the C kernels with the machine's own compiler, once, and load them.
+
+Plain C behind ctypes: no headers of torch, so a build takes a second, and the file can be
+read without knowing torch. The result is kept in the user's cache under a name made of
+everything that decides what is in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).with_name("_cpu_kernels.c")
+COMPILERS = ("cc", "gcc", "clang")
+#: No -ffast-math, no contraction: levels are to equal those of plain torch bit for bit.
+FLAGS = (
+    *("-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Wall", "-Werror=implicit-function-declaration"),
+)
+#: Seconds after which a build is given up.
+PATIENCE = 120.0
+
+
+class Native(NamedTuple):
+    """The kernels, or None; ``reason`` says how they came to be, or why they did not."""
+
+    library: ctypes.CDLL | None
+    reason: str
+
+
+def compiler() -> str | None:
+    """Return the path of a C compiler of this machine."""
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
+def default_cache() -> Path:
+    """Return where built kernels are kept."""
+    return Path.home() / ".cache" / "autoround" / "kernels"
+
+
+@lru_cache(maxsize=4)
+def load(cache: Path | None = None) -> Native:
+    """Load the kernels, building them if that was not done before."""
+    found = compiler()
+    if found is None:
+        return Native(None, f"no C compiler ({', '.join(COMPILERS)}) on the path")
+    folder = cache or default_cache()
+    # OpenMP's functions are left open and bound to those that torch has loaded: a second
+    # runtime would have threads of its own that fight for the same cores.
+    for threads in (("-fopenmp",), ("-fopenmp-simd",)):
+        target = folder / f"{_key(found, threads)}.so"
+        try:
+            if not target.is_file():
+                _build(found, threads, target)
+            library = ctypes.CDLL(str(target))
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
+            failed = f"{found}: {reason[0] if reason else type(error).__name__}"
+            continue
+        return Native(library, f"built by {found}")
+    return Native(None, failed)
+
+
+def _key(found: str, threads: tuple[str, ...]) -> str:
+    """Name a build by what decides it: source, flags, compiler and processor."""
+    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, *threads, found, _processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _processor() -> str:
+    """Describe the processor: a shared home folder may serve several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
+
+
+def _build(found: str, threads: tuple[str, ...], target: Path) -> None:
+    """Compile in a folder of our own and move the result into place as a whole."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        objects, library = f"{scratch}/kernels.o", f"{scratch}/kernels.so"
+        tuned = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+        _run([found, *FLAGS, *threads, tuned, "-c", str(SOURCE), "-o", objects])
+        link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
+        _run([found, "-shared", *link, objects, "-o", library])
+        os.replace(library, target)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
