@@ -21,9 +21,10 @@ from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
+from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.plan import DTYPES, make_plan, needs_data
 from autoround.stages.run import Request, prepare, run, write_blocks
-from autoround.stages.tune import BlockOutput, Job, quantize_blocks
+from autoround.stages.tune import quantize_blocks
 from autoround.stages.write import check_output
 from autoround.types import Estimate, Plan, QuantizedTensor, RunResult
 

@@ -44,6 +44,20 @@ class BlockDone:
 
 
 @dataclass(frozen=True, slots=True)
+class DistillStep:
+    """One step of the descent over the whole model is done; ``loss`` is of its own batch.
+
+    before: the loss of before the descent, with the one of after it, on samples it did not
+    see; None but at the end.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know and that did not stop the run."""
 
@@ -59,7 +73,7 @@ class Finished:
     disk_bytes: int
 
 
-Event: TypeAlias = Planned | StageStarted | StepDone | BlockDone | Warned | Finished
+Event: TypeAlias = Planned | StageStarted | StepDone | BlockDone | DistillStep | Warned | Finished
 Sink: TypeAlias = Callable[[Event], None]
 
 

@@ -41,6 +41,7 @@ class BlockRunner:
         self._calls: dict[tuple[int, int], tuple[Call, ...]] = {}
         self._example: Tensor | None = None
         self._outer: dict[str, Tensor] | None = None
+        self._as_tuple = False
 
     def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Move tensors to the device, floating-point ones in the compute dtype."""
@@ -82,6 +83,27 @@ class BlockRunner:
     def release(self) -> None:
         """Free the embeddings; they are read again if another batch shape comes up."""
         self._outer = None
+
+    def outer(self) -> dict[str, Tensor]:
+        """Read what lies outside the blocks, the head too, for :meth:`head`."""
+        tensors = self._skeleton.read(self._skeleton.names_outside_blocks())
+        return self.place(tensors) | _outer_buffers(self._skeleton, self._device)
+
+    def head(self, outer: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        """Turn what the last block puts out into logits, by the model's own code.
+
+        Comes after :meth:`embed`, which learns what blocks return.
+
+        outer: from :meth:`outer`. hidden: [batch, seq, hidden], any seq: what follows the
+        blocks looks at each position by itself. Returns [batch, seq, vocabulary].
+        """
+        skeleton = self._skeleton
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
+        arguments = {"input_ids": ids, "use_cache": False}
+        with _answering_blocks(skeleton, hidden, as_tuple=self._as_tuple):
+            out = functional_call(skeleton.model, dict(outer), (), arguments)
+        logits: Tensor = out.logits
+        return logits
 
     def _call(self, shape: tuple[int, int], index: int) -> Call:
         """Return a block's arguments for a batch shape, rehearsing it the first time."""
@@ -136,6 +158,7 @@ class BlockRunner:
             if len(recorded) == len(skeleton.blocks) and all(
                 h.shape == hidden[0].shape for h in hidden
             ):
+                self._as_tuple = as_tuple
                 return hidden[0].to(self._dtype), tuple(call for _, call in recorded)
         raise ModelError(
             f"{type(skeleton.model).__name__} does not run its {len(skeleton.blocks)} blocks "
@@ -181,6 +204,23 @@ def _passing_blocks(
     try:
         for module in modules:
             module.forward = passing
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _answering_blocks(skeleton: Skeleton, hidden: Tensor, *, as_tuple: bool) -> Iterator[None]:
+    """Make every block return the given tensor, for the time of a call."""
+    modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
+
+    def answering(*args: Any, **kwargs: Any) -> Any:
+        return (hidden,) if as_tuple else hidden
+
+    try:
+        for module in modules:
+            module.forward = answering
         yield
     finally:
         for module in modules:

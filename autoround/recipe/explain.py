@@ -8,7 +8,8 @@ import re
 from pydantic import ValidationError
 
 from autoround.recipe.document import Node, Problem, resolve_plain, show
-from autoround.recipe.schema import Legal, Recipe, Section, field_paths, keys_of
+from autoround.recipe.schema import Recipe, Section, field_paths, keys_of
+from autoround.recipe.values import Legal
 
 _YAML_11_BOOLS = frozenset(("yes", "no", "on", "off", "y", "n"))
 _LOOSE_INTEGER = re.compile(r"[-+]?[0-9][0-9_,]*")

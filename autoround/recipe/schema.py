@@ -7,14 +7,27 @@ error messages and docs/recipes.md repeat.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.values import (
+    BOOL,
+    COUNT,
+    LAYER_WORDS,
+    RATE,
+    Count,
+    Layer,
+    Legal,
+    Rate,
+    Text,
+    Unicode,
+    as_tuple,
+    check_size,
+    parse_size,
+)
 from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
 
 Format: TypeAlias = Literal[
@@ -49,51 +62,6 @@ DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 LEGAL_FORMATS: tuple[Format, ...] = get_args(Format)
 #: Types that ``output.dtype`` may name; auto keeps each tensor as the model stores it.
 LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
-#: Bytes per unit of ``output.max_shard_size``.
-SIZE_UNITS = {
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-}
-
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(" + "|".join(SIZE_UNITS) + ")")
-
-
-@dataclass(frozen=True, slots=True)
-class Legal:
-    """The words that say which values a key accepts, and each entry if it is a list."""
-
-    text: str
-    item: str = ""
-
-
-def parse_size(size: int | str) -> int:
-    """Return ``size`` in bytes.
-
-    Args:
-        size: bytes, or text of a number and a unit of ``SIZE_UNITS``, such as 5GB.
-
-    Raises:
-        ValueError: the text is not a size, or the size is under one byte.
-    """
-    if isinstance(size, str):
-        match = _SIZE.fullmatch(size)
-        if match is None:
-            raise ValueError(f"not a number and one of the units {', '.join(SIZE_UNITS)}")
-        count = int(float(match[1]) * SIZE_UNITS[match[2]])
-    else:
-        count = size
-    if count < 1:
-        raise ValueError("a shard holds at least one byte")
-    return count
-
-
-def _check_size(size: int | str) -> int | str:
-    parse_size(size)
-    return size
 
 
 def _check_formats(text: str) -> str:
@@ -110,42 +78,6 @@ def _joined(value: object) -> object:
     """Let a list of formats be written as one, too."""
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
     return ",".join(value) if texts and isinstance(value, list) else value
-
-
-def _check_unicode(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("half a character: no file could hold it") from None
-    return text
-
-
-def _check_layer(pattern: str) -> str:
-    if not pattern.strip():
-        raise ValueError("an empty name matches nothing")
-    if pattern.startswith("re:"):
-        try:
-            re.compile(pattern[3:])
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-def _as_tuple(value: object) -> object:
-    """Let YAML's lists into fields that are tuples so that a recipe is hashable."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-_Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"]
-_Count: TypeAlias = Annotated[int, Field(ge=1)]
-_Unicode: TypeAlias = Annotated[str, AfterValidator(_check_unicode)]
-_Text: TypeAlias = Annotated[_Unicode, Field(min_length=1)]
-_Layer: TypeAlias = Annotated[_Unicode, AfterValidator(_check_layer)]
-
-_COUNT = Legal("an integer of at least 1")
-_RATE = Legal("auto or a number above 0")
-_BOOL = Legal("true or false")
-_LAYER_WORDS = "a layer name, a glob such as '*.gate', or 're:' and a regular expression"
 
 
 class Section(BaseModel):
@@ -173,7 +105,7 @@ class SchemeOptions(Section):
     sym: Annotated[
         bool,
         Field(description="Symmetric grid (no zero points) rather than asymmetric."),
-        _BOOL,
+        BOOL,
     ] = True
 
     def as_scheme(self) -> Scheme:
@@ -190,19 +122,19 @@ class TuningOptions(Section):
         Legal("an integer of at least 0"),
     ] = 200
     lr: Annotated[
-        _Rate,
+        Rate,
         Field(description="Step size of the roundings, falling to 0; auto is 1/iters."),
-        _RATE,
+        RATE,
     ] = "auto"
     minmax_lr: Annotated[
-        _Rate, Field(description="Step size of the clip factors; auto is lr."), _RATE
+        Rate, Field(description="Step size of the clip factors; auto is lr."), RATE
     ] = "auto"
-    batch_size: Annotated[_Count, Field(description="Samples per forward pass."), _COUNT] = 8
+    batch_size: Annotated[Count, Field(description="Samples per forward pass."), COUNT] = 8
     gradient_accumulate_steps: Annotated[
-        _Count, Field(description="Forward passes whose gradients make one step."), _COUNT
+        Count, Field(description="Forward passes whose gradients make one step."), COUNT
     ] = 1
     clips: Annotated[
-        bool, Field(description="Tune the two clip factors of each group as well."), _BOOL
+        bool, Field(description="Tune the two clip factors of each group as well."), BOOL
     ] = True
     init: Annotated[
         Literal["minmax", "search"],
@@ -215,15 +147,15 @@ class TuningOptions(Section):
     quantized_inputs: Annotated[
         bool,
         Field(description="Feed a block the outputs of the quantized blocks before it."),
-        _BOOL,
+        BOOL,
     ] = True
     checks: Annotated[
-        _Count,
+        Count,
         Field(description="Times that fixed samples are scored to choose the best iterate."),
-        _COUNT,
+        COUNT,
     ] = 5
     check_samples: Annotated[
-        _Count, Field(description="Fixed samples that such a score is taken on."), _COUNT
+        Count, Field(description="Fixed samples that such a score is taken on."), COUNT
     ] = 16
 
     compute_dtype: Annotated[
@@ -247,17 +179,33 @@ class TuningOptions(Section):
         return self.minmax_lr
 
 
+class DistillOptions(Section):
+    """How scales are tuned together, after the blocks."""
+
+    steps: Annotated[
+        int,
+        Field(ge=0, description="Steps over the whole model; 0 leaves this out."),
+        Legal("an integer of at least 0"),
+    ] = 0
+    lr: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="Relative step size of the scales."),
+        Legal("a number above 0"),
+    ] = 1e-3
+    batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
+
+
 class CalibrationOptions(Section):
     """Which text the model reads while it is quantized."""
 
     dataset: Annotated[
-        _Text | Annotated[tuple[_Text, ...], Field(min_length=1)],
-        BeforeValidator(_as_tuple),
+        Text | Annotated[tuple[Text, ...], Field(min_length=1)],
+        BeforeValidator(as_tuple),
         Field(description="Source of the text, or a list of sources."),
         Legal("text or a list of texts, none of them empty", item="text that is not empty"),
     ] = "NeelNanda/pile-10k"
-    nsamples: Annotated[_Count, Field(description="Samples read."), _COUNT] = 128
-    seqlen: Annotated[_Count, Field(description="Tokens per sample."), _COUNT] = 2048
+    nsamples: Annotated[Count, Field(description="Samples read."), COUNT] = 128
+    seqlen: Annotated[Count, Field(description="Tokens per sample."), COUNT] = 2048
 
 
 class EvaluationOptions(Section):
@@ -292,7 +240,7 @@ class OutputOptions(Section):
     ] = "auto"
     max_shard_size: Annotated[
         int | str,
-        AfterValidator(_check_size),
+        AfterValidator(check_size),
         Field(description="Size above which the weights are split into several files."),
         Legal("bytes as an integer of at least 1, or a size such as 500MB or 5GB"),
     ] = "5GB"
@@ -312,7 +260,7 @@ class Recipe(Section):
     """All that a user decides about a quantization, whatever the model and the device."""
 
     description: Annotated[
-        _Unicode,
+        Unicode,
         Field(description="What the recipe is for; not inherited through extends."),
         Legal("text"),
     ] = ""
@@ -320,17 +268,23 @@ class Recipe(Section):
         SchemeOptions()
     )
     ignore: Annotated[
-        tuple[_Layer, ...],
-        BeforeValidator(_as_tuple),
+        tuple[Layer, ...],
+        BeforeValidator(as_tuple),
         Field(description="Layers kept in 16 bit."),
         Legal(
-            f"a list, each entry {_LAYER_WORDS}",
-            item=_LAYER_WORDS,
+            f"a list, each entry {LAYER_WORDS}",
+            item=LAYER_WORDS,
         ),
     ] = ()
     tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
         TuningOptions()
     )
+    distill: Annotated[
+        DistillOptions,
+        Field(
+            description="How the scales of the whole model are tuned together, after the blocks."
+        ),
+    ] = DistillOptions()
     calibration: Annotated[
         CalibrationOptions, Field(description="Which text the model reads while quantized.")
     ] = CalibrationOptions()

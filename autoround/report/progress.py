@@ -12,6 +12,7 @@ from rich.segment import ControlType
 
 from autoround.events import (
     BlockDone,
+    DistillStep,
     Event,
     Finished,
     Planned,
@@ -49,6 +50,8 @@ class Progress:
             self._live(event)
         elif isinstance(event, BlockDone):
             self._block(event)
+        elif isinstance(event, DistillStep):
+            self._distill(event)
         elif isinstance(event, Warned):
             self._print(f"warning: {event.message}")
         elif isinstance(event, Finished):
@@ -81,6 +84,19 @@ class Progress:
             f"loss {event.loss:.3e}"
         )
         self._print(text, end="")
+
+    def _distill(self, event: DistillStep) -> None:
+        if event.before is not None:
+            self._clear()
+            kept = "" if event.loss < event.before else "; no better, so the scales stay as before"
+            self._print(f"distill  KL {event.before:.3e} → {event.loss:.3e}{kept}")
+            return
+        text = f"distill  step {event.step}/{event.steps}  KL {event.loss:.3e}"
+        if self._is_live:
+            self._clear()
+            self._print(text, end="")
+        elif event.step % max(1, event.steps // 10) == 0:
+            self._print(text)
 
     @property
     def _is_live(self) -> bool:

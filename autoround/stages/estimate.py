@@ -99,7 +99,13 @@ def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) ->
     hidden = _hidden_size(skeleton)
     streams = 2 * tokens * hidden * item
     activations = 12 * batch * widest * 4
-    return BASE_BYTES + outside + streams + block * 4 * TUNING_COPIES + activations
+    tuning = block * 4 * TUNING_COPIES + activations
+    if recipe.distill.steps:
+        # All codes at a byte each, the inputs of every block, and the averages of the scales.
+        weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+        kept = recipe.distill.batch_size * recipe.calibration.seqlen * hidden * item
+        tuning = max(tuning, block * 4 * 3 + activations) + weights + len(plan.blocks) * kept
+    return BASE_BYTES + outside + streams + tuning
 
 
 def _hidden_size(skeleton: Skeleton) -> int:
@@ -123,5 +129,8 @@ def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float
     checks = (1 + recipe.tuning.checks) * recipe.tuning.check_samples * seqlen
     # A product forward, one for the weights' gradients, one for the inputs'; both streams.
     passes = 3 * steps * batch + checks + 2 * recipe.calibration.nsamples * seqlen
-    ideal = 2.0 * weights * passes / speed
+    # Over the whole model: a product forward, another when it runs again for the two backward.
+    outside = sum(math.prod(x.shape) for x in plan.kept)
+    course = 4 * recipe.distill.steps * recipe.distill.batch_size * seqlen
+    ideal = 2.0 * (weights * passes + (weights + outside) * course) / speed
     return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0

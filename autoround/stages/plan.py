@@ -30,7 +30,8 @@ DTYPES = {
 
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
-    return recipe.tuning.iters > 0 or recipe.tuning.init == "search"
+    tuning = recipe.tuning
+    return tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
 
 
 def make_plan(
@@ -82,7 +83,11 @@ def make_plan(
         )
     first = plans[0]
     written = [output for plan in plans for output in plan.outputs]
-    common = (*_pass_notes(plans), *_extra_notes(skeleton, written))
+    common = (
+        *_pass_notes(plans),
+        *_distill_notes(recipe, written),
+        *_extra_notes(skeleton, written),
+    )
     return replace(first, notes=(*first.notes, *common), further=tuple(plans[1:]))
 
 
@@ -138,6 +143,13 @@ def _pass_notes(plans: list[Plan]) -> list[str]:
         f"the grids of these formats differ, so the blocks are done {len(plans)} times, and each "
         f"time takes as long: {listed}"
     ]
+
+
+def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
+    own = [output.format for output in outputs if is_gguf(output)]
+    if not recipe.distill.steps or not own:
+        return []
+    return [f"distill is left out for {', '.join(own)}: GGUF holds scales in ways of its own"]
 
 
 def _plain_pass(

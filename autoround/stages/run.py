@@ -19,13 +19,14 @@ from autoround.events import Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.calibrate import calibration_tokens
 from autoround.stages.estimate import disk_bytes, make_estimate
 from autoround.stages.gguf import is_gguf
 from autoround.stages.gguf_output import GgufOutput, gguf_fields
 from autoround.stages.outputs import CheckpointOutput, Output
 from autoround.stages.plan import make_plan
-from autoround.stages.tune import BlockOutput, Job, quantize_blocks
+from autoround.stages.tune import quantize_blocks
 from autoround.stages.verify import Rehearsal
 from autoround.stages.write import Staging, Writer, check_output, check_room
 from autoround.types import BlockResult, OutputPlan, RunResult

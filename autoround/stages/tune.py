@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,48 +18,17 @@ from autoround.core.rtn import Task, round_to_nearest
 from autoround.core.search import importance_groups, search_grid
 from autoround.core.search_nested import search_nested
 from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
-from autoround.data.tokens import Tokens
-from autoround.device.protocol import Runtime
 from autoround.errors import AutoRoundError
-from autoround.events import BlockDone, Sink, StepDone
+from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats import layouts
 from autoround.formats.gguf_carried import dense, nested_tensor
-from autoround.formats.gguf_layout import GgufTensor
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
-from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
+from autoround.stages.distill import distill, distills
 from autoround.stages.plan import DTYPES
-from autoround.types import BlockPlan, BlockResult, LayerPlan, Plan, QuantizedTensor
-
-#: A quantized weight, whatever holds its scales.
-Carried: TypeAlias = QuantizedTensor | GgufTensor
-
-
-@dataclass(frozen=True)
-class BlockOutput:
-    """One finished block: quantized layers by name, kept tensors by name, and figures."""
-
-    layers: dict[str, Carried]
-    kept: dict[str, Tensor]
-    result: BlockResult
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every block of a run shares."""
-
-    plan: Plan
-    recipe: Recipe
-    skeleton: Skeleton
-    runtime: Runtime
-    tokens: Tokens | None
-    sink: Sink
-
-    @property
-    def compute(self) -> torch.dtype:
-        """The dtype blocks run in."""
-        return DTYPES[self.plan.compute_dtype]
+from autoround.types import BlockPlan, BlockResult, LayerPlan, QuantizedTensor
 
 
 @dataclass
@@ -82,6 +50,16 @@ def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
     """
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
     streams = _first_streams(job, runner) if job.tokens is not None else None
+    blocks = _one_by_one(job, runner, streams)
+    if streams is None or not distills(job.recipe, job.plan):
+        yield from blocks
+        return
+    done = list(blocks)
+    job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
+    yield from distill(job, runner, done, teacher=streams.full)
+
+
+def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
     for block in job.plan.blocks:
         output = _quantize_block(job, runner, block, streams)
         job.sink(BlockDone(output.result, len(job.plan.blocks)))
@@ -274,16 +252,7 @@ def _forward(
     hidden: Tensor,
 ) -> Tensor:
     """Run a block with some of its weights replaced; ``weights`` by layer name, [out, in]."""
-    return runner.run(block.index, {**base, **_as_stored(block, weights)}, hidden=hidden)
-
-
-def _as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name weights as the block does, and turn them the way it stores them."""
-    transposed = {layer.name for layer in block.layers if layer.transposed}
-    return {
-        name.removeprefix(block.name + ".") + ".weight": w.t() if name in transposed else w
-        for name, w in weights.items()
-    }
+    return runner.run(block.index, {**base, **as_stored(block, weights)}, hidden=hidden)
 
 
 def _quantized(
@@ -308,4 +277,4 @@ def _dense(job: Job, block: BlockPlan, layers: Mapping[str, Carried]) -> dict[st
     weights = {
         name: dense(layer).to(job.runtime.device, job.compute) for name, layer in layers.items()
     }
-    return _as_stored(block, weights)
+    return as_stored(block, weights)

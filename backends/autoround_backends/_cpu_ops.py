@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class CpuOps(TorchOps):
         """Round a weight to its grid and back, differentiably."""
         if not _fits(weight, rounding.value) or dtype not in (torch.float32, torch.bfloat16):
             return super().fake_quantize(weight, rounding, grid=grid, dtype=dtype)
-        out: Tensor = _Fused.apply(weight, *rounding, grid, dtype, self._library)  # type: ignore[no-untyped-call]
+        out: Tensor = _Fused.apply(weight, *rounding, _How(grid, dtype, self._library))  # type: ignore[no-untyped-call]
         return out
 
     @torch.no_grad()
@@ -67,6 +67,14 @@ def _fits(*tensors: Tensor) -> bool:
     )
 
 
+class _How(NamedTuple):
+    """What the node is told that is no tensor."""
+
+    grid: Grid
+    dtype: torch.dtype
+    library: ctypes.CDLL
+
+
 class _Fused(torch.autograd.Function):
     """As the node of ``autoround/core/rounding.py``, which has the derivation."""
 
@@ -77,10 +85,9 @@ class _Fused(torch.autograd.Function):
         value: Tensor,
         clip_lo: Tensor,
         clip_hi: Tensor,
-        grid: Grid,
-        dtype: torch.dtype,
-        library: ctypes.CDLL,
+        how: _How,
     ) -> Tensor:
+        grid, dtype, library = how
         scale, zero, minimum = levels_of(grid, clip_lo, clip_hi)
         out = torch.empty(weight.shape, dtype=dtype)
         parts = (weight, value, *_held(scale, zero, minimum))
@@ -93,21 +100,19 @@ class _Fused(torch.autograd.Function):
             _address(out if dtype == torch.bfloat16 else None),
         )
         ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero, minimum)
-        ctx.grid, ctx.library = grid, library
+        ctx.how = how
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
-    def backward(
-        ctx: Any, grad: Tensor
-    ) -> tuple[None, Tensor, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor | None, None]:
         weight, value, clip_lo, clip_hi, scale, zero, minimum = ctx.saved_tensors
-        grid: Grid = ctx.grid
+        grid, _, library = ctx.how
         grad = grad.contiguous()
         grad_value = torch.empty_like(value)
         sums = torch.empty((3, *scale.shape))
         parts = (weight, value, *_held(scale, zero, minimum))
-        ctx.library.fake_quantize_backward(
+        library.fake_quantize_backward(
             *map(_address, parts),
             float(2**grid.bits - 1),
             scale.numel(),
@@ -118,9 +123,9 @@ class _Fused(torch.autograd.Function):
             sums.data_ptr(),
         )
         if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
-            return None, grad_value, None, None, None, None, None
+            return None, grad_value, None, None, None
         grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
-        return None, grad_value, grad_lo, grad_hi, None, None, None
+        return None, grad_value, grad_lo, grad_hi, None
 
 
 def _held(*tensors: Tensor | None) -> list[Tensor | None]:

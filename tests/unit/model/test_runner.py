@@ -296,3 +296,18 @@ def test_other_arguments_and_tuples_are_fine(model: type[TinyModel]) -> None:
 def test_blocks_that_are_not_all_run_are_refused() -> None:
     with pytest.raises(ModelError, match=r"does not run its 2 blocks .* only 1 were reached"):
         make_runner(adopt_model(Skipping())).embed(token_ids(1, 4))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_head_answers_as_the_model_does(kind: str) -> None:
+    model = make_model(kind)
+    skeleton = adopt_model(model)
+    runner = make_runner(skeleton)
+    ids = token_ids(2, 12)
+    runner.prepare(ids)
+    last = run_all(skeleton, runner, ids)[-1]
+    with torch.no_grad():
+        wanted = model(input_ids=ids, use_cache=False).logits
+        outer = runner.outer()
+        found = torch.cat([runner.head(outer, part) for part in last.split(5, dim=1)], dim=1)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

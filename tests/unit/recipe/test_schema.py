@@ -14,15 +14,14 @@ from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import (
     LEGAL_DTYPES,
     LEGAL_FORMATS,
-    SIZE_UNITS,
     OutputOptions,
     Recipe,
     Section,
     TuningOptions,
     field_paths,
     keys_of,
-    parse_size,
 )
+from autoround.recipe.values import SIZE_UNITS, parse_size
 from autoround.types import Scheme
 
 DOC = Path(__file__).parents[3] / "docs" / "recipes.md"
@@ -148,6 +147,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "check_samples": 16,
             "compute_dtype": "auto",
         },
+        "distill": {"steps": 0, "lr": 1e-3, "batch_size": 8},
         "calibration": {"dataset": "NeelNanda/pile-10k", "nsamples": 128, "seqlen": 2048},
         "evaluation": {"seqlen": 1024, "max_tokens": 16384},
         "output": {"format": "auto_round", "dtype": "auto", "max_shard_size": "5GB"},

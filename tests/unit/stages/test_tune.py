@@ -13,7 +13,8 @@ from autoround.data.tokens import Tokens
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, Event, Planned, StepDone
 from autoround.model.skeleton import open_model
-from autoround.stages.tune import BlockOutput, Job, quantize_blocks, schedule_of
+from autoround.stages.blocks import BlockOutput, Job
+from autoround.stages.tune import quantize_blocks, schedule_of
 
 from ...runs import NEAREST, logits, make_job, quantized, same, small
 from ...tiny import make_model, token_ids

@@ -1,0 +1,190 @@
+"""After the last block: scales of the whole model tuned on the original's answers.
+
+Blocks run one after the other, forward and then backward with their inputs kept, so that no
+more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
+byte a weight. The original's answers need no second run: what its last block puts out is what
+the full-precision stream holds at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.core import distill as core
+from autoround.core.tune import batches
+from autoround.events import DistillStep
+from autoround.model.runner import BlockRunner
+from autoround.recipe.schema import Recipe
+from autoround.stages.blocks import BlockOutput, Job, as_stored
+from autoround.stages.gguf import is_gguf
+from autoround.types import Plan, QuantizedTensor
+
+#: Positions whose logits are held at once, so that a large vocabulary fits the cache better.
+CHUNK = 128
+#: Samples that are kept out of the descent to judge it, when there are enough.
+JUDGES = 8
+
+
+def distills(recipe: Recipe, plan: Plan) -> bool:
+    """Tell whether a pass ends with this: GGUF types hold their scales in other ways."""
+    return recipe.distill.steps > 0 and not any(map(is_gguf, plan.outputs))
+
+
+class _Block(NamedTuple):
+    """One block as the descent needs it: kept tensors placed, and layers with their factors."""
+
+    number: int
+    base: dict[str, Tensor]
+    layers: dict[str, QuantizedTensor]
+    factors: dict[str, Tensor]
+
+
+class _Course(NamedTuple):
+    """What all steps share. teacher: [n, seq, hidden], what the original's last block put out."""
+
+    job: Job
+    runner: BlockRunner
+    outer: Mapping[str, Tensor]
+    blocks: Sequence[_Block]
+    teacher: Tensor
+
+
+def distill(
+    job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
+) -> list[BlockOutput]:
+    """Tune the scales of finished blocks together; returns the blocks with their new scales.
+
+    The scales of before are kept where those of after are no better on samples that the
+    descent did not see.
+    """
+    assert job.tokens is not None
+    options = job.recipe.distill
+    course = _Course(job, runner, runner.outer(), _opened(job, runner, done), teacher)
+    count = len(job.tokens.ids)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(job.recipe.seed))
+    judges = order[:JUDGES] if count >= 2 * JUDGES else order
+    learned = order[JUDGES:] if count >= 2 * JUDGES else order
+    before = _score(course, judges)
+    params = [f for block in course.blocks for f in block.factors.values()]
+    state = core.init(params, rate=options.lr, steps=options.steps)
+    drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
+    for number in range(1, options.steps + 1):
+        loss, grads = _gradients(course, learned[next(drawn)])
+        state = core.step(params, grads, state=state)
+        job.sink(DistillStep(number, options.steps, loss))
+    after = _score(course, judges)
+    job.sink(DistillStep(options.steps, options.steps, after, before))
+    if not after < before:
+        return list(done)
+    return [_rescaled(output, block) for output, block in zip(done, course.blocks, strict=True)]
+
+
+def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
+    blocks = []
+    for plan, output in zip(job.plan.blocks, done, strict=True):
+        inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
+        layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
+        placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
+        blocks.append(
+            _Block(
+                plan.index,
+                runner.place(inside) | runner.buffers(plan.index),
+                placed,
+                {n: core.factors_of(x) for n, x in placed.items()},
+            )
+        )
+    return blocks
+
+
+def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
+    parts = (layer.codes.to(device), layer.scale.to(device), layer.zero.to(device))
+    return QuantizedTensor(*parts, layer.scheme)
+
+
+def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
+    layers = {
+        name: core.with_factors(layer, block.factors[name].to("cpu"))
+        if isinstance(layer, QuantizedTensor)
+        else layer
+        for name, layer in output.layers.items()
+    }
+    return replace(output, layers=layers)
+
+
+def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+    """Run a block with its weights unpacked for this one call."""
+    dtype = course.job.compute
+    weights = {
+        name: core.scaled_weight(layer, factors[name], dtype=dtype)
+        for name, layer in block.layers.items()
+    }
+    plan = course.job.plan.blocks[block.number]
+    return course.runner.run(block.number, block.base | as_stored(plan, weights), hidden=hidden)
+
+
+@torch.no_grad()
+def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
+    """Run samples through all blocks; returns every block's input, and the last one's output."""
+    assert course.job.tokens is not None
+    hidden = [course.runner.embed(course.job.tokens.ids[rows])]
+    for block in course.blocks:
+        hidden.append(_run(course, block, hidden[-1], block.factors))
+    return hidden
+
+
+def _gradients(course: _Course, rows: Tensor) -> tuple[float, list[Tensor]]:
+    """Return the mean divergence of a batch and its gradient for every factor, in order."""
+    hidden = _forward(course, rows)
+    loss, grad = _judge(course, hidden.pop(), rows, backward=True)
+    found: list[Tensor] = []
+    for block in reversed(course.blocks):
+        factors = {n: f.detach().requires_grad_() for n, f in block.factors.items()}
+        entered = hidden.pop().requires_grad_()
+        out = _run(course, block, entered, factors)
+        # A weight that no token of this batch reached has gradient zero.
+        grads = torch.autograd.grad(
+            out, [entered, *factors.values()], grad, allow_unused=True, materialize_grads=True
+        )
+        grad = grads[0]
+        found = [*grads[1:], *found]
+    return loss, found
+
+
+def _judge(
+    course: _Course, hidden: Tensor, rows: Tensor, *, backward: bool
+) -> tuple[float, Tensor]:
+    """Return the mean divergence of the answers, and its gradient for the last block's output."""
+    assert course.job.tokens is not None
+    mask = course.job.tokens.mask[rows].to(hidden.device)
+    count = max(int(mask.sum()), 1)
+    teacher = course.teacher[rows].to(hidden.device)
+    grad = torch.zeros_like(hidden)
+    total = 0.0
+    for row in range(len(hidden)):
+        for start in range(0, hidden.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            real = mask[row, part]
+            with torch.no_grad():
+                wanted = course.runner.head(course.outer, teacher[row : row + 1, part])[0]
+            own = hidden[row : row + 1, part].detach().requires_grad_(backward)
+            with torch.set_grad_enabled(backward):
+                logits = course.runner.head(course.outer, own)[0]
+                loss = core.divergence(logits[real], wanted[real]) / count
+            total += float(loss.detach())
+            if backward and bool(real.any()):
+                grad[row : row + 1, part] = torch.autograd.grad(loss, own)[0]
+    return total, grad
+
+
+def _score(course: _Course, rows: Tensor) -> float:
+    """Return the mean divergence over samples, a batch at a time."""
+    size = course.job.recipe.distill.batch_size
+    total = 0.0
+    for part in rows.split(size):
+        total += _judge(course, _forward(course, part)[-1], part, backward=False)[0] * len(part)
+    return total / len(rows)
