@@ -5,7 +5,9 @@
 
 Every row runs in a process of its own, one after the other, on the same saved token ids:
 the text's first 60 % of lines for calibration, perplexity on the rest. All rows are scored
-by the same evaluator from the files they wrote. Rows accumulate in --out.
+by the same evaluator from the files they wrote; with --domain also on a text of another kind
+(.jsonl with question and answer), and with --choices on multiple-choice questions. Rows
+accumulate in --out; ``page.py`` beside this makes a table and a plot of them.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "rtn": {"who": "ours", "set": ["tuning.iters=0", "tuning.init=minmax"]},
     "peer": {"who": "peer", "amp": True},
     "peer-fp32": {"who": "peer", "amp": False},
+    "peer-ext": {"who": "peer", "amp": True, "ext": True},
+    "gptq": {"who": "gptq"},
 }
 
 
@@ -37,6 +41,8 @@ def main() -> None:
         run_ours(json.loads(args.job))
     elif args.worker == "peer":
         run_peer(json.loads(args.job))
+    elif args.worker == "gptq":
+        run_gptq(json.loads(args.job))
     elif args.worker == "score":
         run_score(json.loads(args.job))
     else:
@@ -51,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", type=Path, help="16-bit model folder")
     found.add_argument("--text", type=Path, help="text file, split 60/40 by lines")
     found.add_argument("--peer-python", default=sys.executable, help="Python with auto-round")
+    found.add_argument("--gptq-python", default=sys.executable, help="Python with gptqmodel")
+    found.add_argument("--domain", type=Path, help="text of another domain to score on too")
+    found.add_argument("--choices", type=Path, help="multiple-choice questions to score on too")
+    found.add_argument("--label", default="", help="name of our row in the table")
     found.add_argument("--recipe", default="light", help="our recipe")
     found.add_argument("--set", action="append", default=[], help="override of our recipe")
     found.add_argument("--rows", default="ours,peer,rtn", help=f"of {', '.join(ROWS)}")
@@ -58,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--group-size", type=int, default=64)
     found.add_argument("--asym", action="store_true")
     found.add_argument("--iters", type=int, default=50)
+    found.add_argument("--peer-iters", type=int, help="the peer's steps; by default ours")
     found.add_argument("--peer-lr", type=float, help="the peer's rate; by default 1/iters")
     found.add_argument("--nsamples", type=int, default=64)
     found.add_argument("--seqlen", type=int, default=256)
@@ -76,23 +87,28 @@ def orchestrate(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
     for name in args.rows.split(","):
         row = ROWS[name]
-        folder = args.work / f"{name}-w{args.bits}{'a' if args.asym else 's'}-{args.iters}"
+        label = (args.label or name) if row["who"] == "ours" else name
+        iters = args.peer_iters or args.iters if row["who"] == "peer" else args.iters
+        folder = args.work / f"{label}-w{args.bits}{'a' if args.asym else 's'}-{iters}"
         subprocess.run(["rm", "-rf", str(folder)], check=True)
         job = {
             "model": str(args.model),
             "tokens": tokens,
             "out": str(folder),
             "amp": row.get("amp"),
+            "ext": row.get("ext", False),
             "set": [*args.set, *row.get("set", [])],
             **{
                 key: getattr(args, key)
                 for key in (
-                    *("recipe", "bits", "group_size", "asym", "iters", "peer_lr"),
+                    *("recipe", "bits", "group_size", "asym", "peer_lr"),
                     *("nsamples", "seqlen", "batch_size", "blocks"),
                 )
             },
+            "iters": iters,
         }
-        python = args.peer_python if row["who"] == "peer" else sys.executable
+        pythons = {"peer": args.peer_python, "gptq": args.gptq_python}
+        python = pythons.get(row["who"], sys.executable)
         figures = call(python, row["who"], job)
         folder = Path(figures.pop("folder", folder))
         score = call(
@@ -103,7 +119,7 @@ def orchestrate(args: argparse.Namespace) -> None:
         settings = {k: job[k] for k in ("bits", "group_size", "asym", "iters", "nsamples")}
         settings |= {"seqlen": args.seqlen, "batch": args.batch_size, "recipe": args.recipe}
         settings |= {"blocks": args.blocks, "set": job["set"], "model": args.model.name}
-        rows.append({"row": name, **settings, **figures, **score})
+        rows.append({"row": label, **settings, **figures, **score})
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
         print(table(rows[-1:], header=len(rows) == 1), flush=True)
 
@@ -128,6 +144,14 @@ def save_tokens(args: argparse.Namespace) -> dict[str, str]:
         path = args.work / f"{part}-{args.nsamples}x{args.seqlen}-{args.eval_tokens}.npy"
         np.save(path, ids)
         paths[part] = str(path)
+    if args.domain:
+        texts = [json.loads(line) for line in args.domain.read_text("utf-8").splitlines()]
+        text = "\n\n".join(f"Question: {t['question']}\nAnswer: {t['answer']}" for t in texts)
+        ids = np.array(tokenizer(text)["input_ids"], dtype=np.int64)[-args.eval_tokens :]
+        np.save(args.work / "domain.npy", ids)
+        paths["domain"] = str(args.work / "domain.npy")
+    if args.choices:
+        paths["choices"] = str(args.choices)
     return paths
 
 
@@ -207,6 +231,7 @@ def run_peer(job: dict[str, Any]) -> None:
         amp=job["amp"],
         device_map="cpu",
         enable_torch_compile=False,
+        **({"enable_alg_ext": True} if job["ext"] else {}),
     )
     started = time.perf_counter()
     _, folders = quantizer.quantize_and_save(job["out"], format="auto_round")
@@ -214,6 +239,30 @@ def run_peer(job: dict[str, Any]) -> None:
     folder = folders[0] if isinstance(folders, (list, tuple)) else folders
     dtype = "bfloat16" if job["amp"] else "float32"
     report({"tuning_s": round(seconds, 1), "dtype": dtype, "folder": str(folder)})
+
+
+def run_gptq(job: dict[str, Any]) -> None:
+    """Quantize with GPTQ as GPTQModel does it, in the Python that has it."""
+    import numpy as np
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(
+        bits=job["bits"],
+        group_size=job["group_size"],
+        sym=not job["asym"],
+        desc_act=False,
+        format="gptq_v2",
+    )
+    rows = [
+        {"input_ids": row.tolist(), "attention_mask": [1] * len(row)}
+        for row in np.load(job["tokens"]["calibration"])
+    ]
+    model = GPTQModel.load(job["model"], config, device="cpu")
+    started = time.perf_counter()
+    model.quantize(rows, batch_size=job["batch_size"], backend=BACKEND.TORCH)
+    seconds = time.perf_counter() - started
+    model.save(job["out"])
+    report({"tuning_s": round(seconds, 1), "dtype": "its own"})
 
 
 def run_score(job: dict[str, Any]) -> None:
@@ -226,9 +275,21 @@ def run_score(job: dict[str, Any]) -> None:
 
     ids = torch.from_numpy(np.load(job["tokens"]["evaluation"]))
     original = load_any(job["original"], device="cpu")
-    score = evaluate(load_any(job["model"], device="cpu"), ids, seqlen=1024, reference=original)
+    model = load_any(job["model"], device="cpu")
+    score = evaluate(model, ids, seqlen=1024, reference=original)
     assert score.kl is not None
     assert score.top1_agreement is not None
+    further: dict[str, float] = {}
+    if "domain" in job["tokens"]:
+        ids = torch.from_numpy(np.load(job["tokens"]["domain"]))
+        other = evaluate(model, ids, seqlen=1024, reference=original)
+        further["domain_ppl"] = round(other.perplexity, 4)
+        further["domain_ppl16"] = round(other.reference_perplexity or 0.0, 4)
+        further["domain_kl"] = round(other.kl or 0.0, 5)
+    if "choices" in job["tokens"]:
+        from choices import accuracy  # beside this file
+
+        further["choices"] = round(accuracy(model, job["original"], job["tokens"]["choices"]), 4)
     print(
         json.dumps(
             {
@@ -236,6 +297,7 @@ def run_score(job: dict[str, Any]) -> None:
                 "ppl16": round(score.reference_perplexity or 0.0, 4),
                 "kl": round(score.kl, 5),
                 "top1": round(score.top1_agreement, 4),
+                **further,
             }
         )
     )
@@ -243,7 +305,7 @@ def run_score(job: dict[str, Any]) -> None:
 
 COLUMNS = (
     *("row", "bits", "asym", "iters", "dtype", "ppl", "ppl16", "kl", "top1"),
-    *("tuning_s", "process_s", "peak_gb"),
+    *("domain_kl", "choices", "tuning_s", "process_s", "peak_gb"),
 )
 
 
