@@ -160,7 +160,11 @@ def _load_converted(folder: Path, missing: list[str]) -> nn.Module:
 
     try:
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         model, report = loading
     except (ValueError, RuntimeError, OSError) as error:
