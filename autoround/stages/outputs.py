@@ -22,13 +22,21 @@ from autoround.types import OutputPlan, Plan, QuantizedTensor
 
 
 class Output(Protocol):
-    """One format of a run; blocks come in order, then what lies outside them."""
+    """One format of a run; blocks come in order, then what lies outside them.
+
+    rounds_kept: whether it rounds tensors of blocks that are handed to it as kept ones.
+    """
+
+    rounds_kept: bool
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
         """Take the quantized layers of a block, by name."""
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors that stay as they are, by the model's own names."""
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the kept tensors of the block that was added last as this output holds them."""
 
     def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors of the checkpoint that the model class does not know."""
@@ -46,6 +54,8 @@ class Output(Protocol):
 class CheckpointOutput:
     """A folder of safetensors files with a config.json."""
 
+    rounds_kept = False
+
     def __init__(self, writer: Writer, plan: Plan, part: OutputPlan, skeleton: Skeleton) -> None:
         self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
         self._transposed = {
@@ -62,6 +72,10 @@ class CheckpointOutput:
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors in the dtype of this output."""
         self._writer.add(as_written(self._part, tensors))
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tensors themselves: their dtype is all that may change."""
+        return tensors
 
     def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors as they are."""
