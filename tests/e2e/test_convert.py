@@ -181,4 +181,4 @@ def test_the_command(
     assert run(["convert", str(source), "--to", "auto_round", "-o", str(tmp_path / "b")]) == 0
     assert "14 of 14 layers equal bit for bit" in capsys.readouterr().out
     assert run(["convert", str(source), "--to", "nothing", "-o", str(tmp_path / "c")]) == 7
-    assert "'nothing' is none; legal: auto_round" in capsys.readouterr().err
+    assert "'nothing' is no format; legal: auto_round" in capsys.readouterr().err
