@@ -12,7 +12,7 @@ def position_limit(model: Any) -> int | None:
 
     Models that turn queries and keys, or add a slope, take sequences of any length.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     stated = getattr(text, "max_position_embeddings", None)
     if not isinstance(stated, int) or not hasattr(model, "get_input_embeddings"):
