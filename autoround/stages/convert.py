@@ -26,6 +26,7 @@ from autoround.model.blocks import (
     tied_names,
 )
 from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
 from autoround.stages.outputs import as_written, lay_out
@@ -276,7 +277,8 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Wri
     size = 0
     for part, writer in writers:
         dropped = ("torch_dtype", "quantization_config", "quantization")
-        config = {k: v for k, v in source.config.items() if k not in dropped}
+        plain = {k: v for k, v in source.config.items() if k not in dropped}
+        config = with_older_names(plain)
         config["dtype"] = part.dtype
         quantization: dict[str, Any] = {}
         for key in registry.config_keys(part):

@@ -14,6 +14,7 @@ from autoround.errors import FormatError, VerificationError
 from autoround.formats import layouts, registry
 from autoround.formats.gguf_layout import GgufTensor
 from autoround.model.locate import read_config
+from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import Skeleton
 from autoround.stages.plan import DTYPES
 from autoround.stages.verify import CheckpointReading, Reading
@@ -163,7 +164,7 @@ def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[st
 
 
 def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str, Any]:
-    """Return the original's config with the dtype that is written."""
+    """Return the original's config with the dtype that is written, for old readers too."""
     if skeleton.folder is not None:
         config = read_config(skeleton.folder)
     else:
@@ -173,4 +174,4 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
         config["architectures"] = [architecture]
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
-    return config
+    return with_older_names(config)

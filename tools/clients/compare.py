@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--python", action="append", default=[], metavar="CLIENT=PATH")
     args = parser.parse_args()
-    pythons = dict(item.split("=", 1) for item in args.python)
+    pythons = {name: abspath(path) for name, path in (i.split("=", 1) for i in args.python)}
+    args.work = args.work.absolute()
     args.work.mkdir(parents=True, exist_ok=True)
     tokens = save_tokens(args.work)
     failed = False
@@ -141,7 +143,8 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
         tokens = fewer
     out = folder.with_suffix(f".{client}.npy")
     command = [python, *script_of(client, folder), "--tokens", str(tokens), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Some clients leave logs where they run.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {"good": False, "line": f"failed: {reason[:160]} | | |"}
@@ -170,7 +173,7 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
 
 def script_of(client: str, folder: Path) -> list[str]:
     """Return the arguments that let a client read a folder."""
-    here = Path(__file__).parent
+    here = Path(__file__).absolute().parent
     if client == "mlx":
         return [str(here / "mlx_read.py"), "--model", str(folder)]
     if client != "llama.cpp":
