@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from autoround.errors import ModelError
 from autoround.model.blocks import decoder_blocks, tied_names
-from autoround.model.locate import locate_model, read_config, refuse_unquantizable
+from autoround.model.locate import (
+    locate_model,
+    read_config,
+    read_quantization,
+    refuse_unquantizable,
+)
 from autoround.model.source import CheckpointSource, ModuleSource, WeightSource
 
 
@@ -61,7 +66,9 @@ def open_model(model: str | Path) -> Skeleton:
         ModelError: it is missing, damaged, already quantized, or has no decoder blocks.
     """
     folder = locate_model(model)
-    refuse_unquantizable(read_config(folder), where=str(folder))
+    config = read_config(folder)
+    found = read_quantization(folder, config)
+    refuse_unquantizable({**config, "quantization_config": found}, where=str(folder))
     source: WeightSource = CheckpointSource(folder)
     built = build_empty(folder)
     keys, missing = match_names(built, source)

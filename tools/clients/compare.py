@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--python", action="append", default=[], metavar="CLIENT=PATH")
+    parser.add_argument("--format", action="append", default=[], help="Only these formats.")
     args = parser.parse_args()
     pythons = {name: abspath(path) for name, path in (i.split("=", 1) for i in args.python)}
     args.work = args.work.absolute()
@@ -79,7 +80,7 @@ def main() -> None:
     for format_name, client, schemes in CASES:
         # The same program with its plain kernel, whatever the processor.
         python = pythons.get(client.removesuffix("-torch"))
-        if python is None:
+        if python is None or (args.format and format_name not in args.format):
             continue
         for bits, sym in schemes:
             folder = quantized(args.work, format_name, bits, sym)
