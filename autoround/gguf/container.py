@@ -49,16 +49,21 @@ class Container:
             self._declare(name, shape, kind)
         self._next = 0
         try:
-            self._writer.open_output_file(path)
-            (file,) = self._writer.fout
-            self._head = _Summed(file)
-            self._writer.fout = [self._head]
-            self._writer.write_header_to_file()
-            self._writer.write_kv_data_to_file()
-            self._writer.write_ti_data_to_file()
-            self._writer.fout = [file]
+            self._head = self._begin()
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
+
+    def _begin(self) -> _Summed:
+        """Write all that comes before the tensors' data."""
+        self._writer.open_output_file(self._path)
+        (file,) = self._writer.fout
+        head = _Summed(file)
+        self._writer.fout = [head]
+        self._writer.write_header_to_file()
+        self._writer.write_kv_data_to_file()
+        self._writer.write_ti_data_to_file()
+        self._writer.fout = [file]
+        return head
 
     def _declare(self, name: str, shape: tuple[int, ...], kind: str) -> None:
         import gguf
