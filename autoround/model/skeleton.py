@@ -53,9 +53,16 @@ class Skeleton:
         return self.source.headers()[self.keys[name]]
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors by the model's own names, onto the CPU in their stored dtype."""
+        """Read tensors by the model's own names, onto the CPU in their stored dtype.
+
+        Raises:
+            ModelError: one holds NaN, which would spread through the whole model.
+        """
         wanted = list(names)
         tensors = self.source.read(dict.fromkeys(self.keys[name] for name in wanted))
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ModelError(f"{self.folder or type(self.model).__name__}: {key} holds NaN")
         return {name: tensors[self.keys[name]] for name in wanted}
 
 
