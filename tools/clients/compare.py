@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--python", action="append", default=[], metavar="CLIENT=PATH")
     parser.add_argument("--format", action="append", default=[], help="Only these formats.")
+    parser.add_argument("--client", action="append", default=[], help="Only these clients.")
     args = parser.parse_args()
     pythons = {name: abspath(path) for name, path in (i.split("=", 1) for i in args.python)}
     args.work = args.work.absolute()
@@ -82,6 +83,8 @@ def main() -> None:
         # The same program with its plain kernel, whatever the processor.
         python = pythons.get(client.removesuffix("-torch"))
         if python is None or (args.format and format_name not in args.format):
+            continue
+        if args.client and client not in args.client:
             continue
         for bits, sym in schemes:
             folder = quantized(args.work, format_name, bits, sym)

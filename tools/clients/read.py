@@ -30,7 +30,7 @@ def auto_round_torch(folder: str) -> Any:
 
     config = AutoRoundConfig(backend="torch")
     return AutoModelForCausalLM.from_pretrained(
-        folder, device_map="cpu", quantization_config=config
+        folder, device_map="cpu", dtype=torch.float16, quantization_config=config
     )
 
 
