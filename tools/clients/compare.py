@@ -166,7 +166,7 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
         ids = torch.from_numpy(np.load(tokens))
         ours = torch.cat([model(input_ids=row[None]).logits for row in ids])
     log_ours, log_theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
-    kl = float((log_ours.exp() * (log_ours - log_theirs)).sum(-1).mean())
+    kl = max(0.0, float((log_ours.exp() * (log_ours - log_theirs)).sum(-1).mean()))
     same = float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
     worst = float((ours - theirs).abs().max())
     said = " ".join(text.split()).replace("|", "/")
