@@ -35,14 +35,9 @@ TEXTS = [
 ]
 #: Which client reads which format with which schemes (bits, sym).
 CASES: list[tuple[str, str, tuple[tuple[int, bool], ...]]] = [
-    *(
-        case
-        for client in ("auto-round", "auto-round-torch")
-        for case in (
-            ("auto_round", client, ((2, False), (3, True), (4, True), (4, False), (8, True))),
-            ("auto_round:auto_awq", client, ((4, True), (4, False))),
-        )
-    ),
+    ("auto_round", "auto-round", ((2, False), (3, True), (4, True), (4, False), (8, True))),
+    ("auto_round", "auto-round-torch", ((2, False), (3, True), (4, True), (4, False), (8, True))),
+    ("auto_round:auto_awq", "auto-round", ((4, True), (4, False))),
     ("auto_gptq", "gptqmodel", ((2, True), (3, True), (4, True), (8, True))),
     ("gptq_v2", "gptqmodel", ((2, False), (4, True), (4, False), (8, False))),
     ("auto_awq", "gptqmodel", ((4, True), (4, False))),
