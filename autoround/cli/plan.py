@@ -20,6 +20,16 @@ def plan(
     bits: options.Bits = None,
     group_size: options.GroupSize = None,
     sym: options.Sym = None,
+    iters: options.Iters = None,
+    lr: options.Rate = None,
+    minmax_lr: options.MinMaxRate = None,
+    batch_size: options.BatchSize = None,
+    gradient_accumulate_steps: options.Accumulate = None,
+    nsamples: options.Samples = None,
+    seqlen: options.SeqLen = None,
+    dataset: options.Dataset = None,
+    format: options.Format = None,
+    seed: options.Seed = None,
     settings: options.Settings = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
@@ -32,9 +42,24 @@ def plan(
     Examples:
       autoround plan path/to/model --recipe light
       autoround plan path/to/model --bits 2 --group-size 64 --layers
+      autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
       autoround plan path/to/model --json > plan.json
     """
-    flags = {"bits": bits, "group_size": group_size, "sym": sym}
+    flags = {
+        "bits": bits,
+        "group_size": group_size,
+        "sym": sym,
+        "iters": iters,
+        "lr": lr,
+        "minmax_lr": minmax_lr,
+        "batch_size": batch_size,
+        "gradient_accumulate_steps": gradient_accumulate_steps,
+        "nsamples": nsamples,
+        "seqlen": seqlen,
+        "dataset": dataset,
+        "format": format,
+        "seed": seed,
+    }
     name = options.one_model(model, model_option)
     resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
     from autoround.cli import _work

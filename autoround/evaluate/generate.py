@@ -8,6 +8,7 @@ from pathlib import Path
 from autoround.errors import UsageError
 from autoround.evaluate.models import load_any, load_tokenizer
 from autoround.model.locate import locate_model
+from autoround.model.positions import position_limit
 
 
 def generate(
@@ -25,7 +26,8 @@ def generate(
     on_text: is given the new text piece by piece, as it comes.
 
     Raises:
-        UsageError: the prompt is empty, or chat is asked of a tokenizer without template.
+        UsageError: the prompt is empty or too long for the model, or chat is asked of a
+            tokenizer without template.
     """
     import torch
     from transformers import TextStreamer
@@ -41,6 +43,13 @@ def generate(
         prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     loaded = load_any(folder, device=device)
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
+
+    limit, length = position_limit(loaded), inputs["input_ids"].shape[1] + max_new_tokens
+    if limit is not None and length > limit:
+        raise UsageError(
+            f"prompt and new tokens are {length} together, and the model has positions for "
+            f"{limit} only; shorten the prompt, or ask for fewer tokens"
+        )
 
     class Streamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

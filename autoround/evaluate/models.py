@@ -11,6 +11,7 @@ from autoround.formats.checkpoints import METHODS, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
 from autoround.model.locate import gguf_file, locate_model, read_config, read_quantization
+from autoround.model.source import tensor_files
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -58,12 +59,18 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     if quantization is not None and method_of(quantization) in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
+    if not file:
+        tensor_files(folder)  # refuses pickled weights, which transformers would open
     options: dict[str, Any] = {"gguf_file": file} if file else {}
     if file and hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, **options
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=None if file else True,
+            **options,
         )
     except Exception as error:  # a damaged folder fails in many unrelated ways
         reason = " ".join(str(error).split())[:300] or repr(error)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import DataError, UsageError
+from autoround.model.positions import position_limit
 from autoround.types import EvalResult
 
 #: Rows of logits compared at a time: a vocabulary of 150,000 in float32 is 77 MB a chunk.
@@ -34,12 +35,20 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
 
     Raises:
         DataError: there are fewer than two tokens.
-        UsageError: windows of fewer than two tokens are asked for.
+        UsageError: windows of fewer than two tokens are asked for, or of more than the
+            model has positions for.
     """
     if seqlen < 2:
         raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
+    for one in (model, *([] if reference is None else [reference])):
+        limit = position_limit(one)
+        if limit is not None and min(seqlen, len(ids)) > limit:
+            raise UsageError(
+                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
+                f"use a seqlen of {limit} or less"
+            )
     loss = reference_loss = divergence = 0.0
     agreed = count = 0
     for part in windows(ids, seqlen):

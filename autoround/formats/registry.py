@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: 
         FormatError: the format cannot hold the scheme.
     """
     if name not in PACKINGS:
-        raise FormatError(f"output.format: {name!r} is none; legal: {', '.join(NAMES)}")
+        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise FormatError(f"{name!r} is no format{hint}; legal: {', '.join(NAMES)}")
     packing = PACKINGS[name] or auto_round.packing_for({scheme})
     if packing.startswith(layouts.GGUF):
         # A file type says itself what each tensor is held in.
@@ -108,4 +111,6 @@ def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[st
         for make in (gptq.notes, compressed.notes)
         for note in make(sym, output.packing)
     ]
-    return [*clients, *fused.notes(layers)]
+    # Engines that merge layers read neither GGUF's mixtures nor Apple's files in that way.
+    merging = [o for o in outputs if not o.packing.startswith((layouts.GGUF, layouts.MLX))]
+    return [*clients, *(fused.notes(layers) if merging else [])]

@@ -49,11 +49,21 @@ class Container:
             self._declare(name, shape, kind)
         self._next = 0
         try:
-            self._writer.write_header_to_file(path)
-            self._writer.write_kv_data_to_file()
-            self._writer.write_ti_data_to_file()
+            self._head = self._begin()
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
+
+    def _begin(self) -> _Summed:
+        """Write all that comes before the tensors' data."""
+        self._writer.open_output_file(self._path)
+        (file,) = self._writer.fout
+        head = _Summed(file)
+        self._writer.fout = [head]
+        self._writer.write_header_to_file()
+        self._writer.write_kv_data_to_file()
+        self._writer.write_ti_data_to_file()
+        self._writer.fout = [file]
+        return head
 
     def _declare(self, name: str, shape: tuple[int, ...], kind: str) -> None:
         import gguf
@@ -92,10 +102,10 @@ class Container:
         self._next += 1
 
     def finish(self) -> None:
-        """Close the file, and check that every tensor reads back as it was written.
+        """Close the file, and check that all of it reads back as it was written.
 
         Raises:
-            VerificationError: one does not, or is missing.
+            VerificationError: it does not, or a tensor is missing.
         """
         if self._next != len(self._declared):
             name = self._declared[self._next][0]
@@ -104,6 +114,14 @@ class Container:
             file.flush()
             os.fsync(file.fileno())
         self._writer.close()
+        self._check()
+
+    def _check(self) -> None:
+        with self._path.open("rb") as file:
+            if zlib.crc32(file.read(self._head.size)) != self._head.sum:
+                raise VerificationError(
+                    f"{self._path.name}: its metadata do not read back as they were written"
+                )
         reader = open_file(self._path)
         for tensor in reader.tensors:
             data = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
@@ -115,6 +133,24 @@ class Container:
             raise VerificationError(
                 f"{self._path.name}: tensor {next(iter(self._sums))} is missing"
             )
+
+
+class _Summed:
+    """A file to write to that sums what it is given."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.sum = self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Write bytes."""
+        self.sum = zlib.crc32(data, self.sum)
+        self.size += len(data)
+        self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand over what is buffered."""
+        self._file.flush()
 
 
 def _add_field(writer: Any, field: Field) -> None:

@@ -49,7 +49,7 @@ def _fetch(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(SIDE_FILES)))
     except Exception as error:  # the hub client raises many unrelated types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
             f"model {hub_id!r} is not a local folder, and the hub did not give it: {reason}. "
             "Download it where there is a network and name the folder"
@@ -78,7 +78,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} is not a model: it has no config.json")
+        inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
+        hint = f", but folders that do: name one of {', '.join(inside[:8])}" if inside else ""
+        raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelError(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB: not a model config")
     try:

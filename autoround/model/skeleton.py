@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from autoround.errors import ModelError
 from autoround.model.blocks import decoder_blocks, tied_names
-from autoround.model.locate import locate_model, read_config, refuse_unquantizable
+from autoround.model.locate import (
+    locate_model,
+    read_config,
+    read_quantization,
+    refuse_unquantizable,
+)
 from autoround.model.source import CheckpointSource, ModuleSource, WeightSource
 
 
@@ -48,9 +53,16 @@ class Skeleton:
         return self.source.headers()[self.keys[name]]
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors by the model's own names, onto the CPU in their stored dtype."""
+        """Read tensors by the model's own names, onto the CPU in their stored dtype.
+
+        Raises:
+            ModelError: one holds NaN, which would spread through the whole model.
+        """
         wanted = list(names)
         tensors = self.source.read(dict.fromkeys(self.keys[name] for name in wanted))
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ModelError(f"{self.folder or type(self.model).__name__}: {key} holds NaN")
         return {name: tensors[self.keys[name]] for name in wanted}
 
 
@@ -61,7 +73,9 @@ def open_model(model: str | Path) -> Skeleton:
         ModelError: it is missing, damaged, already quantized, or has no decoder blocks.
     """
     folder = locate_model(model)
-    refuse_unquantizable(read_config(folder), where=str(folder))
+    config = read_config(folder)
+    found = read_quantization(folder, config)
+    refuse_unquantizable({**config, "quantization_config": found}, where=str(folder))
     source: WeightSource = CheckpointSource(folder)
     built = build_empty(folder)
     keys, missing = match_names(built, source)
@@ -160,7 +174,11 @@ def _load_converted(folder: Path, missing: list[str]) -> nn.Module:
 
     try:
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         model, report = loading
     except (ValueError, RuntimeError, OSError) as error:

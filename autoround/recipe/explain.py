@@ -116,13 +116,24 @@ def _explain(root: Node, path: _Path, kinds: set[str], reason: str) -> Problem:
         message = f"{dotted}: expected a mapping with keys of {keys}; got {_typed(value)}"
         return Problem(node.origin, message)
     expected = kind.item if isinstance(path[-1], int) and kind.item else kind.text
-    note = reason or _hint(value, kinds)
-    note = f" ({note})" if note else ""
+    notes = [note for note in (reason or _hint(value, kinds), _meant(value, expected)) if note]
+    note = f" ({'; '.join(notes)})" if notes else ""
     return Problem(node.origin, f"{dotted}: expected {expected}; got {_typed(value)}{note}")
 
 
 def _typed(value: object) -> str:
     return f"text {show(value)}" if isinstance(value, str) else show(value)
+
+
+def _meant(value: object, expected: str) -> str:
+    """Return the legal word that is closest to one that was given, if any is close."""
+    words = [word for word in re.split(r", | or ", expected) if " " not in word]
+    given = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    for part in given:
+        close = difflib.get_close_matches(part, words, n=1)
+        if close and part not in words:
+            return f"did you mean {close[0]}?"
+    return ""
 
 
 def _hint(value: object, kinds: set[str]) -> str:

@@ -9,30 +9,47 @@ from autoround.types import Estimate, Plan
 
 def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     """Return the lines that show a plan and its cost."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
-    schemes = Counter(str(x.scheme) for x in layers if x.scheme is not None)
     tuning = plan.recipe["tuning"]
+    formats = sum(len(one.outputs) for one in plan.passes)
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
-        *(f"quantize     {count} layers to {scheme}" for scheme, count in schemes.items()),
-        *kept_lines(plan),
+        *_scheme_lines(plan),
         f"method       {method(plan)}",
         f"calibration  {plan.calibration}",
-        *(
-            f"format       {output.format}, packing {output.packing}; kept tensors {output.dtype}"
-            + (f"; in {output.folder}/" if output.folder else "")
-            for output in plan.outputs
-        ),
+        *_format_lines(plan),
         f"device       {plan.device}, computing in {plan.compute_dtype}",
-        f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB, "
-        f"{estimate.bits_per_weight:.2f} bits per quantized weight with scales",
+        f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB"
+        + (f" in {formats} formats" if formats > 1 else "")
+        + f", {estimate.bits_per_weight:.2f} bits per quantized weight with scales",
         f"memory       about {estimate.memory_bytes / 1e9:.1f} GB",
     ]
     if tuning["iters"] and estimate.seconds_high != float("inf"):
         lines.append(
             f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
         )
-    return [*lines, *(f"note         {note}" for note in plan.notes)]
+    lines += [f"note         {note}" for note in plan.notes]
+    for number, one in enumerate(plan.further, start=2):
+        lines.append(f"pass {number} of {len(plan.passes)}, over the same blocks")
+        notes = [f"note         {note}" for note in one.notes if note not in plan.notes]
+        lines += [*_scheme_lines(one), *_format_lines(one), *notes]
+    return lines
+
+
+def _scheme_lines(plan: Plan) -> list[str]:
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    schemes = Counter(str(x.scheme) for x in layers if x.scheme is not None)
+    return [
+        *(f"quantize     {count} layers to {scheme}" for scheme, count in schemes.items()),
+        *kept_lines(plan),
+    ]
+
+
+def _format_lines(plan: Plan) -> list[str]:
+    return [
+        f"format       {output.format}, packing {output.packing}; kept tensors {output.dtype}"
+        + (f"; in {output.folder}/" if output.folder else "")
+        for output in plan.outputs
+    ]
 
 
 def method(plan: Plan) -> str:

@@ -8,6 +8,8 @@ from autoround.data.calibration import tokens_from_spec
 from autoround.data.given import tokens_from_data
 from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
+from autoround.errors import DataError
+from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import CalibrationOptions, Recipe
 from autoround.stages.plan import needs_data
@@ -35,6 +37,7 @@ def calibration_tokens(
             seqlen=wish.seqlen,
             vocab_size=vocabulary,
         )
+        _check_length(tokens, skeleton)
         return tokens, tokens.description
     untouched = wish.dataset == CalibrationOptions().dataset
     spec, note = resolve_dataset(wish.dataset, explicit=not untouched)
@@ -46,7 +49,17 @@ def calibration_tokens(
         seed=recipe.seed,
         vocab_size=vocabulary,
     )
+    _check_length(tokens, skeleton)
     return tokens, tokens.description + (f" ({note})" if note else "")
+
+
+def _check_length(tokens: Tokens, skeleton: Skeleton) -> None:
+    limit, length = position_limit(skeleton.model), tokens.ids.shape[1]
+    if limit is not None and length > limit:
+        raise DataError(
+            f"samples of {length} tokens, and the model has positions for {limit} only: use "
+            f"--seqlen {limit} or less"
+        )
 
 
 def vocabulary_size(skeleton: Skeleton) -> int | None:

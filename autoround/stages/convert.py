@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoround.errors import FormatError, ModelError
 from autoround.formats import auto_round, layouts, registry
-from autoround.formats.adapt import adapt
+from autoround.formats.adapt import adapt, inexact
 from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.schemes import most_common
 from autoround.model.blocks import (
@@ -26,9 +26,11 @@ from autoround.model.blocks import (
     tied_names,
 )
 from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
 from autoround.stages.outputs import as_written, lay_out
+from autoround.stages.plan import DTYPES
 from autoround.stages.write import Staging, Writer, check_output, check_room
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
@@ -225,13 +227,16 @@ def _convert_layer(
             f"layer {name}: zero points that {writers[0][0].format} cannot hold, in groups out "
             "of order (desc_act)"
         )
+    lost = [fitted.lost] if fitted.lost else []
     for part, writer in writers:
+        changed = inexact(fitted.layer, part.packing, DTYPES[part.dtype])
+        lost += [f"{changed} in {part.format}"] if changed else []
         turned = [name] if name in source.transposed else []
         found = lay_out({name: fitted.layer}, part, transposed=turned)
         if order is not None:
             found[f"{name}.g_idx"] = order
         writer.add(found)
-    return fitted.layer, fitted.shifted, fitted.lost
+    return fitted.layer, fitted.shifted, "; ".join(lost)
 
 
 def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> Tensor | None:
@@ -276,7 +281,8 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Wri
     size = 0
     for part, writer in writers:
         dropped = ("torch_dtype", "quantization_config", "quantization")
-        config = {k: v for k, v in source.config.items() if k not in dropped}
+        plain = {k: v for k, v in source.config.items() if k not in dropped}
+        config = with_older_names(plain)
         config["dtype"] = part.dtype
         quantization: dict[str, Any] = {}
         for key in registry.config_keys(part):

@@ -16,6 +16,8 @@ from autoround.model.skeleton import Skeleton
 from autoround.types import OutputPlan, Plan, Scheme
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
+#: What the reason of a layer that the recipe ignores begins with.
+IGNORED = "ignored by the recipe"
 _BYTES = {gguf_mix.F16: 2, gguf_mix.F32: 4}
 
 
@@ -96,6 +98,8 @@ def gguf_layout(
     targets = arch.targets(config, shapes)
     traits = _traits(config, len(skeleton.blocks), targets)
     kept = {f"{name}.weight" for name in ignored or {}}
+    # Experts in one tensor are kept from tuning, but not from rounding unless that is asked.
+    kept |= {name for name, why in (ignored or {}).items() if why.startswith(IGNORED)}
     tensors, fallen = [], {}
     for target in targets:
         layer = _BLOCK.match(target.name)

@@ -50,6 +50,10 @@ class GgufOutput:
         self._plan = plan
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
+        self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
+        self.rounds_kept = any(
+            kind in blocks.KINDS and len(target.shape) > 2 for target, kind in layout.tensors
+        )
         self._path = staging.staging / file_name(plan.model, layout.file_type)
         self._container = Container(
             self._path,
@@ -71,11 +75,23 @@ class GgufOutput:
             if not all(name in self._pending for name in target.sources):
                 return
             parts = [self._pending[name] for name in target.sources]
-            self._container.add(target.name, as_bytes(target, kind, parts))
+            data = as_bytes(target, kind, parts)
+            if kind in blocks.KINDS and len(target.shape) > 2:
+                weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
+                self._rounded.setdefault(target.sources[0], []).append((target, weight))
+            self._container.add(target.name, data)
             self._expected.pop(0)
             later = {name for other, _ in self._expected for name in other.sources}
             for name in set(target.sources) - later:
                 del self._pending[name]
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return kept tensors of a block as the file holds them: stacked experts are rounded."""
+        rounded, self._rounded = self._rounded, {}
+        return {
+            name: arch.restore(rounded[name], tuple(tensor.shape)) if name in rounded else tensor
+            for name, tensor in tensors.items()
+        }
 
     def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
         """Leave out tensors that have no place in the file; the plan says so."""

@@ -14,6 +14,7 @@ from autoround.errors import FormatError, VerificationError
 from autoround.formats import layouts, registry
 from autoround.formats.gguf_layout import GgufTensor
 from autoround.model.locate import read_config
+from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import Skeleton
 from autoround.stages.plan import DTYPES
 from autoround.stages.verify import CheckpointReading, Reading
@@ -22,13 +23,21 @@ from autoround.types import OutputPlan, Plan, QuantizedTensor
 
 
 class Output(Protocol):
-    """One format of a run; blocks come in order, then what lies outside them."""
+    """One format of a run; blocks come in order, then what lies outside them.
+
+    rounds_kept: whether it rounds tensors of blocks that are handed to it as kept ones.
+    """
+
+    rounds_kept: bool
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
         """Take the quantized layers of a block, by name."""
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors that stay as they are, by the model's own names."""
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the kept tensors of the block that was added last as this output holds them."""
 
     def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors of the checkpoint that the model class does not know."""
@@ -46,6 +55,8 @@ class Output(Protocol):
 class CheckpointOutput:
     """A folder of safetensors files with a config.json."""
 
+    rounds_kept = False
+
     def __init__(self, writer: Writer, plan: Plan, part: OutputPlan, skeleton: Skeleton) -> None:
         self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
         self._transposed = {
@@ -62,6 +73,10 @@ class CheckpointOutput:
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors in the dtype of this output."""
         self._writer.add(as_written(self._part, tensors))
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tensors themselves: their dtype is all that may change."""
+        return tensors
 
     def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors as they are."""
@@ -149,7 +164,7 @@ def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[st
 
 
 def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str, Any]:
-    """Return the original's config with the dtype that is written."""
+    """Return the original's config with the dtype that is written, for old readers too."""
     if skeleton.folder is not None:
         config = read_config(skeleton.folder)
     else:
@@ -159,4 +174,4 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
         config["architectures"] = [architecture]
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
-    return config
+    return with_older_names(config)

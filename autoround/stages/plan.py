@@ -18,7 +18,7 @@ from autoround.formats.layouts import MLX
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
-from autoround.stages.gguf import gguf_layout, is_gguf
+from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
@@ -182,7 +182,7 @@ def _gguf_pass(
     """Resolve a GGUF file type, which has rules of its own for every tensor."""
     every = [m for inside in found.values() for m in inside] + outside
     ignored = {
-        m.name: f"ignored by the recipe ({pattern!r})"
+        m.name: f"{IGNORED} ({pattern!r})"
         for m in every
         for pattern in recipe.ignore
         if matches(pattern, m.name)
@@ -193,7 +193,8 @@ def _gguf_pass(
     def plan(m: Matrix, place: str) -> LayerPlan:
         scheme = own.get(m.name)
         width = f"held in float16: its width {m.shape[1]} is no multiple of 32"
-        reason = m.why_kept or ignored.get(m.name, "" if scheme is not None else place or width)
+        reason = ignored.get(m.name) or m.why_kept
+        reason = reason or ("" if scheme is not None else place or width)
         shown = None if m.why_kept or m.name in ignored else scheme
         return LayerPlan(m.name, m.shape, shown, reason, m.transposed, m.bias)
 
@@ -241,9 +242,8 @@ def _outside(skeleton: Skeleton) -> list[Matrix]:
 def _resolve(
     matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
 ) -> LayerPlan:
-    reason = matrix.why_kept or next(
-        (f"ignored by the recipe ({p!r})" for p in ignore if matches(p, matrix.name)), ""
-    )
+    asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
+    reason = next(asked, "") or matrix.why_kept
     if not reason and matrix.transposed and MLX in packings:
         reason = "MLX has no place for matrices that are stored turned"
     reason = reason or registry.why_not(matrix.shape, scheme, packings)

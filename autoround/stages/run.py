@@ -121,14 +121,15 @@ def write_blocks(
             opened = [open_output(job, part, root, stack, tokenizer) for part in job.plan.outputs]
             begun = time.perf_counter()
             rehearsal = _rehearsal(job)
-            own = list(_tuned(blocks, opened, rehearsal))
+            each = [_rehearsal(job) if one.rounds_kept else rehearsal for one in opened]
+            own = list(_tuned(blocks, opened, each))
             tuning += time.perf_counter() - begun
             results += own
             job.sink(StageStarted("write", str(output)))
             _write_rest(job, opened, own)
             job.sink(StageStarted("verify", f"{rehearsal.what} through the files read back"))
-            for part, target in zip(job.plan.outputs, opened, strict=True):
-                rehearsal.compare(target.complete(), f"format {part.format}")
+            for part, target, one in zip(job.plan.outputs, opened, each, strict=True):
+                one.compare(target.complete(), f"format {part.format}")
             size += sum(target.publish() for target in opened)
         if whole is not None:
             size = whole.publish()
@@ -154,14 +155,16 @@ def _rehearsal(job: Job) -> Rehearsal:
 
 
 def _tuned(
-    blocks: Iterable[BlockOutput], opened: Sequence[Output], rehearsal: Rehearsal
+    blocks: Iterable[BlockOutput], opened: Sequence[Output], rehearsals: Sequence[Rehearsal]
 ) -> Iterator[BlockResult]:
-    """Hand finished blocks to all outputs."""
+    """Hand finished blocks to all outputs, and run the rehearsals, which some of them share."""
     for block in blocks:
-        rehearsal.advance_carried(block.result.index, block.layers, block.kept)
         for target in opened:
             target.add_layers(block.layers)
             target.add_kept(block.kept)
+        for rehearsal, target in dict(zip(rehearsals, opened, strict=True)).items():
+            kept = target.held(block.kept)
+            rehearsal.advance_carried(block.result.index, block.layers, kept)
         yield block.result
 
 

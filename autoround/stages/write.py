@@ -34,6 +34,8 @@ NOT_COPIED = (
     "quant_config.json",
     "adapter_config.json",
 )
+#: What a safetensors file says of itself; transformers refuses files that say another thing.
+METADATA = {"format": "pt"}
 #: Says that a folder is a run's unfinished output, and not somebody's own.
 MARKER = "INCOMPLETE"
 
@@ -160,7 +162,7 @@ class Writer(Staging):
     def _flush(self) -> None:
         path = self._staging / f"shard-{len(self._shards)}"
         try:
-            save_file(self._pending, path, metadata={"format": "pt"})
+            save_file(self._pending, path, metadata=METADATA)
             # safetensors lets only the owner read; a server often runs as somebody else.
             path.chmod((self._staging / MARKER).stat().st_mode & 0o777)
             _sync(path)
@@ -234,11 +236,16 @@ def checksum(tensor: Tensor) -> int:
 
 def _verify(path: Path, sums: Mapping[str, int]) -> None:
     """Read a written file and compare every tensor with what was to be written."""
-    with safe_open(path, framework="pt") as opened:
-        if set(opened.keys()) != set(sums):
-            raise VerificationError(f"{path.name} was written with other tensors than it was given")
-        for name, expected in sums.items():
-            if checksum(opened.get_tensor(name)) != expected:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            if set(opened.keys()) != set(sums) or opened.metadata() != METADATA:
                 raise VerificationError(
-                    f"{path.name}: tensor {name} does not read back as it was written"
+                    f"{path.name} was written with other tensors than it was given"
                 )
+            for name, expected in sums.items():
+                if checksum(opened.get_tensor(name)) != expected:
+                    raise VerificationError(
+                        f"{path.name}: tensor {name} does not read back as it was written"
+                    )
+    except (SafetensorError, OSError) as error:
+        raise VerificationError(f"{path.name} cannot be read back: {error}") from error

@@ -14,6 +14,7 @@ from autoround import api
 from autoround.cli.main import run
 from autoround.errors import FormatError, ModelError
 from autoround.inference.load import load
+from autoround.model.skeleton import open_model
 from autoround.recipe.load import load_recipe
 from autoround.stages.convert import convert, lines
 
@@ -114,6 +115,30 @@ def test_what_cannot_be_kept_is_refused_unless_allowed(
     assert any(line.startswith(f"changed: {LAYER}: 6144 weights") for line in lines(done))
 
 
+@pytest.mark.parametrize("format_name", ["mlx", "fake"])
+def test_formats_that_round_are_not_called_exact(
+    format_name: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    what = "biases" if format_name == "mlx" else "weights"
+    source = quantized(checkpoint("llama"), tmp_path / "a", "gptq_v2", **{"scheme.sym": False})
+    with pytest.raises(FormatError, match=rf"\d+ {what} are not exact in float16 in {format_name}"):
+        convert(source, tmp_path / "b", formats=[format_name, "auto_awq"])
+    done = convert(source, tmp_path / "b", formats=[format_name, "auto_awq"], allow_lossy=True)
+    assert (done.exact, len(done.lossy)) == (0, 14)
+    # The codes are those of the source all the same.
+    back = convert(tmp_path / "b" / "auto_awq", tmp_path / "c", formats=["gptq_v2"])
+    assert back.exact == 14
+    one, other = tensors_of(source), tensors_of(tmp_path / "c")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_symmetric_grids_are_exact_in_mlx(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = quantized(checkpoint("llama"), tmp_path / "a", "gptq_v2")
+    assert convert(source, tmp_path / "b", formats=["mlx"]).exact == 14
+
+
 def test_scales_in_bfloat16_are_carried_where_float16_holds_them(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -156,6 +181,8 @@ def test_an_old_checkpoint_with_a_file_for_its_config(
     old = {"bits": 4, "group_size": 32, "sym": True, "desc_act": False}
     (source / "quantize_config.json").write_text(json.dumps(old))
     assert convert(source, tmp_path / "b", formats=["auto_round"]).exact == 14
+    with pytest.raises(ModelError, match=r"already quantized \(quant_method 'gptq'\)"):
+        open_model(source)
 
 
 def test_a_model_that_is_not_quantized_is_refused(
@@ -181,4 +208,4 @@ def test_the_command(
     assert run(["convert", str(source), "--to", "auto_round", "-o", str(tmp_path / "b")]) == 0
     assert "14 of 14 layers equal bit for bit" in capsys.readouterr().out
     assert run(["convert", str(source), "--to", "nothing", "-o", str(tmp_path / "c")]) == 7
-    assert "'nothing' is none; legal: auto_round" in capsys.readouterr().err
+    assert "'nothing' is no format; legal: auto_round" in capsys.readouterr().err

@@ -141,6 +141,43 @@ def test_every_architecture_comes_back(kind: str, values: dict[str, Any], tmp_pa
     assert error < 5e-3
 
 
+@pytest.mark.parametrize("formats", ["gguf:q2_k_s", "gguf:q4_0", "auto_round,gguf:q4_0"])
+def test_experts_in_one_tensor_are_rounded_and_pass_the_last_check(
+    formats: str, tmp_path: Path
+) -> None:
+    model = tiny("MixtralConfig", num_local_experts=4)
+    out = tmp_path / "out"
+    quantize(model, out, formats, **NEAREST)
+    held = gguf.GGUFReader(file_of(out / "gguf-q4_0" if "," in formats else out)).tensors
+    experts = [t.tensor_type.name for t in held if "_exps" in t.name]
+    assert len(experts) == 6
+    assert set(experts) <= {"Q2_K", "Q3_K", "Q4_0"}
+
+
+def test_experts_that_differ_from_the_rounded_ones_fail_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("MixtralConfig", num_local_experts=4)
+    real = gguf_output.GgufReading.block
+
+    def other(self: Any, *args: Any) -> dict[str, Tensor]:
+        found = real(self, *args)
+        return {n: t.flip(0) if n.endswith("experts.down_proj") else t for n, t in found.items()}
+
+    monkeypatch.setattr(gguf_output.GgufReading, "block", other)
+    with pytest.raises(VerificationError, match="format gguf:q4_0: read back, the last block"):
+        quantize(model, tmp_path / "out", "gguf:q4_0", **NEAREST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_experts_that_the_recipe_ignores_stay_in_16_bit(tmp_path: Path) -> None:
+    model = tiny("MixtralConfig", num_local_experts=4)
+    quantize(model, tmp_path / "out", "gguf:q4_0", ignore=["re:experts"], **NEAREST)
+    held = gguf.GGUFReader(file_of(tmp_path / "out")).tensors
+    kinds = {t.tensor_type.name for t in held if "_exps" in t.name}
+    assert kinds == {"F16"}
+
+
 @pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2Config", "Phi3Config"])
 def test_transformers_reads_the_file_alone(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)

@@ -4,6 +4,8 @@
 #   tools/clients/check.sh [CLIENT ...]      by default all:
 #       auto-round gptqmodel compressed-tensors llama.cpp mlx transformers
 #
+# Three tables: our files read by clients; architectures of GGUF; files that auto-round and
+# GPTQModel quantized, taken through every format and back.
 # Makes the environments under out/clients, which takes minutes and gigabytes the first time;
 # needs the project's own environment (tools/setup.sh demo).
 set -euo pipefail
@@ -43,8 +45,11 @@ done
 export HF_HUB_OFFLINE=1
 failed=0
 .venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
-if [ -e "$work/env-llama.cpp/ready" ]; then
+if [[ " ${clients[*]} " == *" llama.cpp "* ]]; then
     .venv/bin/python tools/clients/gguf_archs.py --work "$work/archs" \
         --python "$work/env-llama.cpp/bin/python" || failed=1
+fi
+if [[ " ${clients[*]} " == *" auto-round "* || " ${clients[*]} " == *" gptqmodel "* ]]; then
+    .venv/bin/python tools/clients/peers.py --work "$work/peers" "${pythons[@]}" || failed=1
 fi
 exit $failed

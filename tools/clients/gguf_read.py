@@ -23,7 +23,12 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="JSON list of texts to be cut into tokens")
     args = parser.parse_args()
     import llama_cpp
+    import llama_cpp.llama_cpp as library
 
+    # Weights repacked for AMX end in a crash where the system does not let programs use it.
+    defaults = library.llama_model_default_params()
+    defaults.use_extra_bufts = False
+    library.llama_model_default_params = lambda: defaults
     ids = np.load(args.tokens)
     model = llama_cpp.Llama(
         args.model,

@@ -192,6 +192,10 @@ def auto_round() -> Iterator[tuple[Layer, str, Pack]]:
         for layer in (Layer(bits, 64, False, 64, 96, 1), Layer(bits, -1, False, 32, 64, 1)):
             yield layer, V1, auto_round_gptq
             yield layer, PLAIN, auto_round_gptq
+    for bits in range(2, 9):
+        yield Layer(bits, 64, True, 32, 96), V1, auto_round_gptq
+        if bits not in (3, 4):
+            yield Layer(bits, 64, False, 32, 96, 1), PLAIN, auto_round_gptq
     # Version 1 has no way to say 0; what becomes of it?
     for bits in (3, 4, 6):
         yield Layer(bits, 32, False, 32, 64), V1, auto_round_gptq
@@ -207,6 +211,9 @@ def gptqmodel() -> Iterator[tuple[Layer, str, Pack]]:
             yield Layer(bits, 32, True, 32, 64), packing, gptqmodel_gptq
         yield Layer(bits, 32, False, 32, 64, 1), "gptq", gptqmodel_gptq
         yield Layer(bits, 32, False, 32, 64), "gptq_v2", gptqmodel_gptq
+    for bits in (2, 3, 4, 8):
+        yield Layer(bits, 64, True, 32, 96), "gptq", gptqmodel_gptq
+        yield Layer(bits, 64, False, 32, 96), "gptq_v2", gptqmodel_gptq
     for bits in (3, 4):
         yield Layer(bits, 64, False, 64, 96, 1), "gptq", gptqmodel_gptq
         yield Layer(bits, -1, False, 32, 64, 1), "gptq", gptqmodel_gptq

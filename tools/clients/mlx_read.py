@@ -25,6 +25,8 @@ def main() -> None:
     from mlx_lm import generate, load
 
     model, tokenizer = load(args.model)[:2]
+    # Its products of float16 on a CPU are so coarse that they hide what was read.
+    model.set_dtype(mx.float32)
     rows = [np.array(model(mx.array(row[None])).astype(mx.float32)) for row in np.load(args.tokens)]
     np.save(args.out, np.concatenate(rows))
     prompt = "The capital of France is"

@@ -105,7 +105,10 @@ def main() -> None:
         return
     if args.work is None:
         parser.error("--work names the folder to work in")
-    pythons = dict(item.split("=", 1) for item in args.python)
+    # Not resolved: what a link in an environment points to is outside of it.
+    pythons = {name: os.path.abspath(path) for name, path in (i.split("=", 1) for i in args.python)}
+    args.work = args.work.absolute()
+    args.work.mkdir(parents=True, exist_ok=True)
     good = True
     print("| client | format | scheme | through | result |")
     print("|---|---|---|---|---|")
@@ -167,11 +170,12 @@ def run(case: Case, work: Path, python: str) -> Iterator[tuple[str, str, bool]]:
     source = work / case.name
     if not source.exists():
         source_model = make_model(work / "models", one_sided=case.one_sided)
-        command = [python, __file__, "--write", case.name]
+        command = [python, os.path.abspath(__file__), "--write", case.name]
         command += ["--model", str(source_model), "--out", str(work / "writing")]
         # By itself GPTQModel plans fewer workers than it then wants where there are few cores.
         own = {**os.environ, "GPTQMODEL_CPU_WORKERS": "2"}
-        done = subprocess.run(command, capture_output=True, text=True, env=own)
+        # Some clients leave logs where they run.
+        done = subprocess.run(command, capture_output=True, text=True, env=own, cwd=work)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             yield "-", f"the client failed: {reason[:200]}", False

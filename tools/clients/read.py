@@ -23,6 +23,17 @@ def auto_round(folder: str) -> Any:
     return transformers(folder)
 
 
+def auto_round_torch(folder: str) -> Any:
+    """Load with auto-round's plain kernel, which unpacks weights and multiplies in 16 bits."""
+    import auto_round  # noqa: F401 (its import registers the quantizer)
+    from transformers import AutoModelForCausalLM, AutoRoundConfig
+
+    config = AutoRoundConfig(backend="torch")
+    return AutoModelForCausalLM.from_pretrained(
+        folder, device_map="cpu", dtype=torch.float16, quantization_config=config
+    )
+
+
 def gptqmodel(folder: str) -> Any:
     """Load by GPTQModel with its plain torch kernel, which knows 16-bit floats only."""
     from gptqmodel import BACKEND, GPTQModel
@@ -50,6 +61,7 @@ def transformers(folder: str) -> Any:
 
 CLIENTS = {
     "auto-round": auto_round,
+    "auto-round-torch": auto_round_torch,
     "gptqmodel": gptqmodel,
     "compressed-tensors": transformers,
     "transformers": transformers,

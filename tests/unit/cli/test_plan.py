@@ -31,6 +31,16 @@ def test_the_model_may_be_named_by_an_option(autoround: Command, model: Path) ->
     assert autoround("plan", model, "--model", "other").code == 2
 
 
+def test_the_options_of_quantize_are_those_of_plan(autoround: Command, model: Path) -> None:
+    options = ["--format", "auto_gptq,auto_awq", "--nsamples", 4, "--seqlen", 16, "--iters", 0]
+    done = autoround("plan", model, *NEAREST, *options)
+    assert (done.code, done.err) == (0, "")
+    assert "format       auto_gptq, packing gptq; kept tensors float16; in auto_gptq/" in done.out
+    assert "format       auto_awq, packing awq; kept tensors float16; in auto_awq/" in done.out
+    written = autoround("quantize", model, *NEAREST, *options, "--dry-run")
+    assert written == done
+
+
 def test_layers_are_listed_when_asked(autoround: Command, model: Path) -> None:
     short = autoround("plan", model, *NEAREST).out.splitlines()
     long = autoround("plan", model, *NEAREST, "--layers").out.splitlines()

@@ -24,6 +24,16 @@ Checkpoint = Callable[[str], Path]
 TEXT = "The quick brown fox jumps over the lazy dog. " * 4
 
 
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
 @pytest.fixture
 def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     """Return a quantized llama with its tokenizer."""
@@ -65,8 +75,20 @@ def test_a_folder_that_cannot_be_loaded_is_refused(
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint("llama"), broken)
     (broken / file).write_text(content)
-    with pytest.raises(ModelError, match=r"broken cannot be loaded: ."):
+    with pytest.raises(ModelError, match=r"broken.* (cannot be loaded|is damaged)"):
         load_any(broken, device="cpu")
+
+
+def test_pickled_weights_are_never_opened(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    pickled, opened = tmp_path / "pickled", tmp_path / "opened"
+    shutil.copytree(checkpoint("llama"), pickled)
+    (pickled / "model.safetensors").unlink()
+    torch.save(Trap(opened), pickled / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"it has pytorch_model.bin: convert to safetensors"):
+        load_any(pickled, device="cpu")
+    with pytest.raises(ModelError, match=r"it has pytorch_model.bin: convert to safetensors"):
+        generate(pickled, "hello", device="cpu")
+    assert not opened.exists()
 
 
 def test_a_damaged_quantized_folder_is_refused(folder: Path) -> None:

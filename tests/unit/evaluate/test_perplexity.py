@@ -166,3 +166,13 @@ def test_a_text_too_short_is_refused(count: int) -> None:
 def test_windows_too_short_are_refused(seqlen: int) -> None:
     with pytest.raises(UsageError, match=f"seqlen is {seqlen}; a window needs 2 tokens"):
         evaluate(uniform(), token_ids(1, 8)[0], seqlen=seqlen)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_windows_longer_than_the_table_of_positions_are_refused(kind: str) -> None:
+    model, other = make_model(kind), make_model("llama")
+    assert evaluate(model, token_ids(1, 80)[0], seqlen=64).tokens == 63 + 15
+    assert evaluate(model, token_ids(1, 60)[0], seqlen=1024).tokens == 59
+    for one, reference in ((model, None), (other, model)):
+        with pytest.raises(UsageError, match="positions for 64 only; use a seqlen of 64 or less"):
+            evaluate(one, token_ids(1, 80)[0], seqlen=65, reference=reference)

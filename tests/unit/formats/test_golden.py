@@ -19,7 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats.layouts import from_tensors, to_tensors
+from autoround.formats.auto_round import PACKING_PLAIN as PLAIN
+from autoround.formats.auto_round import PACKING_V1 as V1
+from autoround.formats.layouts import GPTQ, from_tensors, to_tensors
 from autoround.types import QuantizedTensor, Scheme
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -84,7 +86,19 @@ def test_the_files_hold_what_they_should() -> None:
             if not layer.scheme.sym:
                 assert int(layer.zero.max()) == top
                 assert int(layer.zero.min()) in (0, 1)
-    assert len(AGREED) > 60
+    assert len(AGREED) > 90
+
+
+def test_groups_that_do_not_divide_the_inputs_are_among_them() -> None:
+    short = {
+        (client, case.packing, case.layer.scheme.bits)
+        for client, name in AGREED
+        for case in (cases(client)[name],)
+        if case.layer.codes.shape[1] % max(1, case.layer.scheme.group_size)
+    }
+    wanted = {("auto-round", packing, bits) for packing in (V1, PLAIN) for bits in range(2, 9)}
+    wanted |= {("gptqmodel", packing, bits) for packing in GPTQ for bits in (2, 3, 4, 8)}
+    assert wanted <= short
 
 
 @pytest.mark.parametrize(("client", "name"), AGREED)

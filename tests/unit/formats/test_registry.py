@@ -60,7 +60,7 @@ def test_a_format_has_a_packing_and_a_dtype(
         ("auto_awq", W3, "it holds 4 bits only, not 3; formats that can: auto_round, "),
         ("auto_round:auto_awq", W8, "it holds 4 bits only, not 8"),
         ("auto_gptq", Scheme(5, 32, True), "it holds 2, 3, 4 or 8 bits, not 5"),
-        ("marlin", W4, f"'marlin' is none; legal: {', '.join(NAMES)}"),
+        ("marlin", W4, f"'marlin' is no format; legal: {', '.join(NAMES)}"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(name: str, scheme: Scheme, words: str) -> None:

@@ -150,7 +150,11 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
         ("tuning: {batch_size: 1_000}", "got text '1_000' (write 1000)"),
         ("tuning: {batch_size: 0128}", "got text '0128' (write 128)"),
         ("tuning: {checks: 0}", "got 0"),
-        ("tuning: {init: Search}", "expected minmax or search; got text 'Search'"),
+        (
+            "tuning: {init: Search}",
+            "expected minmax or search; got text 'Search' (did you mean search?)",
+        ),
+        ("output: {format: 'auto_gptq, auto_aqw'}", "no format; did you mean auto_awq?)"),
         ("calibration: {nsamples: 0}", "got 0"),
         ("calibration: {seqlen: 1:30}", "got text '1:30'"),
         ("calibration: {dataset: ''}", "calibration.dataset: expected text or a list of texts"),

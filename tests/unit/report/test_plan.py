@@ -6,7 +6,7 @@ import math
 import pytest
 
 from autoround.report.plan import kept_lines, layer_lines, method, plan_lines
-from autoround.types import BlockPlan, Scheme
+from autoround.types import BlockPlan, OutputPlan, Scheme
 
 from ._values import BLOCKS, ESTIMATE, layer, plan
 
@@ -27,6 +27,24 @@ def test_a_plan_in_words() -> None:
         "time         80 s to 10 min",
         "note         a note",
         "note         another",
+    ]
+
+
+def test_a_further_pass_is_told_with_all_that_is_its_own() -> None:
+    first = plan(notes=("a note",))
+    other = OutputPlan("gguf:q8_0", "gguf:q8_0", "float32", "gguf-q8_0")
+    block = BlockPlan(0, "h.0", (layer("h.0.q", scheme=Scheme(8, 32, True)),))
+    further = dataclasses.replace(
+        first, outputs=(other,), blocks=(block,), kept=(), notes=("a note", "its own")
+    )
+    lines = plan_lines(dataclasses.replace(first, further=(further,)), ESTIMATE)
+    assert "size         100.0 MB → 25.0 MB in 2 formats, 4.12 bits" in "\n".join(lines)
+    assert lines[-5:] == [
+        "note         a note",
+        "pass 2 of 2, over the same blocks",
+        "quantize     1 layers to W8 g32 sym",
+        "format       gguf:q8_0, packing gguf:q8_0; kept tensors float32; in gguf-q8_0/",
+        "note         its own",
     ]
 
 

@@ -88,3 +88,11 @@ def test_the_vocabulary_is_that_of_the_embeddings(
 def test_the_default_recipe_names_the_default_dataset() -> None:
     # Only then is a default out of reach told from a dataset that was asked for.
     assert load_recipe("default").calibration.dataset == CalibrationOptions().dataset
+
+
+def test_samples_longer_than_the_table_of_positions_are_refused() -> None:
+    skeleton = adopt_model(make_model("gpt2"))
+    for given, dataset in ((token_ids(4, 65), "gone.txt"), (None, "embedded")):
+        recipe = small({"calibration.seqlen": 65, "calibration.dataset": dataset})
+        with pytest.raises(DataError, match="positions for 64 only: use --seqlen 64 or less"):
+            calibration_tokens(recipe, skeleton, tokenizer=make_tokenizer(), data=given)

@@ -125,6 +125,10 @@ def test_structure_gives_reasons_too() -> None:
     assert reasons["model.layers.0.mlp.experts.gate_up_proj"] == experts
     gate = reasons["model.layers.0.mlp.shared_expert_gate"]
     assert gate == "router of a mixture of experts"
+    # What the recipe says comes first: GGUF rounds stacked experts unless they are ignored.
+    reasons = kept(plan_of(make_model("qwen2_moe"), {"ignore": ["re:experts"]}))
+    asked = "ignored by the recipe ('re:experts')"
+    assert reasons["model.layers.0.mlp.experts.gate_up_proj"] == asked
 
 
 def test_a_shape_that_cannot_be_packed_is_kept() -> None:

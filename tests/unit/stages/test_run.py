@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from autoround import api
 from autoround.device.protocol import Memory
 from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError, OutputError
@@ -103,7 +106,9 @@ def test_the_config_is_the_models_and_says_what_was_quantized(
 ) -> None:
     config = json.loads((done[0].output_dir / "config.json").read_text())
     quantization = config.pop("quantization_config")
-    assert config == json.loads((checkpoint("llama") / "config.json").read_text())
+    original = json.loads((checkpoint("llama") / "config.json").read_text())
+    # Besides, one key under the name that older programs know.
+    assert config == {**original, "rope_theta": original["rope_parameters"]["rope_theta"]}
     assert quantization["quant_method"] == "auto-round"
     assert (quantization["bits"], quantization["group_size"], quantization["sym"]) == (4, 32, True)
 
@@ -269,3 +274,23 @@ def test_too_little_memory_is_a_warning(
     for event in events[1:]:
         assert isinstance(event, Warned)
         assert "0.0 GB are free" in event.message
+
+
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"]
+)
+@pytest.mark.parametrize("formats", ["auto_round,auto_gptq", "gguf:q8_0"])
+def test_a_model_that_holds_nan_is_never_written(
+    formats: str, name: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "nan"
+    shutil.copytree(checkpoint("llama"), folder)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    tensors = tensors_of(folder)
+    tensors[name].flatten()[3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    recipe = small({**NEAREST, "output.format": formats})
+    with pytest.raises(ModelError, match=rf"nan: {name} holds NaN"):
+        api.quantize(folder, recipe, output_dir=tmp_path / "out", device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["nan"]

@@ -166,7 +166,7 @@ def test_a_weight_that_is_no_number_is_named(bad: float, values: dict[str, objec
     with torch.no_grad():
         model.get_parameter(DOWN + ".weight")[3, 5] = bad
     job = make_job(model, values, data=IDS)
-    with pytest.raises(AutoRoundError, match=f"layer {DOWN}: its weight holds NaN or infinity"):
+    with pytest.raises(AutoRoundError, match=rf"{DOWN}.* holds NaN"):
         quantized(job)
 
 
