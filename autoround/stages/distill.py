@@ -174,7 +174,9 @@ def _judge(
             own = hidden[row : row + 1, part].detach().requires_grad_(backward)
             with torch.set_grad_enabled(backward):
                 logits = course.runner.head(course.outer, own)[0]
-                loss = core.divergence(logits[real], wanted[real]) / count
+                if not bool(real.all()):
+                    logits, wanted = logits[real], wanted[real]
+                loss = core.divergence(logits, wanted) / count
             total += float(loss.detach())
             if backward and bool(real.any()):
                 grad[row : row + 1, part] = torch.autograd.grad(loss, own)[0]
