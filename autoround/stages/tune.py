@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from autoround.core.grid import from_groups, min_max_grid, nested_parts, to_groups
+from autoround.core.grid import MAX_SCALE, from_groups, min_max_grid, nested_parts, to_groups
 from autoround.core.kinds import nested_of
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
@@ -174,10 +174,9 @@ def _task(
     path = layer.name.removeprefix(block.name + ".")
     weight = inside[path + ".weight"]
     weight = (weight.t() if layer.transposed else weight).to(job.runtime.device)
-    if not bool(torch.isfinite(weight).all()):
-        raise AutoRoundError(f"layer {layer.name}: its weight holds NaN or infinity")
-    groups = to_groups(weight, layer.scheme.group_size)
     bits, sym = layer.scheme.bits, layer.scheme.sym
+    _refuse_values(layer.name, weight, most=MAX_SCALE * 2 ** (bits - 1))
+    groups = to_groups(weight, layer.scheme.group_size)
     nested = nested_of(layer.scheme)
     lowest = 0
     if nested is None:
@@ -193,6 +192,18 @@ def _task(
     else:
         grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
     return Task(groups, grid, layer.shape)
+
+
+def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
+    """Refuse what no grid holds: NaN, infinity, and values that a float16 scale cannot reach."""
+    if not bool(torch.isfinite(weight).all()):
+        raise AutoRoundError(f"layer {name}: its weight holds NaN or infinity")
+    largest = float(weight.abs().max())
+    if largest > most:
+        raise AutoRoundError(
+            f"layer {name}: a weight of {largest:.3g} is beyond {most:.3g}, the most that scales "
+            "in float16 reach at these bits; keep the layer in 16 bit: add it to ignore"
+        )
 
 
 def schedule_of(recipe: Recipe, block: int) -> Schedule:

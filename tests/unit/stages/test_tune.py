@@ -269,3 +269,15 @@ def block_output(model: torch.nn.Module, path: str) -> torch.Tensor:
     logits(model, IDS)
     handle.remove()
     return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("inf"), "NaN or infinity"), (1e6, "a weight of 1e\\+06 is beyond")],
+)
+def test_values_that_no_grid_holds_are_refused(value: float, message: str) -> None:
+    model = make_model("llama")
+    with torch.no_grad():
+        model.get_submodule(DOWN).weight[3, 5] = value  # type: ignore[index, operator]
+    with pytest.raises(AutoRoundError, match=f"layer {DOWN}: .*{message}"):
+        quantized(make_job(model, NEAREST))
