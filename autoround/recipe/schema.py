@@ -188,10 +188,10 @@ class DistillOptions(Section):
         Legal("an integer of at least 0"),
     ] = 0
     lr: Annotated[
-        float,
-        Field(gt=0, allow_inf_nan=False, description="Relative step size of the scales."),
-        Legal("a number above 0"),
-    ] = 1e-3
+        Rate,
+        Field(description="Relative step size of the scales; auto is 0.016 / 2**bits."),
+        RATE,
+    ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
 
 

@@ -70,8 +70,10 @@ def distill(
     judges = order[:JUDGES] if count >= 2 * JUDGES else order
     learned = order[JUDGES:] if count >= 2 * JUDGES else order
     before = _score(course, judges)
-    params = [f for block in course.blocks for f in block.factors.values()]
-    state = core.init(params, rate=options.lr, steps=options.steps)
+    held = [(x, b.factors[n]) for b in course.blocks for n, x in b.layers.items()]
+    params = [factor for _, factor in held]
+    rates = [core.rate_of(x.scheme.bits) if options.lr == "auto" else options.lr for x, _ in held]
+    state = core.init(params, rates=rates, steps=options.steps)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
     for number in range(1, options.steps + 1):
         loss, grads = _gradients(course, learned[next(drawn)])

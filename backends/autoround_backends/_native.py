@@ -52,7 +52,10 @@ def load(cache: Path | None = None) -> Native:
     found = compiler()
     if found is None:
         return Native(None, f"no C compiler ({', '.join(COMPILERS)}) on the path")
-    folder = cache or default_cache()
+    try:
+        folder = cache or default_cache()
+    except RuntimeError as error:
+        return Native(None, f"no home folder to keep kernels in: {error}")
     # OpenMP's functions are left open and bound to those that torch has loaded: a second
     # runtime would have threads of its own that fight for the same cores.
     for threads in (("-fopenmp",), ("-fopenmp-simd",)):

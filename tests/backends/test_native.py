@@ -147,3 +147,16 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(
     assert found.library is None
     assert "no such target" in found.reason
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@needs_compiler
+def test_without_a_place_to_keep_a_build_plain_torch_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert _native.load(tmp_path / "file").library is None
+    monkeypatch.setattr(_native, "default_cache", nowhere)
+    assert "home" in _native.load().reason

@@ -85,12 +85,14 @@ def test_steps_are_those_of_adam() -> None:
     mine = [torch.randn(4, 3, generator=rng), torch.randn(7, generator=rng)]
     theirs = [p.clone().requires_grad_() for p in mine]
     steps = 12
-    state = distill.init(mine, rate=0.01, steps=steps)
-    optimizer = torch.optim.Adam(theirs, betas=distill.BETAS, eps=distill.EPSILON)
+    rates = (0.01, 0.03)
+    state = distill.init(mine, rates=rates, steps=steps)
+    groups = [{"params": [p]} for p in theirs]
+    optimizer = torch.optim.Adam(groups, betas=distill.BETAS, eps=distill.EPSILON)
     for number in range(steps):
         grads = [torch.randn(p.shape, generator=rng) for p in mine]
-        for group in optimizer.param_groups:
-            group["lr"] = distill.rate_at(number, rate=0.01, steps=steps)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = distill.rate_at(number, rate=rate, steps=steps)
         for param, grad in zip(theirs, grads, strict=True):
             param.grad = grad.clone()
         optimizer.step()

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from autoround.events import (
     BlockDone,
+    DistillStep,
     Event,
     Finished,
     Planned,
@@ -137,3 +138,18 @@ def test_a_terminal_shows_a_line_that_is_redrawn() -> None:
 )
 def test_a_duration_as_people_say_it(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_steps_over_the_whole_model_are_told_in_tenths_and_judged_at_the_end() -> None:
+    text = Screen().show(
+        *(DistillStep(step, 40, 0.5) for step in range(1, 41)), DistillStep(40, 40, 0.4, 0.6)
+    )
+    lines = text.splitlines()
+    assert len(lines) == 11
+    assert lines[0] == "distill  step 4/40  KL 5.000e-01"
+    assert lines[-1] == "distill  KL 6.000e-01 → 4.000e-01"
+
+
+def test_steps_that_did_no_good_are_told() -> None:
+    text = Screen().show(DistillStep(3, 3, 0.7, 0.6))
+    assert text == "distill  KL 6.000e-01 → 7.000e-01; no better, so the scales stay as before\n"
