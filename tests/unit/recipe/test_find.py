@@ -29,12 +29,15 @@ def test_default_states_every_default() -> None:
     ("name", "differences"),
     [
         ("default", {}),
-        ("best", {"tuning.iters": 1000, "calibration.nsamples": 512}),
+        ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
         ("light", {"tuning.iters": 50}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
-        ("w2", {"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False}),
-        ("w3", {"scheme.bits": 3, "scheme.group_size": 64}),
+        (
+            "w2",
+            {"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False, "distill.steps": 100},
+        ),
+        ("w3", {"scheme.bits": 3, "scheme.group_size": 64, "distill.steps": 50}),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
     ],
 )
