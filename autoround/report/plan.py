@@ -53,13 +53,22 @@ def _format_lines(plan: Plan) -> list[str]:
 
 
 def method(plan: Plan) -> str:
-    """Name what the plan's tuning section does."""
+    """Name what the plan's tuning and distill sections do."""
     tuning = plan.recipe["tuning"]
     searched = tuning["init"] == "search"
     if tuning["iters"] == 0:
-        return "opt-rtn (searched scales, no tuning)" if searched else "rtn (round to nearest)"
-    start = "searched scales" if searched else "min-max scales"
-    return f"SignRound, {tuning['iters']} steps of {tuning['batch_size']} samples, from {start}"
+        found = "opt-rtn (searched scales, no tuning)" if searched else "rtn (round to nearest)"
+    else:
+        start = "searched scales" if searched else "min-max scales"
+        steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
+        found = f"SignRound, {steps}, from {start}"
+    course = plan.recipe["distill"]
+    if not course["steps"]:
+        return found
+    return (
+        f"{found}; then {course['steps']} steps of {course['batch_size']} samples over the whole "
+        "model, for its scales"
+    )
 
 
 def kept_lines(plan: Plan) -> list[str]:

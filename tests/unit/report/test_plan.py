@@ -95,3 +95,11 @@ def test_every_layer_has_a_line() -> None:
         "h.1.odd       64 x 128     kept: odd",
         "lm_head       64 x 128     kept: outside the decoder blocks",
     ]
+
+
+def test_the_method_names_what_follows_the_blocks() -> None:
+    found = method(plan(values={"distill.steps": 30, "distill.batch_size": 4}))
+    assert found == (
+        "SignRound, 200 steps of 8 samples, from searched scales; then 30 steps of 4 samples over "
+        "the whole model, for its scales"
+    )
