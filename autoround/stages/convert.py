@@ -17,6 +17,7 @@ from autoround.errors import FormatError, ModelError
 from autoround.formats import auto_round, layouts, registry
 from autoround.formats.adapt import adapt, inexact
 from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
+from autoround.formats.regroup import regroup
 from autoround.formats.schemes import most_common
 from autoround.model.blocks import (
     Matrix,
@@ -213,21 +214,24 @@ def _convert_layer(
     if not bool(torch.isfinite(layer.scale).all()):
         raise FormatError(f"layer {name}: its scales hold NaN or infinity")
     order = _order(held.get("g_idx"), layer.scheme, name=name, groups=layer.scale.shape[1])
-    if order is not None:
-        refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
-        if refused:
-            raise FormatError(
-                f"layer {name}: its inputs are grouped out of order (desc_act), which "
-                f"{refused[0]} cannot hold; formats that can: auto_gptq, gptq_v2"
-            )
     lowest = max(layouts.lowest_zero(part.packing) for part, _ in writers)
+    anew = ""
+    refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
+    if order is not None and refused:
+        layer, error = regroup(layer, order, lowest_zero=lowest)
+        order = None
+        if error:  # whole groups in another order may come out as they were
+            anew = (
+                f"its inputs are grouped out of order (desc_act), which {refused[0]} cannot hold "
+                f"(auto_gptq and gptq_v2 can): rounded anew, relative squared error {error:.1e}"
+            )
     fitted = adapt(layer, lowest=lowest, highest=2**scheme.bits - 1)
     if order is not None and fitted.shifted:
         raise FormatError(
             f"layer {name}: zero points that {writers[0][0].format} cannot hold, in groups out "
             "of order (desc_act)"
         )
-    lost = [fitted.lost] if fitted.lost else []
+    lost = [reason for reason in (anew, fitted.lost) if reason]
     for part, writer in writers:
         changed = inexact(fitted.layer, part.packing, DTYPES[part.dtype])
         lost += [f"{changed} in {part.format}"] if changed else []
