@@ -73,6 +73,19 @@ class BlockPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a model expects of its checkpoint.
+
+    shapes: (out, in) of every linear layer by name. tied: parameters that are another one
+    too, which alone is stored. prefix: of its names, which checkpoints of the bare decoder lack.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    tied: dict[str, str]
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutputPlan:
     """One format to write: its packing, the dtype of kept tensors, and its folder.
 

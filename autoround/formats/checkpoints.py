@@ -15,7 +15,7 @@ import torch
 
 from autoround.errors import FormatError
 from autoround.formats import auto_round, compressed, layouts, mlx
-from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
+from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Expected, Scheme
 
 #: Values of ``quant_method`` that can be read.
 METHODS = ("auto-round", "gptq", "awq", compressed.METHOD, mlx.METHOD)
@@ -127,22 +127,16 @@ Header = tuple[tuple[int, ...], torch.dtype]
 
 
 def check_layers(
-    stored: Mapping[str, Stored],
-    shapes: Mapping[str, tuple[int, int]],
-    headers: Mapping[str, Header],
-    *,
-    tied: Mapping[str, str],
-    prefix: str = "",
+    stored: Mapping[str, Stored], headers: Mapping[str, Header], *, expected: Expected
 ) -> None:
     """Hold the tensors of every layer against its layout and the model, by headers alone.
 
-    stored: the quantized layers. shapes: all linear layers of the model, (out, in).
-    tied: parameters of the model that are another one too, which alone is stored.
-    prefix: of the model's names that checkpoints of the bare decoder lack.
+    stored: the quantized layers. expected: what the model would have.
 
     Raises:
         FormatError: with the layer and what is wrong with it.
     """
+    shapes, tied = expected.shapes, expected.tied
     for name, (scheme, packing) in stored.items():
         reason = layouts.illegal(scheme, packing)
         if reason:
@@ -167,6 +161,6 @@ def check_layers(
     for name in shapes:
         own = f"{name}.weight"
         same = {own, tied.get(own, own), *(n for n, first in tied.items() if first == own)}
-        names = same | {n.removeprefix(prefix) for n in same}
+        names = same | {n.removeprefix(expected.prefix) for n in same}
         if name not in stored and not any(n in headers for n in names):
             raise FormatError(f"layer {name}: the files hold neither its codes nor its weight")

@@ -13,7 +13,7 @@ from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import check_layers, stored_layers
 from autoround.inference.linear import QuantLinear
-from autoround.model.blocks import matrix_shapes, tied_names
+from autoround.model.blocks import expected, tied_names
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
@@ -69,16 +69,15 @@ def _replace_layers(
     model: nn.Module, quantization: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> None:
     """Put empty quantized layers where the checkpoint has some."""
-    shapes = matrix_shapes(model)
-    stored = stored_layers(quantization, shapes, headers)
+    wanted = expected(model)
+    stored = stored_layers(quantization, wanted.shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    check_layers(stored, shapes, headers, tied=tied_names(model), prefix=prefix)
+    check_layers(stored, headers, expected=wanted)
     for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
         layer = QuantLinear(
-            shapes[name],
+            wanted.shapes[name],
             scheme,
             packing=packing,
             # Some programs write a bias for layers that have none in the model.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoround.errors import ModelError
+from autoround.types import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,10 @@ def is_matrix(module: nn.Module) -> bool:
     return type(module) is nn.Linear or is_transposed(module)
 
 
-def matrix_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (out, in) of every plain linear layer by name, in module order."""
-    return {name: _shape(m) for name, m in model.named_modules() if is_matrix(m)}
+def expected(model: nn.Module) -> Expected:
+    """Return what a model expects of its checkpoint; layers in module order."""
+    shapes = {name: _shape(m) for name, m in model.named_modules() if is_matrix(m)}
+    return Expected(shapes, tied_names(model), f"{getattr(model, 'base_model_prefix', '')}.")
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,7 @@ wrapped or replaced, and nothing stays on the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +100,8 @@ class BlockRunner:
         skeleton = self._skeleton
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
         arguments = {"input_ids": ids, "use_cache": False}
-        with _answering_blocks(skeleton, hidden, as_tuple=self._as_tuple):
+        answer = (hidden,) if self._as_tuple else hidden
+        with _blocks_as(skeleton, lambda *args, **kwargs: answer):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
         logits: Tensor = out.logits
         return logits
@@ -191,36 +192,26 @@ def _passing_blocks(
     skeleton: Skeleton, recorded: list[tuple[Tensor, Call]], *, as_tuple: bool
 ) -> Iterator[None]:
     """Make every block return its input and note its arguments, for the time of a call."""
-    modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
 
     def passing(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(kwargs)
         hidden = args[0] if args else arguments.pop("hidden_states")
         recorded.append((hidden, Call(tuple(args[1:]), arguments)))
-        if len(recorded) == len(modules):
+        if len(recorded) == len(skeleton.blocks):
             raise _LastBlockReached
         return (hidden,) if as_tuple else hidden
 
-    try:
-        for module in modules:
-            module.forward = passing
+    with _blocks_as(skeleton, passing):
         yield
-    finally:
-        for module in modules:
-            module.__dict__.pop("forward", None)
 
 
 @contextmanager
-def _answering_blocks(skeleton: Skeleton, hidden: Tensor, *, as_tuple: bool) -> Iterator[None]:
-    """Make every block return the given tensor, for the time of a call."""
+def _blocks_as(skeleton: Skeleton, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let every block do what the given function does, for the time of a call."""
     modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
-
-    def answering(*args: Any, **kwargs: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
-
     try:
         for module in modules:
-            module.forward = answering
+            module.forward = forward
         yield
     finally:
         for module in modules:

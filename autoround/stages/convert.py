@@ -19,13 +19,7 @@ from autoround.formats.adapt import adapt, inexact
 from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.regroup import regroup
 from autoround.formats.schemes import most_common
-from autoround.model.blocks import (
-    Matrix,
-    decoder_blocks,
-    matrices,
-    matrix_shapes,
-    tied_names,
-)
+from autoround.model.blocks import Matrix, decoder_blocks, expected, matrices
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import build_empty
@@ -124,10 +118,7 @@ def _open(folder: Path) -> _Source:
     stored = stored_layers(quantization, {n: m.shape for n, m in every.items()}, files.headers())
     if not stored:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
-    prefix = f"{getattr(built, 'base_model_prefix', '')}."
-    check_layers(
-        stored, matrix_shapes(built), files.headers(), tied=tied_names(built), prefix=prefix
-    )
+    check_layers(stored, files.headers(), expected=expected(built))
     blocks = decoder_blocks(built)
     outside = [n for n in stored if not n.startswith(tuple(b + "." for b in blocks))]
     if outside:

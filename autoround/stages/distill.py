@@ -109,13 +109,9 @@ def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
 
 
 def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
-    layers = {
-        name: core.with_factors(layer, block.factors[name].to("cpu"))
-        if isinstance(layer, QuantizedTensor)
-        else layer
-        for name, layer in output.layers.items()
-    }
-    return replace(output, layers=layers)
+    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in block.layers.items()}
+    cpu = torch.device("cpu")
+    return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
 
 def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor]) -> Tensor:

@@ -15,10 +15,11 @@ from autoround.errors import FormatError, ModelError
 from autoround.formats.auto_round import PACKING_AWQ
 from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
 from autoround.formats.layouts import AWQ, CODES, PARTS
-from autoround.model.blocks import matrix_shapes, tied_names
+from autoround.model.blocks import expected
 from autoround.model.locate import read_config, read_quantization
 from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
+from autoround.types import Expected
 
 Header = tuple[tuple[int, ...], torch.dtype]
 
@@ -77,12 +78,12 @@ def inspect_folder(folder: Path) -> Inspection:
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
         pairs = (n.rpartition(".") for n in headers)
-        shapes, tied, prefix = _model_shapes(folder)
+        wanted = _expected(folder)
         names = {name: (0, 0) for name, _, part in pairs if part in (*CODES, "biases")}
-        stored = stored_layers(quantization, names | shapes, headers)
+        stored = stored_layers(quantization, names | wanted.shapes, headers)
         if not stored:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
-        check_layers(stored, shapes, headers, tied=tied, prefix=prefix)
+        check_layers(stored, headers, expected=wanted)
     architectures = config.get("architectures") or ["unknown"]
     owned = {f"{name}.{part}" for name in stored for part in PARTS}
     return Inspection(
@@ -95,13 +96,13 @@ def inspect_folder(folder: Path) -> Inspection:
     )
 
 
-def _model_shapes(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], str]:
-    """Return the model's linear layers, tied names and prefix; none of an unknown class."""
+def _expected(folder: Path) -> Expected:
+    """Return what the model expects of its files; nothing where its class is not known."""
     try:
         built = build_empty(folder)
     except ModelError:
-        return {}, {}, ""  # what is in the files can be told without it
-    return matrix_shapes(built), tied_names(built), f"{getattr(built, 'base_model_prefix', '')}."
+        return Expected({}, {}, "")  # what is in the files can be told without it
+    return expected(built)
 
 
 def _size(header: Header) -> int:

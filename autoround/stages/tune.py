@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -196,9 +197,9 @@ def _task(
 
 def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
     """Refuse what no grid holds: NaN, infinity, and values that a float16 scale cannot reach."""
-    if not bool(torch.isfinite(weight).all()):
+    largest = float(weight.abs().max())  # NaN where there is one
+    if not math.isfinite(largest):
         raise AutoRoundError(f"layer {name}: its weight holds NaN or infinity")
-    largest = float(weight.abs().max())
     if largest > most:
         raise AutoRoundError(
             f"layer {name}: a weight of {largest:.3g} is beyond {most:.3g}, the most that scales "

@@ -7,7 +7,6 @@
  *
  * A weight is count groups of width elements. 16-bit floats are bfloat16.
  */
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -36,6 +35,12 @@ static inline float rounded(float value)
     return (value + magic) - magic;
 }
 
+static inline float clamped(float level, float low, float high)
+{
+    level = level > low ? level : low;
+    return level < high ? level : high;
+}
+
 /* minimum: of each group, or NULL. One of out32 and out16 is NULL. */
 void fake_quantize(const float *weight, const float *value, const float *scale,
                    const float *zero, const float *minimum, float top, int64_t count,
@@ -50,18 +55,14 @@ void fake_quantize(const float *weight, const float *value, const float *scale,
             uint16_t *out = out16 + g * width;
 #pragma omp simd
             for (int64_t i = 0; i < width; i++) {
-                float level = rounded(v[i] + (w[i] + m) / s);
-                level = level > low ? level : low;
-                level = level < high ? level : high;
+                const float level = clamped(rounded(v[i] + (w[i] + m) / s), low, high);
                 out[i] = narrowed(level * s - m);
             }
         } else {
             float *out = out32 + g * width;
 #pragma omp simd
             for (int64_t i = 0; i < width; i++) {
-                float level = rounded(v[i] + (w[i] + m) / s);
-                level = level > low ? level : low;
-                level = level < high ? level : high;
+                const float level = clamped(rounded(v[i] + (w[i] + m) / s), low, high);
                 out[i] = level * s - m;
             }
         }
@@ -95,10 +96,9 @@ void fake_quantize_backward(const float *weight, const float *value, const float
         for (int64_t i = 0; i < width; i++) {
             const float up = out[i], shifted = w[i] + m;
             const float level = rounded(v[i] + shifted / s);
-            float clamped = level > low ? level : low;
-            clamped = clamped < high ? clamped : high;
-            const float passed = clamped == level ? up : 0.0f;
-            codes += clamped * up;
+            const float code = clamped(level, low, high);
+            const float passed = code == level ? up : 0.0f;
+            codes += code * up;
             inner += passed * shifted;
             outer += up - passed;
             out[i] = passed * s;

@@ -52,11 +52,10 @@ class CpuOps(TorchOps):
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
+        if not _fits(*params, *grads):
+            return super().sign_step(params, grads, state=state)
         rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
         for param, grad in zip(params, grads, strict=True):
-            if not _fits(param, grad):
-                param.sub_(grad.sign_(), alpha=rate)
-                continue
             self._library.sign_step(param.data_ptr(), grad.data_ptr(), rate, param.numel())
         return state._replace(step=state.step + 1)
 
