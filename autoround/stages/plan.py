@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 
 from autoround.device.protocol import Runtime
-from autoround.errors import ModelError, RecipeError
-from autoround.formats import registry
+from autoround.errors import FormatError, ModelError, RecipeError
+from autoround.formats import layouts, registry
 from autoround.formats.layouts import MLX
-from autoround.model.blocks import Matrix, matrices
+from autoround.formats.written import part_shape
+from autoround.model.blocks import Matrix, head_path, matrices, vision_blocks
+from autoround.model.names import expert_files
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
@@ -105,7 +107,7 @@ def _passes(
             one = _gguf_pass(recipe, skeleton, found, outside, outputs)
         else:
             _check_group(recipe.scheme.as_scheme(), [m for own in found.values() for m in own])
-            one = _plain_pass(recipe, found, outside, outputs)
+            one = _plain_pass(recipe, skeleton, found, outside, outputs)
         equal = next((i for i, other in enumerate(passes) if other.blocks == one.blocks), None)
         if equal is None:
             passes.append(one)
@@ -154,6 +156,7 @@ def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
 
 def _plain_pass(
     recipe: Recipe,
+    skeleton: Skeleton,
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
@@ -161,15 +164,77 @@ def _plain_pass(
     scheme = recipe.scheme.as_scheme()
     packings = [output.packing for output in outputs]
     blocks = tuple(
-        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore, packings) for m in inside))
+        BlockPlan(
+            i,
+            name,
+            tuple(_resolve(skeleton, m, scheme, recipe.ignore, packings) for m in inside),
+        )
         for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
-    kept = tuple(
-        LayerPlan(m.name, m.shape, None, "outside the decoder blocks", m.transposed, m.bias)
-        for m in outside
-    )
-    return _Pass(blocks, kept, outputs, tuple(_group_notes(scheme, quantized)))
+    kept, notes = plan_outside(recipe, skeleton, outside, outputs)
+    return _Pass(blocks, kept, outputs, (*_group_notes(scheme, quantized), *notes))
+
+
+def plan_outside(
+    recipe: Recipe, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
+) -> tuple[tuple[LayerPlan, ...], list[str]]:
+    """Resolve what lies outside the decoder blocks: kept, but for a head or towers asked for.
+
+    Raises:
+        FormatError: a format's clients cannot read what was asked for.
+    """
+    packings = [output.packing for output in outputs]
+    head = head_path(skeleton.model)
+    towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
+    found: list[LayerPlan] = []
+    for m in outside:
+        asked = None
+        if m.name == head:
+            asked = recipe.lm_head.as_scheme(recipe.scheme)
+        elif recipe.quantize_vision and m.name.startswith(towers):
+            asked = recipe.scheme.as_scheme()
+        if asked is not None:
+            found.append(_resolve(skeleton, m, asked, recipe.ignore, packings))
+            continue
+        reason = "outside the decoder blocks"
+        if m.name.startswith(towers):
+            reason = "in a vision or audio tower (quantize_vision: true includes it)"
+        found.append(_layer(skeleton, m, None, reason))
+    _check_head(recipe, next((x for x in found if x.name == head), None), outputs)
+    return tuple(found), _outside_notes(skeleton, found, head)
+
+
+def _check_head(recipe: Recipe, head: LayerPlan | None, outputs: tuple[OutputPlan, ...]) -> None:
+    """Refuse a quantized head that cannot be written, or that nobody would read."""
+    if recipe.lm_head.bits >= 16:
+        return
+    scheme = recipe.lm_head.as_scheme(recipe.scheme)
+    if head is None or scheme is None:
+        raise RecipeError("lm_head.bits: this model has no output head to quantize")
+    for output in outputs:
+        reason = layouts.illegal(scheme, output.packing) or layouts.headless(output.packing)
+        if reason:
+            raise FormatError(f"lm_head.bits={scheme.bits} in format {output.format}: {reason}")
+    if head.scheme is None:
+        raise RecipeError(f"lm_head.bits: the head stays in 16 bit: {head.reason}")
+
+
+def _outside_notes(skeleton: Skeleton, found: list[LayerPlan], head: str) -> list[str]:
+    notes = []
+    towers = [x for x in found if x.scheme is not None and x.name != head]
+    if towers:
+        notes.append(
+            f"{len(towers)} layers of vision or audio towers are rounded by searched scales, "
+            "not tuned"
+        )
+    tied = next((x for x in found if x.scheme is not None and x.tensor in skeleton.tied), None)
+    if tied is not None:
+        notes.append(
+            f"{tied.name} shares its weight with the embeddings, which stay in 16 bit: it is "
+            "written beside them, and tie_word_embeddings is set to false"
+        )
+    return notes
 
 
 def _gguf_pass(
@@ -196,7 +261,7 @@ def _gguf_pass(
         reason = ignored.get(m.name) or m.why_kept
         reason = reason or ("" if scheme is not None else place or width)
         shown = None if m.why_kept or m.name in ignored else scheme
-        return LayerPlan(m.name, m.shape, shown, reason, m.transposed, m.bias)
+        return _layer(skeleton, m, shown, reason)
 
     blocks = tuple(
         BlockPlan(i, name, tuple(plan(m, "") for m in inside))
@@ -239,22 +304,36 @@ def _outside(skeleton: Skeleton) -> list[Matrix]:
     return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
 
 
+def _layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
+    """Give a matrix its scheme and the names it has in files."""
+    if m.experts:
+        files = expert_files(skeleton.names, skeleton.stacked[m.name])
+    else:
+        name = skeleton.names.tensor(f"{m.name}.weight").removesuffix(".weight")
+        files = () if name == m.name else (name,)
+    return LayerPlan(
+        m.name,
+        m.shape,
+        scheme,
+        reason,
+        m.transposed,
+        m.bias,
+        experts=m.experts,
+        files=files,
+        interleaved=m.interleaved,
+    )
+
+
 def _resolve(
-    matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
+    skeleton: Skeleton, matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
 ) -> LayerPlan:
     asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
     reason = next(asked, "") or matrix.why_kept
-    if not reason and matrix.transposed and MLX in packings:
+    if not reason and matrix.transposed and not matrix.experts and MLX in packings:
         reason = "MLX has no place for matrices that are stored turned"
-    reason = reason or registry.why_not(matrix.shape, scheme, packings)
-    return LayerPlan(
-        matrix.name,
-        matrix.shape,
-        None if reason else scheme,
-        reason,
-        matrix.transposed,
-        matrix.bias,
-    )
+    whole = _layer(skeleton, matrix, scheme, "")
+    reason = reason or registry.why_not(part_shape(whole), scheme, packings)
+    return replace(whole, scheme=None if reason else scheme, reason=reason)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -16,9 +16,7 @@ from autoround.core.kinds import nested_of
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.search import importance_groups, search_grid
-from autoround.core.search_nested import search_nested
-from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
+from autoround.core.tune import Problem, Samples, Schedule, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats import layouts
@@ -28,6 +26,7 @@ from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
+from autoround.stages.experts import as_matrix, searched, spared, starved
 from autoround.stages.plan import DTYPES
 from autoround.types import BlockPlan, BlockResult, LayerPlan, QuantizedTensor
 
@@ -93,14 +92,14 @@ def _quantize_block(
         base = runner.place(inside) | runner.buffers(block.index)
         importance = _advance_full(job, runner, block, base, streams)
     tasks = {layer.name: _task(job, layer, inside, block, importance) for layer in block.quantized}
-    tuned = _tune(job, runner, block, tasks, base, streams)
+    tuned = _tune(job, runner, block, tasks, base, streams, few=starved(block, importance.tokens))
     layers = {
         layer.name: _quantized(layer, tasks[layer.name], tuned.roundings, ops=job.runtime.ops)
         for layer in block.quantized
     }
     if streams is not None and block.index + 1 < len(job.plan.blocks):
         _advance_quantized(job, runner, block, base | _dense(job, block, layers), streams)
-    replaced = {layer.name + ".weight" for layer in block.quantized}
+    replaced = {layer.tensor for layer in block.quantized}
     seconds = time.perf_counter() - started
     return BlockOutput(
         layers,
@@ -114,13 +113,14 @@ def _quantize_block(
             job.recipe.tuning.iters,
             tuned.best_step,
             job.runtime.peak_bytes(),
+            {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
         ),
     )
 
 
 def _keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
-    replaced = {layer.name + ".weight" for layer in block.quantized}
+    replaced = {layer.tensor for layer in block.quantized}
     kept = DTYPES[job.plan.dtype]
     return {
         name: t.to(kept) if name not in replaced and t.is_floating_point() else t
@@ -133,14 +133,16 @@ def _advance_full(
 ) -> Importance:
     """Run the full-precision chain through a block, in place; note what drives its layers."""
     importance = Importance()
-    names = [layer.name.removeprefix(block.name + ".") for layer in block.quantized]
+    paths = {layer: layer.name.removeprefix(block.name + ".") for layer in block.quantized}
+    names = [path for layer, path in paths.items() if not layer.experts]
+    stacked = {path: layer.experts for layer, path in paths.items() if layer.experts}
     if job.recipe.tuning.init != "search":
         names = []
     if not job.recipe.tuning.quantized_inputs:
         streams.quantized = streams.full.clone()
     module = job.skeleton.model.get_submodule(block.name)
     size = job.recipe.tuning.batch_size
-    with observing(module, names, into=importance), torch.no_grad():
+    with observing(module, names, into=importance, stacked=stacked), torch.no_grad():
         for start in range(0, len(streams.full), size):
             part = slice(start, start + size)
             importance.mask(None if streams.mask is None else streams.mask[part])
@@ -173,8 +175,8 @@ def _task(
     """Cut a layer's weight into groups and give them their grid."""
     assert layer.scheme is not None
     path = layer.name.removeprefix(block.name + ".")
-    weight = inside[path + ".weight"]
-    weight = (weight.t() if layer.transposed else weight).to(job.runtime.device)
+    weight = inside[layer.tensor.removeprefix(block.name + ".")]
+    weight = as_matrix(layer, weight).to(job.runtime.device)
     bits, sym = layer.scheme.bits, layer.scheme.sym
     _refuse_values(layer.name, weight, most=MAX_SCALE * 2 ** (bits - 1))
     groups = to_groups(weight, layer.scheme.group_size)
@@ -186,12 +188,7 @@ def _task(
         grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
         return Task(groups, grid._replace(nested=nested), layer.shape)
     driven = importance.get(path)
-    if driven is not None:
-        driven = importance_groups(driven, groups, in_features=layer.shape[1])
-    if nested is not None:
-        grid = search_nested(groups, driven, bits=bits, sym=sym, nested=nested)
-    else:
-        grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
+    grid = searched(groups, driven, layer=layer, nested=nested, lowest_zero=lowest)
     return Task(groups, grid, layer.shape)
 
 
@@ -231,6 +228,8 @@ def _tune(
     tasks: Mapping[str, Task],
     base: Mapping[str, Tensor],
     streams: Streams | None,
+    *,
+    few: Mapping[str, Tensor],
 ) -> Tuned:
     if streams is None or not tasks:
         nan = float("nan")
@@ -253,7 +252,13 @@ def _tune(
             f"block {block.name}: its loss is {tuned.loss_before} before tuning; the model "
             "overflows in this dtype: set tuning.compute_dtype=float32"
         )
-    return tuned
+    if not few or not schedule.iters:
+        return tuned
+    roundings = spared(tuned.roundings, few)
+    after = check_loss(
+        problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
+    )
+    return tuned._replace(roundings=roundings, loss_after=after)
 
 
 def _forward(
