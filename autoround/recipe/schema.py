@@ -233,6 +233,11 @@ class CalibrationOptions(Section):
         Field(description="Source of the text, or a list of sources."),
         Legal("text or a list of texts, none of them empty", item="text that is not empty"),
     ] = "NeelNanda/pile-10k"
+    images: Annotated[
+        Text,
+        Field(description="File of images and text to calibrate on in place of the dataset."),
+        Legal("none or the path of a .jsonl file"),
+    ] = "none"
     nsamples: Annotated[Count, Field(description="Samples read."), COUNT] = 128
     seqlen: Annotated[Count, Field(description="Tokens per sample."), COUNT] = 2048
 

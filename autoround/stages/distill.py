@@ -114,7 +114,9 @@ def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
     return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
 
-def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+def _run(
+    course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor], rows: Tensor
+) -> Tensor:
     """Run a block with its weights unpacked for this one call."""
     dtype = course.job.compute
     weights = {
@@ -122,16 +124,19 @@ def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, T
         for name, layer in block.layers.items()
     }
     plan = course.job.plan.blocks[block.number]
-    return course.runner.run(block.number, block.base | as_stored(plan, weights), hidden=hidden)
+    stored = block.base | as_stored(plan, weights)
+    return course.runner.run(block.number, stored, hidden=hidden, rows=rows)
 
 
 @torch.no_grad()
 def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
     """Run samples through all blocks; returns every block's input, and the last one's output."""
     assert course.job.tokens is not None
-    hidden = [course.runner.embed(course.job.tokens.ids[rows])]
+    tokens = course.job.tokens
+    media = [tokens.media[int(row)] for row in rows] if tokens.media else []
+    hidden = [course.runner.embed(tokens.ids[rows], media)]
     for block in course.blocks:
-        hidden.append(_run(course, block, hidden[-1], block.factors))
+        hidden.append(_run(course, block, hidden[-1], block.factors, rows))
     return hidden
 
 
@@ -143,7 +148,7 @@ def _gradients(course: _Course, rows: Tensor) -> tuple[float, list[Tensor]]:
     for block in reversed(course.blocks):
         factors = {n: f.detach().requires_grad_() for n, f in block.factors.items()}
         entered = hidden.pop().requires_grad_()
-        out = _run(course, block, entered, factors)
+        out = _run(course, block, entered, factors, rows)
         # A weight that no token of this batch reached has gradient zero.
         grads = torch.autograd.grad(
             out, [entered, *factors.values()], grad, allow_unused=True, materialize_grads=True

@@ -48,6 +48,7 @@ class GgufOutput:
         self._staging, self._skeleton = staging, skeleton
         layout = gguf_layout(skeleton, part.packing, ignored=kept_in(plan))
         self._plan = plan
+        self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
         self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
@@ -63,8 +64,10 @@ class GgufOutput:
         )
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
-        """Take the quantized layers of a block."""
-        self._pending.update({f"{name}.weight": layer for name, layer in layers.items()})
+        """Take the quantized layers of a block; what lies outside them is rounded here."""
+        self._pending.update(
+            {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
+        )
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take other tensors, and write whatever is complete."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,24 +10,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from autoround.core.grid import MAX_SCALE, from_groups, min_max_grid, nested_parts, to_groups
-from autoround.core.kinds import nested_of
-from autoround.core.ops import Ops
-from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Samples, Schedule, Tuned, check_loss, tune
+from autoround.core.tune import Problem, Samples, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
-from autoround.formats import layouts
-from autoround.formats.gguf_carried import dense, nested_tensor
+from autoround.formats.gguf_carried import dense
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
-from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
-from autoround.stages.experts import as_matrix, searched, spared, starved
+from autoround.stages.experts import as_matrix, spared, starved
+from autoround.stages.outside import quantize_outside, tunes_head
 from autoround.stages.plan import DTYPES
-from autoround.types import BlockPlan, BlockResult, LayerPlan, QuantizedTensor
+from autoround.stages.schedule import schedule_of
+from autoround.stages.tasks import carried, make_task
+from autoround.types import BlockPlan, BlockResult, LayerPlan
 
 
 @dataclass
@@ -53,10 +49,14 @@ def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
     blocks = _one_by_one(job, runner, streams)
     if streams is None or not distills(job.recipe, job.plan):
         yield from blocks
-        return
-    done = list(blocks)
-    job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
-    yield from distill(job, runner, done, teacher=streams.full)
+    else:
+        done = list(blocks)
+        job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
+        yield from distill(job, runner, done, teacher=streams.full)
+    ends = (None, None) if streams is None else (streams.full, streams.quantized)
+    outside = quantize_outside(job, runner, *ends)
+    if outside is not None:
+        yield outside
 
 
 def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
@@ -70,9 +70,14 @@ def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Itera
 def _first_streams(job: Job, runner: BlockRunner) -> Streams:
     """Embed the calibration tokens."""
     assert job.tokens is not None
-    ids, size = job.tokens.ids, job.recipe.tuning.batch_size
-    parts = [runner.embed(part).to("cpu") for part in ids.split(size)]
-    runner.prepare(ids)
+    ids, media = job.tokens.ids, job.tokens.media
+    # Images of one sample may have another size than those of the next.
+    size = 1 if media else job.recipe.tuning.batch_size
+    parts = [
+        runner.embed(part, media[i * size : (i + 1) * size]).to("cpu")
+        for i, part in enumerate(ids.split(size))
+    ]
+    runner.prepare(ids, media)
     runner.release()
     full = torch.cat(parts)
     return Streams(full, full.clone(), job.tokens.mask if job.tokens.padded else None)
@@ -92,12 +97,18 @@ def _quantize_block(
         base = runner.place(inside) | runner.buffers(block.index)
         importance = _advance_full(job, runner, block, base, streams)
     tasks = {layer.name: _task(job, layer, inside, block, importance) for layer in block.quantized}
-    tuned = _tune(job, runner, block, tasks, base, streams, few=starved(block, importance.tokens))
+    # Cross-attention to images is not run for samples that have none.
+    run = streams is not None and runner.runs(block.index)
+    few = starved(block, importance.tokens)
+    tuned = _tune(job, runner, block, tasks, base, streams if run else None, few=few)
     layers = {
-        layer.name: _quantized(layer, tasks[layer.name], tuned.roundings, ops=job.runtime.ops)
+        layer.name: carried(
+            layer, tasks[layer.name], tuned.roundings[layer.name], ops=job.runtime.ops
+        )
         for layer in block.quantized
     }
-    if streams is not None and block.index + 1 < len(job.plan.blocks):
+    last = block.index + 1 == len(job.plan.blocks)
+    if streams is not None and (not last or tunes_head(job)):
         _advance_quantized(job, runner, block, base | _dense(job, block, layers), streams)
     replaced = {layer.tensor for layer in block.quantized}
     seconds = time.perf_counter() - started
@@ -147,7 +158,9 @@ def _advance_full(
             part = slice(start, start + size)
             importance.mask(None if streams.mask is None else streams.mask[part])
             hidden = streams.full[part].to(job.runtime.device)
-            streams.full[part] = runner.run(block.index, base, hidden=hidden).to("cpu")
+            rows = torch.arange(start, start + len(hidden))
+            out = runner.run(block.index, base, hidden=hidden, rows=rows)
+            streams.full[part] = out.to("cpu")
     return importance
 
 
@@ -162,7 +175,9 @@ def _advance_quantized(
         for start in range(0, len(streams.quantized), size):
             part = slice(start, start + size)
             hidden = streams.quantized[part].to(job.runtime.device)
-            streams.quantized[part] = runner.run(block.index, weights, hidden=hidden).to("cpu")
+            rows = torch.arange(start, start + len(hidden))
+            out = runner.run(block.index, weights, hidden=hidden, rows=rows)
+            streams.quantized[part] = out.to("cpu")
 
 
 def _task(
@@ -172,53 +187,9 @@ def _task(
     block: BlockPlan,
     importance: Importance,
 ) -> Task:
-    """Cut a layer's weight into groups and give them their grid."""
-    assert layer.scheme is not None
-    path = layer.name.removeprefix(block.name + ".")
     weight = inside[layer.tensor.removeprefix(block.name + ".")]
-    weight = as_matrix(layer, weight).to(job.runtime.device)
-    bits, sym = layer.scheme.bits, layer.scheme.sym
-    _refuse_values(layer.name, weight, most=MAX_SCALE * 2 ** (bits - 1))
-    groups = to_groups(weight, layer.scheme.group_size)
-    nested = nested_of(layer.scheme)
-    lowest = 0
-    if nested is None:
-        lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
-    if job.recipe.tuning.init == "minmax":
-        grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
-        return Task(groups, grid._replace(nested=nested), layer.shape)
-    driven = importance.get(path)
-    grid = searched(groups, driven, layer=layer, nested=nested, lowest_zero=lowest)
-    return Task(groups, grid, layer.shape)
-
-
-def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
-    """Refuse what no grid holds: NaN, infinity, and values that a float16 scale cannot reach."""
-    largest = float(weight.abs().max())  # NaN where there is one
-    if not math.isfinite(largest):
-        raise AutoRoundError(f"layer {name}: its weight holds NaN or infinity")
-    if largest > most:
-        raise AutoRoundError(
-            f"layer {name}: a weight of {largest:.3g} is beyond {most:.3g}, the most that scales "
-            "in float16 reach at these bits; keep the layer in 16 bit: add it to ignore"
-        )
-
-
-def schedule_of(recipe: Recipe, block: int) -> Schedule:
-    """Return the plain numbers of one block's descent."""
-    tuning = recipe.tuning
-    return Schedule(
-        iters=tuning.iters,
-        rate=tuning.resolved_lr,
-        clip_rate=tuning.resolved_minmax_lr if tuning.clips else 0.0,
-        batch_size=tuning.batch_size,
-        accumulate=tuning.gradient_accumulate_steps,
-        checks=tuning.checks,
-        check_samples=tuning.check_samples,
-        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if tuning.init == "search" else 1.0,
-        seed=recipe.seed + block,
-    )
+    driven = importance.get(layer.name.removeprefix(block.name + "."))
+    return make_task(job, layer, as_matrix(layer, weight), driven)
 
 
 def _tune(
@@ -267,27 +238,11 @@ def _forward(
     base: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
     hidden: Tensor,
+    rows: Tensor | None,
 ) -> Tensor:
     """Run a block with some of its weights replaced; ``weights`` by layer name, [out, in]."""
-    return runner.run(block.index, {**base, **as_stored(block, weights)}, hidden=hidden)
-
-
-def _quantized(
-    layer: LayerPlan, task: Task, roundings: Mapping[str, Rounding], *, ops: Ops
-) -> Carried:
-    assert layer.scheme is not None
-    rounding = roundings[layer.name]
-    codes, scale, zero = ops.quantize(task.groups, rounding, grid=task.grid)
-    held = from_groups(codes, layer.shape).contiguous().to("cpu")
-    if task.grid.nested is not None:
-        parts = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
-        return nested_tensor(layer.scheme.kind, held, parts)
-    return QuantizedTensor(
-        held,
-        scale.squeeze(-1).to("cpu"),
-        zero.squeeze(-1).to("cpu"),
-        layer.scheme,
-    )
+    stored = {**base, **as_stored(block, weights)}
+    return runner.run(block.index, stored, hidden=hidden, rows=rows)
 
 
 def _dense(job: Job, block: BlockPlan, layers: Mapping[str, Carried]) -> dict[str, Tensor]:

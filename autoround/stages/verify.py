@@ -77,7 +77,8 @@ class Rehearsal:
         weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         placed = self._runner.place(weights) | self._runner.buffers(index)
         with torch.no_grad():
-            self.hidden = self._runner.run(index, placed, hidden=self.hidden)
+            rows = torch.arange(len(self.hidden))
+            self.hidden = self._runner.run(index, placed, hidden=self.hidden, rows=rows)
 
     def advance_carried(
         self,
