@@ -16,6 +16,8 @@ LEGAL_BITS = (2, 3, 4, 5, 6, 7, 8)
 PER_CHANNEL = -1
 #: Group size that stands for "one group for the whole tensor".
 PER_TENSOR = 0
+#: An expert that fewer calibration tokens came to is not tuned: it keeps its searched scales.
+FEW_TOKENS = 64
 #: Kind of a scheme whose groups have one float16 scale each.
 PLAIN = "int"
 

@@ -57,7 +57,8 @@ def is_matrix(module: nn.Module) -> bool:
 def _computes_linear(module: nn.Linear) -> bool:
     """Try a subclass of Linear on a small product."""
     weight = torch.linspace(-1.0, 1.0, 15).reshape(3, 5)
-    given = {"weight": weight} | ({} if module.bias is None else {"bias": weight[:, 0]})
+    given = {name: weight if name == "weight" else weight[:, 0] for name in module._parameters}
+    given = {name: given[name] for name, held in module._parameters.items() if held is not None}
     x = torch.linspace(-2.0, 1.0, 10).reshape(2, 5)
     try:
         with torch.no_grad():

@@ -33,6 +33,11 @@ def build_empty(folder: Path) -> nn.Module:
     return model
 
 
+def class_of(folder: Path) -> Any:
+    """Return the class of a checkpoint's model, to load it by transformers itself."""
+    return type(build_empty(folder))
+
+
 def build_from(config: Any) -> nn.Module:
     """Build the modules of a config's own class.
 

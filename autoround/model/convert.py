@@ -123,11 +123,12 @@ def _merged(rule: ExpertTensor, tensors: Mapping[str, Tensor]) -> Tensor:
 
 def rules_of(model: nn.Module) -> Rules:
     """Return transformers' rules for loading a model; none where it has no such thing."""
+    loaded: Any = model
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        every = get_model_conversion_mapping(model)
+        every = get_model_conversion_mapping(loaded)
     except (ImportError, AttributeError):
         return Rules([], [], {})
     converters = [rule for rule in every if isinstance(rule, WeightConverter)]

@@ -129,13 +129,14 @@ class SavedNames:
 
 def _reversed_rules(model: nn.Module) -> tuple[list[Any], list[Any]]:
     """Return transformers' rules for saving a model, as it would run them itself."""
+    loaded: Any = model
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
 
         every = getattr(model, "_weight_conversions", None)
         if every is None:
-            loading = get_model_conversion_mapping(model, add_legacy=False)
+            loading = get_model_conversion_mapping(loaded, add_legacy=False)
             every = [rule for rule in loading if not isinstance(rule, PrefixChange)]
         rules = [rule.reverse_transform() for rule in every[::-1]]
     except (ImportError, AttributeError, ValueError):

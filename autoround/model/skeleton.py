@@ -123,6 +123,22 @@ def what_lacks(model: nn.Module, source: ConvertedSource, name: str) -> str:
     return text
 
 
+def filled(skeleton: Skeleton) -> nn.Module:
+    """Read all weights of a model that was opened into its modules, in float32."""
+    model = skeleton.model
+    for name in skeleton.keys:
+        tensor = skeleton.read([name])[name]
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        path, _, own = name.rpartition(".")
+        module = model.get_submodule(path)
+        if own in module._parameters:
+            module._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[own] = tensor
+    model.tie_weights()  # type: ignore[operator]
+    return model.eval()
+
+
 def adopt_model(model: nn.Module) -> Skeleton:
     """Use a model that is in memory; it is read, and never changed.
 

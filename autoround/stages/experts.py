@@ -15,10 +15,7 @@ from autoround.core.grid import Grid, Nested
 from autoround.core.rounding import Rounding
 from autoround.core.search import importance_groups, search_grid
 from autoround.core.search_nested import search_nested
-from autoround.types import BlockPlan, LayerPlan
-
-#: An expert that fewer tokens came to keeps the rounding it starts from.
-FEW_TOKENS = 64
+from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 
 
 def as_matrix(layer: LayerPlan, weight: Tensor) -> Tensor:

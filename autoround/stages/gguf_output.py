@@ -52,8 +52,10 @@ class GgufOutput:
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
         self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
+        tuned = {x.tensor for block in plan.blocks for x in block.quantized}
         self.rounds_kept = any(
-            kind in blocks.KINDS and len(target.shape) > 2 for target, kind in layout.tensors
+            kind in blocks.KINDS and len(target.shape) > 2 and target.sources[0] not in tuned
+            for target, kind in layout.tensors
         )
         self._path = staging.staging / file_name(plan.model, layout.file_type)
         self._container = Container(
@@ -79,7 +81,8 @@ class GgufOutput:
                 return
             parts = [self._pending[name] for name in target.sources]
             data = as_bytes(target, kind, parts)
-            if kind in blocks.KINDS and len(target.shape) > 2:
+            rounded = kind in blocks.KINDS and len(target.shape) > 2
+            if rounded and isinstance(parts[0], Tensor):
                 weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
                 self._rounded.setdefault(target.sources[0], []).append((target, weight))
             self._container.add(target.name, data)
@@ -160,7 +163,10 @@ def as_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
     """
     held = parts[0] if len(parts) == 1 else None
     if isinstance(held, QuantizedTensor | GgufTensor):
-        return pack_checked(_reordered(_as_gguf(held, kind), arch.row_order(target)), target.name)
+        order = arch.row_order(target)
+        if len(target.shape) > 2:
+            order = arch.expert_rows(target, len(held.codes))
+        return pack_checked(_reordered(_as_gguf(held, kind), order), target.name)
     tensors = [part for part in parts if isinstance(part, Tensor)]
     tensor = arch.apply(target, tensors)
     if kind in (gguf_mix.F16, gguf_mix.F32):
