@@ -483,7 +483,7 @@ FAMILIES: Mapping[str, Family] = {
                     ),
                 },
                 {
-                    **_vision("kimi_k25_vision"),
+                    **_vision("kimi_k25_vision", hidden_size=64, num_attention_heads=4),
                     "pos_emb_height": 4,
                     "pos_emb_width": 4,
                     "pos_emb_time": 2,
@@ -533,18 +533,6 @@ FAMILIES: Mapping[str, Family] = {
                 projector_hidden_size=64,
             ),
             "LFM2-VL",
-        ),
-        Family(
-            "perception_lm",
-            "vision",
-            _composite(
-                _text("llama"),
-                {
-                    "model_type": "timm_wrapper",
-                    "architecture": "vit_pe_core_large_patch14_336",
-                },
-            ),
-            "Perception LM (needs timm)",
         ),
         Family(
             "phi4_multimodal",
@@ -631,20 +619,14 @@ def make_model(name: str, *, seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     config = make_config(name)
-    model = None
-    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText"):
-        if (
-            FAMILIES[name].kind == "vision"
-            and auto == "AutoModelForCausalLM"
-            and name != "phi4_multimodal"
-        ):
-            continue
+    # The first class of a vision config is that of its text model alone.
+    kinds = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+    for auto in kinds if FAMILIES[name].kind == "vision" else kinds[::-1]:
         try:
             model = getattr(transformers, auto).from_config(config)
             break
-        except ValueError:
+        except ValueError:  # not mapped
             continue
-    assert model is not None, name
     model = model.eval()
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():

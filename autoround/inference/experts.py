@@ -49,10 +49,12 @@ class QuantExperts(nn.Module):
             found[name] = tensor.merge(matrices)
         return found
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the experts as the model's own module does."""
+    def _run(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         weights = self.dense(hidden_states.dtype)
         return functional_call(self.inner, weights, (hidden_states, *args), kwargs)
+
+    #: Runs the experts as the model's own module does, whatever its code gives them.
+    forward = _run
 
     def __getattr__(self, name: str) -> Any:
         """Look up what the model's code asks of its experts, such as how many there are."""

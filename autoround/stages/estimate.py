@@ -57,11 +57,11 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
     quantized = {x.tensor: x for x in every if x.scheme is not None}
     # A head that shares its weight with the embeddings is written beside them.
-    total = sum(
-        layer_bytes(x, output.packing)
-        for x in quantized.values()
-        if x.tensor in skeleton.tied and output.packing != layouts.FAKE
-    )
+    total = 0
+    for x in quantized.values():
+        if x.tensor in skeleton.tied:
+            plain = math.prod(x.shape) * DTYPES[output.dtype].itemsize
+            total += plain if output.packing == layouts.FAKE else layer_bytes(x, output.packing)
     for name in skeleton.keys:
         if name in quantized and output.packing != layouts.FAKE:
             total += layer_bytes(quantized[name], output.packing)

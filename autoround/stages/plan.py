@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,15 +10,14 @@ from typing import NamedTuple
 import torch
 
 from autoround.device.protocol import Runtime
-from autoround.errors import FormatError, ModelError, RecipeError
-from autoround.formats import layouts, registry
-from autoround.formats.layouts import MLX
-from autoround.formats.written import part_shape
-from autoround.model.blocks import Matrix, head_path, matrices, vision_blocks
-from autoround.model.names import expert_files
+from autoround.errors import ModelError, RecipeError
+from autoround.formats import registry
+from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
+from autoround.stages.plan_outside import plan_outside
+from autoround.stages.resolve import matches, plan_layer, resolve
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
@@ -167,74 +164,13 @@ def _plain_pass(
         BlockPlan(
             i,
             name,
-            tuple(_resolve(skeleton, m, scheme, recipe.ignore, packings) for m in inside),
+            tuple(resolve(skeleton, m, scheme, recipe.ignore, packings) for m in inside),
         )
         for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
     kept, notes = plan_outside(recipe, skeleton, outside, outputs)
     return _Pass(blocks, kept, outputs, (*_group_notes(scheme, quantized), *notes))
-
-
-def plan_outside(
-    recipe: Recipe, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
-) -> tuple[tuple[LayerPlan, ...], list[str]]:
-    """Resolve what lies outside the decoder blocks: kept, but for a head or towers asked for.
-
-    Raises:
-        FormatError: a format's clients cannot read what was asked for.
-    """
-    packings = [output.packing for output in outputs]
-    head = head_path(skeleton.model)
-    towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
-    found: list[LayerPlan] = []
-    for m in outside:
-        asked = None
-        if m.name == head:
-            asked = recipe.lm_head.as_scheme(recipe.scheme)
-        elif recipe.quantize_vision and m.name.startswith(towers):
-            asked = recipe.scheme.as_scheme()
-        if asked is not None:
-            found.append(_resolve(skeleton, m, asked, recipe.ignore, packings))
-            continue
-        reason = "outside the decoder blocks"
-        if m.name.startswith(towers):
-            reason = "in a vision or audio tower (quantize_vision: true includes it)"
-        found.append(_layer(skeleton, m, None, reason))
-    _check_head(recipe, next((x for x in found if x.name == head), None), outputs)
-    return tuple(found), _outside_notes(skeleton, found, head)
-
-
-def _check_head(recipe: Recipe, head: LayerPlan | None, outputs: tuple[OutputPlan, ...]) -> None:
-    """Refuse a quantized head that cannot be written, or that nobody would read."""
-    if recipe.lm_head.bits >= 16:
-        return
-    scheme = recipe.lm_head.as_scheme(recipe.scheme)
-    if head is None or scheme is None:
-        raise RecipeError("lm_head.bits: this model has no output head to quantize")
-    for output in outputs:
-        reason = layouts.illegal(scheme, output.packing) or layouts.headless(output.packing)
-        if reason:
-            raise FormatError(f"lm_head.bits={scheme.bits} in format {output.format}: {reason}")
-    if head.scheme is None:
-        raise RecipeError(f"lm_head.bits: the head stays in 16 bit: {head.reason}")
-
-
-def _outside_notes(skeleton: Skeleton, found: list[LayerPlan], head: str) -> list[str]:
-    notes = []
-    towers = [x for x in found if x.scheme is not None and x.name != head]
-    if towers:
-        notes.append(
-            f"{len(towers)} layers of vision or audio towers are rounded by searched scales, "
-            "not tuned"
-        )
-    tied = next((x for x in found if x.scheme is not None and x.tensor in skeleton.tied), None)
-    if tied is not None:
-        notes.append(
-            f"{tied.name} shares its weight with the embeddings, which stay in 16 bit: it is "
-            "written beside them, and tie_word_embeddings is set to false"
-        )
-    return notes
 
 
 def _gguf_pass(
@@ -261,7 +197,7 @@ def _gguf_pass(
         reason = ignored.get(m.name) or m.why_kept
         reason = reason or ("" if scheme is not None else place or width)
         shown = None if m.why_kept or m.name in ignored else scheme
-        return _layer(skeleton, m, shown, reason)
+        return plan_layer(skeleton, m, shown, reason)
 
     blocks = tuple(
         BlockPlan(i, name, tuple(plan(m, "") for m in inside))
@@ -302,48 +238,6 @@ def compute_dtype(recipe: Recipe, runtime: Runtime) -> torch.dtype:
 def _outside(skeleton: Skeleton) -> list[Matrix]:
     prefixes = tuple(block + "." for block in skeleton.blocks)
     return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
-
-
-def _layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
-    """Give a matrix its scheme and the names it has in files."""
-    if m.experts:
-        files = expert_files(skeleton.names, skeleton.stacked[m.name])
-    else:
-        name = skeleton.names.tensor(f"{m.name}.weight").removesuffix(".weight")
-        files = () if name == m.name else (name,)
-    return LayerPlan(
-        m.name,
-        m.shape,
-        scheme,
-        reason,
-        m.transposed,
-        m.bias,
-        experts=m.experts,
-        files=files,
-        interleaved=m.interleaved,
-    )
-
-
-def _resolve(
-    skeleton: Skeleton, matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
-) -> LayerPlan:
-    asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
-    reason = next(asked, "") or matrix.why_kept
-    if not reason and matrix.transposed and not matrix.experts and MLX in packings:
-        reason = "MLX has no place for matrices that are stored turned"
-    whole = _layer(skeleton, matrix, scheme, "")
-    reason = reason or registry.why_not(part_shape(whole), scheme, packings)
-    return replace(whole, scheme=None if reason else scheme, reason=reason)
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern names a layer: whole name, glob, or ``re:`` and a regex.
-
-    A name or glob also matches the end of a path, so ``down_proj`` means every one.
-    """
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)
 
 
 def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
