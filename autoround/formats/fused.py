@@ -18,6 +18,7 @@ MERGED = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
     ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
 )
 _EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
 
