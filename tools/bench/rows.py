@@ -88,7 +88,9 @@ def parse_row(text: str) -> Row:
             found = _ROW.fullmatch(long + text[len(short) :])
     if found is None or found["who"] not in WHO:
         known = ", ".join([*WHO, *SHORT])
-        raise SystemExit(f"row {text!r} is none; write WHO:VARIANT[key=value]@LABEL, WHO of {known}")
+        raise SystemExit(
+            f"row {text!r} is none; write WHO:VARIANT[key=value]@LABEL, WHO of {known}"
+        )
     variant = found["variant"] or WHO[found["who"]][1]
     if found["who"] == "peer" and variant.removesuffix("-ext") not in PEER:
         raise SystemExit(f"row {text!r}: auto-round's variants are {', '.join(PEER)}, or NAME-ext")

@@ -87,7 +87,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         if part is None:
             continue
         ids = torch.from_numpy(np.load(part["path"]))
-        score = evaluate(model, ids, seqlen=job["window"], reference=reference(job, ids, part["mark"]))
+        original = reference(job, ids, part["mark"])
+        score = evaluate(model, ids, seqlen=job["window"], reference=original)
         assert score.kl is not None
         assert score.top1_agreement is not None
         found[prefix + "ppl"] = round(score.perplexity, 5)
