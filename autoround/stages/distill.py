@@ -1,9 +1,9 @@
-"""After the last block: scales of the whole model tuned on the original's answers.
+"""After the last block: the whole model tuned together, on the original's answers.
 
 Blocks run one after the other, forward and then backward with their inputs kept, so that no
 more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
-byte a weight. The original's answers need no second run: what its last block puts out is what
-the full-precision stream holds at the end.
+byte a weight, and two bytes more where codes may move. The original's answers need no second
+run: what its last block puts out is what the full-precision stream holds at the end.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ def distills(recipe: Recipe, plan: Plan) -> bool:
 
 
 class _Block(NamedTuple):
-    """One block as the descent needs it: kept tensors placed, and layers with their factors."""
+    """One block as the descent needs it: kept tensors placed, layers with what is learned of them.
+
+    leans: int8 [out, in] of each layer, or None where codes stay.
+    """
 
     number: int
     base: dict[str, Tensor]
     layers: dict[str, QuantizedTensor]
     factors: dict[str, Tensor]
+    leans: dict[str, Tensor] | None
 
 
 class _Course(NamedTuple):
@@ -57,9 +61,9 @@ class _Course(NamedTuple):
 def distill(
     job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
 ) -> list[BlockOutput]:
-    """Tune the scales of finished blocks together; returns the blocks with their new scales.
+    """Tune scales, and codes if asked, of finished blocks together; returns the new blocks.
 
-    The scales of before are kept where those of after are no better on samples that the
+    The blocks of before are kept where those of after are no better on samples that the
     descent did not see.
     """
     assert job.tokens is not None
@@ -76,7 +80,8 @@ def distill(
     state = core.init(params, rates=rates, steps=options.steps)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
     for number in range(1, options.steps + 1):
-        loss, grads = _gradients(course, learned[next(drawn)])
+        units = core.lean_at(number - 1, steps=options.steps)
+        loss, grads = _gradients(course, learned[next(drawn)], units=units)
         state = core.step(params, grads, state=state)
         job.sink(DistillStep(number, options.steps, loss))
     after = _score(course, judges)
@@ -92,12 +97,18 @@ def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[
         inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
         layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
         placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
+        leans = None
+        if job.recipe.distill.codes:
+            # The codes of before are needed again if these turn out no better.
+            placed = {n: replace(x, codes=x.codes.clone()) for n, x in placed.items()}
+            leans = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in placed.items()}
         blocks.append(
             _Block(
                 plan.index,
                 runner.place(inside) | runner.buffers(plan.index),
                 placed,
                 {n: core.factors_of(x) for n, x in placed.items()},
+                leans,
             )
         )
     return blocks
@@ -114,15 +125,18 @@ def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
     return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
 
-def _run(
-    course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor], rows: Tensor
-) -> Tensor:
-    """Run a block with its weights unpacked for this one call."""
-    dtype = course.job.compute
-    weights = {
-        name: core.scaled_weight(layer, factors[name], dtype=dtype)
+def _unpacked(course: _Course, block: _Block) -> dict[str, Tensor]:
+    """Unpack a block's weights, by layer name, [out, in] in the compute dtype."""
+    dtype, ops = course.job.compute, course.job.runtime.ops
+    return {
+        name: ops.scaled_weight(layer, block.factors[name], dtype=dtype)
         for name, layer in block.layers.items()
     }
+
+
+def _run(
+    course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
+) -> Tensor:
     plan = course.job.plan.blocks[block.number]
     stored = block.base | as_stored(plan, weights)
     return course.runner.run(block.number, stored, hidden=hidden, rows=rows)
@@ -136,25 +150,34 @@ def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
     media = [tokens.media[int(row)] for row in rows] if tokens.media else []
     hidden = [course.runner.embed(tokens.ids[rows], media)]
     for block in course.blocks:
-        hidden.append(_run(course, block, hidden[-1], block.factors, rows))
+        hidden.append(_run(course, block, hidden[-1], _unpacked(course, block), rows))
     return hidden
 
 
-def _gradients(course: _Course, rows: Tensor) -> tuple[float, list[Tensor]]:
-    """Return the mean divergence of a batch and its gradient for every factor, in order."""
+def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
+    """Return the mean divergence of a batch and its gradient for every factor, in order.
+
+    Codes that may move lean by ``units`` on the way, block by block: no later gradient of
+    this batch needs them.
+    """
+    ops = course.job.runtime.ops
     hidden = _forward(course, rows)
     loss, grad = _judge(course, hidden.pop(), rows, backward=True)
     found: list[Tensor] = []
     for block in reversed(course.blocks):
-        factors = {n: f.detach().requires_grad_() for n, f in block.factors.items()}
+        weights = {n: w.requires_grad_() for n, w in _unpacked(course, block).items()}
         entered = hidden.pop().requires_grad_()
-        out = _run(course, block, entered, factors, rows)
+        out = _run(course, block, entered, weights, rows)
         # A weight that no token of this batch reached has gradient zero.
         grads = torch.autograd.grad(
-            out, [entered, *factors.values()], grad, allow_unused=True, materialize_grads=True
+            out, [entered, *weights.values()], grad, allow_unused=True, materialize_grads=True
         )
         grad = grads[0]
-        found = [*grads[1:], *found]
+        own = []
+        for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
+            lean = None if block.leans is None else core.Lean(block.leans[name], units)
+            own.append(ops.scale_gradient(layer, upstream, lean))
+        found = [*own, *found]
     return loss, found
 
 
@@ -177,12 +200,12 @@ def _judge(
             own = hidden[row : row + 1, part].detach().requires_grad_(backward)
             with torch.set_grad_enabled(backward):
                 logits = course.runner.head(course.outer, own)[0]
-                if not bool(real.all()):
-                    logits, wanted = logits[real], wanted[real]
-                loss = core.divergence(logits, wanted) / count
-            total += float(loss.detach())
+            if not bool(real.all()):
+                logits, wanted = logits[real], wanted[real]
+            loss, apart = course.job.runtime.ops.divergence(logits.detach(), wanted)
+            total += loss / count
             if backward and bool(real.any()):
-                grad[row : row + 1, part] = torch.autograd.grad(loss, own)[0]
+                grad[row : row + 1, part] = torch.autograd.grad(logits, own, apart / count)[0]
     return total, grad
 
 

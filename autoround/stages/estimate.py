@@ -109,8 +109,10 @@ def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) ->
     activations = 12 * batch * widest * 4
     tuning = block * 4 * TUNING_COPIES + activations
     if recipe.distill.steps:
-        # All codes at a byte each, the inputs of every block, and the averages of the scales.
+        # All codes at a byte each, the inputs of every block, and the averages of the scales;
+        # where codes may move, the codes of before and how far each leans.
         weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+        weights *= 3 if recipe.distill.codes else 1
         kept = recipe.distill.batch_size * recipe.calibration.seqlen * hidden * item
         tuning = max(tuning, block * 4 * 3 + activations) + weights + len(plan.blocks) * kept
     return BASE_BYTES + outside + streams + tuning

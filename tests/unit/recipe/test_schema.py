@@ -149,7 +149,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "check_samples": 16,
             "compute_dtype": "auto",
         },
-        "distill": {"steps": 0, "lr": "auto", "batch_size": 8},
+        "distill": {"steps": 0, "lr": "auto", "batch_size": 8, "codes": False},
         "calibration": {
             "dataset": "NeelNanda/pile-10k",
             "images": "none",
