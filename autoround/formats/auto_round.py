@@ -12,7 +12,7 @@ from typing import Any
 
 from autoround.errors import FormatError
 from autoround.formats.schemes import group_key, most_common
-from autoround.formats.written import block_lists, described
+from autoround.formats.written import among_blocks, block_lists, described
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, OutputPlan, Plan, Scheme
 
 NAME = "auto_round"
@@ -41,9 +41,11 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
         elif layer.scheme != base:
             extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
     for layer in outside:
-        # The rest of a model is kept unless it is named.
+        # The rest of a model is kept unless it is named, but for what lies among the blocks.
         if layer.scheme is not None:
             extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
+        elif among_blocks(plan, layer.name):
+            extra[layer.name] = {"bits": 16, "data_type": "float"}
     result: dict[str, Any] = {
         "quant_method": "auto-round",
         "packing_format": output.packing,

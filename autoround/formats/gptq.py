@@ -13,7 +13,7 @@ from typing import Any
 
 from autoround._version import __version__
 from autoround.formats.schemes import group_key, most_common
-from autoround.formats.written import block_lists, described, written_layers
+from autoround.formats.written import among_blocks, block_lists, described, written_layers
 from autoround.types import OutputPlan, Plan
 
 
@@ -23,7 +23,8 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     head = next((x for x in outside if x.scheme is not None), None)
     dynamic: dict[str, dict[str, Any]] = {}
-    for layer in [*layers, *(x for x in outside if x.scheme is not None)]:
+    named = [x for x in outside if x.scheme is not None or among_blocks(plan, x.name)]
+    for layer in [*layers, *named]:
         if layer.scheme is None:
             dynamic["-:" + exactly(layer.name)] = {}
         elif layer.scheme != base:

@@ -57,6 +57,11 @@ def block_lists(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*found, own]))
 
 
+def among_blocks(plan: Plan, name: str) -> bool:
+    """Tell whether a layer's name begins as those of the decoder blocks do."""
+    return name.startswith(tuple(f"{path}." for path in block_lists(plan)))
+
+
 def _both(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
     found: dict[str, LayerPlan] = {}
     for layer in layers:

@@ -10,6 +10,9 @@ from autoround.recipe.schema import Recipe
 from autoround.stages.resolve import plan_layer, resolve
 from autoround.types import LayerPlan, OutputPlan
 
+#: Why tensors are copied that transformers' class does not know.
+STRANGER = "unknown to the model class, copied as it is"
+
 
 def plan_outside(
     recipe: Recipe, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
@@ -37,7 +40,20 @@ def plan_outside(
             reason = "in a vision or audio tower (quantize_vision: true includes it)"
         found.append(plan_layer(skeleton, m, None, reason))
     _check_head(recipe, next((x for x in found if x.name == head), None), outputs)
-    return tuple(found), _outside_notes(skeleton, found, head)
+    return (*found, *_strangers(skeleton)), _outside_notes(skeleton, found, head)
+
+
+def _strangers(skeleton: Skeleton) -> list[LayerPlan]:
+    """List matrices of the checkpoint that the model class drops: layers that predict further.
+
+    Engines run them, and take them for quantized by their place unless a config says otherwise.
+    """
+    headers = skeleton.source.headers()
+    return [
+        LayerPlan(name.removesuffix(".weight"), (shape[0], shape[1]), None, STRANGER)
+        for name, shape in ((name, headers[name][0]) for name in skeleton.extras)
+        if name.endswith(".weight") and len(shape) == 2
+    ]
 
 
 def _check_head(recipe: Recipe, head: LayerPlan | None, outputs: tuple[OutputPlan, ...]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from autoround.errors import FormatError
 from autoround.events import ignore
@@ -69,6 +71,26 @@ def test_a_quantized_head_converts(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(one, ids), logits(other, ids), rtol=1e-3, atol=1e-3)
     with pytest.raises(FormatError, match=r"to auto_awq: it holds|keep the head"):
         convert(source, tmp_path / "awq", formats=["auto_awq"])
+
+
+def test_matrices_the_class_drops_are_copied_and_named_as_kept(tmp_path: Path) -> None:
+    """Engines run such layers, which stand among the blocks, with what a config says of them."""
+    model = make_model("llama")
+    model.save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    extra = torch.randn(64, 128)
+    tensors = load_file(file) | {"model.layers.2.eh_proj.weight": extra}
+    save_file(tensors, file, metadata={"format": "pt"})
+    skeleton = open_model(tmp_path / "source")
+    recipe = small({"output.format": "auto_round,auto_gptq", "tuning.iters": 0})
+    request = Request(skeleton, recipe, open_device("cpu"), "tiny", None, text(4, 16))
+    run(request, tmp_path / "out", sink=ignore)
+    for form in ("auto_round", "auto_gptq"):
+        folder = tmp_path / "out" / form
+        assert torch.equal(tensors_of(folder)["model.layers.2.eh_proj.weight"], extra)
+        config = json.loads((folder / "config.json").read_text())["quantization_config"]
+        kept = config["extra_config"] if form == "auto_round" else config["dynamic"]
+        assert any("eh_proj" in name for name in kept)
 
 
 def test_awq_refuses_a_quantized_head(tmp_path: Path) -> None:
