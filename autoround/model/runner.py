@@ -178,10 +178,14 @@ class BlockRunner:
                     functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
                 except _LastBlockReached:
                     pass
-                except (IndexError, TypeError, AttributeError, ValueError, RuntimeError):
+                except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                     # A model that expects tuples from its blocks trips over tensors.
                     if as_tuple:
-                        raise
+                        raise ModelError(
+                            f"{type(skeleton.model).__name__} cannot be run block by block: "
+                            f"{' '.join(str(error).split())[:200]}; it can be rounded without "
+                            "data: tuning.iters=0 with init=minmax"
+                        ) from error
                     continue
             reached = max(reached, len(recorded))
             shapes = {tuple(hidden.shape) for hidden, _ in recorded.values()}

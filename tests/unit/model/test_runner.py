@@ -123,7 +123,7 @@ def test_nothing_stays_on_the_model_when_it_fails() -> None:
     failing = adopt_model(Failing())
     assert make_runner(failing).embed(token_ids(1, 4)).shape == (1, 1, HIDDEN)
     broken = adopt_model(Broken())
-    with pytest.raises(RuntimeError, match="between"):
+    with pytest.raises(ModelError, match="block by block: between"):
         make_runner(broken).embed(token_ids(1, 4))
     assert all("forward" not in m.__dict__ for m in broken.model.modules())
 
