@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import check_layers, stored_layers
@@ -25,6 +26,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     dense: bool = False,
+    backend: str = AUTO,
 ) -> Any:
     """Load a quantized model as a transformers model, ready to generate.
 
@@ -32,11 +34,15 @@ def load(
     dtype: of activations and kept tensors; None for the checkpoint's on an accelerator,
         and on a CPU float32, unless a measurement shows the checkpoint's to be faster.
     dense: unpack all weights at load time; needs the memory of the 16-bit model, and runs
-        at its speed. Otherwise each call unpacks the layer it runs.
+        at its speed. Otherwise they stay packed.
+    backend: the kernel that multiplies with packed weights, by name, or ``auto`` for the
+        fastest one here (:mod:`autoround.device.kernels`).
 
     Raises:
         ModelError, FormatError, DeviceError: what is wrong, and where.
+        UsageError: no kernel has that name.
     """
+    check_backend(backend)
     folder = locate_model(model)
     config = read_config(folder)
     quantization = read_quantization(folder, config)
@@ -48,10 +54,7 @@ def load(
     built = build_empty(folder)
     headers = CheckpointSource(folder).headers()
     _replace_layers(built, quantization, headers)
-    _fill(built, folder, chosen)
-    for path, module in built.named_modules():
-        if isinstance(module, QuantLinear):
-            module.note_order(path)
+    _fill(built, folder, chosen, place=None if dense else Place(runtime.device, backend))
     if dense:
         _densify(built, chosen)
     return built.to(runtime.device).eval()
@@ -86,8 +89,18 @@ def _replace_layers(
         setattr(model.get_submodule(parent), own, layer)
 
 
-def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """Read every tensor of the model from the checkpoint, one layer's at a time."""
+class Place(NamedTuple):
+    """Where packed layers are to run, and by which kernel."""
+
+    device: torch.device
+    backend: str
+
+
+def _fill(model: nn.Module, folder: Path, dtype: torch.dtype, *, place: Place | None) -> None:
+    """Read every tensor of the model from the checkpoint, one layer's at a time.
+
+    place: packed layers are laid out for their kernel there as they come; None not to.
+    """
     source = CheckpointSource(folder)
     headers = source.headers()
     tied = tied_names(model)
@@ -109,6 +122,10 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
                 raise FormatError(f"{folder}: tensor {name} holds infinity")
             own = name.rpartition(".")[2]
             _assign(module, own, tensor, dtype)
+        if isinstance(module, QuantLinear):
+            module.note_order(path)
+            if place is not None:
+                module.to(place.device).prepare(dtype, backend=place.backend)
     model.tie_weights()  # type: ignore[operator]
 
 
