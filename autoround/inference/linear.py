@@ -86,6 +86,18 @@ class QuantLinear(nn.Module):
         plain = plain // self.scheme.group_size
         self._order = None if torch.equal(index, plain) else index.long()
 
+    def check(self, name: str) -> None:
+        """Look at the filled layer once: its order, and whether its scales are numbers.
+
+        Raises:
+            FormatError: it cannot be used; ``name`` says where.
+        """
+        self.note_order(name)
+        for part in self._parts:
+            tensor = self.get_buffer(part)
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise FormatError(f"layer {name}: tensor {part} holds infinity or NaN")
+
     def prepare(self, dtype: torch.dtype, *, backend: str = AUTO) -> Choice:
         """Choose a kernel and lay the weight out for it; the checkpoint's tensors are let go.
 

@@ -53,10 +53,10 @@ def load(
     chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
     built = build_empty(folder)
     headers = CheckpointSource(folder).headers()
-    _replace_layers(built, quantization, headers)
+    replace_layers(built, quantization, headers)
     _fill(built, folder, chosen, place=None if dense else Place(runtime.device, backend))
     if dense:
-        _densify(built, chosen)
+        densify(built, chosen)
     return built.to(runtime.device).eval()
 
 
@@ -68,11 +68,24 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-def _replace_layers(
-    model: nn.Module, quantization: Mapping[str, Any], headers: Mapping[str, Any]
+def replace_layers(
+    model: nn.Module,
+    quantization: Mapping[str, Any],
+    headers: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+    tied: Mapping[str, str] | None = None,
 ) -> None:
-    """Put empty quantized layers where the checkpoint has some."""
+    """Put empty quantized layers where the checkpoint has some.
+
+    dtype: of biases that are not filled yet; None for that of the files.
+    tied: weights that will be another one, by its name, where they are not yet.
+
+    Raises:
+        FormatError: the files do not hold what their config says, or nothing of this model.
+    """
     wanted = expected(model)
+    wanted.tied.update(tied or {})
     stored = stored_layers(quantization, wanted.shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
@@ -156,7 +169,7 @@ def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) ->
         module._buffers[name] = tensor
 
 
-def _densify(model: nn.Module, dtype: torch.dtype) -> None:
+def densify(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace quantized layers by plain ones that hold the same weights, unpacked."""
     for path, module in list(model.named_modules()):
         if not isinstance(module, QuantLinear):
