@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils import quantization_config as theirs
 
+from autoround.inference import hook
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -90,7 +92,9 @@ class AutoRoundQuantizer(HfQuantizer):
         self._dtype = options.get("dtype")
         # They are tied when they have been read.
         tied = dict(getattr(model, "all_tied_weights_keys", {}))
-        replace_layers(model, self.quantization_config.checkpoint, headers, dtype=self._dtype, tied=tied)
+        replace_layers(
+            model, self.quantization_config.checkpoint, headers, dtype=self._dtype, tied=tied
+        )
 
     def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.errors import UsageError
@@ -130,3 +134,7 @@ def register(tables: ModuleType) -> None:
     tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = AutoRoundConfig
     # Where a user gives such a config, checkpoints are read by this class whatever wrote them.
     tables.AutoRoundConfig = AutoRoundConfig  # type: ignore[attr-defined]
+
+
+# Where importing this module is what made transformers run, the tables were filled before.
+hook.install()

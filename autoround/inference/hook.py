@@ -33,6 +33,9 @@ def install() -> None:
 
 def _register(tables: ModuleType) -> None:
     """Put ours into the tables; a transformers that is too different stays as it is."""
+    ours = sys.modules.get(OURS)
+    if ours is not None and not hasattr(ours, "register"):
+        return  # it is what imports transformers just now, and calls install() when it is ready
     try:
         importlib.import_module(OURS).register(tables)
     except Exception as error:  # another release may differ in any way

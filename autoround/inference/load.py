@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.device.kernels import AUTO, check_backend
+from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import check_layers, stored_layers
@@ -49,8 +50,7 @@ def load(
     if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     runtime = open_device(device)
-    stored = _stored_dtype(config)
-    chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
+    chosen = dtype or dtype_for(folder, runtime)
     built = build_empty(folder)
     headers = CheckpointSource(folder).headers()
     replace_layers(built, quantization, headers)
@@ -58,6 +58,16 @@ def load(
     if dense:
         densify(built, chosen)
     return built.to(runtime.device).eval()
+
+
+def dtype_for(model: str | Path, runtime: Runtime) -> torch.dtype:
+    """Return the dtype to compute in: the checkpoint's, where float32 is not the faster one.
+
+    Raises:
+        ModelError: the model is not there, or its config names no dtype.
+    """
+    stored = _stored_dtype(read_config(locate_model(model)))
+    return stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
