@@ -66,6 +66,8 @@ class Kernel(Protocol):
     rank: int
     #: Whether to be timed against others; else the rank alone decides.
     timed: bool
+    #: Whether :meth:`unpack` works; else the checkpoint's tensors are kept beside.
+    reversible: bool
     #: What installs it, for advice; empty where nothing has to be.
     install: str
 

@@ -65,7 +65,7 @@ class QuantLinear(nn.Module):
 
     def quantized(self) -> QuantizedTensor:
         """Return the codes, scales and zero points, unpacked."""
-        if self._kernel is not None and self._demand is not None:
+        if self._kernel is not None and self._kernel.reversible and self._demand is not None:
             return self._kernel.unpack(self._state(), self._demand)
         tensors = {name: self.get_buffer(name) for name in self._parts}
         return layouts.from_tensors(tensors, self.scheme, packing=self.packing, name="layer")
@@ -117,7 +117,7 @@ class QuantLinear(nn.Module):
         if self._kernel is not choice.kernel:
             self._restore()
             layer = self.quantized()
-            kept = self._unwritable(layer)
+            kept = self._unwritable(layer) if choice.kernel.reversible else self._held
             state = choice.kernel.pack(layer, self._order)
             for name in self._held:
                 if name not in kept:
@@ -190,7 +190,7 @@ class QuantLinear(nn.Module):
     def _written(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint."""
         held = {name: self.get_buffer(name) for name in self._held}
-        if self._kernel is None:
+        if len(held) == len(self._parts):
             return held
         layer = self.quantized()
         zero = layer.zero.clamp(min=1) if "qzeros" in held else layer.zero
@@ -244,15 +244,21 @@ class QuantLinear(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what points into this very layer's memory."""
+        """Return what a copy starts from: the checkpoint's tensors, on whatever machine that is."""
         state = self.__dict__.copy()
-        state["_multiply"] = None
+        state["_buffers"] = {**self._written(), "bias": self.bias}
+        state["_non_persistent_buffers_set"] = set()
+        state["_held"] = self._parts
+        state["_kernel"] = state["_multiply"] = None
+        state["_demand"] = self._demand if self._kernel is not None else None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a number of its own."""
+        """Take a number of its own, and a kernel where the original had one."""
         super().__setstate__(state)
         self._number = _numbered(self)
+        if self._demand is not None and self.device.type != "meta":
+            self.prepare(self._demand.dtype, backend=self.backend)
 
 
 def _numbered(layer: QuantLinear) -> int:

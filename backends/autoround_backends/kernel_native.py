@@ -61,6 +61,7 @@ class NativeKernel:
     """Packed products in C; many rows at a time by torch on unpacked tiles where that wins."""
 
     devices = ("cpu",)
+    reversible = True
     install = ""
 
     def __init__(self, *, wide: bool = True, options: tuple[str, ...] = ()) -> None:

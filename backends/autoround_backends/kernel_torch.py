@@ -23,6 +23,7 @@ class TorchKernel:
     devices: tuple[str, ...] = ()
     rank = 0
     timed = False
+    reversible = True
     install = ""
 
     def probe(self) -> Availability:

@@ -26,6 +26,7 @@ class TritonKernel:
     devices: tuple[str, ...] = ("cuda", "xpu")
     rank = 40
     timed = True
+    reversible = True
     install = "triton"
 
     def probe(self) -> Availability:

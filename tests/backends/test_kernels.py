@@ -25,7 +25,9 @@ HERE = {
 }
 #: Largest error by kernel, in units of the largest sum of the products' sizes.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float64: 1e-4}
-COARSE = {"native-int8": 1.5e-2}
+COARSE = {"native-int8": 1.5e-2, "ark": 1.5e-2}
+#: Kernels of this project, which promise more.
+OURS = [name for name in HERE if name.startswith(("native", "torch"))]
 
 
 def drawn(
@@ -71,6 +73,8 @@ def check(
         size = size + bias.double().abs().max()
     worst = ((out.double() - expected).abs() / size).max()
     assert worst <= max(CLOSE[x.dtype], COARSE.get(kernel.name, 0.0))
+    if not kernel.reversible:
+        return
     back = kernel.unpack(state, demand)
     assert torch.equal(back.codes, layer.codes)
     assert torch.equal(back.scale, layer.scale)
@@ -110,14 +114,12 @@ def test_any_number_of_rows(name: str, dtype: torch.dtype) -> None:
         check(HERE[name], layer, x, order=None, bias=torch.ones(96))
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", OURS)
 def test_rows_do_not_depend_on_each_other(name: str) -> None:
     """A row that is zero, infinite or not a number changes nothing but itself."""
     layer = drawn((40, 192), Scheme(3, 64, False), seed=1)
     demand = Demand((40, 192), layer.scheme, "cpu", torch.float32)
     kernel = HERE[name]
-    if kernel.why_not(demand):
-        pytest.skip(kernel.why_not(demand))
     run = kernel.bind(kernel.pack(layer, None), demand, None)
     x = torch.randn((5, 192), generator=torch.Generator().manual_seed(2))
     x[1], x[2, 3], x[3, 5] = 0.0, float("inf"), float("nan")
