@@ -54,8 +54,8 @@ def dense_rows(
     if columns % width:
         spread = torch.arange(columns, device=words.device) // width
         return (codes.float() - zero[:, spread]) * scale[:, spread]
-    groups = codes.float().unflatten(1, (-1, width))
-    return groups.sub_(zero[..., None]).mul_(scale[..., None]).flatten(1)
+    groups = codes.float().reshape(len(codes), -1, width)
+    return groups.sub_(zero[..., None]).mul_(scale[..., None]).reshape(len(codes), columns)
 
 
 def _codes(words: Tensor, bits: int) -> Tensor:
@@ -63,4 +63,5 @@ def _codes(words: Tensor, bits: int) -> Tensor:
     if 32 % bits:
         return unpack_rows(words.t(), bits).t()
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
-    return ((words[..., None] >> shifts) & (2**bits - 1)).flatten(1)
+    codes: Tensor = (words[..., None] >> shifts) & (2**bits - 1)
+    return codes.flatten(1)

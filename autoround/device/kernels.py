@@ -59,6 +59,8 @@ State = dict[str, "Tensor"]
 class Kernel(Protocol):
     """One way to multiply with packed weights."""
 
+    __hash__ = object.__hash__
+
     name: str
     #: Types of torch devices it runs on; none for all of them.
     devices: tuple[str, ...]
@@ -234,10 +236,10 @@ def _seconds(kernel: Kernel, demand: Demand) -> float:
     codes = torch.randint(0, 2**scheme.bits, (rows, columns), generator=rng, dtype=torch.uint8)
     zero = torch.full((rows, groups), 2 ** (scheme.bits - 1), dtype=torch.uint8)
     scale = torch.full((rows, groups), 2**-10, dtype=torch.float16)
-    parts = (tensor.to(device) for tensor in (codes, scale, zero))
+    layer = QuantizedTensor(codes.to(device), scale.to(device), zero.to(device), scheme)
     x = torch.ones((1, columns), dtype=demand.dtype, device=device)
     try:
-        multiply = kernel.bind(kernel.pack(QuantizedTensor(*parts, scheme), None), demand, None)
+        multiply = kernel.bind(kernel.pack(layer, None), demand, None)
         return _best_turn(lambda: multiply(x), device)
     except Exception:  # a third party's kernel may fail in any way
         return float("inf")

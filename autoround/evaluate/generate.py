@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from autoround.device.kernels import AUTO
 from autoround.errors import UsageError
@@ -42,10 +43,7 @@ def generate(
     if chat is None:
         chat = bool(tokenizer.chat_template)
     if chat:
-        if not tokenizer.chat_template:
-            raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
-        turn = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        prompt = _as_turn(prompt, tokenizer, folder)
     loaded = load_runnable(folder, device=device, backend=backend)
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
 
@@ -74,4 +72,13 @@ def generate(
         )
     new = ids[0, inputs["input_ids"].shape[1] :]
     text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text
+
+
+def _as_turn(prompt: str, tokenizer: Any, folder: Path) -> str:
+    """Wrap a prompt as a user's turn."""
+    if not tokenizer.chat_template:
+        raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
+    turn = [{"role": "user", "content": prompt}]
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return text

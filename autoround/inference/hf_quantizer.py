@@ -49,12 +49,12 @@ class AutoRoundConfig(_Theirs, metaclass=_AlsoTheirs):
         self.checkpoint = dict(checkpoint or {})
 
     @classmethod
-    def from_dict(
-        cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **unused: Any
+    def from_dict(  # type: ignore[override]
+        cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False
     ) -> Any:
         """Keep what a checkpoint says of itself."""
         config = cls(checkpoint=config_dict)
-        return (config, unused) if return_unused_kwargs else config
+        return (config, {}) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the checkpoint says of itself."""
@@ -66,46 +66,55 @@ class AutoRoundQuantizer(HfQuantizer):
 
     requires_calibration = True
 
-    def __init__(self, quantization_config: Any, **options: Any) -> None:
-        super().__init__(quantization_config, **options)
+    def __init__(self, quantization_config: Any, *, pre_quantized: bool = True) -> None:
+        """Take a config; the kernel it names has to exist.
+
+        Raises:
+            UsageError: no kernel has that name.
+        """
+        from autoround.device.kernels import check_backend
+
+        super().__init__(quantization_config, pre_quantized=pre_quantized)
+        check_backend(quantization_config.backend)
+        self._config: Any = quantization_config
         self._dtype: torch.dtype | None = None
 
-    def validate_environment(self, *args: Any, **options: Any) -> None:
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Note what activations will be."""
+        self._dtype = dtype
+        return dtype
+
+    def update_device_map(self, device_map: dict[str, Any] | None) -> dict[str, Any] | None:
         """Refuse what could not work, before anything is read.
 
         Raises:
-            UsageError: no kernel has the name asked for, or layers would go to disk.
+            UsageError: layers would go to disk.
         """
-        from autoround.device.kernels import check_backend
         from autoround.errors import UsageError
 
-        check_backend(self.quantization_config.backend)
-        device_map = options.get("device_map")
         if isinstance(device_map, dict) and "disk" in device_map.values():
             raise UsageError("packed layers cannot be on disk: leave that out of device_map")
+        return device_map
 
     def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.inference.load import replace_layers
         from autoround.model.source import headers_of
 
         headers = headers_of(options.get("checkpoint_files") or ())
-        self._dtype = options.get("dtype")
         # They are tied when they have been read.
         tied = dict(getattr(model, "all_tied_weights_keys", {}))
-        replace_layers(
-            model, self.quantization_config.checkpoint, headers, dtype=self._dtype, tied=tied
-        )
+        replace_layers(model, self._config.checkpoint, headers, dtype=self._dtype, tied=tied)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.errors import UsageError
         from autoround.inference.kernels import quant_layers
 
-        dtype = self._dtype or model.dtype
+        dtype: Any = self._dtype or model.dtype
         for name, layer in quant_layers(model):
             if layer.device.type == "meta":
                 raise UsageError(f"layer {name} was not loaded; packed layers cannot be offloaded")
             layer.check(name)
-            layer.prepare(dtype, backend=self.quantization_config.backend)
+            layer.prepare(dtype, backend=self._config.backend)
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         import torch

@@ -39,9 +39,10 @@ class QuantLinear(nn.Module):
         self.packing = packing
         #: Name of the kernel that was asked for.
         self.backend = AUTO
+        #: Tensors of the checkpoint: those held now, and all.
         self._held: tuple[str, ...] = ()
         self._hold(layouts.to_tensors(_meta(shape, scheme), packing))
-        self._parts = self._held
+        self._parts: tuple[str, ...] = self._held
         #: Group of each input where groups do not follow each other (GPTQ's desc_act).
         self._order: Tensor | None = None
         self._kernel: Kernel | None = None
@@ -255,7 +256,7 @@ class QuantLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a number of its own, and a kernel where the original had one."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._number = _numbered(self)
         if self._demand is not None and self.device.type != "meta":
             self.prepare(self._demand.dtype, backend=self.backend)
@@ -276,7 +277,7 @@ class _Differentiable(torch.autograd.Function):
         return layer.multiply(x.detach())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad @ ctx.layer.dense().to(grad.dtype), None
 
 

@@ -109,6 +109,10 @@ def replace_layers(
             # Some programs write a bias for layers that have none in the model.
             bias=model.get_submodule(name).bias is not None or f"{name}.bias" in headers,
         )
+        # Loaders convert what they read to what they find.
+        for part, buffer in list(layer.named_buffers()):
+            own_dtype = headers.get(f"{name}.{part}", (None, buffer.dtype))[1]
+            layer._buffers[part] = buffer.to(dtype if part == "bias" and dtype else own_dtype)
         setattr(model.get_submodule(parent), own, layer)
 
 

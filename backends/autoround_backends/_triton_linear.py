@@ -87,6 +87,8 @@ def many_rows(  # type: ignore[no-untyped-def]
     )
 
 
-def launch(function: Any, grid: tuple[int, int], tensors: tuple[Any, ...], **sizes: Any) -> None:
+def launch(
+    function: Any, grid: tuple[int, int], tensors: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
     """Start a kernel."""
-    function[grid](*tensors, **sizes)
+    function[grid](*tensors, **constants)

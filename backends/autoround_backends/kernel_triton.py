@@ -70,12 +70,12 @@ class TritonKernel:
             if 0 < count <= FEW:
                 grid = (-(-rows // 16), count)
                 blocks = {"BLOCK_N": 16, "BLOCK_K": 256}
-                source.launch(source.few_rows, grid, (*tensors, *sizes), **constants, **blocks)
+                source.launch(source.few_rows, grid, (*tensors, *sizes), {**constants, **blocks})
             elif count:
                 tall = 16 if count <= 16 else 32 if count <= 64 else 64
                 grid = (-(-count // tall), -(-rows // 64))
                 blocks = {"BLOCK_M": tall, "BLOCK_N": 64, "BLOCK_K": 64}
-                source.launch(source.many_rows, grid, (*tensors, *sizes), **constants, **blocks)
+                source.launch(source.many_rows, grid, (*tensors, *sizes), {**constants, **blocks})
             return out if bias is None else out.add_(bias.to(out.dtype))
 
         return multiply
