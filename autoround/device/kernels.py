@@ -59,7 +59,8 @@ State = dict[str, "Tensor"]
 class Kernel(Protocol):
     """One way to multiply with packed weights."""
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        """Return what makes it a key; every object has it."""
 
     name: str
     #: Types of torch devices it runs on; none for all of them.

@@ -405,50 +405,45 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
     return 0;
 }
 
-INLINE void unpack_block(const Layer *layer, int64_t block, void *out, int64_t kind, const int bits)
+/* Write LANES weights of one input: a row of the tile is an input, so that nothing is transposed. */
+INLINE void store(void *out, int64_t at, fvec w, int64_t kind)
 {
-    const int64_t step_bytes = (int64_t)bits * 4 * LANES, start = block * LANES;
-    const int64_t height = layer->rows - start < LANES ? layer->rows - start : LANES;
+    if (kind == FLOAT32) {
+        memcpy((float *)out + at, &w, sizeof w);
+    } else {
+        const uvec bits = (uvec)w;
+        const hvec halves =
+            __builtin_convertvector((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, hvec);
+        memcpy((uint16_t *)out + at, &halves, sizeof halves);
+    }
+}
+
+INLINE void unpack_block(const Layer *layer, int64_t block, int64_t width, void *out,
+                         int64_t kind, const int bits)
+{
+    const int64_t step_bytes = (int64_t)bits * 4 * LANES;
     const uint8_t *codes = layer->codes + block * layer->steps * step_bytes;
     int64_t at = 0;
     for (int64_t c = 0; c < layer->chunks; c++) {
-        const int64_t g = block * layer->groups + layer->chunk_group[c];
-        float scale[LANES], low[LANES];
-        const fvec found = scales_of(layer->scale + g * LANES, layer->scale_kind);
-        memcpy(scale, &found, sizeof scale);
-        for (int r = 0; r < LANES; r++)
-            low[r] = layer->zero ? layer->zero[g * LANES + r] : (float)layer->middle;
+        const int64_t g = (block * layer->groups + layer->chunk_group[c]) * LANES;
+        const fvec scale = scales_of(layer->scale + g, layer->scale_kind);
+        ivec zero = (ivec){0} + (int32_t)layer->middle;
+        if (layer->zero) {
+            bvec bytes;
+            memcpy(&bytes, layer->zero + g, sizeof bytes);
+            zero = __builtin_convertvector(bytes, ivec);
+        }
         for (int64_t s = layer->chunk_steps[c]; s; s--) {
-            uint8_t quads[QUADS][LANES][4], row[STEP];
 #pragma GCC unroll 8
             for (int q = 0; q < QUADS; q++) {
                 const uvec w = quad_of(codes, bits, q);
-                memcpy(quads[q], &w, sizeof w);
-            }
-            for (int64_t r = 0; r < height; r++) {
-                for (int q = 0; q < QUADS; q++)
-                    memcpy(row + 4 * q, quads[q][r], 4);
-                if (layer->source) {
-                    for (int i = 0; i < STEP; i++) {
-                        const int32_t to = layer->source[at + i];
-                        const float w = ((float)row[i] - low[r]) * scale[r];
-                        if (to >= 0 && kind == FLOAT32)
-                            ((float *)out)[r * layer->columns + to] = w;
-                        else if (to >= 0)
-                            ((uint16_t *)out)[r * layer->columns + to] = narrowed(w);
-                    }
-                } else if (kind == FLOAT32) {
-                    float *to = (float *)out + r * layer->columns + at;
-                    for (int i = 0; i < STEP; i++)
-                        to[i] = ((float)row[i] - low[r]) * scale[r];
-                } else {
-                    uint16_t *to = (uint16_t *)out + r * layer->columns + at;
-                    for (int i = 0; i < STEP; i++) {
-                        const float w = ((float)row[i] - low[r]) * scale[r];
-                        uint32_t b;
-                        memcpy(&b, &w, sizeof b);
-                        to[i] = (uint16_t)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
-                    }
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    const int64_t k = at + 4 * q + i;
+                    const int64_t row = layer->source ? layer->source[k] : k;
+                    const ivec level = (ivec)((w >> (8 * i)) & 0xffu) - zero;
+                    if (row >= 0)
+                        store(out, row * width, __builtin_convertvector(level, fvec) * scale, kind);
                 }
             }
             codes += step_bytes;
@@ -457,21 +452,21 @@ INLINE void unpack_block(const Layer *layer, int64_t block, void *out, int64_t k
     }
 }
 
-/* Weights of whole row blocks, [rows of them, columns], for products of many rows. */
+/* Weights of some row blocks as a tile [columns, count * LANES], for products of many rows. */
 void unpack_blocks(const Layer *layer, int64_t first, int64_t count, int64_t kind, void *out)
 {
-    const int64_t size = LANES * layer->columns * (kind == FLOAT32 ? 4 : 2);
+    const int64_t width = count * LANES, size = LANES * (kind == FLOAT32 ? 4 : 2);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < count; n++) {
         char *to = (char *)out + n * size;
         switch (layer->bits) {
-        case 2: unpack_block(layer, first + n, to, kind, 2); break;
-        case 3: unpack_block(layer, first + n, to, kind, 3); break;
-        case 4: unpack_block(layer, first + n, to, kind, 4); break;
-        case 5: unpack_block(layer, first + n, to, kind, 5); break;
-        case 6: unpack_block(layer, first + n, to, kind, 6); break;
-        case 7: unpack_block(layer, first + n, to, kind, 7); break;
-        default: unpack_block(layer, first + n, to, kind, 8); break;
+        case 2: unpack_block(layer, first + n, width, to, kind, 2); break;
+        case 3: unpack_block(layer, first + n, width, to, kind, 3); break;
+        case 4: unpack_block(layer, first + n, width, to, kind, 4); break;
+        case 5: unpack_block(layer, first + n, width, to, kind, 5); break;
+        case 6: unpack_block(layer, first + n, width, to, kind, 6); break;
+        case 7: unpack_block(layer, first + n, width, to, kind, 7); break;
+        default: unpack_block(layer, first + n, width, to, kind, 8); break;
         }
     }
 }

@@ -25,8 +25,9 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 #: Elements of x and the result that are converted by torch around the kernel.
 THROUGH = {torch.float16: torch.float32, torch.float64: torch.float32}
-#: Bytes of an unpacked tile in products of many rows: half a second-level cache or so.
-TILE_BYTES = 1 << 20
+#: Bytes of an unpacked tile in products of many rows: half a second-level cache or so, and twice
+#: as many where products take so long that they fetch it again.
+TILE_BYTES, MANY = 1 << 20, 256
 #: Groups wider than this could overflow the sums of a chunk; and no group is.
 MOST_INPUTS = 1 << 24
 
@@ -137,8 +138,9 @@ class NativeKernel:
         lanes = int(self.library.lanes())
         size = 4 if x.dtype == torch.float32 else 2
         blocks = -(-layer.rows // lanes)
-        step = max(1, TILE_BYTES // (size * layer.columns * lanes))
-        tile = torch.empty((step * lanes, layer.columns), dtype=x.dtype)
+        budget = TILE_BYTES * (2 if x.shape[0] >= MANY else 1)
+        step = max(1, budget // (size * layer.columns * lanes))
+        tile = torch.empty(step * lanes * layer.columns, dtype=x.dtype)
         out = torch.empty((x.shape[0], layer.rows), dtype=x.dtype)
         for first in range(0, blocks, step):
             count, start = min(step, blocks - first), first * lanes
@@ -146,7 +148,8 @@ class NativeKernel:
                 ctypes.addressof(layer), first, count, KINDS[x.dtype], tile.data_ptr()
             )
             end = min(start + count * lanes, layer.rows)
-            torch.mm(x, tile[: end - start].t(), out=out[:, start:end])
+            weight = tile[: layer.columns * count * lanes].view(layer.columns, -1)
+            torch.mm(x, weight[:, : end - start], out=out[:, start:end])
         if layer.bias:
             bias = (ctypes.c_float * layer.rows).from_address(layer.bias)
             out += torch.frombuffer(bias, dtype=torch.float32).to(out.dtype)
@@ -175,7 +178,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
     state = kernel.pack(layer, None)
     struct, kept = describe(state, Demand((rows, columns), scheme, "cpu", dtype), None)
     x, out = torch.ones((many, columns), dtype=dtype), torch.empty((many, rows), dtype=dtype)
-    tile = torch.empty((rows, columns), dtype=dtype)
+    tile = torch.empty((columns, rows), dtype=dtype)
     address, kind = ctypes.addressof(struct), KINDS[dtype]
     blocks = -(-rows // int(kernel.library.lanes()))
 
@@ -194,7 +197,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
             )
         )
         / many,
-        best(lambda: torch.mm(x, tile.t(), out=out)) / many,
+        best(lambda: torch.mm(x, tile, out=out)) / many,
         best(lambda: kernel.library.unpack_blocks(address, 0, blocks, kind, tile.data_ptr())),
     )
     del kept

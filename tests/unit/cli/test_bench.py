@@ -55,7 +55,7 @@ def test_bench_measures_a_model_and_its_original(
         (["kernels", "./gone"], 4),
         (["kernels", "MODEL"], 4),
         (["bench", "MODEL", "--backend", "abacus"], 2),
-        (["bench", "MODEL", "--prompt-tokens", "1000"], 2),
+        (["bench", "MODEL", "--new-tokens", "0"], 2),
     ],
 )
 def test_what_cannot_be_done(
