@@ -15,6 +15,8 @@ from autoround.types import QuantizedTensor
 STEP, QUAD = 32, 4
 #: Inputs of a chunk, whose activations share a scale.
 CHUNK = 128
+#: Rows laid out at a time.
+ROWS = 512
 #: Size of a plane's pieces in bits, largest first.
 PLANES = (8, 4, 2, 1)
 
@@ -26,11 +28,9 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     group = group_of_input(columns, layer.scheme.group_size, order=order, device=layer.codes.device)
     source, steps = _padded(group, groups)
     plain = len(source) == columns and bool((source == torch.arange(columns)).all())
-    codes = layer.codes
-    if not plain:
-        codes = codes.index_select(1, source.clamp(min=0)).masked_fill_(source < 0, 0)
+    gather = None if plain else source
     state = {
-        "codes": _in_planes(_in_blocks(codes, lanes), layer.scheme.bits),
+        "codes": _laid_out(layer.codes, layer.scheme.bits, lanes=lanes, source=gather),
         "scale": _in_lanes(layer.scale.expand(rows, -1), lanes),
         **_chunks(steps),
     }
@@ -40,6 +40,20 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     if not plain:
         state["source"] = source.to(torch.int32)
     return state
+
+
+def _laid_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> Tensor:
+    """Lay codes out some rows at a time, so that little is held twice."""
+    steps = (codes.shape[1] if source is None else len(source)) // STEP
+    blocks = -(-codes.shape[0] // lanes)
+    out = torch.empty((blocks, steps, bits, lanes * QUAD), dtype=torch.uint8)
+    at_once = max(1, ROWS // lanes)
+    for first in range(0, blocks, at_once):
+        part = codes[first * lanes : (first + at_once) * lanes]
+        if source is not None:
+            part = part.index_select(1, source.clamp(min=0)).masked_fill_(source < 0, 0)
+        out[first : first + at_once] = _in_planes(_in_blocks(part, lanes), bits)
+    return out
 
 
 def unpack(state: dict[str, Tensor], demand: Demand) -> QuantizedTensor:
