@@ -43,9 +43,19 @@
 #endif
 #endif
 
+/* The processor has a matrix unit for bytes; whether the system lets us use it is asked once. */
+#if defined(__AMX_INT8__) && defined(__linux__) && BYTES && LANES == 16 && !defined(NO_MATRIX)
+#define MATRIX 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define MATRIX 0
+#endif
+
 #define STEP 32      /* inputs of a step */
 #define QUADS 8      /* quads of a step */
 #define PANEL 64     /* rows of x that go over the weight together */
+#define TALL 16      /* rows of a tile of the matrix unit */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
@@ -333,14 +343,115 @@ INLINE void block_rows(const Layer *layer, int64_t block, const Integers *x, flo
         block_times(layer, block, x, out, bits, wide, 1);
 }
 
+#if MATRIX
+/* Tiles: 0 and 1 sums of high and low bytes, 2 and 3 x, 4 the weight, each 16 x 64 bytes; 5, 6, 7 x
+ * and weight again for the half that is left of a chunk with an odd number of steps. */
+static void configure(void)
+{
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.rows[t] = t == 7 ? 8 : 16;
+        config.bytes[t] = t == 5 || t == 6 ? 32 : 64;
+    }
+    _tile_loadconfig(&config);
+}
+
+static int allowed(void)
+{
+    static int known; /* 0 not asked yet, 1 yes, -1 no; the answer is the same for all threads */
+    if (!known)
+        known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0 ? 1 : -1;
+    return known > 0;
+}
+
+/* As block_rows, by the matrix unit; rows of x lie stride bytes apart, in whole tiles. */
+INLINE void block_tiles(const Layer *layer, int64_t block, const Integers *x, int64_t stride,
+                        float (*out)[LANES], const int bits, const int wide, int64_t count)
+{
+    const int64_t step_bytes = (int64_t)bits * 4 * LANES, padded = layer->steps * STEP;
+    const uint8_t *codes = layer->codes + block * layer->steps * step_bytes;
+    const uint16_t *scales = layer->scale + block * layer->groups * LANES;
+    const uint8_t *zeros = layer->zero ? layer->zero + block * layer->groups * LANES : 0;
+    _Alignas(64) uvec weight[4 * QUADS];
+    _Alignas(64) ivec high[TALL], low[TALL];
+    int64_t at = 0;
+    memset(out, 0, (size_t)count * sizeof *out);
+    for (int64_t c = 0; c < layer->chunks; c++) {
+        const int64_t steps = layer->chunk_steps[c], g = layer->chunk_group[c];
+        for (int64_t s = 0; s < steps; s++, codes += step_bytes)
+#pragma GCC unroll 8
+            for (int q = 0; q < QUADS; q++)
+                weight[s * QUADS + q] = quad_of(codes, bits, q);
+        const fvec scale = scales_of(scales + g * LANES, layer->scale_kind);
+        ivec zero = (ivec){0} + (int32_t)layer->middle;
+        if (zeros) {
+            bvec bytes;
+            memcpy(&bytes, zeros + g * LANES, sizeof bytes);
+            zero = __builtin_convertvector(bytes, ivec);
+        }
+        for (int64_t m = 0; m < count; m += TALL) {
+            const int8_t *bytes = (const int8_t *)x[m].values + at;
+            _tile_zero(0);
+            _tile_zero(1);
+            int64_t s = 0;
+            for (; s + 2 <= steps; s += 2) {
+                _tile_loadd(4, weight + s * QUADS, 64);
+                _tile_loadd(2, bytes + s * STEP, stride);
+                _tile_dpbsud(0, 2, 4);
+                if (wide) {
+                    _tile_loadd(3, bytes + padded + s * STEP, stride);
+                    _tile_dpbsud(1, 3, 4);
+                }
+            }
+            if (s < steps) {
+                _tile_loadd(7, weight + s * QUADS, 64);
+                _tile_loadd(5, bytes + s * STEP, stride);
+                _tile_dpbsud(0, 5, 7);
+                if (wide) {
+                    _tile_loadd(6, bytes + padded + s * STEP, stride);
+                    _tile_dpbsud(1, 6, 7);
+                }
+            }
+            _tile_stored(0, high, 64);
+            if (wide)
+                _tile_stored(1, low, 64);
+            const int64_t here = count - m < TALL ? count - m : TALL;
+            for (int64_t i = 0; i < here; i++) {
+                ivec sum = high[i];
+                if (wide)
+                    sum = (ivec)((uvec)sum << 8) + low[i];
+                sum -= zero * x[m + i].sum[c];
+                fvec total;
+                memcpy(&total, out[m + i], sizeof total);
+                total += __builtin_convertvector(sum, fvec) * (scale * x[m + i].scale[c]);
+                memcpy(out[m + i], &total, sizeof total);
+            }
+        }
+        at += steps * STEP;
+    }
+}
+#endif
+
+/* stride: bytes between rows of x where the matrix unit is to be used, else 0. */
+#if MATRIX
+#define ROWS(b, w)                                                                                 \
+    (stride ? block_tiles(l, n, x, stride, out, b, w, count) : block_rows(l, n, x, out, b, w, count))
+#else
+#define ROWS(b, w) ((void)stride, block_rows(l, n, x, out, b, w, count))
+#endif
 #define EXPAND(b)                                                                                  \
     static __attribute__((noinline)) void block_##b(const Layer *l, int64_t n, const Integers *x,  \
-                                                    float (*out)[LANES], int wide, int64_t count)  \
+                                                    int64_t stride, float (*out)[LANES], int wide, \
+                                                    int64_t count)                                 \
     {                                                                                              \
         if (wide)                                                                                  \
-            block_rows(l, n, x, out, b, 1, count);                                                 \
+            ROWS(b, 1);                                                                            \
         else                                                                                       \
-            block_rows(l, n, x, out, b, 0, count);                                                 \
+            ROWS(b, 0);                                                                            \
     }
 EXPAND(2)
 EXPAND(3)
@@ -350,7 +461,8 @@ EXPAND(6)
 EXPAND(7)
 EXPAND(8)
 
-typedef void (*BlockTimes)(const Layer *, int64_t, const Integers *, float (*)[LANES], int, int64_t);
+typedef void (*BlockTimes)(const Layer *, int64_t, const Integers *, int64_t, float (*)[LANES], int,
+                           int64_t);
 static const BlockTimes BLOCK_TIMES[] = {block_2, block_3, block_4, block_5,
                                          block_6, block_7, block_8};
 
@@ -360,9 +472,10 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
                       void *out)
 {
     const int64_t padded = layer->steps * STEP, blocks = (layer->rows + LANES - 1) / LANES;
-    const int64_t panel = count < PANEL ? count : PANEL, item = kind == FLOAT32 ? 4 : 2;
+    const int64_t panel = count < PANEL ? (count + TALL - 1) / TALL * TALL : PANEL;
+    const int64_t item = kind == FLOAT32 ? 4 : 2;
     const BlockTimes times = BLOCK_TIMES[layer->bits - 2];
-    const int64_t per_row = padded * 2 + layer->chunks * 8;
+    const int64_t per_row = (padded * 2 + layer->chunks * 8 + 63) / 64 * 64;
     if (!count)
         return 0;
     char *memory = malloc((size_t)(panel * per_row));
@@ -376,8 +489,17 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
     }
     for (int64_t first = 0; first < count; first += PANEL) {
         const int64_t here = count - first < PANEL ? count - first : PANEL;
+#if MATRIX
+        const int64_t stride = here > TALL / 2 && allowed() ? per_row : 0;
+#else
+        const int64_t stride = 0;
+#endif
 #pragma omp parallel if (layer->rows * padded * here > (1 << 16))
         {
+#if MATRIX
+            if (stride)
+                configure();
+#endif
 #pragma omp for schedule(static)
             for (int64_t m = 0; m < here; m++)
                 to_integers(layer, (const char *)x + (first + m) * layer->columns * item, kind,
@@ -385,7 +507,7 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
 #pragma omp for schedule(static)
             for (int64_t n = 0; n < blocks; n++) {
                 float sums[PANEL][LANES];
-                times(layer, n, rows, sums, (int)wide, here);
+                times(layer, n, rows, stride, sums, (int)wide, here);
                 const int64_t start = n * LANES;
                 const int64_t width = layer->rows - start < LANES ? layer->rows - start : LANES;
                 for (int64_t m = 0; m < here; m++) {
@@ -399,6 +521,10 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
                     }
                 }
             }
+#if MATRIX
+            if (stride)
+                _tile_release();
+#endif
         }
     }
     free(memory);
