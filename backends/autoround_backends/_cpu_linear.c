@@ -478,7 +478,7 @@ int64_t packed_linear(const Layer *layer, const void *x, int64_t kind, int64_t c
     const int64_t per_row = (padded * 2 + layer->chunks * 8 + 63) / 64 * 64;
     if (!count)
         return 0;
-    char *memory = malloc((size_t)(panel * per_row));
+    char *memory = aligned_alloc(64, (size_t)(panel * per_row));
     if (!memory)
         return 1;
     Integers rows[PANEL];
