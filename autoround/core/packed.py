@@ -59,9 +59,19 @@ def dense_rows(
 
 
 def _codes(words: Tensor, bits: int) -> Tensor:
-    """Unpack words int32 [rows, n] to integers [rows, n * 32 / bits]."""
-    if 32 % bits:
-        return unpack_rows(words.t(), bits).t()
-    shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
-    codes: Tensor = (words[..., None] >> shifts) & (2**bits - 1)
-    return codes.flatten(1)
+    """Unpack words int32 [rows, n] to codes uint8 [rows, 32n / bits]; 8 take ``bits`` bytes."""
+    held = words.contiguous().view(torch.uint8)
+    top = 2**bits - 1
+    if 8 % bits == 0:
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)
+        codes: Tensor = (held[..., None] >> shifts) & top
+        return codes.flatten(1)
+    eights = held.reshape(len(words), -1, bits)
+    out = torch.empty((*eights.shape[:2], 8), dtype=torch.uint8, device=words.device)
+    for k in range(8):
+        byte, shift = divmod(k * bits, 8)
+        value = eights[..., byte] >> shift
+        if shift + bits > 8:
+            value = value | (eights[..., byte + 1] << (8 - shift))
+        out[..., k] = value & top
+    return out.flatten(1)

@@ -25,7 +25,8 @@ HERE = {
 }
 #: Largest error by kernel, in units of the largest sum of the products' sizes.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float64: 1e-4}
-COARSE = {"native-int8": 1.5e-2, "ark": 1.5e-2}
+#: One input of 30 among 128 of about 1 leaves the others 2 bits of 8.
+COARSE = {"native-int8": 0.1, "ark": 0.1}
 #: Kernels of this project, which promise more.
 OURS = [name for name in HERE if name.startswith(("native", "torch"))]
 
@@ -112,6 +113,19 @@ def test_any_number_of_rows(name: str, dtype: torch.dtype) -> None:
     for rows in (0, 1, 7, 64, 65, 129, 2500):
         x = torch.randn((rows, 256), generator=torch.Generator().manual_seed(rows)).to(dtype)
         check(HERE[name], layer, x, order=None, bias=torch.ones(96))
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_activations_of_8_bits_are_close_where_none_sticks_out(rows: int) -> None:
+    if "native-int8" not in HERE:
+        pytest.skip("no C compiler here")
+    layer = drawn((64, 512), Scheme(4, 128, False), seed=3)
+    x = torch.randn((rows, 512), generator=torch.Generator().manual_seed(4))
+    demand = Demand((64, 512), layer.scheme, "cpu", torch.float32)
+    kernel = HERE["native-int8"]
+    out = kernel.bind(kernel.pack(layer, None), demand, None)(x).double()
+    expected = x.double() @ exact(layer, None).t()
+    assert 1e-3 < (out - expected).norm() / expected.norm() < 1e-2
 
 
 @pytest.mark.parametrize("name", OURS)

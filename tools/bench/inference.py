@@ -1,14 +1,16 @@
 """Speed of packed products and of models that run by them, beside unquantized ones and peers.
 
     python tools/bench/inference.py kernels
+    python tools/bench/inference.py quality --work DIR --model SMOLLM2
     python tools/bench/inference.py small --work DIR --model SMOLLM2 --peer PYTHON --llama PYTHON
     python tools/bench/inference.py wide --work DIR --peer PYTHON
 
-``kernels`` times one product. ``small`` writes a model in 4 bits (groups of 64, symmetric, rounded
-to nearest: speed does not depend on the codes), ``wide`` a random one of 4 layers that are 4096
-wide; each row decodes 64 tokens greedily at batch 1 in a process of its own. Peers run in their own
-environments: auto-round with and without auto-round-lib, llama.cpp with the same weights as Q4_0.
-Best of several turns, on as many threads as OMP_NUM_THREADS says.
+``kernels`` times one product. ``quality`` compares answers by each kernel with those of the
+unpacked weights in float32, on the embedded text. ``small`` takes a model in 4 bits (groups of 64,
+symmetric, rounded to nearest: speed does not depend on the codes), ``wide`` a random one of 4
+layers that are 4096 wide; each row decodes 64 tokens greedily at batch 1 in a process of its own.
+Peers run in their own environments: auto-round with and without auto-round-lib, llama.cpp with the
+same model as Q4_0. Best of several turns, on as many threads as OMP_NUM_THREADS says.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PROMPT, NEW = 32, 64
 def main() -> None:
     """Do what is named; ``row`` is for the processes of the models."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("kernels", "small", "wide", "row"))
+    parser.add_argument("what", choices=("kernels", "quality", "small", "wide", "row"))
     parser.add_argument("--work", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--peer", help="interpreter with auto-round")
@@ -41,6 +43,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "kernels":
         kernels()
+    elif args.what == "quality":
+        quality(args.model, args.work)
     elif args.what == "row":
         print(json.dumps(ROWS[args.kind](str(args.model))))
     else:
@@ -118,6 +122,36 @@ def kernels() -> None:
                     continue
                 run = kernel.bind(kernel.pack(layer, None), demand, None)
                 row(found.name, str(scheme), dtype, run, exact)
+
+
+def quality(source: Path, work: Path) -> None:
+    """Print perplexity by each kernel, and KL and first choices against the unpacked model."""
+    import torch
+
+    from autoround.data.embedded import embedded_split
+    from autoround.data.holdout import text_tokens
+    from autoround.evaluate.models import load_tokenizer
+    from autoround.evaluate.perplexity import evaluate
+    from autoround.inference.load import load
+
+    packed = work / f"{source.name}-w4"
+    if not packed.exists():
+        quantize(source, packed, "auto_round", 64)
+    ids = text_tokens(embedded_split()[1], load_tokenizer(source), max_tokens=4096)
+    reference = load(packed, device="cpu", dtype=torch.float32, dense=True)
+    print("| kernel | x | perplexity | KL | same first choice |\n|---|---|---|---|---|")
+    for backend, dtype in (
+        *(("native", d) for d in (torch.float32, torch.bfloat16)),
+        *(("native-int8", d) for d in (torch.float32, torch.bfloat16)),
+        ("unpacked", torch.bfloat16),
+    ):
+        dense = backend == "unpacked"
+        how = {} if dense else {"backend": backend}
+        model = load(packed, device="cpu", dtype=dtype, dense=dense, **how)
+        found = evaluate(model, ids, seqlen=512, reference=reference)
+        agreed = 100 * (found.top1_agreement or 0)
+        name = str(dtype).removeprefix("torch.")
+        print(f"| {backend} | {name} | {found.perplexity:.3f} | {found.kl:.2e} | {agreed:.2f} % |")
 
 
 # Whole models: what a row does, in a process of its own.
