@@ -107,7 +107,7 @@ class AutoRoundQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.errors import UsageError
-        from autoround.inference.kernels import quant_layers
+        from autoround.inference.kernels import advise, quant_layers
 
         dtype: Any = self._dtype or model.dtype
         for name, layer in quant_layers(model):
@@ -115,6 +115,7 @@ class AutoRoundQuantizer(HfQuantizer):
                 raise UsageError(f"layer {name} was not loaded; packed layers cannot be offloaded")
             layer.check(name)
             layer.prepare(dtype, backend=self._config.backend)
+        advise(model)
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         import torch

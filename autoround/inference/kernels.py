@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,29 @@ def _shares(chosen: dict[Demand, tuple[Choice, int, int]]) -> tuple[Share, ...]:
             own.faster if own else tuple(faster_if_installed(demand, choice.kernel)),
         )
     return tuple(found.values())
+
+
+def advise(model: nn.Module) -> None:
+    """Warn where layers run slower than they could: by plain torch, or for want of a package."""
+    slow: dict[str, int] = {}
+    for _, layer in quant_layers(model):
+        if layer.demand is None or layer.backend != AUTO:
+            continue
+        choice = choose(layer.demand, layer.backend)
+        packages = faster_if_installed(layer.demand, choice.kernel)
+        said = [f"pip install {' or '.join(dict.fromkeys(packages))}"] if packages else []
+        if choice.kernel.rank <= 0:
+            device = layer.demand.device
+            said += [
+                f"{found.name}: {verdict.reason}"
+                for found, verdict in zip(kernels(), choice.verdicts, strict=True)
+                if found.kernel and device in found.kernel.devices and found.kernel.rank > 0
+            ]
+        if said:
+            text = f"by the kernel {choice.kernel.name!r}, and could be faster ({'; '.join(said)})"
+            slow[text] = slow.get(text, 0) + 1
+    for text, count in slow.items():
+        warnings.warn(f"{count} layers run {text}; see 'autoround kernels'", stacklevel=3)
 
 
 def installed() -> tuple[Found, ...]:

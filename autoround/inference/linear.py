@@ -59,6 +59,11 @@ class QuantLinear(nn.Module):
         return "" if self._kernel is None else self._kernel.name
 
     @property
+    def demand(self) -> Demand | None:
+        """What was asked of the kernel; None before there is one."""
+        return self._demand if self._kernel is not None else None
+
+    @property
     def device(self) -> torch.device:
         """Where the weight is."""
         name = self._held[0] if self._kernel is None else self._laid_out()[0]

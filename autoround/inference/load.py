@@ -14,6 +14,7 @@ from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import check_layers, stored_layers
+from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import expected, tied_names
 from autoround.model.locate import locate_model, read_config, read_quantization
@@ -54,9 +55,11 @@ def load(
     built = build_empty(folder)
     headers = CheckpointSource(folder).headers()
     replace_layers(built, quantization, headers)
-    _fill(built, folder, chosen, place=None if dense else Place(runtime.device, backend))
+    packed = not dense and runtime.device.type != "meta"
+    _fill(built, folder, chosen, place=Place(runtime.device, backend) if packed else None)
     if dense:
         densify(built, chosen)
+    advise(built)
     return built.to(runtime.device).eval()
 
 

@@ -55,14 +55,25 @@ def exact(layer: QuantizedTensor, order: Tensor | None) -> Tensor:
 
 
 def check(
-    kernel: Kernel, layer: QuantizedTensor, x: Tensor, *, order: Tensor | None, bias: Tensor | None
+    kernel: Kernel,
+    layer: QuantizedTensor,
+    x: Tensor,
+    *,
+    order: Tensor | None,
+    bias: Tensor | None,
+    device: str = "cpu",
 ) -> None:
+    """Hold a product against the exact one; the kernel works on ``device``."""
     shape = (int(layer.codes.shape[0]), int(layer.codes.shape[1]))
-    demand = Demand(shape, layer.scheme, "cpu", x.dtype, order is not None)
+    demand = Demand(shape, layer.scheme, device, x.dtype, order is not None)
     if kernel.why_not(demand):
         return
-    state = kernel.pack(layer, order)
-    out = kernel.bind(state, demand, bias)(x)
+    held = QuantizedTensor(
+        layer.codes.to(device), layer.scale.to(device), layer.zero.to(device), layer.scheme
+    )
+    state = kernel.pack(held, None if order is None else order.to(device))
+    own_bias = None if bias is None else bias.to(device)
+    out = kernel.bind(state, demand, own_bias)(x.to(device)).cpu()
     assert (out.dtype, out.shape) == (x.dtype, (x.shape[0], shape[0]))
     if not x.numel():
         return
@@ -77,9 +88,9 @@ def check(
     if not kernel.reversible:
         return
     back = kernel.unpack(state, demand)
-    assert torch.equal(back.codes, layer.codes)
-    assert torch.equal(back.scale, layer.scale)
-    assert torch.equal(back.zero, layer.zero)
+    assert torch.equal(back.codes.cpu(), layer.codes)
+    assert torch.equal(back.scale.cpu(), layer.scale)
+    assert torch.equal(back.zero.cpu(), layer.zero)
 
 
 @pytest.mark.parametrize("name", HERE)

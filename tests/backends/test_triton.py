@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter, on the CPU; no GPU runs here."""
+"""The Triton kernels: on a GPU where there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from autoround.types import PER_CHANNEL, Scheme
 
 from .test_kernels import check, drawn
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 pytest.importorskip("triton", reason="triton is not installed")
 
-from autoround_backends.kernel_triton import TritonKernel
+from autoround_backends.kernel_triton import TritonKernel  # noqa: E402
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -27,7 +29,7 @@ def test_a_product_is_that_of_the_unpacked_weight(bits: int, sym: bool) -> None:
         layer = drawn((43, 160), Scheme(bits, size, sym), seed=bits)
         rng = torch.Generator().manual_seed(rows)
         x = torch.randn((rows, 160), generator=rng).to(dtype)
-        check(TritonKernel(), layer, x, order=None, bias=torch.ones(43))
+        check(TritonKernel(), layer, x, order=None, bias=torch.ones(43), device=DEVICE)
 
 
 def test_reordered_inputs() -> None:
@@ -36,4 +38,4 @@ def test_reordered_inputs() -> None:
     # The interpreter has no products of bfloat16.
     for rows, dtype in ((1, torch.bfloat16), (33, torch.float16)):
         x = torch.randn((rows, 96), generator=torch.Generator().manual_seed(2)).to(dtype)
-        check(TritonKernel(), layer, x, order=order, bias=None)
+        check(TritonKernel(), layer, x, order=order, bias=None, device=DEVICE)

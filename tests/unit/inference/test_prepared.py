@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from autoround.device import kernels as registry
 from autoround.device.kernels import kernels
+from autoround.device.protocol import Availability
 from autoround.errors import DeviceError, FormatError, UsageError
 from autoround.formats.layouts import to_tensors
+from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.types import Scheme
 
@@ -179,3 +183,25 @@ def test_wrong_names_and_scales_are_refused() -> None:
     layer.scales[0, 0] = float("nan")
     with pytest.raises(FormatError, match="layer some.where: tensor scales holds infinity or NaN"):
         layer.check("some.where")
+
+
+def test_a_slow_kernel_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = filled(Scheme(4, 32, True), "auto_round:auto_gptq")
+    layer.prepare(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if layer.kernel == "native":
+            advise(layer)
+        layer.prepare(torch.float32, backend="torch")
+        advise(layer)  # it was asked for
+    none = Availability(False, "no C compiler")
+    mine = [f._replace(availability=none) if "native" in f.name else f for f in kernels()]
+    monkeypatch.setattr("autoround.device.kernels.kernels", lambda: tuple(mine))
+    monkeypatch.setattr("autoround.inference.kernels.kernels", lambda: tuple(mine))
+    registry._choose.cache_clear()
+    try:
+        layer.prepare(torch.float32)
+        with pytest.warns(UserWarning, match=r"1 layers run by the kernel 'torch'.*no C compiler"):
+            advise(layer)
+    finally:
+        registry._choose.cache_clear()
