@@ -97,7 +97,7 @@ class AutoRoundQuantizer(HfQuantizer):
         return device_map
 
     def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
-        from autoround.inference.load import replace_layers
+        from autoround.inference.replace import replace_layers
         from autoround.model.source import headers_of
 
         headers = headers_of(options.get("checkpoint_files") or ())
