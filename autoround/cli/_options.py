@@ -75,6 +75,12 @@ Settings: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, xpu, or one of several: cuda:1.")
 ]
+Backend: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--backend", help="Kernel for packed layers, by name (see 'kernels'); auto: the fastest."
+    ),
+]
 ModelArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(
