@@ -48,7 +48,7 @@ def test_a_head_is_tuned_written_and_read(name: str, tmp_path: Path) -> None:
     ids = text(2, 16, seed=3)
     wanted = logits(plain, ids)
     for form in ("auto_round", "auto_gptq", "compressed-tensors"):
-        loaded = load(tmp_path / "out" / form, device="cpu", dtype=torch.float32)
+        loaded = load(tmp_path / "out" / form, device="cpu", backend="torch", dtype=torch.float32)
         assert isinstance(loaded.lm_head, QuantLinear)
         assert not isinstance(loaded.get_input_embeddings(), QuantLinear)
         torch.testing.assert_close(logits(loaded, ids), wanted, rtol=1e-5, atol=1e-5)
@@ -67,7 +67,10 @@ def test_a_quantized_head_converts(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "other", formats=["auto_gptq"])
     assert not done.lossy
     ids = text(2, 16)
-    one, other = (load(p, device="cpu", dtype=torch.float32) for p in (source, done.output_dir))
+    one, other = (
+        load(p, device="cpu", backend="torch", dtype=torch.float32)
+        for p in (source, done.output_dir)
+    )
     torch.testing.assert_close(logits(one, ids), logits(other, ids), rtol=1e-3, atol=1e-3)
     with pytest.raises(FormatError, match=r"to auto_awq: it holds|keep the head"):
         convert(source, tmp_path / "awq", formats=["auto_awq"])
@@ -108,7 +111,7 @@ def test_towers_are_kept_unless_asked_for(tmp_path: Path) -> None:
     names = {x.name for x in done.plan.kept if x.scheme is not None}
     assert len(names) == 2 * 6
     assert all(".vision_tower." in name for name in names)
-    loaded = load(tmp_path / "done" / "out", device="cpu", dtype=torch.float32)
+    loaded = load(tmp_path / "done" / "out", device="cpu", backend="torch", dtype=torch.float32)
     found = {n for n, m in loaded.named_modules() if isinstance(m, QuantLinear)}
     assert names < found
     assert not any("projector" in name or "lm_head" in name for name in found)
