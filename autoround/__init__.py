@@ -13,14 +13,16 @@ from autoround._version import __version__
 if TYPE_CHECKING:
     from autoround.api import AutoRound, plan, quantize
     from autoround.inference.load import load
+    from autoround.types import Destination
 
-__all__ = ["AutoRound", "__version__", "load", "plan", "quantize"]
+__all__ = ["AutoRound", "Destination", "__version__", "load", "plan", "quantize"]
 
 _HOMES = {
     "AutoRound": "autoround.api",
     "plan": "autoround.api",
     "quantize": "autoround.api",
     "load": "autoround.inference.load",
+    "Destination": "autoround.types",
 }
 
 

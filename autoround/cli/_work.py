@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 
 from autoround import api
+from autoround.cli._options import Invocation
 from autoround.data.holdout import check_text
+from autoround.errors import AutoRoundError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
@@ -24,8 +26,10 @@ from autoround.stages.convert import convert
 from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
 from autoround.stages.inspect_gguf import inspect_gguf
-from autoround.stages.run import to_json
-from autoround.types import EvalResult, RunResult
+from autoround.stages.journal import blocks_in
+from autoround.stages.jsons import to_json
+from autoround.stages.resume import OtherRunError
+from autoround.types import Destination, EvalResult, RunResult
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,27 @@ class After:
     evaluate: bool
     text: Path | None
     prompt: str | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a plan is printed."""
+
+    layers: bool = False
+    as_json: bool = False
+
+
+@contextmanager
+def hinting(place: Destination, invocation: Invocation) -> Iterator[None]:
+    """Note how to go on where a run ends before it is done."""
+    try:
+        yield
+    except (KeyboardInterrupt, AutoRoundError) as error:
+        done = blocks_in(place.folder)
+        if done and not isinstance(error, OtherRunError):
+            noun = "block is" if done == 1 else "blocks are"
+            invocation.hint = f"{done} finished {noun} kept; go on with: {invocation.to_resume()}"
+        raise
 
 
 @contextmanager
@@ -65,17 +90,17 @@ def show_plan(
     recipe: Recipe,
     *,
     device: str,
-    layers: bool = False,
-    as_json: bool = False,
+    max_memory: int | None,
+    shown: Shown = Shown(),
 ) -> None:
     """Print a plan and its cost."""
     with _quiet_libraries():
-        plan, estimate = api.plan(model, recipe, device=device)
-    if as_json:
+        plan, estimate = api.plan(model, recipe, device=device, max_memory=max_memory)
+    if shown.as_json:
         found = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
         typer.echo(to_json(found, indent=1))
         return
-    for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
+    for line in plan_lines(plan, estimate) + (layer_lines(plan) if shown.layers else []):
         typer.echo(line)
 
 
@@ -96,7 +121,7 @@ def show_generated(
 
 
 def quantize_and_report(
-    model: str | None, recipe: Recipe, *, output: Path, device: str, after: After
+    model: str | None, recipe: Recipe, *, place: Destination, device: str, after: After
 ) -> RunResult:
     """Quantize, show progress, and do what is to follow with the written result."""
     with _quiet_libraries():
@@ -104,7 +129,8 @@ def quantize_and_report(
             # A mistake in its name is better told now than when the tuning is done.
             check_text(after.text)
         sink = Progress(Console(highlight=False))
-        result = api.quantize(model, recipe, output_dir=output, device=device, sink=sink)
+        result = api.quantize(model, recipe, output_dir=place, device=device, sink=sink)
+        output = place.folder
         original = embedded_model() if model is None else Path(model)
         if after.evaluate:
             typer.echo("eval: reloading the result and the original")

@@ -1,15 +1,16 @@
 """After the last block: scales of the whole model tuned on the original's answers.
 
 Blocks run one after the other, forward and then backward with their inputs kept, so that no
-more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
-byte a weight. The original's answers need no second run: what its last block puts out is what
-the full-precision stream holds at the end.
+more than one block's weights are unpacked at a time. Codes of all blocks stay in memory, one
+byte a weight, or packed in the journal where that is too much. The original's answers need no
+second run: what its last block puts out is what the full-precision stream holds at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from autoround.events import DistillStep
 from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Job, as_stored
+from autoround.stages.distill_state import Keeping, restored
 from autoround.stages.gguf import is_gguf
 from autoround.types import Plan, QuantizedTensor
 
@@ -35,13 +37,29 @@ def distills(recipe: Recipe, plan: Plan) -> bool:
     return recipe.distill.steps > 0 and not any(map(is_gguf, plan.outputs))
 
 
-class _Block(NamedTuple):
-    """One block as the descent needs it: kept tensors placed, and layers with their factors."""
+class _Parts(NamedTuple):
+    """Kept tensors of a block by the names inside it, and its quantized layers by name."""
 
-    number: int
     base: dict[str, Tensor]
     layers: dict[str, QuantizedTensor]
+
+
+class _Block(NamedTuple):
+    """One block as the descent needs it: its parts in memory or on call, and its factors."""
+
+    number: int
+    held: _Parts | None
+    read: Callable[[], _Parts]
     factors: dict[str, Tensor]
+
+    def parts(self) -> _Parts:
+        """Return the block's parts, reading them where they are not held."""
+        return self.read() if self.held is None else self.held
+
+    @property
+    def layers(self) -> dict[str, QuantizedTensor]:
+        """The block's quantized layers by name."""
+        return self.parts().layers
 
 
 class _Course(NamedTuple):
@@ -56,11 +74,11 @@ class _Course(NamedTuple):
 
 def distill(
     job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
-) -> list[BlockOutput]:
-    """Tune the scales of finished blocks together; returns the blocks with their new scales.
+) -> Iterator[BlockOutput]:
+    """Tune the scales of finished blocks together; yields the blocks with their new scales.
 
     The scales of before are kept where those of after are no better on samples that the
-    descent did not see.
+    descent did not see. With a journal, a descent that was stopped goes on from its last state.
     """
     assert job.tokens is not None
     options = job.recipe.distill
@@ -69,38 +87,46 @@ def distill(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(job.recipe.seed))
     judges = order[:JUDGES] if count >= 2 * JUDGES else order
     learned = order[JUDGES:] if count >= 2 * JUDGES else order
-    before = _score(course, judges)
-    held = [(x, b.factors[n]) for b in course.blocks for n, x in b.layers.items()]
+    bits = {x.name: x.scheme.bits for b in job.plan.blocks for x in b.quantized if x.scheme}
+    held = [(bits[n], factor) for b in course.blocks for n, factor in b.factors.items()]
     params = [factor for _, factor in held]
-    rates = [core.rate_of(x.scheme.bits) if options.lr == "auto" else options.lr for x, _ in held]
+    rates = [core.rate_of(width) if options.lr == "auto" else options.lr for width, _ in held]
     state = core.init(params, rates=rates, steps=options.steps)
+    state, scores = restored(job, params, state)
+    before = scores.get("before") or _score(course, judges)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
-    for number in range(1, options.steps + 1):
+    keeping = Keeping(job, params, before)
+    for _ in range(state.step):
+        next(drawn)
+    for number in range(state.step + 1, options.steps + 1):
         loss, grads = _gradients(course, learned[next(drawn)])
         state = core.step(params, grads, state=state)
+        keeping.keep(state)
         job.sink(DistillStep(number, options.steps, loss))
-    after = _score(course, judges)
+    after = scores.get("after") or _score(course, judges)
+    keeping.keep(state, after=after)
     job.sink(DistillStep(options.steps, options.steps, after, before))
-    if not after < before:
-        return list(done)
-    return [_rescaled(output, block) for output, block in zip(done, course.blocks, strict=True)]
+    for output, block in zip(done, course.blocks, strict=True):
+        yield _rescaled(output, block) if after < before else output
 
 
 def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
     blocks = []
-    for plan, output in zip(job.plan.blocks, done, strict=True):
-        inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
-        layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
-        placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
-        blocks.append(
-            _Block(
-                plan.index,
-                runner.place(inside) | runner.buffers(plan.index),
-                placed,
-                {n: core.factors_of(x) for n, x in placed.items()},
-            )
-        )
+    for plan in job.plan.blocks:
+        read = partial(_parts, job, runner, done, plan.index)
+        parts = read()
+        factors = {n: core.factors_of(x) for n, x in parts.layers.items()}
+        blocks.append(_Block(plan.index, None if job.packed else parts, read, factors))
     return blocks
+
+
+def _parts(job: Job, runner: BlockRunner, done: Sequence[BlockOutput], index: int) -> _Parts:
+    """Place a finished block."""
+    output, plan = done[index], job.plan.blocks[index]
+    inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
+    layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
+    placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
+    return _Parts(runner.place(inside) | runner.buffers(index), placed)
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -109,7 +135,8 @@ def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
 
 
 def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
-    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in block.layers.items()}
+    layers = block.layers
+    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in layers.items()}
     cpu = torch.device("cpu")
     return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
@@ -117,12 +144,13 @@ def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
 def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
     """Run a block with its weights unpacked for this one call."""
     dtype = course.job.compute
+    base, layers = block.parts()
     weights = {
         name: core.scaled_weight(layer, factors[name], dtype=dtype)
-        for name, layer in block.layers.items()
+        for name, layer in layers.items()
     }
     plan = course.job.plan.blocks[block.number]
-    return course.runner.run(block.number, block.base | as_stored(plan, weights), hidden=hidden)
+    return course.runner.run(block.number, base | as_stored(plan, weights), hidden=hidden)
 
 
 @torch.no_grad()

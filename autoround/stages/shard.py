@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ class Spool:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's bytes without a copy, where it lies on the CPU in one piece."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    array: Any = flat.view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 #: What the format calls each dtype, in the library's order: the widest first, so that all are

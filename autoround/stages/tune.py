@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -28,55 +27,98 @@ from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
-from autoround.stages.plan import DTYPES
+from autoround.stages.replay import Replay, finished, keep_dtypes, replayed, sum_of
+from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
 from autoround.types import BlockPlan, BlockResult, LayerPlan, QuantizedTensor
 
 
-@dataclass
-class Streams:
-    """Inputs of the next block: of the full-precision chain and of the quantized one.
-
-    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU.
-    """
-
-    full: Tensor
-    quantized: Tensor
-    mask: Tensor | None
-
-
 def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
-    """Quantize the blocks of a plan, one after the other.
+    """Quantize the blocks of a plan, one after the other; those in its journal are read from it.
 
     Only one block's weights and tuning state are in memory at a time.
     """
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
-    streams = _first_streams(job, runner) if job.tokens is not None else None
-    blocks = _one_by_one(job, runner, streams)
-    if streams is None or not distills(job.recipe, job.plan):
-        yield from blocks
+    distilled = job.tokens is not None and distills(job.recipe, job.plan)
+    streams = None
+    if job.tokens is not None and (finished(job) < len(job.plan.blocks) or distilled):
+        streams = _streams(job, runner)
+    if streams is None or not distilled:
+        yield from (replayed(job, index) for index in range(finished(job)))
+        yield from _one_by_one(job, runner, streams)
+        if streams is not None and streams.files is not None:
+            streams.files.remove()
         return
-    done = list(blocks)
+    done = _all_blocks(job, _one_by_one(job, runner, streams))
     job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
     yield from distill(job, runner, done, teacher=streams.full)
 
 
 def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
-    for block in job.plan.blocks:
+    """Quantize the blocks that are not done yet."""
+    last = len(job.plan.blocks) - 1
+    for block in job.plan.blocks[finished(job) :]:
         output = _quantize_block(job, runner, block, streams)
+        if job.journal is not None:
+            after = stream_names(job.recipe) if block.index < last else (FULL,)
+            ended = block.index == last and not distills(job.recipe, job.plan)
+            job.journal.commit(output, streams=streams, names=() if ended else after)
         job.sink(BlockDone(output.result, len(job.plan.blocks)))
         yield output
         job.runtime.release()
 
 
-def _first_streams(job: Job, runner: BlockRunner) -> Streams:
+def _all_blocks(job: Job, blocks: Iterator[BlockOutput]) -> Sequence[BlockOutput]:
+    """Finish all blocks; in the journal only, where there is one."""
+    if job.journal is None:
+        return list(blocks)
+    for _ in blocks:
+        pass
+    return Replay(job)
+
+
+def _streams(job: Job, runner: BlockRunner) -> Streams:
+    """Return what goes into the first block that is not done yet."""
+    assert job.tokens is not None
+    ids = job.tokens.ids
+    mask = job.tokens.mask if job.tokens.padded else None
+    runner.prepare(ids)
+    first = runner.embed(ids[:1])
+    files = None
+    if job.journal is not None:
+        shape = (*ids.shape, first.shape[-1])
+        files = job.journal.files(shape, first.dtype, names=stream_names(job.recipe))
+        files.allocate()
+    if job.journal is not None and files is not None and finished(job):
+        runner.release()
+        return job.journal.streams(files, mask=mask, mapped=job.mapped)
+    return _first_streams(job, runner, mask, files)
+
+
+def _first_streams(
+    job: Job, runner: BlockRunner, mask: Tensor | None, files: StreamFiles | None
+) -> Streams:
     """Embed the calibration tokens."""
     assert job.tokens is not None
     ids, size = job.tokens.ids, job.recipe.tuning.batch_size
-    parts = [runner.embed(part).to("cpu") for part in ids.split(size)]
-    runner.prepare(ids)
+    full: Tensor | None = None
+    for start in range(0, len(ids), size):
+        part = runner.embed(ids[start : start + size]).to("cpu")
+        if full is None:
+            shape = (len(ids), *part.shape[1:])
+            if files is not None and job.mapped:
+                full = files.mapped(FULL, 0)
+            else:
+                full = torch.empty(shape, dtype=part.dtype)
+        full[start : start + size] = part
+    assert full is not None
     runner.release()
-    full = torch.cat(parts)
-    return Streams(full, full.clone(), job.tokens.mask if job.tokens.padded else None)
+    streams = Streams(full, full, mask, files, job.mapped and files is not None)
+    if QUANTIZED in stream_names(job.recipe):
+        streams.quantized = streams.next_of(QUANTIZED, ahead=0) if streams.mapped else full.clone()
+        streams.quantized.copy_(full)
+    elif not streams.mapped:
+        streams.quantized = full.clone()
+    return streams
 
 
 def _quantize_block(
@@ -84,7 +126,9 @@ def _quantize_block(
 ) -> BlockOutput:
     started = time.perf_counter()
     stored = job.skeleton.read(job.skeleton.names_under(block.name))
-    weights = _keep_dtypes(job, block, stored)
+    source = 0 if job.journal is None else sum_of(stored)
+    weights = keep_dtypes(job, block, stored)
+    del stored
     inside = {name.removeprefix(block.name + "."): t for name, t in weights.items()}
     if streams is None:
         base: dict[str, Tensor] = {}
@@ -115,52 +159,49 @@ def _quantize_block(
             tuned.best_step,
             job.runtime.peak_bytes(),
         ),
+        source,
     )
-
-
-def _keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
-    replaced = {layer.name + ".weight" for layer in block.quantized}
-    kept = DTYPES[job.plan.dtype]
-    return {
-        name: t.to(kept) if name not in replaced and t.is_floating_point() else t
-        for name, t in stored.items()
-    }
 
 
 def _advance_full(
     job: Job, runner: BlockRunner, block: BlockPlan, base: Mapping[str, Tensor], streams: Streams
 ) -> Importance:
-    """Run the full-precision chain through a block, in place; note what drives its layers."""
+    """Run the full-precision chain through a block; note what drives its layers."""
     importance = Importance()
     names = [layer.name.removeprefix(block.name + ".") for layer in block.quantized]
     if job.recipe.tuning.init != "search":
         names = []
     if not job.recipe.tuning.quantized_inputs:
-        streams.quantized = streams.full.clone()
+        streams.fork()
     module = job.skeleton.model.get_submodule(block.name)
     size = job.recipe.tuning.batch_size
+    after = streams.next_of(FULL)
     with observing(module, names, into=importance), torch.no_grad():
         for start in range(0, len(streams.full), size):
             part = slice(start, start + size)
             importance.mask(None if streams.mask is None else streams.mask[part])
             hidden = streams.full[part].to(job.runtime.device)
-            streams.full[part] = runner.run(block.index, base, hidden=hidden).to("cpu")
+            after[part] = runner.run(block.index, base, hidden=hidden).to("cpu")
+            streams.rest()
+    streams.full = after
     return importance
 
 
 def _advance_quantized(
     job: Job, runner: BlockRunner, block: BlockPlan, weights: Mapping[str, Tensor], streams: Streams
 ) -> None:
-    """Run the quantized chain through a finished block, in place."""
+    """Run the quantized chain through a finished block."""
     if not job.recipe.tuning.quantized_inputs:
         return
     size = job.recipe.tuning.batch_size
+    after = streams.next_of(QUANTIZED)
     with torch.no_grad():
         for start in range(0, len(streams.quantized), size):
             part = slice(start, start + size)
             hidden = streams.quantized[part].to(job.runtime.device)
-            streams.quantized[part] = runner.run(block.index, weights, hidden=hidden).to("cpu")
+            after[part] = runner.run(block.index, weights, hidden=hidden).to("cpu")
+            streams.rest()
+    streams.quantized = after
 
 
 def _task(
@@ -246,7 +287,7 @@ def _tune(
         schedule,
         ops=job.runtime.ops,
         dtype=job.compute,
-        on_step=lambda step, loss: job.sink(StepDone(block.index, step, schedule.iters, loss)),
+        on_step=partial(_on_step, job, streams, block.index),
     )
     if not tuned.loss_before < float("inf"):
         raise AutoRoundError(
@@ -254,6 +295,11 @@ def _tune(
             "overflows in this dtype: set tuning.compute_dtype=float32"
         )
     return tuned
+
+
+def _on_step(job: Job, streams: Streams, block: int, step: int, loss: float) -> None:
+    streams.rest()
+    job.sink(StepDone(block, step, job.recipe.tuning.iters, loss))
 
 
 def _forward(

@@ -74,6 +74,16 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a run built a folder; the mark goes just before the last rename."""
+    return (
+        (folder / MARKER).is_file()
+        or (folder / "plan.json").is_file()
+        or any(folder.glob("*/plan.json"))
+        or not any(folder.iterdir())
+    )
+
+
 StagingT = TypeVar("StagingT", bound="Staging")
 
 
@@ -86,7 +96,7 @@ class Staging:
 
     def __enter__(self: StagingT) -> StagingT:
         check_output(self._folder)
-        if self._staging.exists() and not (self._staging / MARKER).is_file():
+        if self._staging.exists() and not _is_ours(self._staging):
             raise OutputError(
                 f"{self._staging} is in the way: the output is built there, and it is not "
                 "left over from an earlier run; move it, or name another output folder"
@@ -112,10 +122,8 @@ class Staging:
 
     def copy_side_files(self, source: Path) -> None:
         """Copy tokenizer, generation and licence files of the original model."""
-        for pattern in COPIED:
-            for path in sorted(source.glob(pattern)):
-                if path.is_file() and path.name not in NOT_COPIED:
-                    shutil.copyfile(path, self._staging / path.name)
+        for path in side_files(source):
+            shutil.copyfile(path, self._staging / path.name)
 
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.
@@ -123,13 +131,17 @@ class Staging:
         Raises:
             OutputError: the folder appeared meanwhile and is not empty.
         """
-        (self._staging / MARKER).unlink(missing_ok=True)
-        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         check_output(self._folder)
+        for path in sorted(self._staging.rglob("*")):
+            # Side files and folders, too: a rename that outlives a power cut names nothing empty.
+            sync_path(path)
+        (self._staging / MARKER).unlink(missing_ok=True)
+        sync_path(self._staging)
+        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         if self._folder.is_dir():
             self._folder.rmdir()
         os.replace(self._staging, self._folder)
-        _sync(self._folder.parent)
+        sync_path(self._folder.parent)
         return total
 
 
@@ -178,7 +190,7 @@ class Writer(Staging):
         path = self._staging / f"shard-{len(self._shards)}"
         try:
             spool.finish(METADATA)
-            _sync(path)
+            sync_path(path)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
         self._shards.append({name: part.size for name, part in spool.parts.items()})
@@ -188,7 +200,7 @@ class Writer(Staging):
         """Write a small file."""
         path = self._staging / name
         path.write_text(text, encoding="utf-8")
-        _sync(path)
+        sync_path(path)
 
     def finish(self, config: Mapping[str, Any]) -> int:
         """Complete the folder and move it into place; returns the bytes of all files.
@@ -229,7 +241,13 @@ class Writer(Staging):
         return names
 
 
-def _sync(path: Path) -> None:
+def side_files(source: Path) -> list[Path]:
+    """Return the files of a model that describe its tokenizer, generation and licence."""
+    found = (path for pattern in COPIED for path in sorted(source.glob(pattern)))
+    return [path for path in found if path.is_file() and path.name not in NOT_COPIED]
+
+
+def sync_path(path: Path) -> None:
     """Make a file or a folder's entries survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
