@@ -1,4 +1,4 @@
-"""End-to-end tuning of scales: the codes stay, the whole model's answers are matched.
+"""End-to-end tuning of what is quantized: the whole model's answers are matched.
 
 After the blocks are tuned one by one, each group's scale s is multiplied by a factor f that
 starts at one and descends on the divergence between the answers of the original and of the
@@ -7,17 +7,21 @@ logits in place of labels):
 
     W = (c - z) * half(s f)         dL/df = s * sum over the group of (c - z) dL/dW
 
-The rounding of the product to float16 passes its gradient on. Nothing here knows what a model is.
+The rounding of the product to float16 passes its gradient on. Codes may move as well: each leans
+by a small step against the sign of its gradient, and moves by a level when it has leaned half a
+level away. Steps are so small that gradients of random signs lean that far in one of some hundred
+weights only. Moving many codes at once, on the word of few gradients, ruins a model whose blocks
+were tuned code by code. Nothing here knows what a model is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from autoround.core.grid import from_groups, round_scale, to_groups
 from autoround.types import QuantizedTensor
@@ -27,6 +31,10 @@ BETAS = (0.9, 0.95)
 EPSILON = 1e-12
 #: Share of the steps over which the rate rises.
 WARM_UP = 0.1
+#: Units of a lean in half a level; a lean is a signed byte.
+HALF = 127
+#: Half a level in standard deviations of where gradients of random signs would lead a code.
+SURE = 3.0
 
 
 class AdamState(NamedTuple):
@@ -77,42 +85,67 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: AdamState)
     return state._replace(step=number)
 
 
-class _Scaled(torch.autograd.Function):
-    """Codes times scales times factors; keeps the codes alone for its backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, codes: Tensor, zero: Tensor, scale: Tensor, factor: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        stored = round_scale(scale.float() * factor)
-        ctx.save_for_backward(codes, zero, scale)
-        return (codes.float() - zero.float()).mul_(stored).to(dtype)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, Tensor, None]:
-        codes, zero, scale = ctx.saved_tensors
-        levels = (codes.float() - zero.float()).mul_(grad)
-        return None, None, None, levels.sum(-1, keepdim=True).mul_(scale.float()), None
-
-
 def factors_of(layer: QuantizedTensor) -> Tensor:
     """Return the factors to start from: ones, float32 [rows, groups, 1]."""
     return torch.ones((*layer.scale.shape, 1), dtype=torch.float32, device=layer.scale.device)
 
 
+@torch.no_grad()
 def scaled_weight(layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Unpack a layer with its scales multiplied, differentiably in the factors.
+    """Unpack a layer with its scales multiplied.
 
     factor: float32 [rows, groups, 1]. Returns [out, in] in ``dtype``.
     """
-    groups = _code_groups(layer)
-    zero, scale = layer.zero.unsqueeze(-1), layer.scale.unsqueeze(-1)
-    dense: Tensor = _Scaled.apply(groups, zero, scale, factor, dtype)  # type: ignore[no-untyped-call]
-    return from_groups(dense, tuple(layer.codes.shape))
+    stored = round_scale(layer.scale.unsqueeze(-1).float() * factor)
+    levels = code_groups(layer).float() - layer.zero.unsqueeze(-1).float()
+    return from_groups(levels.mul_(stored).to(dtype), tuple(layer.codes.shape))
 
 
-def _code_groups(layer: QuantizedTensor) -> Tensor:
+class Lean(NamedTuple):
+    """How far the codes of a layer lean, and by how much a step adds to it.
+
+    leans: int8 [out, in], in units of which half a level has HALF.
+    """
+
+    leans: Tensor
+    units: int
+
+
+def lean_at(step: int, *, steps: int) -> int:
+    """Return the units of a step: as the rate of scales, it rises and falls linearly to zero.
+
+    A sum of ``steps`` random signs times a rate that falls linearly to zero has a standard
+    deviation of ``rate * sqrt(steps / 3)``; half a level is SURE of these.
+    """
+    return round(rate_at(step, rate=HALF / (SURE * math.sqrt(steps / 3.0)), steps=steps))
+
+
+@torch.no_grad()
+def scale_gradient(layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None) -> Tensor:
+    """Return the gradient of a layer's factors; let its codes lean and move, in place.
+
+    grad: [out, in], gradient of the unpacked weight, any float dtype.
+    lean: of this layer, or None where codes stay.
+    Returns float32 [rows, groups, 1], for factors of one, with the codes of before.
+    """
+    upstream = to_groups(grad, layer.scheme.group_size)
+    scale = layer.scale.unsqueeze(-1).float()
+    levels = code_groups(layer).float() - layer.zero.unsqueeze(-1).float()
+    found = levels.mul_(upstream).sum(-1, keepdim=True).mul_(scale)
+    if lean is not None and lean.units:
+        signs = from_groups(upstream.sign().mul_(scale.sign()), tuple(layer.codes.shape))
+        leaned = lean.leans - (signs * lean.units).to(torch.int16)
+        moves = (leaned > HALF).to(torch.int16) - (leaned < -HALF).to(torch.int16)
+        codes = layer.codes.to(torch.int16)
+        moved = (codes + moves).clamp_(0, 2**layer.scheme.bits - 1)
+        # A code at the end of the grid stays there, leaning outwards as far as it can.
+        leaned.sub_((moved - codes) * (2 * HALF)).clamp_(-HALF, HALF)
+        layer.codes.copy_(moved)
+        lean.leans.copy_(leaned)
+    return found
+
+
+def code_groups(layer: QuantizedTensor) -> Tensor:
     """Cut codes into groups; as bytes where they divide evenly, which is nearly always."""
     size, columns = layer.scheme.group_size, layer.codes.shape[-1]
     if size > 0 and columns % size == 0:
@@ -126,12 +159,16 @@ def with_factors(layer: QuantizedTensor, factor: Tensor) -> QuantizedTensor:
     return QuantizedTensor(layer.codes, scale, layer.zero, layer.scheme)
 
 
-def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the sum over tokens of the KL divergence of the student from the teacher, in nats.
+@torch.no_grad()
+def divergence(student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
+    """Return the KL divergence of the student from the teacher, and its gradient.
 
-    student, teacher: logits [tokens, vocabulary], any float dtype; computed in float32. The
-    gradient goes to the student only.
+    student, teacher: logits [tokens, vocabulary], any float dtype; computed in float32.
+    Returns the sum over tokens in nats, and its gradient for the student's logits, in their
+    dtype: the difference of the two probabilities.
     """
-    target = torch.log_softmax(teacher.detach().float(), dim=-1)
+    target = torch.log_softmax(teacher.float(), dim=-1)
     own = torch.log_softmax(student.float(), dim=-1)
-    return torch.nn.functional.kl_div(own, target, reduction="sum", log_target=True)
+    wanted = target.exp()
+    loss = float(target.sub_(own).mul_(wanted).sum())
+    return loss, own.exp_().sub_(wanted).to(student.dtype)

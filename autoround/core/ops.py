@@ -8,10 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core import rounding, signsgd
+from autoround.core import distill, rounding, signsgd
+from autoround.core.distill import Lean
 from autoround.core.grid import Grid
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
+from autoround.types import QuantizedTensor
 
 
 class Ops(Protocol):
@@ -31,6 +33,19 @@ class Ops(Protocol):
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
+
+    def scaled_weight(
+        self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> Tensor:
+        """Unpack a layer with its scales multiplied."""
+
+    def scale_gradient(
+        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+    ) -> Tensor:
+        """Return the gradient of scale factors; codes may lean and move, in place."""
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
+        """Return the KL divergence of logits and its gradient for the student's."""
 
 
 class TorchOps:
@@ -53,6 +68,22 @@ class TorchOps:
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
         return signsgd.step(params, grads, state=state)
+
+    def scaled_weight(
+        self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> Tensor:
+        """Unpack a layer with its scales multiplied."""
+        return distill.scaled_weight(layer, factor, dtype=dtype)
+
+    def scale_gradient(
+        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+    ) -> Tensor:
+        """Return the gradient of scale factors; codes may lean and move, in place."""
+        return distill.scale_gradient(layer, grad, lean)
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
+        """Return the KL divergence of logits and its gradient for the student's."""
+        return distill.divergence(student, teacher)
 
 
 _fake_quantize = rounding.fake_quantize

@@ -180,7 +180,7 @@ class TuningOptions(Section):
 
 
 class DistillOptions(Section):
-    """How scales are tuned together, after the blocks."""
+    """How scales, and codes, are tuned together, after the blocks."""
 
     steps: Annotated[
         int,
@@ -193,6 +193,11 @@ class DistillOptions(Section):
         RATE,
     ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
+    codes: Annotated[
+        bool,
+        Field(description="Let codes move by a level where gradients agree on it for long."),
+        BOOL,
+    ] = False
 
 
 class CalibrationOptions(Section):

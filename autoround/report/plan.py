@@ -82,7 +82,7 @@ def method(plan: Plan) -> str:
         return found
     return (
         f"{found}; then {course['steps']} steps of {course['batch_size']} samples over the whole "
-        "model, for its scales"
+        f"model, for its scales{' and codes' if course.get('codes') else ''}"
     )
 
 

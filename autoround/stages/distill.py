@@ -1,9 +1,10 @@
-"""After the last block: scales of the whole model tuned on the original's answers.
+"""After the last block: the whole model tuned together, on the original's answers.
 
 Blocks run one after the other, forward and then backward with their inputs kept, so that no
-more than one block's weights are unpacked at a time. Codes of all blocks stay in memory, one
-byte a weight, or packed in the journal where that is too much. The original's answers need no
-second run: what its last block puts out is what the full-precision stream holds at the end.
+more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
+byte a weight, or packed in the journal where that is too much; where codes may move, they stay in
+memory with two bytes more. The original's answers need no second run: what its last block puts
+out is what the full-precision stream holds at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from autoround.events import DistillStep
 from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Job, as_stored
-from autoround.stages.distill_state import Keeping, restored
+from autoround.stages.distill_state import Keeping
 from autoround.stages.gguf import is_gguf
 from autoround.types import Plan, QuantizedTensor
 
@@ -37,29 +38,26 @@ def distills(recipe: Recipe, plan: Plan) -> bool:
     return recipe.distill.steps > 0 and not any(map(is_gguf, plan.outputs))
 
 
-class _Parts(NamedTuple):
-    """Kept tensors of a block by the names inside it, and its quantized layers by name."""
-
-    base: dict[str, Tensor]
-    layers: dict[str, QuantizedTensor]
-
-
 class _Block(NamedTuple):
-    """One block as the descent needs it: its parts in memory or on call, and its factors."""
+    """One block as the descent needs it: kept tensors placed, layers with what is learned of them.
+
+    leans: int8 [out, in] of each layer, or None where codes stay. read: returns kept tensors and
+    layers anew; None where they are held.
+    """
 
     number: int
-    held: _Parts | None
-    read: Callable[[], _Parts]
+    base: dict[str, Tensor]
+    layers: dict[str, QuantizedTensor]
     factors: dict[str, Tensor]
+    leans: dict[str, Tensor] | None
+    read: Callable[[], tuple[dict[str, Tensor], dict[str, QuantizedTensor]]] | None = None
 
-    def parts(self) -> _Parts:
-        """Return the block's parts, reading them where they are not held."""
-        return self.read() if self.held is None else self.held
-
-    @property
-    def layers(self) -> dict[str, QuantizedTensor]:
-        """The block's quantized layers by name."""
-        return self.parts().layers
+    def open(self) -> _Block:
+        """Return the block with its parts in memory."""
+        if self.read is None:
+            return self
+        base, layers = self.read()
+        return self._replace(base=base, layers=layers, read=None)
 
 
 class _Course(NamedTuple):
@@ -75,9 +73,9 @@ class _Course(NamedTuple):
 def distill(
     job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
 ) -> Iterator[BlockOutput]:
-    """Tune the scales of finished blocks together; yields the blocks with their new scales.
+    """Tune scales, and codes if asked, of finished blocks together; yields the new blocks.
 
-    The scales of before are kept where those of after are no better on samples that the
+    The blocks of before are kept where those of after are no better on samples that the
     descent did not see. With a journal, a descent that was stopped goes on from its last state.
     """
     assert job.tokens is not None
@@ -92,41 +90,61 @@ def distill(
     params = [factor for _, factor in held]
     rates = [core.rate_of(width) if options.lr == "auto" else options.lr for width, _ in held]
     state = core.init(params, rates=rates, steps=options.steps)
-    state, scores = restored(job, params, state)
+    keeping = Keeping(job, {"factor": params, **_moving(course.blocks)})
+    state, scores = keeping.restore(state)
     before = scores.get("before") or _score(course, judges)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
-    keeping = Keeping(job, params, before)
     for _ in range(state.step):
         next(drawn)
     for number in range(state.step + 1, options.steps + 1):
-        loss, grads = _gradients(course, learned[next(drawn)])
+        units = core.lean_at(number - 1, steps=options.steps)
+        loss, grads = _gradients(course, learned[next(drawn)], units=units)
         state = core.step(params, grads, state=state)
-        keeping.keep(state)
+        keeping.keep(state, before=before)
         job.sink(DistillStep(number, options.steps, loss))
     after = scores.get("after") or _score(course, judges)
-    keeping.keep(state, after=after)
+    keeping.keep(state, before=before, after=after)
     job.sink(DistillStep(options.steps, options.steps, after, before))
     for output, block in zip(done, course.blocks, strict=True):
-        yield _rescaled(output, block) if after < before else output
+        yield _rescaled(output, block.open()) if after < before else output
+
+
+def _moving(blocks: Sequence[_Block]) -> dict[str, list[Tensor]]:
+    """Return what changes in place beside the factors, where codes may move."""
+    movable = [block for block in blocks if block.leans is not None]
+    return {
+        "codes": [layer.codes for block in movable for layer in block.layers.values()],
+        "lean": [lean for block in movable for lean in (block.leans or {}).values()],
+    }
 
 
 def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
     blocks = []
     for plan in job.plan.blocks:
         read = partial(_parts, job, runner, done, plan.index)
-        parts = read()
-        factors = {n: core.factors_of(x) for n, x in parts.layers.items()}
-        blocks.append(_Block(plan.index, None if job.packed else parts, read, factors))
+        base, placed = read()
+        leans = None
+        if job.recipe.distill.codes:
+            # The codes of before are needed again if these turn out no better.
+            placed = {n: replace(x, codes=x.codes.clone()) for n, x in placed.items()}
+            leans = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in placed.items()}
+        factors = {n: core.factors_of(x) for n, x in placed.items()}
+        if job.packed and leans is None:
+            blocks.append(_Block(plan.index, {}, {}, factors, None, read))
+        else:
+            blocks.append(_Block(plan.index, base, placed, factors, leans))
     return blocks
 
 
-def _parts(job: Job, runner: BlockRunner, done: Sequence[BlockOutput], index: int) -> _Parts:
+def _parts(
+    job: Job, runner: BlockRunner, done: Sequence[BlockOutput], index: int
+) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
     """Place a finished block."""
     output, plan = done[index], job.plan.blocks[index]
     inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
     layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
     placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
-    return _Parts(runner.place(inside) | runner.buffers(index), placed)
+    return runner.place(inside) | runner.buffers(plan.index), placed
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -135,22 +153,23 @@ def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
 
 
 def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
-    layers = block.layers
-    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in layers.items()}
+    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in block.layers.items()}
     cpu = torch.device("cpu")
     return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
 
-def _run(course: _Course, block: _Block, hidden: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """Run a block with its weights unpacked for this one call."""
-    dtype = course.job.compute
-    base, layers = block.parts()
-    weights = {
-        name: core.scaled_weight(layer, factors[name], dtype=dtype)
-        for name, layer in layers.items()
+def _unpacked(course: _Course, block: _Block) -> dict[str, Tensor]:
+    """Unpack a block's weights, by layer name, [out, in] in the compute dtype."""
+    dtype, ops = course.job.compute, course.job.runtime.ops
+    return {
+        name: ops.scaled_weight(layer, block.factors[name], dtype=dtype)
+        for name, layer in block.layers.items()
     }
+
+
+def _run(course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     plan = course.job.plan.blocks[block.number]
-    return course.runner.run(block.number, base | as_stored(plan, weights), hidden=hidden)
+    return course.runner.run(block.number, block.base | as_stored(plan, weights), hidden=hidden)
 
 
 @torch.no_grad()
@@ -158,26 +177,35 @@ def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
     """Run samples through all blocks; returns every block's input, and the last one's output."""
     assert course.job.tokens is not None
     hidden = [course.runner.embed(course.job.tokens.ids[rows])]
-    for block in course.blocks:
-        hidden.append(_run(course, block, hidden[-1], block.factors))
+    for block in map(_Block.open, course.blocks):
+        hidden.append(_run(course, block, hidden[-1], _unpacked(course, block)))
     return hidden
 
 
-def _gradients(course: _Course, rows: Tensor) -> tuple[float, list[Tensor]]:
-    """Return the mean divergence of a batch and its gradient for every factor, in order."""
+def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
+    """Return the mean divergence of a batch and its gradient for every factor, in order.
+
+    Codes that may move lean by ``units`` on the way, block by block: no later gradient of
+    this batch needs them.
+    """
+    ops = course.job.runtime.ops
     hidden = _forward(course, rows)
     loss, grad = _judge(course, hidden.pop(), rows, backward=True)
     found: list[Tensor] = []
-    for block in reversed(course.blocks):
-        factors = {n: f.detach().requires_grad_() for n, f in block.factors.items()}
+    for block in map(_Block.open, reversed(course.blocks)):
+        weights = {n: w.requires_grad_() for n, w in _unpacked(course, block).items()}
         entered = hidden.pop().requires_grad_()
-        out = _run(course, block, entered, factors)
+        out = _run(course, block, entered, weights)
         # A weight that no token of this batch reached has gradient zero.
         grads = torch.autograd.grad(
-            out, [entered, *factors.values()], grad, allow_unused=True, materialize_grads=True
+            out, [entered, *weights.values()], grad, allow_unused=True, materialize_grads=True
         )
         grad = grads[0]
-        found = [*grads[1:], *found]
+        own = []
+        for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
+            lean = None if block.leans is None else core.Lean(block.leans[name], units)
+            own.append(ops.scale_gradient(layer, upstream, lean))
+        found = [*own, *found]
     return loss, found
 
 
@@ -200,12 +228,12 @@ def _judge(
             own = hidden[row : row + 1, part].detach().requires_grad_(backward)
             with torch.set_grad_enabled(backward):
                 logits = course.runner.head(course.outer, own)[0]
-                if not bool(real.all()):
-                    logits, wanted = logits[real], wanted[real]
-                loss = core.divergence(logits, wanted) / count
-            total += float(loss.detach())
+            if not bool(real.all()):
+                logits, wanted = logits[real], wanted[real]
+            loss, apart = course.job.runtime.ops.divergence(logits.detach(), wanted)
+            total += loss / count
             if backward and bool(real.any()):
-                grad[row : row + 1, part] = torch.autograd.grad(loss, own)[0]
+                grad[row : row + 1, part] = torch.autograd.grad(logits, own, apart / count)[0]
     return total, grad
 
 

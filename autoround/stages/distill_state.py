@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,45 +19,41 @@ _NAME = "distill"
 class Keeping:
     """Keeps the state of a descent, where there is a journal.
 
-    params: the factors, which steps change in place. before: the score they began with.
+    learned: what steps change in place, by what it is.
     """
 
-    def __init__(self, job: Job, params: Sequence[Tensor], before: float) -> None:
-        self._journal, self._params, self._before = job.journal, params, before
+    def __init__(self, job: Job, learned: Mapping[str, Sequence[Tensor]]) -> None:
+        self._journal, self._learned = job.journal, learned
         self._kept = time.monotonic()
 
-    def keep(self, state: AdamState, *, after: float | None = None) -> None:
+    def keep(self, state: AdamState, *, before: float, after: float | None = None) -> None:
         """Keep the state, if it is time to or the descent is over.
 
-        after: the score it ended with.
+        before, after: the scores it began and ended with.
         """
         if self._journal is None or (after is None and time.monotonic() - self._kept < INTERVAL):
             return
-        tensors = {
-            f"{number}.{what}": tensor
-            for what, all_of in _parts(self._params, state).items()
-            for number, tensor in enumerate(all_of)
-        }
-        facts = {"step": state.step, "before": self._before, "after": after}
-        self._journal.save_state(_NAME, {n: t.cpu() for n, t in tensors.items()}, facts)
+        tensors = {name: tensor.cpu() for name, tensor in self._tensors(state).items()}
+        facts = {"step": state.step, "before": before, "after": after}
+        self._journal.save_state(_NAME, tensors, facts)
         self._kept = time.monotonic()
 
+    def restore(self, state: AdamState) -> tuple[AdamState, dict[str, float]]:
+        """Put everything back to where it was kept last; returns what was scored by then."""
+        found = None if self._journal is None else self._journal.load_state(_NAME)
+        if found is None:
+            return state, {}
+        tensors, facts = found
+        with torch.no_grad():
+            for name, tensor in self._tensors(state).items():
+                tensor.copy_(tensors[name])
+        scores = {name: facts[name] for name in ("before", "after") if facts[name] is not None}
+        return state._replace(step=facts["step"]), scores
 
-def restored(
-    job: Job, params: Sequence[Tensor], state: AdamState
-) -> tuple[AdamState, dict[str, float]]:
-    """Put the factors and the state back to where they were kept; returns what was scored."""
-    found = None if job.journal is None else job.journal.load_state(_NAME)
-    if found is None:
-        return state, {}
-    tensors, facts = found
-    with torch.no_grad():
-        for what, all_of in _parts(params, state).items():
-            for number, tensor in enumerate(all_of):
-                tensor.copy_(tensors[f"{number}.{what}"])
-    scores = {name: facts[name] for name in ("before", "after") if facts[name] is not None}
-    return state._replace(step=facts["step"]), scores
-
-
-def _parts(params: Sequence[Tensor], state: AdamState) -> dict[str, Sequence[Tensor]]:
-    return {"factor": params, "mean": state.means, "square": state.squares}
+    def _tensors(self, state: AdamState) -> dict[str, Tensor]:
+        every = {**self._learned, "mean": state.means, "square": state.squares}
+        return {
+            f"{number}.{what}": tensor
+            for what, all_of in every.items()
+            for number, tensor in enumerate(all_of)
+        }

@@ -64,6 +64,9 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
         scales = sum(math.prod(x.shape) // max(x.scheme.group_size, 64) for x in layers if x.scheme)
         kept = recipe.distill.batch_size * recipe.calibration.seqlen * hidden * item
         course = block * 4 * 3 + activations + len(plan.blocks) * kept + scales * 16
+        if recipe.distill.codes:
+            # The codes of before, those that move, and how far each leans, all at hand.
+            course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
     on_host = runtime.device.type == "cpu"
     held = block * 4 * 2

@@ -12,6 +12,7 @@ from typing import Any
 
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
+from autoround.errors import OutputError
 from autoround.events import Event, Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
@@ -133,7 +134,11 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             sink(Warned(_no_journal(estimate)))
         sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
         passes = [(one, quantize_blocks(one)) for one in jobs]
-        result = write_blocks(passes, place.folder, tokenizer=request.tokenizer)
+        try:
+            result = write_blocks(passes, place.folder, tokenizer=request.tokenizer)
+        except OSError as error:
+            # Wherever a full disk is met: side files, reports, the last rename.
+            raise OutputError(f"{place.folder} cannot be written: {error}") from error
         journal.clear()
         return result
 

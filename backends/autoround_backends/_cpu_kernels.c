@@ -1,4 +1,5 @@
-/* Fake-quantize, its backward and the sign step in one pass over memory each.
+/* Fake-quantize, its backward, the sign step, unpacking with tuned scales and the divergence of
+ * logits, in one pass over memory each.
  *
  * The arithmetic is that of autoround/core/rounding.py, operation by operation (division, not
  * multiplication by a reciprocal; rounding half to even), so levels equal those of plain torch
@@ -7,6 +8,7 @@
  *
  * A weight is count groups of width elements. 16-bit floats are bfloat16.
  */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -118,3 +120,135 @@ void sign_step(float *param, const float *grad, float rate, int64_t count)
         param[i] -= rate * sign;
     }
 }
+
+/* Codes to weights, (c - zero) scale. One of out32 and out16 is NULL. */
+void scaled_weight(const uint8_t *codes, const float *zero, const float *scale, int64_t count,
+                   int64_t width, float *out32, uint16_t *out16)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < count; g++) {
+        const uint8_t *c = codes + g * width;
+        const float z = zero[g], s = scale[g];
+        if (out16) {
+            uint16_t *out = out16 + g * width;
+#pragma omp simd
+            for (int64_t i = 0; i < width; i++)
+                out[i] = narrowed(((float)c[i] - z) * s);
+        } else {
+            float *out = out32 + g * width;
+#pragma omp simd
+            for (int64_t i = 0; i < width; i++)
+                out[i] = ((float)c[i] - z) * s;
+        }
+    }
+}
+
+/* Sums of G (c - zero), one a group. With leans, each code leans by units against the sign of
+ * G scale, and moves by a level where that leads beyond half a level (127 units).
+ * One of grad32 and grad16 is NULL. */
+void scale_gradient(uint8_t *codes, const float *zero, const float *scale, int32_t top,
+                    int64_t count, int64_t width, const float *grad32, const uint16_t *grad16,
+                    float *sums, int8_t *leans, int32_t units)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < count; g++) {
+        uint8_t *c = codes + g * width;
+        const uint16_t *half = grad16 ? grad16 + g * width : 0;
+        const float *full = grad32 ? grad32 + g * width : 0;
+        const float z = zero[g];
+        const int32_t unit = scale[g] > 0.0f ? units : -units;
+        float sum = 0.0f;
+        if (half) {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < width; i++)
+                sum += ((float)c[i] - z) * widened(half[i]);
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < width; i++)
+                sum += ((float)c[i] - z) * full[i];
+        }
+        sums[g] = sum;
+        if (!leans)
+            continue;
+        int8_t *l = leans + g * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) {
+            const float up = half ? widened(half[i]) : full[i];
+            int32_t lean = l[i] - unit * ((up > 0.0f) - (up < 0.0f));
+            const int32_t code = c[i];
+            int32_t moved = code + (lean > 127) - (lean < -127);
+            moved = moved < 0 ? 0 : moved > top ? top : moved;
+            lean -= (moved - code) * 254;
+            lean = lean > 127 ? 127 : lean < -127 ? -127 : lean;
+            c[i] = (uint8_t)moved;
+            l[i] = (int8_t)lean;
+        }
+    }
+}
+
+/* e^x for x <= 0, to about two units in the last place (Cephes' polynomial). */
+static inline float exponential(float x)
+{
+    x = x > -87.0f ? x : -87.0f;
+    const float n = rounded(x * 1.44269504f);
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const int32_t power = ((int32_t)n + 127) * (1 << 23);
+    float two;
+    memcpy(&two, &power, sizeof two);
+    return p * two;
+}
+
+#define DIVERGENCE(name, type, READ, WRITE)                                                   \
+    void name(const type *student, const type *teacher, int64_t rows, int64_t columns,        \
+              type *grad, double *losses)                                                     \
+    {                                                                                         \
+        _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < rows; r++)       \
+        {                                                                                     \
+            const type *own = student + r * columns, *wanted = teacher + r * columns;         \
+            type *out = grad + r * columns;                                                   \
+            float own_top = -INFINITY, top = -INFINITY;                                       \
+            _Pragma("omp simd reduction(max : own_top, top)") for (int64_t i = 0;             \
+                                                                   i < columns; i++)          \
+            {                                                                                 \
+                own_top = READ(own[i]) > own_top ? READ(own[i]) : own_top;                    \
+                top = READ(wanted[i]) > top ? READ(wanted[i]) : top;                          \
+            }                                                                                 \
+            double own_sum = 0.0, sum = 0.0, apart = 0.0;                                     \
+            for (int64_t begin = 0; begin < columns; begin += 1024) {                         \
+                const int64_t end = begin + 1024 < columns ? begin + 1024 : columns;          \
+                float a = 0.0f, b = 0.0f, c = 0.0f;                                           \
+                _Pragma("omp simd reduction(+ : a, b, c)") for (int64_t i = begin; i < end;   \
+                                                                i++)                          \
+                {                                                                             \
+                    const float x = READ(own[i]) - own_top, y = READ(wanted[i]) - top;        \
+                    const float weight = exponential(y);                                      \
+                    a += exponential(x);                                                      \
+                    b += weight;                                                              \
+                    c += weight * (y - x);                                                    \
+                }                                                                             \
+                own_sum += a;                                                                 \
+                sum += b;                                                                     \
+                apart += c;                                                                   \
+            }                                                                                 \
+            losses[r] = apart / sum + log(own_sum) - log(sum);                                \
+            const float own_part = (float)(1.0 / own_sum), part = (float)(1.0 / sum);         \
+            _Pragma("omp simd") for (int64_t i = 0; i < columns; i++)                         \
+            {                                                                                 \
+                const float x = READ(own[i]) - own_top, y = READ(wanted[i]) - top;            \
+                out[i] = WRITE(exponential(x) * own_part - exponential(y) * part);            \
+            }                                                                                 \
+        }                                                                                     \
+    }
+
+/* KL divergence of the student's logits from the teacher's, a row each, and its gradient for
+ * the student's: the difference of the two probabilities. */
+#define SAME(value) (value)
+DIVERGENCE(divergence32, float, SAME, SAME)
+DIVERGENCE(divergence16, uint16_t, widened, narrowed)

@@ -11,12 +11,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
-from autoround.core.grid import Grid, levels_of
+from autoround.core.distill import Lean, code_groups
+from autoround.core.grid import Grid, from_groups, levels_of, round_scale
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, clip_gradients
 from autoround.core.signsgd import SignState
+from autoround.types import QuantizedTensor
 
+#: What the kernels read and write.
+_DTYPES = (torch.float32, torch.bfloat16)
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_INT = ctypes.c_int32
+
+_FUNCTIONS = (
+    *("fake_quantize", "fake_quantize_backward", "sign_step"),
+    *("scaled_weight", "scale_gradient", "divergence32", "divergence16"),
+)
 
 
 class CpuOps(TorchOps):
@@ -35,7 +45,17 @@ class CpuOps(TorchOps):
             *[_POINTER] * 4,
         ]
         library.sign_step.argtypes = [_POINTER, _POINTER, _FLOAT, _COUNT]
-        for function in ("fake_quantize", "fake_quantize_backward", "sign_step"):
+        sizes = (_COUNT, _COUNT)
+        library.scaled_weight.argtypes = [*[_POINTER] * 3, *sizes, *[_POINTER] * 2]
+        library.scale_gradient.argtypes = [
+            *[_POINTER] * 3,
+            *(_INT, _COUNT, _COUNT),
+            *[_POINTER] * 4,
+            _INT,
+        ]
+        library.divergence32.argtypes = [*[_POINTER] * 2, *sizes, *[_POINTER] * 2]
+        library.divergence16.argtypes = library.divergence32.argtypes
+        for function in _FUNCTIONS:
             getattr(library, function).restype = None
 
     def fake_quantize(
@@ -58,6 +78,68 @@ class CpuOps(TorchOps):
         for param, grad in zip(params, grads, strict=True):
             self._library.sign_step(param.data_ptr(), grad.data_ptr(), rate, param.numel())
         return state._replace(step=state.step + 1)
+
+    @torch.no_grad()
+    def scaled_weight(
+        self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> Tensor:
+        """Unpack a layer with its scales multiplied."""
+        groups = _byte_groups(layer)
+        if groups is None or dtype not in _DTYPES:
+            return super().scaled_weight(layer, factor, dtype=dtype)
+        stored = round_scale(layer.scale.unsqueeze(-1).float() * factor).contiguous()
+        zero = layer.zero.float().contiguous()
+        out = torch.empty(groups.shape, dtype=dtype)
+        self._library.scaled_weight(
+            *map(_address, (groups, zero, stored)),
+            stored.numel(),
+            groups.shape[-1],
+            _address(out if dtype == torch.float32 else None),
+            _address(out if dtype == torch.bfloat16 else None),
+        )
+        return from_groups(out, tuple(layer.codes.shape))
+
+    @torch.no_grad()
+    def scale_gradient(
+        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+    ) -> Tensor:
+        """Return the gradient of scale factors; codes may lean and move, in place."""
+        groups = _byte_groups(layer)
+        plain = lean is not None and not lean.leans.is_contiguous()
+        if groups is None or plain or grad.dtype not in _DTYPES:
+            return super().scale_gradient(layer, grad, lean)
+        grad = grad.contiguous()
+        scale = layer.scale.float().contiguous()
+        zero = layer.zero.float().contiguous()
+        sums = torch.empty((*scale.shape, 1))
+        moves = lean is not None and lean.units > 0
+        self._library.scale_gradient(
+            *map(_address, (groups, zero, scale)),
+            2**layer.scheme.bits - 1,
+            scale.numel(),
+            groups.shape[-1],
+            _address(grad if grad.dtype == torch.float32 else None),
+            _address(grad if grad.dtype == torch.bfloat16 else None),
+            sums.data_ptr(),
+            lean.leans.data_ptr() if lean is not None and moves else None,
+            lean.units if lean is not None else 0,
+        )
+        return sums.mul_(scale.unsqueeze(-1))
+
+    @torch.no_grad()
+    def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
+        """Return the KL divergence of logits and its gradient for the student's."""
+        alike = student.dtype == teacher.dtype and student.shape == teacher.shape
+        if not alike or student.dtype not in _DTYPES or student.device.type != "cpu":
+            return super().divergence(student, teacher)
+        student, teacher = student.contiguous(), teacher.contiguous()
+        grad = torch.empty_like(student)
+        losses = torch.empty(student.shape[0], dtype=torch.float64)
+        half = student.dtype == torch.bfloat16
+        function = self._library.divergence16 if half else self._library.divergence32
+        parts = map(_address, (student, teacher))
+        function(*parts, *student.shape, grad.data_ptr(), losses.data_ptr())
+        return float(losses.sum()), grad
 
 
 def _fits(*tensors: Tensor) -> bool:
@@ -125,6 +207,13 @@ class _Fused(torch.autograd.Function):
             return None, grad_value, None, None, None
         grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
         return None, grad_value, grad_lo, grad_hi, None
+
+
+def _byte_groups(layer: QuantizedTensor) -> Tensor | None:
+    """Return codes cut into groups without a copy, or None where the kernels cannot take them."""
+    groups = code_groups(layer)
+    fits = groups.dtype == torch.uint8 and layer.codes.is_contiguous()
+    return groups if fits and groups.device.type == "cpu" else None
 
 
 def _held(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -95,8 +95,8 @@ def _build(found: str, threads: tuple[str, ...], target: Path) -> None:
         objects, library = f"{scratch}/kernels.o", f"{scratch}/kernels.so"
         tuned = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
         _run([found, *FLAGS, *threads, tuned, "-c", str(SOURCE), "-o", objects])
-        link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-        _run([found, "-shared", *link, objects, "-o", library])
+        link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else ["-lm"]
+        _run([found, "-shared", objects, *link, "-o", library])
         os.replace(library, target)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core import signsgd
+from autoround.core import distill, signsgd
+from autoround.core.distill import Lean
 from autoround.core.grid import Grid, Nested, min_max_grid
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, initial_rounding
+from autoround.types import QuantizedTensor, Scheme
 from autoround_backends import _native, cpu
 from autoround_backends._cpu_ops import CpuOps
 
@@ -160,3 +163,64 @@ def test_without_a_place_to_keep_a_build_plain_torch_serves(
     assert _native.load(tmp_path / "file").library is None
     monkeypatch.setattr(_native, "default_cache", nowhere)
     assert "home" in _native.load().reason
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    bits=st.integers(2, 8),
+    shape=st.sampled_from([(3, 64), (5, 96), (2, 40), (1, 16)]),
+    size=st.sampled_from([8, 16, 32, -1]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_scaled_weights_are_those_of_torch(
+    fused: CpuOps, seed: int, bits: int, shape: tuple[int, int], size: int, dtype: torch.dtype
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    held = (shape[0], -(-shape[1] // (size if size > 0 else shape[1])))
+    layer = QuantizedTensor(
+        torch.randint(0, 2**bits, shape, generator=rng).to(torch.uint8),
+        (torch.randn(held, generator=rng) * 0.1).half(),
+        torch.randint(0, 2**bits, held, generator=rng).to(torch.uint8),
+        Scheme(bits, size, False),
+    )
+    factor = 0.8 + 0.4 * torch.rand((*held, 1), generator=rng)
+    upstream = torch.randn(shape, generator=rng).to(dtype)
+    upstream[..., ::5] = 0.0
+    found = []
+    for ops in (fused, TorchOps()):
+        own = replace(layer, codes=layer.codes.clone())
+        out = ops.scaled_weight(own, factor, dtype=dtype)
+        leans = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
+        fixed = ops.scale_gradient(own, upstream)
+        assert torch.equal(own.codes, layer.codes)
+        free = ops.scale_gradient(own, upstream, Lean(leans, 60))
+        found.append((out, own.codes, leans, fixed, free))
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(found[0][3:], found[1][3:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.sampled_from([(1, 1), (3, 17), (2, 1024), (4, 3001)]),
+    spread=st.sampled_from([0.0, 1.0, 30.0, 300.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_the_divergence_is_that_of_exact_arithmetic(
+    fused: CpuOps, seed: int, shape: tuple[int, int], spread: float, dtype: torch.dtype
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    student, teacher = ((torch.randn(shape, generator=rng) * spread).to(dtype) for _ in range(2))
+    loss, grad = fused.divergence(student, teacher)
+    wanted, own = teacher.double().log_softmax(-1), student.double().log_softmax(-1)
+    exact = float((wanted.exp() * (wanted - own)).sum())
+    assert loss == pytest.approx(exact, rel=1e-4, abs=1e-5)
+    assert grad.dtype == dtype
+    apart = (grad.double() - (own.exp() - wanted.exp())).abs().max()
+    assert float(apart) <= (1e-5 if dtype == torch.float32 else 4e-3)
+    assert distill.divergence(student, teacher)[0] == pytest.approx(exact, rel=1e-4, abs=1e-4)

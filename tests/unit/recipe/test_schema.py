@@ -147,7 +147,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "check_samples": 16,
             "compute_dtype": "auto",
         },
-        "distill": {"steps": 0, "lr": "auto", "batch_size": 8},
+        "distill": {"steps": 0, "lr": "auto", "batch_size": 8, "codes": False},
         "calibration": {"dataset": "NeelNanda/pile-10k", "nsamples": 128, "seqlen": 2048},
         "evaluation": {"seqlen": 1024, "max_tokens": 16384},
         "output": {"format": "auto_round", "dtype": "auto", "max_shard_size": "5GB"},

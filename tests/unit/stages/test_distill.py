@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from autoround.core.distill import scaled_weight
+from autoround.core.grid import from_groups, to_groups
 from autoround.core.rounding import dense_weight
 from autoround.data.tokens import Tokens
 from autoround.events import DistillStep, Event
@@ -42,6 +42,20 @@ def divergence(model: Any, job: Job, layers: dict[str, Any], ids: torch.Tensor) 
         own = functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits
     p, q = logits(model, ids).log_softmax(-1), own.log_softmax(-1)
     return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_codes_that_may_move_bring_the_answers_closer_still(kind: str) -> None:
+    model = make_model(kind)
+    course = {**COURSE, "distill.steps": 48}
+    scales = quantized(make_job(model, course, data=IDS))
+    job = make_job(model, {**course, "distill.codes": True}, data=IDS)
+    both = quantized(job)
+    apart = [x.codes.int() - scales[n].codes.int() for n, x in both.items()]
+    moved = sum(int((x != 0).sum()) for x in apart) / sum(x.numel() for x in apart)
+    assert 0.0 < moved < 0.2
+    assert max(int(x.codes.max()) for x in both.values()) <= 3
+    assert divergence(model, job, both, IDS) < 0.97 * divergence(model, job, scales, IDS)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
@@ -92,13 +106,15 @@ def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padde
     job = replace(job, tokens=Tokens(IDS, lengths, "given"))
     course, _ = course_of(job)
     rows = torch.tensor([3, 5, 8])
-    loss, grads = stage._gradients(course, rows)
+    loss, grads = stage._gradients(course, rows, units=0)
     factors = {n: f.clone().requires_grad_() for b in course.blocks for n, f in b.factors.items()}
     layers = {n: x for b in course.blocks for n, x in b.layers.items()}
     turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
     weights = {}
     for name, factor in factors.items():
-        dense = scaled_weight(layers[name], factor, dtype=torch.float32)
+        layer = layers[name]
+        groups = to_groups(dense_weight(layer), layer.scheme.group_size)
+        dense = from_groups(groups * factor, tuple(layer.codes.shape))
         weights[f"{name}.weight"] = dense.t() if name in turned else dense
     ids, real = IDS[rows], job.tokens.mask[rows]  # type: ignore[union-attr]
     own = functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits

@@ -1,0 +1,88 @@
+"""Quantize with auto-round, in the Python that has it, by the settings it documents."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import worker
+
+#: Steps and rate of its command's recipes; None is the rate it works out. Samples are the bench's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {"iters": 200, "lr": None},
+    "best": {"iters": 1000, "lr": None},
+    "light": {"iters": 50, "lr": 5e-3},
+    "rtn": {"iters": 0, "lr": None, "disable_opt_rtn": True},
+    "opt_rtn": {"iters": 0, "lr": None, "disable_opt_rtn": False},
+}
+
+
+def settings(variant: str) -> dict[str, Any]:
+    """Return the arguments of a variant: a recipe, ``ext``, or a recipe with ``-ext``."""
+    if variant == "ext":
+        variant = "default-ext"
+    base = variant.removesuffix("-ext")
+    extended = {"enable_alg_ext": True} if variant.endswith("-ext") else {}
+    return {**RECIPES[base], **extended}
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantize the blocks of the bench and write them in its own format."""
+    import auto_round  # type: ignore[import-not-found, unused-ignore]
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    ids = torch.from_numpy(np.load(job["calibration"]))
+    options = {
+        "bits": job["bits"],
+        "group_size": job["group_size"],
+        "sym": not job["asym"],
+        "nsamples": job["nsamples"],
+        "seqlen": job["seqlen"],
+        "batch_size": job["batch_size"],
+        "seed": job["seed"],
+        "amp": job["dtype"] == "bfloat16",
+        "device_map": job["device"],
+        "enable_torch_compile": False,
+        **settings(job["variant"]),
+        **job["set"],
+    }
+    if job["blocks"] < job["all_blocks"]:
+        names = [f"{job['prefix']}.{number}" for number in range(job["all_blocks"])]
+        # The first says where to spend time; layers outside would be packed all the same.
+        options["to_quant_block_names"] = ",".join(names[: job["blocks"]])
+        options["ignore_layers"] = ",".join(name + "." for name in names[job["blocks"] :])
+    options["dataset"] = [row[None] for row in ids]
+    quantizer = auto_round.AutoRound(model, tokenizer, **options)
+    saving: list[float] = []
+    save = quantizer.save_quantized
+
+    def timed_save(*given: Any, **named: Any) -> Any:
+        saving.append(time.perf_counter())
+        return save(*given, **named)
+
+    # Layers are packed and saved as they are done; what is left for the end is no tuning.
+    quantizer.save_quantized = timed_save
+    started = time.perf_counter()
+    quantizer.quantize_and_save(job["out"], format="auto_round")
+    steps = options["iters"]
+    return {
+        "tuning_s": round(saving[0] - started, 2),
+        "quantize_s": round(time.perf_counter() - started, 2),
+        "dtype": "bfloat16" if options["amp"] else "float32",
+        "version": auto_round.__version__,
+        "scheme": {key: options[key] for key in ("bits", "group_size", "sym")},
+        "lr": getattr(quantizer, "lr", None),
+        "effort": {
+            "steps": steps,
+            "batch": options["batch_size"] * options.get("gradient_accumulate_steps", 1),
+            "passes": 2 if steps or not options.get("disable_opt_rtn") else 0,
+        },
+    }
+
+
+if __name__ == "__main__":
+    worker.run(work)

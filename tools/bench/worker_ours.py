@@ -1,0 +1,61 @@
+"""Quantize with this package."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import worker
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantize by a recipe with the bench's scheme and samples; the row's overrides win."""
+    import numpy as np
+    import torch
+
+    import autoround
+    from autoround.recipe.load import load_recipe
+
+    rest = "|".join(map(str, range(job["blocks"], job["all_blocks"])))
+    recipe = load_recipe(
+        job["variant"],
+        overrides=[
+            f"scheme.bits={job['bits']}",
+            f"scheme.group_size={job['group_size']}",
+            f"scheme.sym={'false' if job['asym'] else 'true'}",
+            f"tuning.batch_size={job['batch_size']}",
+            f"tuning.compute_dtype={job['dtype']}",
+            f"calibration.nsamples={job['nsamples']}",
+            f"calibration.seqlen={job['seqlen']}",
+            f"seed={job['seed']}",
+            *([f"ignore=['re:{job['prefix']}\\.({rest})\\.']"] if rest else []),
+            *job["set"],
+        ],
+    )
+    ids = torch.from_numpy(np.load(job["calibration"]))
+    started = time.perf_counter()
+    result = autoround.quantize(
+        job["model"], recipe, output_dir=job["out"], data=ids, device=job["device"]
+    )
+    tuning = recipe.tuning
+    uses_text = tuning.iters > 0 or tuning.init == "search"
+    return {
+        "tuning_s": round(result.tuning_seconds, 2),
+        "quantize_s": round(time.perf_counter() - started, 2),
+        "dtype": result.plan.compute_dtype,
+        "version": autoround.__version__,
+        "scheme": recipe.to_dict()["scheme"],
+        "lr": tuning.resolved_lr,
+        "effort": {
+            "steps": tuning.iters,
+            "batch": tuning.batch_size * tuning.gradient_accumulate_steps,
+            "passes": 2 if uses_text else 0,
+            "checked": tuning.checks * tuning.check_samples if tuning.iters else 0,
+            "distill_steps": recipe.distill.steps,
+            "distill_batch": recipe.distill.batch_size,
+        },
+    }
+
+
+if __name__ == "__main__":
+    worker.run(work)
