@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SAMPLES, SEQLEN, STEPS, BATCH = 8, 64, 2, 2
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": 8192,
     "hidden_size": 1536,
     "intermediate_size": 4864,
@@ -44,7 +45,7 @@ def make(folder: Path, blocks: int) -> None:
     groups: dict[str, list[str]] = {}
     for name in shapes:
         groups.setdefault(name.split(".")[2] if ".layers." in name else "rest", []).append(name)
-    index = {}
+    index: dict[str, str] = {}
     for number, names in enumerate(groups.values()):
         file = f"model-{number}.safetensors"
         tensors = {n: (torch.randn(shapes[n]) * 0.02).bfloat16() for n in names}

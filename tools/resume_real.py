@@ -18,7 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-COMMON = ["--iters", "2", "--nsamples", "8", "--seqlen", "64", "--batch-size", "4", "--group-size", "32", "--device", "cpu"]
+COMMON = [
+    *("--iters", "2", "--nsamples", "8", "--seqlen", "64"),
+    *("--batch-size", "4", "--group-size", "32", "--device", "cpu"),
+]
 MEASURED = ("seconds", "peak_bytes")
 
 
