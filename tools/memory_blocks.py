@@ -82,18 +82,18 @@ def ours(args: argparse.Namespace, model: Path, output: Path) -> None:
     quantize(model, load_recipe("default", values=values), output_dir=place, device="cpu", data=ids)
 
 
-def peer(model: Path, output: Path) -> None:
-    """Quantize with auto-round, its options for little memory on."""
+def peer(args: argparse.Namespace, model: Path, output: Path) -> None:
+    """Quantize with auto-round, its options for little memory on; the tokenizer is not used."""
     import torch
     from auto_round import AutoRound
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     ids = torch.randint(0, CONFIG["vocab_size"], (SAMPLES, SEQLEN))
     rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids]
     tuner = AutoRound(
         loaded,
-        tokenizer=None,
+        tokenizer=AutoTokenizer.from_pretrained(args.peer_tokenizer),
         bits=4,
         group_size=64,
         iters=STEPS,
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--init", default="search", help="of this program: search or minmax")
     parser.add_argument("--max-memory", type=int)
     parser.add_argument("--peer-python")
+    parser.add_argument("--peer-tokenizer", help="any folder with a tokenizer: it wants one")
     parser.add_argument("--one", nargs=2, metavar=("PROGRAM", "BLOCKS"))
     args = parser.parse_args()
     if args.one:
@@ -127,7 +128,7 @@ def main() -> None:
         if program == "ours":
             ours(args, model, output)
         else:
-            peer(model, output)
+            peer(args, model, output)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         seconds = time.perf_counter() - started
         print(f"RESULT {program} {blocks} blocks: peak {peak:.2f} GB, {seconds:.0f} s", flush=True)
@@ -143,6 +144,7 @@ def main() -> None:
             command += ["--formats", args.formats, "--distill", str(args.distill)]
             command += ["--init", args.init]
             command += ["--max-memory", str(args.max_memory)] if args.max_memory else []
+            command += ["--peer-tokenizer", args.peer_tokenizer] if args.peer_tokenizer else []
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT")]
             print(lines[0] if lines else done.stderr[-600:], flush=True)

@@ -20,13 +20,17 @@ from pathlib import Path
 
 COMMON = [
     *("--iters", "2", "--nsamples", "8", "--seqlen", "64"),
-    *("--batch-size", "4", "--group-size", "32", "--device", "cpu"),
+    *("--batch-size", "4", "--group-size", "64", "--device", "cpu"),
 ]
 MEASURED = ("seconds", "peak_bytes")
 
 
 def command(args: argparse.Namespace, output: Path) -> list[str]:
-    code = "import sys; from autoround.cli.main import run; sys.exit(run())"
+    # A shell's background jobs ignore SIGINT, and so would what they start.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from autoround.cli.main import run; sys.exit(run())"
+    )
     model = [args.model] if args.model else []
     extra = ["--format", args.formats, "--dataset", "embedded", *args.extra.split(), "-o", output]
     return [sys.executable, "-c", code, "quantize", *model, *COMMON, *map(str, extra)]
@@ -44,7 +48,7 @@ def interrupt(words: list[str], output: Path, *, blocks: int, how: signal.Signal
     _, errors = process.communicate()
     print(f"ended with {process.returncode} after {blocks} blocks or more")
     for line in errors.splitlines()[-1:]:
-        print(" ", re.sub(r"'import sys.*?'", "…", line)[:160])
+        print(" ", re.sub(r"'import signal.*?'", "…", line)[:160])
 
 
 def content(folder: Path) -> dict[str, bytes]:

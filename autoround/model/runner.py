@@ -110,6 +110,7 @@ class BlockRunner:
         """Return a block's arguments for a batch shape, rehearsing it the first time."""
         if shape not in self._calls:
             assert self._example is not None, "prepare() comes before run()"
+            held = self._outer is not None
             ids = self._example[:, : shape[1]]
             first = ids[:1].expand(shape[0], -1)
             second = torch.flip(ids[-1:], (1,)).expand(shape[0], -1)
@@ -117,6 +118,9 @@ class BlockRunner:
             for block, one, two in zip(self._skeleton.blocks, calls, other, strict=True):
                 _refuse_token_arguments(block, one, two)
             self._calls[shape] = calls
+            if not held:
+                # Read for this alone: embeddings would stay for the rest of the run.
+                self.release()
         return self._calls[shape][index]
 
     def buffers(self, index: int) -> dict[str, Tensor]:

@@ -211,22 +211,25 @@ class PassJournal:
         write_record(self._record(self.done), tensors, facts)
         self.done += 1
 
-    def read(self, index: int, kept: Mapping[str, Tensor], *, source: int) -> BlockOutput:
+    def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
         """Return a finished unit.
 
-        kept, source: its other tensors, read from the model again, and the sum of all it holds.
+        kept, source: its other tensors, read from the model again, and the sum of all it holds;
+        None where that was compared before.
 
         Raises:
             OutputError: the record is damaged, or the model is another by now.
         """
         tensors, facts = read_record(self._record(index))
         result = BlockResult(**facts["result"])
-        if facts["source"] != source:
+        if source is not None and facts["source"] != source:
             raise OutputError(
                 f"the weights of {result.name} are not those that the run was begun with; begin "
                 "again with --restart"
             )
-        return BlockOutput(unpack_layers(tensors, facts["layers"]), dict(kept), result, source)
+        return BlockOutput(
+            unpack_layers(tensors, facts["layers"]), dict(kept), result, facts["source"]
+        )
 
     def results(self) -> list[BlockResult]:
         """Return the figures of all finished units."""

@@ -18,25 +18,29 @@ def finished(job: Job) -> int:
     return 0 if job.journal is None else min(job.journal.done, len(job.plan.blocks))
 
 
-def replayed(job: Job, index: int) -> BlockOutput:
+def replayed(job: Job, index: int, *, check: bool = True) -> BlockOutput:
     """Return a finished block.
+
+    check: whether the model's weights are compared with those it was made of.
 
     Raises:
         OutputError: its record is damaged, or the model is another by now.
     """
     assert job.journal is not None
     block = job.plan.blocks[index]
-    stored = job.skeleton.read(job.skeleton.names_under(block.name))
     replaced = {layer.name + ".weight" for layer in block.quantized}
+    names = job.skeleton.names_under(block.name)
+    stored = job.skeleton.read(n for n in names if check or n not in replaced)
     kept = {n: t for n, t in keep_dtypes(job, block, stored).items() if n not in replaced}
-    return job.journal.read(index, kept, source=sum_of(stored))
+    return job.journal.read(index, kept, source=sum_of(stored) if check else None)
 
 
 class Replay(Sequence[BlockOutput]):
-    """All blocks of a pass, each read when it is asked for."""
+    """All blocks of a pass, each read when it is asked for; checked the first time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._job.plan.blocks)
@@ -51,7 +55,9 @@ class Replay(Sequence[BlockOutput]):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return replayed(self._job, index)
+        output = replayed(self._job, index, check=index not in self._checked)
+        self._checked.add(index)
+        return output
 
 
 def sum_of(tensors: Mapping[str, Tensor]) -> int:
