@@ -22,6 +22,7 @@ from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Job
+from autoround.stages.experts import as_kept
 from autoround.stages.plan import DTYPES, make_plan, needs_data
 from autoround.stages.resume import check_leftover
 from autoround.stages.run import Request, prepare, run, write_blocks
@@ -270,17 +271,22 @@ class AutoRound:
             if folder is None:
                 raise AutoRoundError("the model has no folder to be loaded from")
             dense = load_any(folder, device=str(self._job.runtime.device))
-        planned = {x.name: x for block in self._job.plan.blocks for x in block.quantized}
+        plan = self._job.plan
+        every = (*(x for block in plan.blocks for x in block.layers), *plan.kept)
+        planned = {x.name: x for x in every}
         for tensor in dense.state_dict().values():
             # The dtype that kept tensors are written in may have fewer digits.
             if tensor.is_floating_point():
                 tensor.copy_(tensor.to(DTYPES[self._job.plan.dtype]))
         for name, layer in layers.items():
-            weight = dense.get_parameter(name + ".weight")
-            found = dense_weight(layer)
-            weight.data = (found.t() if planned[name].transposed else found).to(
-                weight.device, weight.dtype
-            )
+            own = planned[name]
+            weight = dense.get_parameter(own.tensor)
+            found = as_kept(own, dense_weight(layer)).to(weight.device, weight.dtype)
+            if own.tensor in self._job.skeleton.tied:
+                # The embeddings keep their weight; the head gets one of its own.
+                dense.get_submodule(name).weight = nn.Parameter(found, requires_grad=False)
+            else:
+                weight.data = found
         return dense
 
 

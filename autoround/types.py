@@ -16,6 +16,8 @@ LEGAL_BITS = (2, 3, 4, 5, 6, 7, 8)
 PER_CHANNEL = -1
 #: Group size that stands for "one group for the whole tensor".
 PER_TENSOR = 0
+#: An expert that fewer calibration tokens came to is not tuned: it keeps its searched scales.
+FEW_TOKENS = 64
 #: Kind of a scheme whose groups have one float16 scale each.
 PLAIN = "int"
 
@@ -41,6 +43,14 @@ class Scheme:
         return f"W{self.bits} {group} {'sym' if self.sym else 'asym'}"
 
 
+def part_rows(rows: int, part: int, parts: int, *, interleaved: bool) -> slice:
+    """Return which rows of a stacked expert are one of the ``parts`` matrices it is written as."""
+    if interleaved:
+        return slice(part, None, parts)
+    each = rows // parts
+    return slice(part * each, (part + 1) * each)
+
+
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     """What happens to one weight matrix.
@@ -48,6 +58,9 @@ class LayerPlan:
     ``scheme`` is None for a layer kept in 16 bit, and ``reason`` then says why.
     ``shape`` is (out_features, in_features) whatever the storage order;
     ``transposed`` marks storage as [in, out] (the Conv1D of GPT-2).
+    experts: how many matrices are stacked in it, 0 for a single one; out_features counts the
+    rows of all. files: modules it is written as, ``{}`` for the expert; empty for its own name.
+    interleaved: the rows of the files take turns.
     """
 
     name: str
@@ -56,6 +69,19 @@ class LayerPlan:
     reason: str = ""
     transposed: bool = False
     bias: bool = False
+    experts: int = 0
+    files: tuple[str, ...] = ()
+    interleaved: bool = False
+
+    @property
+    def tensor(self) -> str:
+        """The name of the weight itself: stacked experts are a parameter of their module."""
+        return self.name if self.experts else f"{self.name}.weight"
+
+    @property
+    def parts(self) -> int:
+        """The number of matrices that each expert is written as."""
+        return max(1, len(self.files)) if self.experts else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +193,10 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What tuning one block did, losses measured on the same fixed samples."""
+    """What tuning one block did, losses measured on the same fixed samples.
+
+    expert_tokens: how many calibration tokens came to every expert, by module.
+    """
 
     index: int
     name: str
@@ -177,6 +206,7 @@ class BlockResult:
     steps: int
     best_step: int
     peak_bytes: int
+    expert_tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,8 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "mixtral",
             {**COMMON, "num_local_experts": 4, "num_experts_per_tok": 2},
-            (*ATTENTION, "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
-            kept=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+            (*ATTENTION, "mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+            kept=("mlp.gate",),
         ),
         Kind(
             "qwen2_moe",
@@ -159,6 +159,7 @@ KINDS: Mapping[str, Kind] = {
             },
             (
                 *ATTENTION,
+                "mlp.gate",
                 "mlp.experts.gate_up_proj",
                 "mlp.experts.down_proj",
                 "mlp.shared_expert.gate_proj",
@@ -166,11 +167,7 @@ KINDS: Mapping[str, Kind] = {
                 "mlp.shared_expert.down_proj",
                 "mlp.shared_expert_gate",
             ),
-            kept=(
-                "mlp.experts.gate_up_proj",
-                "mlp.experts.down_proj",
-                "mlp.shared_expert_gate",
-            ),
+            kept=("mlp.gate", "mlp.shared_expert_gate"),
         ),
         # Its activation keeps learned numbers in buffers.
         Kind("apertus", COMMON, (*ATTENTION, "mlp.up_proj", "mlp.down_proj")),

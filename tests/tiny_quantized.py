@@ -15,6 +15,7 @@ from autoround.core.grid import from_groups, min_max_grid, to_groups
 from autoround.core.rounding import dense_weight, initial_rounding, quantize
 from autoround.formats import auto_round, layouts
 from autoround.model.blocks import Matrix, is_transposed, matrices
+from autoround.model.names import expert_files
 from autoround.model.skeleton import Skeleton, open_model
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
@@ -74,6 +75,9 @@ def write_quantized(source: Path, target: Path, choose: Choose) -> dict[str, Qua
 
 def _plan_block(skeleton: Skeleton, index: int, name: str, choose: Choose) -> BlockPlan:
     def plan(m: Matrix) -> LayerPlan:
+        if m.experts:
+            files = expert_files(skeleton.names, skeleton.stacked[m.name])
+            return LayerPlan(m.name, m.shape, None, "chosen", experts=m.experts, files=files)
         scheme = None if m.why_kept else choose(m.name)
         reason = m.why_kept or ("" if scheme else "chosen")
         return LayerPlan(m.name, m.shape, scheme, reason, m.transposed, m.bias)

@@ -29,20 +29,24 @@ class Samples(NamedTuple):
 
     inputs, targets: [n, seq, hidden], on any device.
     mask: bool [n, seq], True where a token is real, or None when all are.
+    rows: int64 [n], which samples of the whole set these are; None for all of it in order.
     """
 
     inputs: Tensor
     targets: Tensor
     mask: Tensor | None
+    rows: Tensor | None = None
 
     def take(self, indices: Tensor, *, device: torch.device) -> Samples:
         """Copy some samples to a device."""
         mask = None if self.mask is None else self.mask[indices].to(device)
-        return Samples(self.inputs[indices].to(device), self.targets[indices].to(device), mask)
+        inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
+        return Samples(inputs, targets, mask, indices)
 
 
-#: Runs a block: weights by name (as the block stores them) and inputs to its output.
-Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+#: Runs a block: weights by name (as the block stores them), inputs and which samples they are,
+#: to its output.
+Forward = Callable[[Mapping[str, Tensor], Tensor, Tensor | None], Tensor]
 
 
 class Problem(NamedTuple):
@@ -138,7 +142,7 @@ def check_loss(
         total = 0.0
         for part in chosen.split(schedule.batch_size):
             batch = samples.take(part, device=device)
-            output = problem.forward(weights, batch.inputs)
+            output = problem.forward(weights, batch.inputs, batch.rows)
             total += float(block_mse(output, batch.targets, batch.mask)) * len(part)
     return total / len(chosen)
 
@@ -198,7 +202,8 @@ def _gradients(
     for _ in range(schedule.accumulate):
         batch = problem.samples.take(next(order), device=problem.device)
         weights = rounded_weights(problem.tasks, roundings, ops=ops, dtype=dtype)
-        loss = block_mse(problem.forward(weights, batch.inputs), batch.targets, batch.mask)
+        output = problem.forward(weights, batch.inputs, batch.rows)
+        loss = block_mse(output, batch.targets, batch.mask)
         # A weight that no token of this batch reached, an idle expert's, has gradient zero.
         fresh = torch.autograd.grad(
             loss * LOSS_SCALE, params, allow_unused=True, materialize_grads=True

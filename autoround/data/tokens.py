@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,14 @@ class Tokens:
     asked; for tokens that a caller gave, it is that of the longest sample if that is less.
     lengths: int64 [n], how many tokens of each row are real (1 to width).
     description: what exactly was used, for the plan and the report.
+    media: what a model is given with each sample beside its tokens (pixel values and the like),
+    tensors whose first axis is a batch's; empty for text alone.
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
     description: str
+    media: tuple[Mapping[str, torch.Tensor], ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:

@@ -10,7 +10,15 @@ from autoround.errors import DataError, ModelError
 from autoround.formats.checkpoints import METHODS, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
-from autoround.model.locate import gguf_file, locate_model, read_config, read_quantization
+from autoround.model.build import class_of
+from autoround.model.locate import (
+    UNPACKED,
+    gguf_file,
+    locate_model,
+    read_config,
+    read_quantization,
+)
+from autoround.model.skeleton import filled, open_model
 from autoround.model.source import tensor_files
 
 
@@ -59,13 +67,16 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     if quantization is not None and method_of(quantization) in METHODS:
         return load(folder, device=device, dtype=torch.float32, dense=True)
     runtime = open_device(device)
+    if quantization is not None and method_of(quantization) in UNPACKED:
+        return filled(open_model(folder)).to(runtime.device)
     if not file:
         tensor_files(folder)  # refuses pickled weights, which transformers would open
     options: dict[str, Any] = {"gguf_file": file} if file else {}
     if file and hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        kind = transformers.AutoModelForCausalLM if file else class_of(folder)
+        loaded: Any = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             trust_remote_code=False,

@@ -12,6 +12,7 @@ from typing import Any
 
 from autoround.errors import FormatError
 from autoround.formats.schemes import group_key, most_common
+from autoround.formats.written import among_blocks, block_lists, described
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, OutputPlan, Plan, Scheme
 
 NAME = "auto_round"
@@ -31,7 +32,7 @@ def packing_for(schemes: set[Scheme]) -> str:
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     """Return the ``quantization_config`` that describes a plan to loaders."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     extra: dict[str, dict[str, Any]] = {}
     for layer in layers:
@@ -39,12 +40,18 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
             extra[layer.name] = {"bits": 16, "data_type": "float"}
         elif layer.scheme != base:
             extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
+    for layer in outside:
+        # The rest of a model is kept unless it is named, but for what lies among the blocks.
+        if layer.scheme is not None:
+            extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
+        elif among_blocks(plan, layer.name):
+            extra[layer.name] = {"bits": 16, "data_type": "float"}
     result: dict[str, Any] = {
         "quant_method": "auto-round",
         "packing_format": output.packing,
         **_scheme_keys(base),
         "data_type": "int",
-        "block_name_to_quantize": _common_prefix(plan),
+        "block_name_to_quantize": ",".join(block_lists(plan)),
         "autoround_version": _version(),
     }
     if extra:
@@ -54,10 +61,6 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
 
 def _scheme_keys(scheme: Scheme) -> dict[str, Any]:
     return {"bits": scheme.bits, "group_size": group_key(scheme), "sym": scheme.sym}
-
-
-def _common_prefix(plan: Plan) -> str:
-    return plan.blocks[0].name.rpartition(".")[0]
 
 
 def _version() -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from autoround.formats.schemes import group_key, most_common
+from autoround.formats.written import described
 from autoround.types import Plan
 
 
 def config(plan: Plan) -> dict[str, Any]:
     """Return the ``quantization_config`` that describes a plan to loaders."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
-    kept = [layer.name for layer in (*layers, *plan.kept) if layer.scheme is None]
+    kept = [layer.name for layer in (*layers, *outside) if layer.scheme is None]
     return {
         "quant_method": "awq",
         "version": "gemm",

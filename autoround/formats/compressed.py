@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats.written import described
 from autoround.types import PER_CHANNEL, Plan, Scheme
 
 METHOD = "compressed-tensors"
@@ -20,9 +21,9 @@ FORMAT = "pack-quantized"
 
 def config(plan: Plan) -> dict[str, Any]:
     """Return the ``quantization_config`` that describes a plan to loaders."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers, outside = described(plan)
     groups: dict[Scheme, list[str]] = {}
-    for layer in layers:
+    for layer in [*layers, *outside]:
         if layer.scheme is not None:
             groups.setdefault(layer.scheme, []).append(layer.name)
     single = len(groups) == 1
@@ -32,7 +33,7 @@ def config(plan: Plan) -> dict[str, Any]:
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": [layer.name for layer in (*layers, *plan.kept) if layer.scheme is None],
+        "ignore": [layer.name for layer in (*layers, *outside) if layer.scheme is None],
         "config_groups": {
             f"group_{index}": {
                 "targets": ["Linear"] if single else names,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from autoround.formats.written import written_layers
 from autoround.types import LayerPlan
 
 #: Last names of layers that are merged, side by side below one module.
@@ -17,6 +18,7 @@ MERGED = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
     ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
 )
 _EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
 
@@ -24,7 +26,7 @@ _EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
 def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
     """Return a line for each merged layer whose parts have different schemes."""
     groups: dict[str, dict[str, LayerPlan]] = {}
-    for layer in layers:
+    for layer in written_layers(layers):
         expert = _EXPERT.match(layer.name)
         if expert:
             groups.setdefault(f"{expert[1]}.*", {})[layer.name] = layer

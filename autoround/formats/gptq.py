@@ -13,15 +13,18 @@ from typing import Any
 
 from autoround._version import __version__
 from autoround.formats.schemes import group_key, most_common
+from autoround.formats.written import among_blocks, block_lists, described, written_layers
 from autoround.types import OutputPlan, Plan
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     """Return the ``quantization_config`` that describes a plan to loaders."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
+    head = next((x for x in outside if x.scheme is not None), None)
     dynamic: dict[str, dict[str, Any]] = {}
-    for layer in layers:
+    named = [x for x in outside if x.scheme is not None or among_blocks(plan, x.name)]
+    for layer in [*layers, *named]:
         if layer.scheme is None:
             dynamic["-:" + exactly(layer.name)] = {}
         elif layer.scheme != base:
@@ -38,9 +41,9 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
         "sym": base.sym,
         "desc_act": False,
         "true_sequential": False,
-        "lm_head": False,
+        "lm_head": head is not None,
         "damp_percent": 0.01,
-        "block_name_to_quantize": plan.blocks[0].name.rpartition(".")[0],
+        "block_name_to_quantize": block_lists(plan)[0],
         "meta": {"quantizer": [f"autoround-toolkit:{__version__}"]},
     }
     if dynamic:
@@ -59,11 +62,19 @@ def exactly(name: str) -> str:
 def modules_in_block(plan: Plan) -> list[list[str]] | None:
     """Return the quantized layers of a block, or None when all are or blocks differ."""
     sets = {
-        tuple(layer.name.removeprefix(block.name + ".") for layer in block.quantized)
+        tuple(_inside(layer.name, block.name) for layer in written_layers(block.quantized))
         for block in plan.blocks
     }
     everything = all(layer.scheme is not None for block in plan.blocks for layer in block.layers)
     return None if everything or len(sets) != 1 else [list(next(iter(sets)))]
+
+
+def _inside(name: str, block: str) -> str:
+    """Return the name of a layer inside its block, whichever of their names the files have."""
+    if name.startswith(block + "."):
+        return name[len(block) + 1 :]
+    number = block.rpartition(".")[2]
+    return name.partition(f".{number}.")[2]
 
 
 def notes(plan_sym: bool, packing: str) -> list[str]:

@@ -72,6 +72,13 @@ def illegal(scheme: Scheme, packing: str) -> str:
     return ""
 
 
+def headless(packing: str) -> str:
+    """Return why no program reads a quantized output head in a layout, or an empty text."""
+    if packing == AWQ:
+        return "its programs keep the head in 16 bit whatever the files say"
+    return ""
+
+
 def lowest_zero(packing: str) -> int:
     """Return the lowest zero point that a layout can hold."""
     return 1 if packing in _VERSIONS and _VERSIONS[packing][0] == 1 else 0

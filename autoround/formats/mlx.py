@@ -13,6 +13,7 @@ from typing import Any
 from autoround.errors import FormatError
 from autoround.formats import mlx_layout
 from autoround.formats.schemes import most_common
+from autoround.formats.written import described
 from autoround.types import Plan, Scheme
 
 #: What a quantization_config of MLX is called here; it has no ``quant_method`` of its own.
@@ -21,13 +22,16 @@ METHOD = "mlx"
 
 def config(plan: Plan) -> dict[str, Any]:
     """Return the ``quantization`` that describes a plan to loaders."""
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     found: dict[str, Any] = {**_keys(base), "mode": "affine"}
     for layer in layers:
         if layer.scheme is None:
             found[layer.name] = False
         elif layer.scheme != base:
+            found[layer.name] = _keys(layer.scheme)
+    for layer in outside:
+        if layer.scheme is not None:
             found[layer.name] = _keys(layer.scheme)
     return found
 

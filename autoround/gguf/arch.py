@@ -158,6 +158,19 @@ def row_order(target: Target) -> Tensor | None:
     return rows.reshape(target.heads, 2, -1).transpose(1, 2).reshape(-1)
 
 
+def expert_rows(target: Target, rows: int) -> Tensor | None:
+    """Return which rows of all stacked experts a target takes, or None where it takes all.
+
+    rows: of the model's own tensor, those of all experts.
+    """
+    count, own, _ = target.shape
+    if target.transform not in ("first_half", "second_half"):
+        return None
+    every = torch.arange(rows).reshape(count, -1)
+    half = every[:, :own] if target.transform == "first_half" else every[:, own:]
+    return half.reshape(-1)
+
+
 def apply(target: Target, tensors: Sequence[Tensor]) -> Tensor:
     """Make a tensor of the file from the model's own."""
     if target.transform == "made":

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
-from autoround.formats.checkpoints import check_layers, stored_layers
+from autoround.inference.experts import QuantExperts
 from autoround.inference.linear import QuantLinear
+from autoround.inference.opening import Opened, open_packed
 from autoround.model.blocks import expected, tied_names
+from autoround.model.build import build_empty
 from autoround.model.locate import locate_model, read_config, read_quantization
-from autoround.model.skeleton import build_empty
-from autoround.model.source import CheckpointSource
+from autoround.model.source import WeightSource
 
 
 def load(
@@ -46,9 +47,9 @@ def load(
     stored = _stored_dtype(config)
     chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
     built = build_empty(folder)
-    headers = CheckpointSource(folder).headers()
-    _replace_layers(built, quantization, headers)
-    _fill(built, folder, chosen)
+    opened = open_packed(folder, built, quantization)
+    packed = _replace_layers(built, opened)
+    _fill(built, opened, packed, chosen)
     for path, module in built.named_modules():
         if isinstance(module, QuantLinear):
             module.note_order(path)
@@ -65,31 +66,45 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-def _replace_layers(
-    model: nn.Module, quantization: Mapping[str, Any], headers: Mapping[str, Any]
-) -> None:
-    """Put empty quantized layers where the checkpoint has some."""
-    wanted = expected(model)
-    stored = stored_layers(quantization, wanted.shapes, headers)
-    if not stored:
-        raise FormatError("the quantization_config names no layer of this model")
-    check_layers(stored, headers, expected=wanted)
-    for name, (scheme, packing) in stored.items():
+def _replace_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
+    """Put empty quantized layers where the checkpoint has some.
+
+    Returns the names in the files of all of them, by their paths in the model.
+    """
+    headers = opened.files.headers()
+    shapes = expected(model).shapes
+    files = {}
+    for name, (file, (scheme, packing)) in opened.linears.items():
         parent, _, own = name.rpartition(".")
         layer = QuantLinear(
-            wanted.shapes[name],
+            shapes[name],
             scheme,
             packing=packing,
             # Some programs write a bias for layers that have none in the model.
-            bias=model.get_submodule(name).bias is not None or f"{name}.bias" in headers,
+            bias=model.get_submodule(name).bias is not None or f"{file}.bias" in headers,
         )
         setattr(model.get_submodule(parent), own, layer)
+        files[name] = file
+    owners: dict[str, list[str]] = {}
+    for name in opened.experts:
+        path, _, own = name.rpartition(".")
+        owners.setdefault(path, []).append(own)
+    for path, names in owners.items():
+        parent, _, own = path.rpartition(".")
+        tensors = {n: opened.stacked[f"{path}.{n}"] for n in names}
+        experts = QuantExperts(model.get_submodule(path), tensors)
+        setattr(model.get_submodule(parent), own, experts)
+        for name, tensor in tensors.items():
+            matrices = opened.experts[f"{path}.{name}"]
+            rows = tensor.shape[0] // len({part for part, _ in matrices})
+            for (part, expert), (file, (scheme, packing)) in matrices.items():
+                layer = QuantLinear((rows, tensor.shape[1]), scheme, packing=packing, bias=False)
+                files[f"{path}.{experts.put(name, part, expert, layer)}"] = file
+    return files
 
 
-def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+def _fill(model: nn.Module, opened: Opened, packed: Mapping[str, str], dtype: torch.dtype) -> None:
     """Read every tensor of the model from the checkpoint, one layer's at a time."""
-    source = CheckpointSource(folder)
-    headers = source.headers()
     tied = tied_names(model)
     for path, module in model.named_modules():
         names = [n for n, _ in module.named_parameters(recurse=False)]
@@ -98,17 +113,24 @@ def _fill(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
             for n, _ in module.named_buffers(recurse=False)
             if n not in module._non_persistent_buffers_set
         ]
-        wanted = {n: f"{path}.{n}" if path else n for n in names}
-        wanted = {n: full for n, full in wanted.items() if full not in tied}
-        for name, full in wanted.items():
-            _check_header(headers.get(full), getattr(module, name), f"{folder}: tensor {full}")
-        for name, tensor in source.read(wanted.values()).items():
+        if path in packed:
+            source: WeightSource = opened.files
+            wanted = {n: f"{packed[path]}.{n}" for n in names}
+        else:
+            source = opened.tensors
+            own = path.replace(".inner", "") if isinstance(module, nn.Module) else path
+            full = {n: f"{own}.{n}" if own else n for n in names}
+            wanted = {n: opened.keys.get(f, f) for n, f in full.items() if f not in tied}
+        for name, key in wanted.items():
+            _check_header(source.headers().get(key), getattr(module, name), f"tensor {key}")
+        read = source.read(dict.fromkeys(wanted.values()))
+        for name, key in wanted.items():
+            tensor = read[key]
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
-                raise FormatError(f"{folder}: tensor {name} holds NaN")
+                raise FormatError(f"tensor {key} holds NaN")
             if isinstance(module, QuantLinear) and not _finite(tensor):
-                raise FormatError(f"{folder}: tensor {name} holds infinity")
-            own = name.rpartition(".")[2]
-            _assign(module, own, tensor, dtype)
+                raise FormatError(f"tensor {key} holds infinity")
+            _assign(module, name, tensor, dtype)
     model.tie_weights()  # type: ignore[operator]
 
 
@@ -142,7 +164,13 @@ def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) ->
 def _densify(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace quantized layers by plain ones that hold the same weights, unpacked."""
     for path, module in list(model.named_modules()):
-        if not isinstance(module, QuantLinear):
+        if isinstance(module, QuantExperts):
+            for name, weight in module.dense(dtype).items():
+                module.inner._parameters[name] = nn.Parameter(weight, requires_grad=False)
+            parent, _, own = path.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.inner)
+            continue
+        if not isinstance(module, QuantLinear) or ".packed." in path:
             continue
         linear = nn.Linear(
             module.in_features, module.out_features, bias=module.bias is not None, device="meta"

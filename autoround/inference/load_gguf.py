@@ -12,8 +12,8 @@ from autoround.device.registry import open_device
 from autoround.errors import FormatError
 from autoround.gguf.reader import Reader
 from autoround.model.blocks import tied_names
+from autoround.model.build import build_empty
 from autoround.model.locate import gguf_file, locate_model
-from autoround.model.skeleton import build_empty
 
 
 def load_gguf(model: str | Path, *, device: str = "auto") -> Any:

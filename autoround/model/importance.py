@@ -1,13 +1,20 @@
-"""How strongly each input channel of a layer is driven: the diagonal of its Hessian."""
+"""How strongly each input channel of a layer is driven: the diagonal of its Hessian.
+
+Experts see the tokens that are routed to them, so each has a diagonal of its own. They are
+counted as well: what few tokens say of an expert is not to be trusted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: Tokens that the mean of all experts counts for beside those an expert saw itself.
+PRIOR_TOKENS = 64
 
 
 class Importance:
@@ -15,6 +22,7 @@ class Importance:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._tokens: dict[str, Tensor] = {}
         self._mask: Tensor | None = None
 
     def mask(self, mask: Tensor | None) -> None:
@@ -26,19 +34,57 @@ class Importance:
         flat = activations.detach()
         if self._mask is not None and flat.shape[:-1] == self._mask.shape:
             flat = flat[self._mask]
-        squares = flat.reshape(-1, flat.shape[-1]).float().square().sum(0)
+        self._add(name, flat.reshape(-1, flat.shape[-1]).float().square().sum(0))
+
+    def add_routed(self, name: str, squares: Tensor) -> None:
+        """Add sums of squared inputs of every expert: float32 [experts, in]."""
+        self._add(name, squares)
+
+    def count(self, module: str, tokens: Tensor) -> None:
+        """Add how many tokens came to every expert of a module: int64 [experts]."""
+        seen = self._tokens.get(module)
+        self._tokens[module] = tokens if seen is None else seen + tokens
+
+    def counting(self, positions: int) -> Tensor | None:
+        """Return which of the flattened positions count, bool [positions]; None when all do."""
+        if self._mask is None or self._mask.numel() != positions:
+            return None
+        return self._mask.reshape(-1)
+
+    def _add(self, name: str, squares: Tensor) -> None:
         self._sums[name] = self._sums[name] + squares if name in self._sums else squares
 
     def get(self, name: str) -> Tensor | None:
-        """Return a layer's importance, float32 [in]; None when it was never run."""
-        return self._sums.get(name)
+        """Return a layer's importance, float32 [in]; None when it was never run.
+
+        Of stacked experts: float32 [experts, in], drawn towards the mean of all where an
+        expert saw few tokens.
+        """
+        sums = self._sums.get(name)
+        tokens = self._tokens.get(name.rpartition(".")[0])
+        if sums is None or sums.dim() == 1 or tokens is None:
+            return sums
+        mean = sums.sum(0) / tokens.sum().clamp(min=1)
+        return (sums + PRIOR_TOKENS * mean) / (tokens[:, None] + PRIOR_TOKENS)
+
+    @property
+    def tokens(self) -> Mapping[str, Tensor]:
+        """How many tokens came to every expert, int64 [experts], by module."""
+        return self._tokens
 
 
 @contextmanager
-def observing(block: nn.Module, names: Sequence[str], *, into: Importance) -> Iterator[None]:
+def observing(
+    block: nn.Module,
+    names: Sequence[str],
+    *,
+    into: Importance,
+    stacked: Mapping[str, int] | None = None,
+) -> Iterator[None]:
     """Record the inputs of a block's layers while the context lasts.
 
-    names: module paths inside the block.
+    names: module paths inside the block. stacked: paths of stacked weights inside the block,
+    and how many experts each holds; their tokens are counted.
     """
 
     def hook_for(name: str) -> Any:
@@ -48,9 +94,79 @@ def observing(block: nn.Module, names: Sequence[str], *, into: Importance) -> It
 
         return hook
 
+    def experts_hook(path: str, count: int, own: list[str]) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = [*args, *kwargs.values()]
+            if given and isinstance(given[0], torch.Tensor):
+                _observe_experts(module, given, into=into, path=path, count=count, own=own)
+
+        return hook
+
+    owners: dict[str, tuple[int, list[str]]] = {}
+    for name, count in (stacked or {}).items():
+        path, _, own = name.rpartition(".")
+        owners.setdefault(path, (count, []))[1].append(own)
     handles = [block.get_submodule(n).register_forward_pre_hook(hook_for(n)) for n in names]
+    handles += [
+        block.get_submodule(path).register_forward_pre_hook(
+            experts_hook(path, count, own), with_kwargs=True
+        )
+        for path, (count, own) in owners.items()
+    ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _observe_experts(
+    module: nn.Module,
+    given: Sequence[Any],
+    *,
+    into: Importance,
+    path: str,
+    count: int,
+    own: list[str],
+) -> None:
+    """Note what comes to every expert, and what comes out of its first matrices.
+
+    given: hidden states [tokens, in], and the experts of each token, int64 [tokens, chosen].
+    """
+    hidden: Tensor = given[0].detach().reshape(-1, given[0].shape[-1])
+    others = (g for g in given[1:] if isinstance(g, Tensor))
+    chosen = next((g for g in others if not g.is_floating_point()), None)
+    if chosen is None or chosen.dim() != 2 or len(chosen) != len(hidden):
+        return
+    real = into.counting(len(hidden))
+    hit = torch.zeros((len(hidden), count + 1), device=hidden.device)
+    hit.scatter_(1, chosen.clamp(0, count), 1.0)
+    hit = hit[:, :count] if real is None else hit[:, :count] * real[:, None]
+    into.count(path, hit.sum(0).long().to("cpu"))
+    squares = hit.t() @ hidden.float().square()
+    for name in own:
+        if "down" not in name and name != "w2":
+            into.add_routed(f"{path}.{name}", squares)
+            continue
+        inner = _inner_squares(module, hidden, hit)
+        if inner is not None:
+            into.add_routed(f"{path}.{name}", inner)
+
+
+def _inner_squares(module: nn.Module, hidden: Tensor, hit: Tensor) -> Tensor | None:
+    """Return sums of squares of what enters every expert's last matrix, [experts, in].
+
+    Done once a batch, not once a step: the experts may be gone through one by one. None
+    where the module does not say how its halves are joined.
+    """
+    weight = getattr(module, "gate_up_proj", None)
+    join = getattr(module, "_apply_gate", None)
+    if not isinstance(weight, Tensor) or join is None or not getattr(module, "has_gate", True):
+        return None
+    bias = getattr(module, "gate_up_proj_bias", None)
+    sums = []
+    for expert in range(hit.shape[1]):
+        x = hidden[hit[:, expert] > 0].to(weight.dtype)
+        y = x @ (weight[expert] if getattr(module, "is_transposed", False) else weight[expert].t())
+        sums.append(join(y if bias is None else y + bias[expert]).float().square().sum(0))
+    return torch.stack(sums)

@@ -10,6 +10,8 @@ from autoround.errors import ModelError
 
 #: Files beside the weights that a model needs to be loaded or described.
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+#: Methods of a quantization_config whose checkpoints are as good as 16-bit ones: they are unpacked.
+UNPACKED = ("fp8", "mxfp4")
 #: A config larger than this is not a config.
 MAX_CONFIG_BYTES = 16 << 20
 
@@ -119,8 +121,8 @@ def refuse_unquantizable(config: dict[str, Any], *, where: str) -> None:
         ModelError: with the reason.
     """
     method = config.get("quantization_config")
-    if method:
-        name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+    name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+    if method and name not in UNPACKED:
         raise ModelError(
             f"{where} is already quantized (quant_method {name!r}); quantizing needs the "
             "16-bit original"

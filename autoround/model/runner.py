@@ -6,9 +6,8 @@ wrapped or replaced, and nothing stays on the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +15,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
+from autoround.model.calls import Call, Calls, Media, Pass, together
 from autoround.model.skeleton import Skeleton
-
-
-@dataclass(frozen=True)
-class Call:
-    """How the model calls one block, apart from its hidden states (args[0])."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class _LastBlockReached(Exception):  # noqa: N818 (control flow, not an error)
     """Ends a rehearsal of the model before its head runs."""
+
+
+class _HeadReached(Exception):  # noqa: N818 (control flow, not an error)
+    """Ends a run of the model where its head begins."""
 
 
 class BlockRunner:
@@ -38,8 +34,7 @@ class BlockRunner:
         self._skeleton = skeleton
         self._device = device
         self._dtype = dtype
-        self._calls: dict[tuple[int, int], tuple[Call, ...]] = {}
-        self._example: Tensor | None = None
+        self._calls: Calls | None = None
         self._outer: dict[str, Tensor] | None = None
         self._as_tuple = False
 
@@ -50,31 +45,54 @@ class BlockRunner:
             for name, t in tensors.items()
         }
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, media: Sequence[Media] = ()) -> Tensor:
         """Return the inputs of the first block.
 
-        ids: int64 [n, seq]. Returns [n, seq, hidden] in the compute dtype.
+        ids: int64 [n, seq]. media: what else the model is given with each sample.
+        Returns [n, seq, hidden] in the compute dtype.
         """
-        return self._rehearse(ids)[0]
+        return self._rehearse(ids, media).first.to(self._dtype)
 
-    def prepare(self, ids: Tensor) -> None:
-        """Learn how the model calls its blocks, from example tokens.
+    def prepare(self, ids: Tensor, media: Sequence[Media] = ()) -> None:
+        """Learn how the model calls its blocks, from all samples that will be run.
 
-        ids: int64 [n, seq], seq being that of every later batch.
+        ids: int64 [n, seq], seq being that of every later batch. media: as for :meth:`embed`.
 
         Raises:
-            ModelError: what blocks are given depends on the tokens.
+            ModelError: what happens between blocks depends on what they put out.
         """
-        self._example = ids[:2]
-        self._call((1, ids.shape[1]), 0)
+        self._calls = Calls(ids, media, self._rehearse)
 
-    def run(self, index: int, weights: Mapping[str, Tensor], *, hidden: Tensor) -> Tensor:
-        """Run one block.
+    def runs(self, index: int) -> bool:
+        """Tell whether the model runs a block at all for the samples it was prepared with."""
+        assert self._calls is not None, "prepare() comes before runs()"
+        return self._calls.runs[index]
+
+    def run(
+        self,
+        index: int,
+        weights: Mapping[str, Tensor],
+        *,
+        hidden: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Run one block, with what the model adds to its input.
 
         weights: all of its tensors, by their names inside the block, on the device.
-        hidden: [batch, seq, hidden], seq as prepared. Returns the same shape.
+        hidden: [batch, seq, hidden], seq as prepared. rows: int64 [batch], which samples these
+        are; needed where the model calls its blocks differently for each. Returns hidden's shape.
         """
-        call = self._call((hidden.shape[0], hidden.shape[1]), index)
+        assert self._calls is not None, "prepare() comes before run()"
+        held = self._outer is not None
+        call = self._calls.call(index, hidden.shape[0], rows)
+        added = self._calls.added(index, hidden.shape[0], rows)
+        if not held:
+            # Read to learn of a batch's shape alone, embeddings would stay for the whole run.
+            self.release()
+        if call is None:
+            return hidden
+        if added is not None:
+            hidden = hidden + added.to(hidden.dtype)
         block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
         out = functional_call(block, dict(weights), (hidden, *call.args), call.kwargs)
         output: Tensor = out[0] if isinstance(out, tuple) else out
@@ -101,27 +119,34 @@ class BlockRunner:
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
         arguments = {"input_ids": ids, "use_cache": False}
         answer = (hidden,) if self._as_tuple else hidden
-        with _blocks_as(skeleton, lambda *args, **kwargs: answer):
+        with _blocks_as(skeleton, lambda index: lambda *args, **kwargs: answer):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
         logits: Tensor = out.logits
         return logits
 
-    def _call(self, shape: tuple[int, int], index: int) -> Call:
-        """Return a block's arguments for a batch shape, rehearsing it the first time."""
-        if shape not in self._calls:
-            assert self._example is not None, "prepare() comes before run()"
-            held = self._outer is not None
-            ids = self._example[:, : shape[1]]
-            first = ids[:1].expand(shape[0], -1)
-            second = torch.flip(ids[-1:], (1,)).expand(shape[0], -1)
-            calls, other = self._rehearse(first)[1], self._rehearse(second)[1]
-            for block, one, two in zip(self._skeleton.blocks, calls, other, strict=True):
-                _refuse_token_arguments(block, one, two)
-            self._calls[shape] = calls
-            if not held:
-                # Read for this alone: embeddings would stay for the rest of the run.
-                self.release()
-        return self._calls[shape][index]
+    def head_inputs(self, outer: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        """Return what enters the output head, by the model's own code: norms and scalings.
+
+        outer, hidden: as for :meth:`head`. Returns [batch, seq, hidden].
+        """
+        head = self._skeleton.model.get_output_embeddings()  # type: ignore[operator]
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            caught.append(args[0].detach())
+            raise _HeadReached
+
+        handle = head.register_forward_pre_hook(catch)
+        try:
+            with torch.no_grad():
+                self.head(outer, hidden)
+        except _HeadReached:
+            pass
+        finally:
+            handle.remove()
+        if not caught:
+            raise ModelError(f"{type(self._skeleton.model).__name__} does not run its output head")
+        return caught[0]
 
     def buffers(self, index: int) -> dict[str, Tensor]:
         """Return a block's buffers that no checkpoint holds, on the device."""
@@ -133,8 +158,8 @@ class BlockRunner:
             if f"{path}.{name}" not in self._skeleton.keys
         }
 
-    def _rehearse(self, ids: Tensor) -> tuple[Tensor, tuple[Call, ...]]:
-        """Run the model with its blocks passing their input on; record what they get."""
+    def _rehearse(self, ids: Tensor, media: Sequence[Media] = (), factor: float = 1.0) -> Pass:
+        """Run the model with its blocks passing their input on, times a factor."""
         skeleton = self._skeleton
         if self._outer is None:
             outer = skeleton.read(skeleton.names_outside_blocks())
@@ -142,32 +167,43 @@ class BlockRunner:
                 del outer[name]
             self._outer = self.place(outer)
             self._outer |= _outer_buffers(skeleton, self._device)
+        given = {"input_ids": ids, **together(media)}
+        placed = {
+            name: t.to(self._device, self._dtype) if t.is_floating_point() else t.to(self._device)
+            for name, t in given.items()
+        }
+        count = len(skeleton.blocks)
+        reached = 0
         for as_tuple in (False, True):
-            recorded: list[tuple[Tensor, Call]] = []
-            with _passing_blocks(skeleton, recorded, as_tuple=as_tuple), torch.no_grad():
+            recorded: dict[int, tuple[Tensor, Call]] = {}
+            passing = _Passing(recorded, as_tuple=as_tuple, factor=factor, last=count - 1)
+            with _blocks_as(skeleton, passing.block), torch.no_grad():
                 try:
-                    functional_call(
-                        skeleton.model,
-                        self._outer,
-                        (),
-                        {"input_ids": ids.to(self._device), "use_cache": False},
-                    )
+                    functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
                 except _LastBlockReached:
                     pass
-                except (IndexError, TypeError, AttributeError, ValueError, RuntimeError):
+                except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                     # A model that expects tuples from its blocks trips over tensors.
                     if as_tuple:
-                        raise
+                        raise ModelError(
+                            f"{type(skeleton.model).__name__} cannot be run block by block: "
+                            f"{' '.join(str(error).split())[:200]}; it can be rounded without "
+                            "data: tuning.iters=0 with init=minmax"
+                        ) from error
                     continue
-            hidden = [h for h, _ in recorded]
-            if len(recorded) == len(skeleton.blocks) and all(
-                h.shape == hidden[0].shape for h in hidden
-            ):
+            reached = max(reached, len(recorded))
+            shapes = {tuple(hidden.shape) for hidden, _ in recorded.values()}
+            if count - 1 in recorded and len(shapes) == 1 and not passing.twice:
                 self._as_tuple = as_tuple
-                return hidden[0].to(self._dtype), tuple(call for _, call in recorded)
+                every = [recorded.get(i) for i in range(count)]
+                return Pass(
+                    tuple(None if one is None else one[0] for one in every),
+                    tuple(None if one is None else one[1] for one in every),
+                    as_tuple,
+                )
         raise ModelError(
             f"{type(skeleton.model).__name__} does not run its {len(skeleton.blocks)} blocks "
-            f"({skeleton.blocks[0]} …) one after the other; only {len(recorded)} were reached"
+            f"({skeleton.blocks[0]} …) one after the other; only {reached} were reached"
         )
 
 
@@ -191,57 +227,41 @@ def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor
     }
 
 
+class _Passing:
+    """Blocks that return their input and note their arguments."""
+
+    def __init__(
+        self, recorded: dict[int, tuple[Tensor, Call]], *, as_tuple: bool, factor: float, last: int
+    ) -> None:
+        self._recorded, self._as_tuple = recorded, as_tuple
+        self._factor, self._last = factor, last
+        self.twice = False
+
+    def block(self, index: int) -> Callable[..., Any]:
+        """Return the forward of one block."""
+
+        def passing(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(kwargs)
+            hidden = args[0] if args else arguments.pop("hidden_states")
+            # Blocks that share weights, or come back, are not run one after the other.
+            self.twice |= bool(self._recorded) and index <= max(self._recorded)
+            self._recorded[index] = (hidden, Call(tuple(args[1:]), arguments))
+            if index == self._last:
+                raise _LastBlockReached
+            out = hidden if self._factor == 1.0 else hidden * self._factor
+            return (out,) if self._as_tuple else out
+
+        return passing
+
+
 @contextmanager
-def _passing_blocks(
-    skeleton: Skeleton, recorded: list[tuple[Tensor, Call]], *, as_tuple: bool
-) -> Iterator[None]:
-    """Make every block return its input and note its arguments, for the time of a call."""
-
-    def passing(*args: Any, **kwargs: Any) -> Any:
-        arguments = dict(kwargs)
-        hidden = args[0] if args else arguments.pop("hidden_states")
-        recorded.append((hidden, Call(tuple(args[1:]), arguments)))
-        if len(recorded) == len(skeleton.blocks):
-            raise _LastBlockReached
-        return (hidden,) if as_tuple else hidden
-
-    with _blocks_as(skeleton, passing):
-        yield
-
-
-@contextmanager
-def _blocks_as(skeleton: Skeleton, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let every block do what the given function does, for the time of a call."""
+def _blocks_as(skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
+    """Let every block do what the given function returns for its number, for a call."""
     modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
     try:
-        for module in modules:
-            module.forward = forward
+        for index, module in enumerate(modules):
+            module.forward = forward(index)
         yield
     finally:
         for module in modules:
             module.__dict__.pop("forward", None)
-
-
-def _refuse_token_arguments(block: str, first: Call, second: Call) -> None:
-    for name in first.kwargs.keys() | second.kwargs.keys():
-        if not _same(first.kwargs.get(name), second.kwargs.get(name)):
-            raise ModelError(
-                f"block {block} is given {name!r}, which depends on the tokens; such models "
-                "cannot be tuned block by block yet: use tuning.iters=0 with init=minmax"
-            )
-    if not all(map(_same, first.args, second.args)):
-        raise ModelError(
-            f"block {block} is given positional arguments that depend on the tokens; such "
-            "models cannot be tuned block by block yet: use tuning.iters=0 with init=minmax"
-        )
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.shape == right.shape and torch.equal(left, right)
-    if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
-        return len(left) == len(right) and all(map(_same, left, right))
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
-    # Anything else (flags, caches, configs) is not made of token values.
-    return type(left) is type(right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
-from autoround.model.blocks import decoder_blocks, tied_names
+from autoround.model.blocks import decoder_blocks, is_matrix, tied_names
+from autoround.model.build import build_empty
+from autoround.model.convert import ConvertedSource
+from autoround.model.experts import ExpertTensor, expert_tensors
 from autoround.model.locate import (
     locate_model,
     read_config,
     read_quantization,
     refuse_unquantizable,
 )
+from autoround.model.names import CheckpointNames, Names, SavedNames
+from autoround.model.packed import FLOAT8, UnpackedSource
 from autoround.model.source import CheckpointSource, ModuleSource, WeightSource
 
 
@@ -27,6 +33,7 @@ class Skeleton:
 
     keys maps each of the model's own tensor names to the checkpoint's name for it;
     extras are checkpoint tensors the model class does not know.
+    names are those that its tensors have in checkpoints, and are written under.
     folder is where config and tokenizer files come from; None for a model in memory.
     """
 
@@ -38,6 +45,12 @@ class Skeleton:
     extras: tuple[str, ...]
     tied: dict[str, str]
     folder: Path | None
+    names: Names
+
+    @cached_property
+    def stacked(self) -> dict[str, ExpertTensor]:
+        """The weights in which experts are stacked, by name."""
+        return expert_tensors(self.model)
 
     def names_under(self, prefix: str) -> list[str]:
         """Return the model's tensor names below a module path."""
@@ -76,15 +89,54 @@ def open_model(model: str | Path) -> Skeleton:
     config = read_config(folder)
     found = read_quantization(folder, config)
     refuse_unquantizable({**config, "quantization_config": found}, where=str(folder))
-    source: WeightSource = CheckpointSource(folder)
+    files: WeightSource = CheckpointSource(folder)
+    if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or found is not None:
+        files = UnpackedSource(files, found or {})
     built = build_empty(folder)
+    source = ConvertedSource(files, built)
     keys, missing = match_names(built, source)
     if missing:
-        # Names or shapes differ from the files' own: let transformers convert, in memory.
-        built = _load_converted(folder, missing)
-        source = ModuleSource(built)
-        keys, missing = match_names(built, source)
-    return _skeleton(built, source, keys, folder)
+        if missing[0] in source.headers():
+            raise ModelError(f"{folder}: {what_lacks(built, source, missing[0])}")
+        others = f"; it has {source.unknown[0]!r}, which is unknown" if source.unknown else ""
+        raise ModelError(
+            f"{folder} lacks {len(missing)} tensors of its model class, such as "
+            f"{missing[0]!r}{others}"
+        )
+    return _skeleton(built, source, keys, folder, CheckpointNames(source))
+
+
+def what_lacks(model: nn.Module, source: ConvertedSource, name: str) -> str:
+    """Say that a tensor of the model class is missing, or has another shape in the files."""
+    wanted = tuple(model.state_dict()[name].shape)
+    if name in source.headers():
+        got = source.headers()[name][0]
+        return f"tensor {name} should have shape {wanted}; the files have {got}"
+    layer = name.removesuffix(".weight")
+    if layer != name and is_matrix(model.get_submodule(layer)):
+        text = f"layer {layer}: the files hold neither its codes nor its weight"
+    else:
+        text = f"tensor {name} should have shape {wanted}; the files have nothing"
+    if source.unknown:
+        text += f" (of {len(source.unknown)} tensors the model class knows nothing, such as "
+        text += f"{source.unknown[0]})"
+    return text
+
+
+def filled(skeleton: Skeleton) -> nn.Module:
+    """Read all weights of a model that was opened into its modules, in float32."""
+    model = skeleton.model
+    for name in skeleton.keys:
+        tensor = skeleton.read([name])[name]
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        path, _, own = name.rpartition(".")
+        module = model.get_submodule(path)
+        if own in module._parameters:
+            module._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[own] = tensor
+    model.tie_weights()  # type: ignore[operator]
+    return model.eval()
 
 
 def adopt_model(model: nn.Module) -> Skeleton:
@@ -99,11 +151,15 @@ def adopt_model(model: nn.Module) -> Skeleton:
     refuse_unquantizable(config.to_dict(), where=type(model).__name__)
     source = ModuleSource(model)
     keys, _ = match_names(model, source)
-    return _skeleton(model, source, keys, None)
+    return _skeleton(model, source, keys, None, SavedNames(model))
 
 
 def _skeleton(
-    model: nn.Module, source: WeightSource, keys: dict[str, str], folder: Path | None
+    model: nn.Module,
+    source: WeightSource,
+    keys: dict[str, str],
+    folder: Path | None,
+    names: Names,
 ) -> Skeleton:
     known = set(keys.values()) | set(keys) | set(tied_names(model))
     extras = tuple(name for name in source.headers() if name not in known)
@@ -116,29 +172,8 @@ def _skeleton(
         extras=extras,
         tied=tied_names(model),
         folder=folder,
+        names=names,
     )
-
-
-def build_empty(folder: Path) -> nn.Module:
-    """Build the model's modules with parameters on meta and buffers computed.
-
-    Raises:
-        ModelError: transformers does not know the architecture as a causal language model.
-    """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
-            model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # an odd config fails in many unrelated ways
-        reason = " ".join(str(error).split())[:300] or repr(error)
-        raise ModelError(
-            f"{folder} cannot be built as a causal language model: {reason}"
-        ) from error
-    model.tie_weights()  # type: ignore[operator]
-    return model.eval()
 
 
 def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str], list[str]]:
@@ -166,28 +201,3 @@ def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str],
         else:
             keys[name] = found
     return keys, missing
-
-
-def _load_converted(folder: Path, missing: list[str]) -> nn.Module:
-    """Load the whole model through transformers, which renames and reshapes tensors."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        loading: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto",
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        model, report = loading
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    absent = sorted(report["missing_keys"])
-    if absent:
-        raise ModelError(
-            f"{folder} lacks {len(absent)} tensors of its model class, such as {absent[0]!r} "
-            f"(searched for {missing[0]!r})"
-        )
-    loaded: nn.Module = model.eval()
-    return loaded

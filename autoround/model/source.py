@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,13 +31,19 @@ DTYPES: Mapping[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
+
+
+#: Shape and dtype of tensors by name.
+Headers: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class WeightSource(Protocol):
     """Where a model's tensors come from, under the names the checkpoint gives them."""
 
-    def headers(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def headers(self) -> Headers:
         """Return shape and dtype of every tensor, without reading any."""
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -51,7 +57,7 @@ class CheckpointSource:
         self._files = tensor_files(folder)
         self._headers: dict[str, tuple[tuple[int, ...], torch.dtype]] | None = None
 
-    def headers(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def headers(self) -> Headers:
         """Return shape and dtype of every tensor, from the files' headers.
 
         Raises:
@@ -94,7 +100,7 @@ class ModuleSource:
     def __init__(self, model: nn.Module) -> None:
         self._tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
-    def headers(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def headers(self) -> Headers:
         """Return shape and dtype of every tensor."""
         return {n: (tuple(t.shape), t.dtype) for n, t in self._tensors.items()}
 

@@ -80,6 +80,12 @@ def _joined(value: object) -> object:
     return ",".join(value) if texts and isinstance(value, list) else value
 
 
+def _check_head_bits(bits: int) -> int:
+    if bits != 16 and bits not in LEGAL_BITS:
+        raise ValueError(f"{bits} bits are not to be had")
+    return bits
+
+
 class Section(BaseModel):
     """Base of the recipe and its sections: frozen, strict, without unknown keys."""
 
@@ -111,6 +117,29 @@ class SchemeOptions(Section):
     def as_scheme(self) -> Scheme:
         """Return the scheme as the value that the layers below the recipe share."""
         return Scheme(bits=self.bits, group_size=self.group_size, sym=self.sym)
+
+
+class HeadOptions(Section):
+    """How the output head is held."""
+
+    bits: Annotated[
+        int,
+        AfterValidator(_check_head_bits),
+        Field(description="Bits per weight of the output head; 16 keeps it as it is."),
+        Legal(f"16, or an integer from {LEGAL_BITS[0]} to {LEGAL_BITS[-1]}"),
+    ] = 16
+    group_size: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=PER_CHANNEL)],
+        Field(description="Weights of the head that share one scale; auto is that of the scheme."),
+        Legal("auto, an integer of at least 1, -1 (one scale per channel) or 0 (one per tensor)"),
+    ] = "auto"
+
+    def as_scheme(self, scheme: SchemeOptions) -> Scheme | None:
+        """Return the head's scheme, None where it is kept; symmetric as the others are."""
+        if self.bits not in LEGAL_BITS:
+            return None
+        size = scheme.group_size if self.group_size == "auto" else self.group_size
+        return Scheme(bits=self.bits, group_size=size, sym=scheme.sym)
 
 
 class TuningOptions(Section):
@@ -209,6 +238,11 @@ class CalibrationOptions(Section):
         Field(description="Source of the text, or a list of sources."),
         Legal("text or a list of texts, none of them empty", item="text that is not empty"),
     ] = "NeelNanda/pile-10k"
+    images: Annotated[
+        Text,
+        Field(description="File of images and text to calibrate on in place of the dataset."),
+        Legal("none or the path of a .jsonl file"),
+    ] = "none"
     nsamples: Annotated[Count, Field(description="Samples read."), COUNT] = 128
     seqlen: Annotated[Count, Field(description="Tokens per sample."), COUNT] = 2048
 
@@ -281,6 +315,14 @@ class Recipe(Section):
             item=LAYER_WORDS,
         ),
     ] = ()
+    lm_head: Annotated[HeadOptions, Field(description="How the output head is held.")] = (
+        HeadOptions()
+    )
+    quantize_vision: Annotated[
+        bool,
+        Field(description="Round the layers of vision and audio towers too, by searched scales."),
+        BOOL,
+    ] = False
     tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
         TuningOptions()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoround.types import Estimate, Plan
+from autoround.types import Estimate, LayerPlan, Plan
 
 
 def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
@@ -55,7 +55,32 @@ def _scheme_lines(plan: Plan) -> list[str]:
     schemes = Counter(str(x.scheme) for x in layers if x.scheme is not None)
     return [
         *(f"quantize     {count} layers to {scheme}" for scheme, count in schemes.items()),
+        *_expert_lines(layers),
+        *_outside_lines(plan),
         *kept_lines(plan),
+    ]
+
+
+def _expert_lines(layers: list[LayerPlan]) -> list[str]:
+    stacked = [x for x in layers if x.experts and x.scheme is not None]
+    if not stacked:
+        return []
+    matrices = sum(x.experts * x.parts for x in stacked)
+    return [f"experts      {len(stacked)} of these hold {matrices} matrices of experts"]
+
+
+def _outside_lines(plan: Plan) -> list[str]:
+    """Name what is quantized outside the blocks; a GGUF type says that by itself."""
+    if any(output.packing.startswith("gguf:") for output in plan.outputs):
+        return []
+    by_scheme: dict[str, list[str]] = {}
+    for layer in plan.kept:
+        if layer.scheme is not None:
+            by_scheme.setdefault(str(layer.scheme), []).append(layer.name)
+    return [
+        f"quantize     {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} "
+        f"outside the blocks to {scheme}"
+        for scheme, names in by_scheme.items()
     ]
 
 

@@ -21,6 +21,7 @@ from autoround.events import (
     Warned,
 )
 from autoround.report.plan import plan_lines
+from autoround.types import FEW_TOKENS, BlockResult
 
 #: Seconds between refreshes of the live line.
 REFRESH = 0.2
@@ -70,7 +71,7 @@ class Progress:
         self._clear()
         self._print(
             f"block {result.index + 1}/{event.blocks}  {loss}  {result.seconds:.1f} s  "
-            f"ETA {duration(left)}  peak {result.peak_bytes / 1e9:.2f} GB"
+            f"ETA {duration(left)}  peak {result.peak_bytes / 1e9:.2f} GB" + expert_words(result)
         )
 
     def _live(self, event: StepDone) -> None:
@@ -112,6 +113,16 @@ class Progress:
 
     def _print(self, line: str, *, end: str = "\n") -> None:
         self._console.print(escape(line), end=end, highlight=False, soft_wrap=True)
+
+
+def expert_words(result: BlockResult) -> str:
+    """Say how many tokens came to the experts of a block; empty where there are none."""
+    counts = [seen for every in result.expert_tokens.values() for seen in every]
+    if not counts:
+        return ""
+    few = sum(seen < FEW_TOKENS for seen in counts)
+    words = f"  experts saw {min(counts)} to {max(counts)} tokens"
+    return words + (f", {few} of {len(counts)} too few to be tuned" if few else "")
 
 
 def duration(seconds: float) -> str:

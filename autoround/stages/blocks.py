@@ -13,6 +13,7 @@ from autoround.device.protocol import Runtime
 from autoround.events import Sink
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.experts import as_kept
 from autoround.stages.finished import BlockOutput, Carried
 from autoround.stages.journal import PassJournal
 from autoround.stages.plan import DTYPES
@@ -47,8 +48,8 @@ class Job:
 
 def as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name weights as the block does, and turn them the way it stores them."""
-    transposed = {layer.name for layer in block.layers if layer.transposed}
+    layers = {layer.name: layer for layer in block.layers}
     return {
-        name.removeprefix(block.name + ".") + ".weight": w.t() if name in transposed else w
-        for name, w in weights.items()
+        layers[name].tensor.removeprefix(block.name + "."): as_kept(layers[name], weight)
+        for name, weight in weights.items()
     }

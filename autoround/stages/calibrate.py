@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from autoround.data.calibration import tokens_from_spec
 from autoround.data.given import tokens_from_data
+from autoround.data.images import tokens_from_images
 from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError
@@ -39,6 +41,10 @@ def calibration_tokens(
         )
         _check_length(tokens, skeleton)
         return tokens, tokens.description
+    if wish.images != "none":
+        tokens = _from_images(recipe, skeleton)
+        _check_length(tokens, skeleton)
+        return tokens, tokens.description
     untouched = wish.dataset == CalibrationOptions().dataset
     spec, note = resolve_dataset(wish.dataset, explicit=not untouched)
     tokens = tokens_from_spec(
@@ -51,6 +57,38 @@ def calibration_tokens(
     )
     _check_length(tokens, skeleton)
     return tokens, tokens.description + (f" ({note})" if note else "")
+
+
+def _from_images(recipe: Recipe, skeleton: Skeleton) -> Tokens:
+    """Let the model's processor make samples of images and text."""
+    if skeleton.folder is None:
+        raise DataError("calibration.images needs a model in a folder, with its processor")
+    wish = recipe.calibration
+    return tokens_from_images(
+        Path(wish.images),
+        load_processor(skeleton.folder),
+        nsamples=wish.nsamples,
+        seqlen=wish.seqlen,
+        seed=recipe.seed,
+    )
+
+
+def load_processor(folder: Path) -> Any:
+    """Load what turns images and text into a model's inputs.
+
+    Raises:
+        DataError: the folder has none, or it cannot be loaded.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a damaged folder fails in many unrelated ways
+        reason = " ".join(str(error).split())[:300] or repr(error)
+        raise DataError(f"{folder} has no processor that can be loaded: {reason}") from error
+    if not hasattr(processor, "image_processor"):
+        raise DataError(f"{folder}: its processor takes no images; calibrate this model on text")
+    return processor
 
 
 def _check_length(tokens: Tokens, skeleton: Skeleton) -> None:

@@ -16,14 +16,16 @@ from torch import Tensor
 from autoround.errors import FormatError, ModelError
 from autoround.formats import auto_round, layouts, registry
 from autoround.formats.adapt import adapt, inexact
-from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
+from autoround.formats.checkpoints import Stored, method_of
 from autoround.formats.regroup import regroup
 from autoround.formats.schemes import most_common
-from autoround.model.blocks import Matrix, decoder_blocks, expected, matrices
+from autoround.formats.written import written_layers
+from autoround.model.blocks import decoder_blocks
+from autoround.model.build import build_empty
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.older_names import with_older_names
-from autoround.model.skeleton import build_empty
 from autoround.model.source import CheckpointSource
+from autoround.stages.held import held_layers
 from autoround.stages.outputs import as_written, lay_out
 from autoround.stages.plan import DTYPES
 from autoround.stages.write import Staging, Writer, check_output, check_room
@@ -63,8 +65,9 @@ class _Source:
 
     @property
     def transposed(self) -> set[str]:
-        """Layers whose weight the model stores as [in, out]."""
-        return {x.name for block in self.plan.blocks for x in block.layers if x.transposed}
+        """Layers whose weight the model stores as [in, out], by their names in the files."""
+        turned = [x for block in self.plan.blocks for x in block.layers if x.transposed]
+        return {x.name for x in written_layers(turned)}
 
 
 def convert(
@@ -113,32 +116,24 @@ def _open(folder: Path) -> _Source:
     if quantization is None:
         raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
     built = build_empty(folder)
-    every = {m.name: m for m in matrices(built, "")}
     files = CheckpointSource(folder)
-    stored = stored_layers(quantization, {n: m.shape for n, m in every.items()}, files.headers())
+    unpacking, layers = held_layers(built, files, quantization)
+    stored = unpacking.layers
     if not stored:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
-    check_layers(stored, files.headers(), expected=expected(built))
     blocks = decoder_blocks(built)
-    outside = [n for n in stored if not n.startswith(tuple(b + "." for b in blocks))]
-    if outside:
-        raise FormatError(
-            f"layer {outside[0]} is quantized and outside the decoder blocks; converting "
-            "such layers is not supported yet"
-        )
+    inside = tuple(b + "." for b in blocks)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
     plan = Plan(
         model=str(folder),
         architecture=type(built).__name__,
         blocks=tuple(
-            BlockPlan(i, name, tuple(_layer(m, stored) for m in matrices(built, name)))
-            for i, name in enumerate(blocks)
+            BlockPlan(
+                i, b, tuple(x for n, own in layers.items() if n.startswith(b + ".") for x in own)
+            )
+            for i, b in enumerate(blocks)
         ),
-        kept=tuple(
-            _layer(m, stored)
-            for m in every.values()
-            if not m.name.startswith(tuple(b + "." for b in blocks))
-        ),
+        kept=tuple(x for n, own in layers.items() if not n.startswith(inside) for x in own),
         recipe={},
         outputs=(),
         dtype=dtype.removeprefix("torch."),
@@ -149,21 +144,11 @@ def _open(folder: Path) -> _Source:
     return _Source(folder, config, method_of(quantization), files, stored, plan)
 
 
-def _layer(matrix: Matrix, stored: Mapping[str, Stored]) -> LayerPlan:
-    held = stored.get(matrix.name)
-    return LayerPlan(
-        matrix.name,
-        matrix.shape,
-        None if held is None else held.scheme,
-        "" if held else "kept in the checkpoint",
-        matrix.transposed,
-        matrix.bias,
-    )
-
-
 def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
     """Resolve the formats, and refuse what they cannot hold whatever the codes are."""
     layers = [layer for block in source.plan.blocks for layer in block.quantized]
+    outside = [layer for layer in source.plan.kept if layer.scheme is not None]
+    layers = [*layers, *outside]
     schemes = [layer.scheme for layer in layers if layer.scheme is not None]
     outputs = []
     for name in formats:
@@ -182,6 +167,9 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
         if name == "auto_round":
             found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
         outputs.append(found)
+        reason = layouts.headless(found.packing)
+        if outside and reason:
+            raise FormatError(f"layer {outside[0].name} to {name}: {reason}")
         for layer in layers:
             assert layer.scheme is not None
             reason = layouts.illegal(layer.scheme, found.packing) or layouts.why_not(
@@ -260,16 +248,16 @@ def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, Writer]]) ->
 
 def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     """Put the schemes as they were found into a plan: codes may belie their config."""
-    blocks = tuple(
-        dataclasses.replace(
-            block,
-            layers=tuple(
-                dataclasses.replace(x, scheme=schemes.get(x.name, x.scheme)) for x in block.layers
-            ),
+
+    def found(layers: tuple[LayerPlan, ...]) -> tuple[LayerPlan, ...]:
+        names = [x.files[0] if x.files else x.name for x in layers]
+        return tuple(
+            dataclasses.replace(x, scheme=schemes.get(name, x.scheme))
+            for x, name in zip(layers, names, strict=True)
         )
-        for block in plan.blocks
-    )
-    return dataclasses.replace(plan, blocks=blocks)
+
+    blocks = tuple(dataclasses.replace(b, layers=found(b.layers)) for b in plan.blocks)
+    return dataclasses.replace(plan, blocks=blocks, kept=found(plan.kept))
 
 
 def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:

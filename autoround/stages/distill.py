@@ -167,18 +167,23 @@ def _unpacked(course: _Course, block: _Block) -> dict[str, Tensor]:
     }
 
 
-def _run(course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def _run(
+    course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
+) -> Tensor:
     plan = course.job.plan.blocks[block.number]
-    return course.runner.run(block.number, block.base | as_stored(plan, weights), hidden=hidden)
+    stored = block.base | as_stored(plan, weights)
+    return course.runner.run(block.number, stored, hidden=hidden, rows=rows)
 
 
 @torch.no_grad()
 def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
     """Run samples through all blocks; returns every block's input, and the last one's output."""
     assert course.job.tokens is not None
-    hidden = [course.runner.embed(course.job.tokens.ids[rows])]
+    tokens = course.job.tokens
+    media = [tokens.media[int(row)] for row in rows] if tokens.media else []
+    hidden = [course.runner.embed(tokens.ids[rows], media)]
     for block in map(_Block.open, course.blocks):
-        hidden.append(_run(course, block, hidden[-1], _unpacked(course, block)))
+        hidden.append(_run(course, block, hidden[-1], _unpacked(course, block), rows))
     return hidden
 
 
@@ -195,7 +200,7 @@ def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, lis
     for block in map(_Block.open, reversed(course.blocks)):
         weights = {n: w.requires_grad_() for n, w in _unpacked(course, block).items()}
         entered = hidden.pop().requires_grad_()
-        out = _run(course, block, entered, weights)
+        out = _run(course, block, entered, weights, rows)
         # A weight that no token of this batch reached has gradient zero.
         grads = torch.autograd.grad(
             out, [entered, *weights.values()], grad, allow_unused=True, materialize_grads=True

@@ -9,6 +9,7 @@ import torch
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
 from autoround.formats import layouts
+from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import gguf_layout, is_gguf, kept_in
@@ -67,8 +68,14 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
     if is_gguf(output):
         return gguf_layout(skeleton, output.packing, ignored=kept_in(plan)).size()
-    quantized = {x.name + ".weight": x for block in plan.blocks for x in block.quantized}
+    every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
+    quantized = {x.tensor: x for x in every if x.scheme is not None}
+    # A head that shares its weight with the embeddings is written beside them.
     total = 0
+    for x in quantized.values():
+        if x.tensor in skeleton.tied:
+            plain = math.prod(x.shape) * DTYPES[output.dtype].itemsize
+            total += plain if output.packing == layouts.FAKE else layer_bytes(x, output.packing)
     for name in skeleton.keys:
         if name in quantized and output.packing != layouts.FAKE:
             total += layer_bytes(quantized[name], output.packing)
@@ -85,7 +92,7 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
 def layer_bytes(layer: LayerPlan, packing: str) -> int:
     """Return the bytes of one quantized layer, by packing it on the meta device."""
     assert layer.scheme is not None
-    rows, columns = layer.shape
+    rows, columns = part_shape(layer)
     size = layer.scheme.group_size
     groups = 1 if size <= 0 else -(-columns // min(size, columns))
     first = 1 if size == PER_TENSOR else rows
@@ -95,7 +102,8 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
         torch.empty((first, groups), dtype=torch.uint8, device="meta"),
         layer.scheme,
     )
-    return sum(t.numel() * t.element_size() for t in layouts.to_tensors(tensor, packing).values())
+    size = sum(t.numel() * t.element_size() for t in layouts.to_tensors(tensor, packing).values())
+    return size * max(1, layer.experts) * layer.parts
 
 
 def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float]:

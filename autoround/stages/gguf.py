@@ -39,12 +39,16 @@ class GgufLayout:
     fallen: dict[str, str]
 
     def schemes(self) -> dict[str, Scheme | None]:
-        """Return the scheme of every matrix by the name of its module; None for 16 bits."""
-        return {
-            target.sources[0].removesuffix(".weight"): gguf_mix.scheme_of(kind)
-            for target, kind in self.tensors
-            if len(target.sources) == 1 and len(target.shape) == 2
-        }
+        """Return the scheme of every matrix by its name in a plan; None for 16 bits.
+
+        Stacked experts whose halves are of different types have none, and are rounded.
+        """
+        found: dict[str, set[Scheme | None]] = {}
+        for target, kind in self.tensors:
+            if len(target.sources) == 1 and len(target.shape) >= 2:
+                name = target.sources[0].removesuffix(".weight")
+                found.setdefault(name, set()).add(gguf_mix.scheme_of(kind))
+        return {name: next(iter(s)) if len(s) == 1 else None for name, s in found.items()}
 
     def size(self) -> int:
         """Return the bytes of all tensors."""
@@ -61,7 +65,8 @@ class GgufLayout:
                 f"gguf:{self.file_type}: {len(self.fallen)} tensors have rows that are no "
                 f"multiple of its blocks, and fall back ({first} to {kind.upper()})"
             )
-        rounded = [t.name for t, kind in self.tensors if not _tunable(t, kind)]
+        own = self.schemes()
+        rounded = [t.name for t, kind in self.tensors if not _tunable(t, kind, own)]
         if rounded:
             found.append(
                 f"gguf:{self.file_type}: rounded by searched scales, not tuned: "
@@ -77,9 +82,10 @@ def kept_in(plan: Plan) -> dict[str, str]:
     return {x.name: x.reason for x in every if x.scheme is None}
 
 
-def _tunable(target: Target, kind: str) -> bool:
-    inside = _BLOCK.match(target.name) is not None and len(target.shape) == 2
-    return inside or gguf_mix.scheme_of(kind) is None
+def _tunable(target: Target, kind: str, own: Mapping[str, Scheme | None]) -> bool:
+    inside = _BLOCK.match(target.name) is not None and len(target.sources) == 1
+    alike = inside and own.get(target.sources[0].removesuffix(".weight")) is not None
+    return alike or gguf_mix.scheme_of(kind) is None
 
 
 def gguf_layout(

@@ -48,11 +48,14 @@ class GgufOutput:
         self._staging, self._skeleton = staging, skeleton
         layout = gguf_layout(skeleton, part.packing, ignored=kept_in(plan))
         self._plan = plan
+        self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
         self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
+        tuned = {x.tensor for block in plan.blocks for x in block.quantized}
         self.rounds_kept = any(
-            kind in blocks.KINDS and len(target.shape) > 2 for target, kind in layout.tensors
+            kind in blocks.KINDS and len(target.shape) > 2 and target.sources[0] not in tuned
+            for target, kind in layout.tensors
         )
         self._path = staging.staging / file_name(plan.model, layout.file_type)
         self._container = Container(
@@ -63,8 +66,10 @@ class GgufOutput:
         )
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
-        """Take the quantized layers of a block."""
-        self._pending.update({f"{name}.weight": layer for name, layer in layers.items()})
+        """Take the quantized layers of a block; what lies outside them is rounded here."""
+        self._pending.update(
+            {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
+        )
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take other tensors, and write whatever is complete."""
@@ -76,7 +81,8 @@ class GgufOutput:
                 return
             parts = [self._pending[name] for name in target.sources]
             data = as_bytes(target, kind, parts)
-            if kind in blocks.KINDS and len(target.shape) > 2:
+            rounded = kind in blocks.KINDS and len(target.shape) > 2
+            if rounded and isinstance(parts[0], Tensor):
                 weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
                 self._rounded.setdefault(target.sources[0], []).append((target, weight))
             self._container.add(target.name, data)
@@ -157,7 +163,10 @@ def as_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
     """
     held = parts[0] if len(parts) == 1 else None
     if isinstance(held, QuantizedTensor | GgufTensor):
-        return pack_checked(_reordered(_as_gguf(held, kind), arch.row_order(target)), target.name)
+        order = arch.row_order(target)
+        if len(target.shape) > 2:
+            order = arch.expert_rows(target, len(held.codes))
+        return pack_checked(_reordered(_as_gguf(held, kind), order), target.name)
     tensors = [part for part in parts if isinstance(part, Tensor)]
     tensor = arch.apply(target, tensors)
     if kind in (gguf_mix.F16, gguf_mix.F32):

@@ -88,7 +88,11 @@ def _digest(text: str | bytes) -> str:
 def _tokens(job: Job) -> str | None:
     if job.tokens is None:
         return None
-    return f"{checksum(job.tokens.ids):08x}{checksum(job.tokens.lengths):08x}"
+    found = f"{checksum(job.tokens.ids):08x}{checksum(job.tokens.lengths):08x}"
+    if job.tokens.media:
+        sums = [[checksum(each[name]) for name in sorted(each)] for each in job.tokens.media]
+        found += _digest(json.dumps(sums))
+    return found
 
 
 def _model(skeleton: Skeleton) -> dict[str, Any]:

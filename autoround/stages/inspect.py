@@ -13,13 +13,13 @@ import torch
 
 from autoround.errors import FormatError, ModelError
 from autoround.formats.auto_round import PACKING_AWQ
-from autoround.formats.checkpoints import Stored, check_layers, method_of, stored_layers
+from autoround.formats.checkpoints import Stored, method_of
 from autoround.formats.layouts import AWQ, CODES, PARTS
-from autoround.model.blocks import expected
-from autoround.model.locate import read_config, read_quantization
-from autoround.model.skeleton import build_empty
+from autoround.formats.unpacking import UnpackingSource
+from autoround.model.build import build_empty
+from autoround.model.locate import UNPACKED, read_config, read_quantization
 from autoround.model.source import CheckpointSource
-from autoround.types import Expected
+from autoround.stages.held import held_layers
 
 Header = tuple[tuple[int, ...], torch.dtype]
 
@@ -77,13 +77,9 @@ def inspect_folder(folder: Path) -> Inspection:
     quantization = read_quantization(folder, config)
     stored: dict[str, Stored] = {}
     if isinstance(quantization, dict):
-        pairs = (n.rpartition(".") for n in headers)
-        wanted = _expected(folder)
-        names = {name: (0, 0) for name, _, part in pairs if part in (*CODES, "biases")}
-        stored = stored_layers(quantization, names | wanted.shapes, headers)
-        if not stored:
+        stored = _stored(folder, quantization)
+        if not stored and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
-        check_layers(stored, headers, expected=wanted)
     architectures = config.get("architectures") or ["unknown"]
     owned = {f"{name}.{part}" for name in stored for part in PARTS}
     return Inspection(
@@ -96,13 +92,16 @@ def inspect_folder(folder: Path) -> Inspection:
     )
 
 
-def _expected(folder: Path) -> Expected:
-    """Return what the model expects of its files; nothing where its class is not known."""
+def _stored(folder: Path, quantization: Mapping[str, Any]) -> dict[str, Stored]:
+    """Return the packed layers, held against the model where its class is known."""
+    files = CheckpointSource(folder)
+    if method_of(quantization) in UNPACKED:
+        return {}
     try:
         built = build_empty(folder)
     except ModelError:
-        return Expected({}, {}, "")  # what is in the files can be told without it
-    return expected(built)
+        return UnpackingSource(files, quantization).layers  # what is in the files can be told
+    return held_layers(built, files, quantization)[0].layers
 
 
 def _size(header: Header) -> int:

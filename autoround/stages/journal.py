@@ -221,7 +221,7 @@ class PassJournal:
             OutputError: the record is damaged, or the model is another by now.
         """
         tensors, facts = read_record(self._record(index))
-        result = BlockResult(**facts["result"])
+        result = result_of(facts["result"])
         if source is not None and facts["source"] != source:
             raise OutputError(
                 f"the weights of {result.name} are not those that the run was begun with; begin "
@@ -230,11 +230,6 @@ class PassJournal:
         return BlockOutput(
             unpack_layers(tensors, facts["layers"]), dict(kept), result, facts["source"]
         )
-
-    def results(self) -> list[BlockResult]:
-        """Return the figures of all finished units."""
-        records = (read_record(self._record(index))[1] for index in range(self.done))
-        return [BlockResult(**facts["result"]) for facts in records]
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
@@ -269,3 +264,12 @@ class PassJournal:
         """Return the state that was kept last; None where there is none."""
         path = self._folder / f"{name}.state"
         return read_record(path) if path.is_file() else None
+
+
+def result_of(values: Mapping[str, Any]) -> BlockResult:
+    """Build figures from JSON, which has lists for tuples, and null for NaN in reports."""
+    tokens = {path: tuple(seen) for path, seen in values["expert_tokens"].items()}
+    plain: dict[str, Any] = {
+        name: float("nan") if value is None else value for name, value in values.items()
+    }
+    return BlockResult(**{**plain, "expert_tokens": tokens})

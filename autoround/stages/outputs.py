@@ -13,9 +13,11 @@ from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
 from autoround.formats import layouts, registry
 from autoround.formats.gguf_layout import GgufTensor
+from autoround.formats.written import NUMBER, split
 from autoround.model.locate import read_config
 from autoround.model.older_names import with_older_names
 from autoround.model.skeleton import Skeleton
+from autoround.stages.experts import as_kept
 from autoround.stages.plan import DTYPES
 from autoround.stages.verify import CheckpointReading, Reading
 from autoround.stages.write import Writer
@@ -59,20 +61,32 @@ class CheckpointOutput:
 
     def __init__(self, writer: Writer, plan: Plan, part: OutputPlan, skeleton: Skeleton) -> None:
         self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
-        self._transposed = {
-            x.name for block in plan.blocks for x in block.quantized if x.transposed
-        }
+        every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
+        self._layers = {x.name: x for x in every}
+        self._outside = {x.tensor for x in plan.kept if x.scheme is not None}
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
         """Lay the layers out in the format, and check that they read back."""
         plain = {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedTensor)}
         if len(plain) != len(layers):
             raise FormatError(f"format {self._part.format} cannot hold super-blocks of scales")
-        self._writer.add(lay_out(plain, self._part, transposed=self._transposed))
+        if self._part.packing == layouts.FAKE:
+            weights = {
+                self._layers[n].tensor: as_kept(self._layers[n], dense_weight(layer))
+                for n, layer in plain.items()
+            }
+            self._write_kept(weights)
+            return
+        for name, layer in plain.items():
+            matrices = dict(split(self._layers[name], layer))
+            self._writer.add(format_layers(matrices, self._part.packing))
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors in the dtype of this output."""
-        self._writer.add(as_written(self._part, tensors))
+        self._write_kept({n: t for n, t in tensors.items() if n not in self._outside})
+
+    def _write_kept(self, tensors: Mapping[str, Tensor]) -> None:
+        self._writer.add(as_written(self._part, file_tensors(self._skeleton, tensors)))
 
     def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the tensors themselves: their dtype is all that may change."""
@@ -93,11 +107,28 @@ class CheckpointOutput:
         for file, content in registry.side_files(self._part, own).items():
             self._writer.add_text(file, json.dumps(content, indent=2) + "\n")
         self._writer.complete(config)
-        return CheckpointReading(self._writer.staging, self._plan)
+        return CheckpointReading(self._writer.staging, self._plan, self._skeleton)
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
         return self._writer.publish()
+
+
+def file_tensors(skeleton: Skeleton, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors the names, and stacked experts the shapes, that checkpoints have."""
+    found = {}
+    for name, tensor in tensors.items():
+        stacked = skeleton.stacked.get(name)
+        files = skeleton.names.experts(stacked) if stacked is not None else ()
+        if stacked is None or not files:
+            found[skeleton.names.tensor(name)] = tensor
+            continue
+        whole = tensor.transpose(1, 2) if stacked.transposed else tensor
+        for part, file in enumerate(files):
+            for expert in range(stacked.count):
+                rows = whole[expert, stacked.rows(part)]
+                found[f"{file.replace(NUMBER, str(expert))}.weight"] = rows.contiguous()
+    return found
 
 
 def lay_out(
@@ -158,9 +189,19 @@ def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, T
 def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:
     """Return the config of the result: the original's, and what was quantized how."""
     config = model_config(skeleton, plan.architecture, output.dtype)
+    if any(x.scheme is not None and x.tensor in skeleton.tied for x in plan.kept):
+        untie(config)
     for key in registry.config_keys(output):
         config[key] = registry.config(plan, output)
     return config
+
+
+def untie(config: dict[str, Any]) -> None:
+    """Say that the output head has a weight of its own, wherever a config says the opposite."""
+    config["tie_word_embeddings"] = False
+    for part in config.values():
+        if isinstance(part, dict) and "tie_word_embeddings" in part:
+            part["tie_word_embeddings"] = False
 
 
 def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str, Any]:
@@ -172,6 +213,7 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
     config.setdefault("architectures", None)
     if not config["architectures"]:
         config["architectures"] = [architecture]
-    config.pop("torch_dtype", None)
+    for key in ("torch_dtype", "quantization_config", "quantization"):
+        config.pop(key, None)
     config["dtype"] = dtype
     return with_older_names(config)

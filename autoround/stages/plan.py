@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,11 +12,12 @@ import torch
 from autoround.device.protocol import Runtime
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
-from autoround.formats.layouts import MLX
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
+from autoround.stages.plan_outside import plan_outside
+from autoround.stages.resolve import matches, plan_layer, resolve
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
@@ -105,7 +104,7 @@ def _passes(
             one = _gguf_pass(recipe, skeleton, found, outside, outputs)
         else:
             _check_group(recipe.scheme.as_scheme(), [m for own in found.values() for m in own])
-            one = _plain_pass(recipe, found, outside, outputs)
+            one = _plain_pass(recipe, skeleton, found, outside, outputs)
         equal = next((i for i, other in enumerate(passes) if other.blocks == one.blocks), None)
         if equal is None:
             passes.append(one)
@@ -154,6 +153,7 @@ def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
 
 def _plain_pass(
     recipe: Recipe,
+    skeleton: Skeleton,
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
@@ -161,15 +161,16 @@ def _plain_pass(
     scheme = recipe.scheme.as_scheme()
     packings = [output.packing for output in outputs]
     blocks = tuple(
-        BlockPlan(i, name, tuple(_resolve(m, scheme, recipe.ignore, packings) for m in inside))
+        BlockPlan(
+            i,
+            name,
+            tuple(resolve(skeleton, m, scheme, recipe.ignore, packings) for m in inside),
+        )
         for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
-    kept = tuple(
-        LayerPlan(m.name, m.shape, None, "outside the decoder blocks", m.transposed, m.bias)
-        for m in outside
-    )
-    return _Pass(blocks, kept, outputs, tuple(_group_notes(scheme, quantized)))
+    kept, notes = plan_outside(recipe, skeleton, outside, outputs)
+    return _Pass(blocks, kept, outputs, (*_group_notes(scheme, quantized), *notes))
 
 
 def _gguf_pass(
@@ -196,7 +197,7 @@ def _gguf_pass(
         reason = ignored.get(m.name) or m.why_kept
         reason = reason or ("" if scheme is not None else place or width)
         shown = None if m.why_kept or m.name in ignored else scheme
-        return LayerPlan(m.name, m.shape, shown, reason, m.transposed, m.bias)
+        return plan_layer(skeleton, m, shown, reason)
 
     blocks = tuple(
         BlockPlan(i, name, tuple(plan(m, "") for m in inside))
@@ -237,34 +238,6 @@ def compute_dtype(recipe: Recipe, runtime: Runtime) -> torch.dtype:
 def _outside(skeleton: Skeleton) -> list[Matrix]:
     prefixes = tuple(block + "." for block in skeleton.blocks)
     return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
-
-
-def _resolve(
-    matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
-) -> LayerPlan:
-    asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
-    reason = next(asked, "") or matrix.why_kept
-    if not reason and matrix.transposed and MLX in packings:
-        reason = "MLX has no place for matrices that are stored turned"
-    reason = reason or registry.why_not(matrix.shape, scheme, packings)
-    return LayerPlan(
-        matrix.name,
-        matrix.shape,
-        None if reason else scheme,
-        reason,
-        matrix.transposed,
-        matrix.bias,
-    )
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern names a layer: whole name, glob, or ``re:`` and a regex.
-
-    A name or glob also matches the end of a path, so ``down_proj`` means every one.
-    """
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)
 
 
 def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:

@@ -28,7 +28,7 @@ def replayed(job: Job, index: int, *, check: bool = True) -> BlockOutput:
     """
     assert job.journal is not None
     block = job.plan.blocks[index]
-    replaced = {layer.name + ".weight" for layer in block.quantized}
+    replaced = {layer.tensor for layer in block.quantized}
     names = job.skeleton.names_under(block.name)
     stored = job.skeleton.read(n for n in names if check or n not in replaced)
     kept = {n: t for n, t in keep_dtypes(job, block, stored).items() if n not in replaced}
@@ -70,7 +70,7 @@ def sum_of(tensors: Mapping[str, Tensor]) -> int:
 
 def keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
-    replaced = {layer.name + ".weight" for layer in block.quantized}
+    replaced = {layer.tensor for layer in block.quantized}
     kept = DTYPES[job.plan.dtype]
     return {
         name: t.to(kept) if name not in replaced and t.is_floating_point() else t

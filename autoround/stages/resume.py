@@ -18,7 +18,7 @@ from autoround.events import Sink, StageStarted, Warned
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import Job
 from autoround.stages.identity import differences, identity_of, machine_of
-from autoround.stages.journal import Journal, blocks_in, journal_of
+from autoround.stages.journal import Journal, blocks_in, journal_of, result_of
 from autoround.stages.jsons import to_json
 from autoround.types import BlockResult, Destination, Estimate, Plan
 
@@ -103,7 +103,7 @@ def with_journal(
             )
         )
         if part.done:
-            done = f"{part.done} of {len(plan.blocks)} blocks"
+            done = f"{min(part.done, len(plan.blocks))} of {len(plan.blocks)} blocks"
             which = f" of pass {number}" if len(job.plan.passes) > 1 else ""
             job.sink(StageStarted("resume", f"{done}{which} are done"))
     return jobs
@@ -176,5 +176,5 @@ def finished_before(folder: Path, plan: Plan) -> list[BlockResult] | None:
                 return None
             if found != json.loads(to_json(written_plan(one))):
                 return None
-        results += [BlockResult(**json.loads(line)) for line in lines]
+        results += [result_of(json.loads(line)) for line in lines]
     return results

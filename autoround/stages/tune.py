@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -10,26 +9,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from autoround.core.grid import MAX_SCALE, from_groups, min_max_grid, nested_parts, to_groups
-from autoround.core.kinds import nested_of
-from autoround.core.ops import Ops
-from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.search import importance_groups, search_grid
-from autoround.core.search_nested import search_nested
-from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
+from autoround.core.tune import Problem, Samples, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
-from autoround.formats import layouts
-from autoround.formats.gguf_carried import dense, nested_tensor
+from autoround.formats.gguf_carried import dense
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
-from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
+from autoround.stages.experts import as_matrix, spared, starved
+from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
 from autoround.stages.replay import Replay, finished, keep_dtypes, replayed, sum_of
+from autoround.stages.schedule import schedule_of
 from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
-from autoround.types import BlockPlan, BlockResult, LayerPlan, QuantizedTensor
+from autoround.stages.tasks import carried, make_task
+from autoround.types import BlockPlan, BlockResult, LayerPlan
 
 
 def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
@@ -39,18 +34,42 @@ def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
     """
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
     distilled = job.tokens is not None and distills(job.recipe, job.plan)
-    streams = None
-    if job.tokens is not None and (finished(job) < len(job.plan.blocks) or distilled):
-        streams = _streams(job, runner)
+    more = finished(job) < len(job.plan.blocks) or not _outside_done(job)
+    streams = _streams(job, runner) if job.tokens is not None and (more or distilled) else None
     if streams is None or not distilled:
         yield from (replayed(job, index) for index in range(finished(job)))
         yield from _one_by_one(job, runner, streams)
-        if streams is not None and streams.files is not None:
-            streams.files.remove()
-        return
-    done = _all_blocks(job, _one_by_one(job, runner, streams))
-    job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
-    yield from distill(job, runner, done, teacher=streams.full)
+    else:
+        done = _all_blocks(job, _one_by_one(job, runner, streams))
+        job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
+        yield from distill(job, runner, done, teacher=streams.full)
+    outside = _outside(job, runner, streams)
+    if outside is not None:
+        yield outside
+    if streams is not None and streams.files is not None and not distilled:
+        streams.files.remove()
+
+
+def _outside_done(job: Job) -> bool:
+    """Tell whether nothing outside the blocks is left to do."""
+    blocks = len(job.plan.blocks)
+    return not planned_outside(job) or (job.journal is not None and job.journal.done > blocks)
+
+
+def _outside(job: Job, runner: BlockRunner, streams: Streams | None) -> BlockOutput | None:
+    """Quantize what the plan says outside the blocks: one more unit of the journal."""
+    if not planned_outside(job):
+        return None
+    if job.journal is not None and _outside_done(job):
+        return job.journal.read(len(job.plan.blocks), {}, source=None)
+    full = quantized = None
+    if streams is not None:
+        full = streams.full
+        quantized = streams.quantized if job.recipe.tuning.quantized_inputs else full
+    output = quantize_outside(job, runner, full, quantized)
+    if output is not None and job.journal is not None:
+        job.journal.commit(output, streams=None, names=())
+    return output
 
 
 def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
@@ -59,8 +78,9 @@ def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Itera
     for block in job.plan.blocks[finished(job) :]:
         output = _quantize_block(job, runner, block, streams)
         if job.journal is not None:
-            after = stream_names(job.recipe) if block.index < last else (FULL,)
-            ended = block.index == last and not distills(job.recipe, job.plan)
+            both = block.index < last or tunes_head(job)
+            after = stream_names(job.recipe) if both else (FULL,)
+            ended = not both and not distills(job.recipe, job.plan)
             job.journal.commit(output, streams=streams, names=() if ended else after)
         job.sink(BlockDone(output.result, len(job.plan.blocks)))
         yield output
@@ -79,10 +99,10 @@ def _all_blocks(job: Job, blocks: Iterator[BlockOutput]) -> Sequence[BlockOutput
 def _streams(job: Job, runner: BlockRunner) -> Streams:
     """Return what goes into the first block that is not done yet."""
     assert job.tokens is not None
-    ids = job.tokens.ids
+    ids, media = job.tokens.ids, job.tokens.media
     mask = job.tokens.mask if job.tokens.padded else None
-    runner.prepare(ids)
-    first = runner.embed(ids[:1])
+    runner.prepare(ids, media)
+    first = runner.embed(ids[:1], media[:1])
     files = None
     if job.journal is not None:
         shape = (*ids.shape, first.shape[-1])
@@ -99,17 +119,20 @@ def _first_streams(
 ) -> Streams:
     """Embed the calibration tokens."""
     assert job.tokens is not None
-    ids, size = job.tokens.ids, job.recipe.tuning.batch_size
+    ids, media = job.tokens.ids, job.tokens.media
+    # Images of one sample may have another size than those of the next.
+    size = 1 if media else job.recipe.tuning.batch_size
     full: Tensor | None = None
     for start in range(0, len(ids), size):
-        part = runner.embed(ids[start : start + size]).to("cpu")
+        some = slice(start, start + size)
+        part = runner.embed(ids[some], media[some]).to("cpu")
         if full is None:
             shape = (len(ids), *part.shape[1:])
             if files is not None and job.mapped:
                 full = files.mapped(FULL, 0)
             else:
                 full = torch.empty(shape, dtype=part.dtype)
-        full[start : start + size] = part
+        full[some] = part
     assert full is not None
     runner.release()
     streams = Streams(full, full, mask, files, job.mapped and files is not None)
@@ -137,14 +160,20 @@ def _quantize_block(
         base = runner.place(inside) | runner.buffers(block.index)
         importance = _advance_full(job, runner, block, base, streams)
     tasks = {layer.name: _task(job, layer, inside, block, importance) for layer in block.quantized}
-    tuned = _tune(job, runner, block, tasks, base, streams)
+    # Cross-attention to images is not run for samples that have none.
+    run = streams is not None and runner.runs(block.index)
+    few = starved(block, importance.tokens)
+    tuned = _tune(job, runner, block, tasks, base, streams if run else None, few=few)
     layers = {
-        layer.name: _quantized(layer, tasks[layer.name], tuned.roundings, ops=job.runtime.ops)
+        layer.name: carried(
+            layer, tasks[layer.name], tuned.roundings[layer.name], ops=job.runtime.ops
+        )
         for layer in block.quantized
     }
-    if streams is not None and block.index + 1 < len(job.plan.blocks):
+    last = block.index + 1 == len(job.plan.blocks)
+    if streams is not None and (not last or tunes_head(job)):
         _advance_quantized(job, runner, block, base | _dense(job, block, layers), streams)
-    replaced = {layer.name + ".weight" for layer in block.quantized}
+    replaced = {layer.tensor for layer in block.quantized}
     seconds = time.perf_counter() - started
     return BlockOutput(
         layers,
@@ -158,6 +187,7 @@ def _quantize_block(
             job.recipe.tuning.iters,
             tuned.best_step,
             job.runtime.peak_bytes(),
+            {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
         ),
         source,
     )
@@ -168,7 +198,9 @@ def _advance_full(
 ) -> Importance:
     """Run the full-precision chain through a block; note what drives its layers."""
     importance = Importance()
-    names = [layer.name.removeprefix(block.name + ".") for layer in block.quantized]
+    paths = {layer: layer.name.removeprefix(block.name + ".") for layer in block.quantized}
+    names = [path for layer, path in paths.items() if not layer.experts]
+    stacked = {path: layer.experts for layer, path in paths.items() if layer.experts}
     if job.recipe.tuning.init != "search":
         names = []
     if not job.recipe.tuning.quantized_inputs:
@@ -176,12 +208,14 @@ def _advance_full(
     module = job.skeleton.model.get_submodule(block.name)
     size = job.recipe.tuning.batch_size
     after = streams.next_of(FULL)
-    with observing(module, names, into=importance), torch.no_grad():
+    with observing(module, names, into=importance, stacked=stacked), torch.no_grad():
         for start in range(0, len(streams.full), size):
             part = slice(start, start + size)
             importance.mask(None if streams.mask is None else streams.mask[part])
             hidden = streams.full[part].to(job.runtime.device)
-            after[part] = runner.run(block.index, base, hidden=hidden).to("cpu")
+            rows = torch.arange(start, start + len(hidden))
+            out = runner.run(block.index, base, hidden=hidden, rows=rows)
+            after[part] = out.to("cpu")
             streams.rest()
     streams.full = after
     return importance
@@ -199,7 +233,9 @@ def _advance_quantized(
         for start in range(0, len(streams.quantized), size):
             part = slice(start, start + size)
             hidden = streams.quantized[part].to(job.runtime.device)
-            after[part] = runner.run(block.index, weights, hidden=hidden).to("cpu")
+            rows = torch.arange(start, start + len(hidden))
+            out = runner.run(block.index, weights, hidden=hidden, rows=rows)
+            after[part] = out.to("cpu")
             streams.rest()
     streams.quantized = after
 
@@ -211,58 +247,9 @@ def _task(
     block: BlockPlan,
     importance: Importance,
 ) -> Task:
-    """Cut a layer's weight into groups and give them their grid."""
-    assert layer.scheme is not None
-    path = layer.name.removeprefix(block.name + ".")
-    weight = inside[path + ".weight"]
-    weight = (weight.t() if layer.transposed else weight).to(job.runtime.device)
-    bits, sym = layer.scheme.bits, layer.scheme.sym
-    _refuse_values(layer.name, weight, most=MAX_SCALE * 2 ** (bits - 1))
-    groups = to_groups(weight, layer.scheme.group_size)
-    nested = nested_of(layer.scheme)
-    lowest = 0
-    if nested is None:
-        lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
-    if job.recipe.tuning.init == "minmax":
-        grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
-        return Task(groups, grid._replace(nested=nested), layer.shape)
-    driven = importance.get(path)
-    if driven is not None:
-        driven = importance_groups(driven, groups, in_features=layer.shape[1])
-    if nested is not None:
-        grid = search_nested(groups, driven, bits=bits, sym=sym, nested=nested)
-    else:
-        grid = search_grid(groups, driven, bits=bits, sym=sym, lowest_zero=lowest)
-    return Task(groups, grid, layer.shape)
-
-
-def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
-    """Refuse what no grid holds: NaN, infinity, and values that a float16 scale cannot reach."""
-    largest = float(weight.abs().max())  # NaN where there is one
-    if not math.isfinite(largest):
-        raise AutoRoundError(f"layer {name}: its weight holds NaN or infinity")
-    if largest > most:
-        raise AutoRoundError(
-            f"layer {name}: a weight of {largest:.3g} is beyond {most:.3g}, the most that scales "
-            "in float16 reach at these bits; keep the layer in 16 bit: add it to ignore"
-        )
-
-
-def schedule_of(recipe: Recipe, block: int) -> Schedule:
-    """Return the plain numbers of one block's descent."""
-    tuning = recipe.tuning
-    return Schedule(
-        iters=tuning.iters,
-        rate=tuning.resolved_lr,
-        clip_rate=tuning.resolved_minmax_lr if tuning.clips else 0.0,
-        batch_size=tuning.batch_size,
-        accumulate=tuning.gradient_accumulate_steps,
-        checks=tuning.checks,
-        check_samples=tuning.check_samples,
-        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if tuning.init == "search" else 1.0,
-        seed=recipe.seed + block,
-    )
+    weight = inside[layer.tensor.removeprefix(block.name + ".")]
+    driven = importance.get(layer.name.removeprefix(block.name + "."))
+    return make_task(job, layer, as_matrix(layer, weight), driven)
 
 
 def _tune(
@@ -272,6 +259,8 @@ def _tune(
     tasks: Mapping[str, Task],
     base: Mapping[str, Tensor],
     streams: Streams | None,
+    *,
+    few: Mapping[str, Tensor],
 ) -> Tuned:
     if streams is None or not tasks:
         nan = float("nan")
@@ -294,7 +283,13 @@ def _tune(
             f"block {block.name}: its loss is {tuned.loss_before} before tuning; the model "
             "overflows in this dtype: set tuning.compute_dtype=float32"
         )
-    return tuned
+    if not few or not schedule.iters:
+        return tuned
+    roundings = spared(tuned.roundings, few)
+    after = check_loss(
+        problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
+    )
+    return tuned._replace(roundings=roundings, loss_after=after)
 
 
 def _on_step(job: Job, streams: Streams, block: int, step: int, loss: float) -> None:
@@ -308,27 +303,11 @@ def _forward(
     base: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
     hidden: Tensor,
+    rows: Tensor | None,
 ) -> Tensor:
     """Run a block with some of its weights replaced; ``weights`` by layer name, [out, in]."""
-    return runner.run(block.index, {**base, **as_stored(block, weights)}, hidden=hidden)
-
-
-def _quantized(
-    layer: LayerPlan, task: Task, roundings: Mapping[str, Rounding], *, ops: Ops
-) -> Carried:
-    assert layer.scheme is not None
-    rounding = roundings[layer.name]
-    codes, scale, zero = ops.quantize(task.groups, rounding, grid=task.grid)
-    held = from_groups(codes, layer.shape).contiguous().to("cpu")
-    if task.grid.nested is not None:
-        parts = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
-        return nested_tensor(layer.scheme.kind, held, parts)
-    return QuantizedTensor(
-        held,
-        scale.squeeze(-1).to("cpu"),
-        zero.squeeze(-1).to("cpu"),
-        layer.scheme,
-    )
+    stored = {**base, **as_stored(block, weights)}
+    return runner.run(block.index, stored, hidden=hidden, rows=rows)
 
 
 def _dense(job: Job, block: BlockPlan, layers: Mapping[str, Carried]) -> dict[str, Tensor]:

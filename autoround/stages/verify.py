@@ -15,17 +15,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core.rounding import dense_weight
 from autoround.errors import ModelError, VerificationError
-from autoround.formats import layouts
-from autoround.formats.checkpoints import stored_layers
+from autoround.formats.checkpoints import Stored
 from autoround.formats.gguf_carried import dense
 from autoround.formats.gguf_layout import GgufTensor
+from autoround.formats.unpacking import UnpackingSource
+from autoround.formats.written import written_layers
+from autoround.model.convert import ConvertedSource
 from autoround.model.locate import read_config
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
-from autoround.model.source import CheckpointSource
-from autoround.types import BlockPlan, Plan, QuantizedTensor
+from autoround.model.source import CheckpointSource, WeightSource
+from autoround.stages.blocks import as_stored
+from autoround.types import BlockPlan, LayerPlan, Plan, QuantizedTensor
 
 #: Tokens of the batch.
 TOKENS = 32
@@ -59,7 +61,6 @@ class Rehearsal:
             first = None
         self._runner.release()
         self._first = first
-        self._transposed = {x.name for b in plan.blocks for x in b.quantized if x.transposed}
         self.hidden = first
 
     @property
@@ -76,7 +77,8 @@ class Rehearsal:
         weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         placed = self._runner.place(weights) | self._runner.buffers(index)
         with torch.no_grad():
-            self.hidden = self._runner.run(index, placed, hidden=self.hidden)
+            rows = torch.arange(len(self.hidden))
+            self.hidden = self._runner.run(index, placed, hidden=self.hidden, rows=rows)
 
     def advance_carried(
         self,
@@ -85,14 +87,12 @@ class Rehearsal:
         kept: Mapping[str, Tensor],
     ) -> None:
         """Run the batch through a block as it is in memory."""
-        if self.hidden is None:
+        if self.hidden is None or index >= len(self._plan.blocks):
             return
+        block = self._plan.blocks[index]
         weights = {name: dense(layer) for name, layer in layers.items()}
-        turned = {
-            f"{name}.weight": w.t() if name in self._transposed else w
-            for name, w in weights.items()
-        }
-        self.advance(index, {**kept, **turned})
+        inside = as_stored(block, weights)
+        self.advance(index, {**kept, **{f"{block.name}.{n}": w for n, w in inside.items()}})
 
     def compare(self, written: Reading, what: str) -> float | None:
         """Run the batch through the written blocks; return the relative squared difference.
@@ -128,34 +128,43 @@ def _vocabulary(skeleton: Skeleton) -> int:
 class CheckpointReading:
     """A folder of safetensors files, read by what its config says."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self._source = CheckpointSource(folder)
-        every = [x for block in plan.blocks for x in block.layers]
-        self._layers = {x.name: x for x in every}
+    def __init__(self, folder: Path, plan: Plan, skeleton: Skeleton) -> None:
+        """Open a folder; no weight is read.
+
+        Raises:
+            VerificationError: its config calls other layers quantized than the plan.
+        """
+        files = CheckpointSource(folder)
+        source: WeightSource = files
         quantization = read_config(folder).get("quantization_config")
-        self._stored = {}
         if quantization is not None:
-            shapes = {x.name: x.shape for x in every}
-            self._stored = stored_layers(quantization, shapes, self._source.headers())
-        self._folder = folder
+            unpacking = UnpackingSource(files, quantization)
+            every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
+            _check_schemes(unpacking.layers, written_layers(every))
+            unpacking.turned = {
+                one.name
+                for layer in every
+                if layer.transposed and not layer.experts
+                for one in written_layers([layer])
+                if one.name in unpacking.layers
+            }
+            source = unpacking
+        self._source = ConvertedSource(source, skeleton.model)
 
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
-        replaced = {f"{x.name}.weight" for x in block.layers if x.name in self._stored}
-        found = self._source.read(name for name in names if name not in replaced)
-        headers = self._source.headers()
-        for layer in block.layers:
-            if layer.name not in self._stored:
-                continue
-            scheme, packing = self._stored[layer.name]
-            parts = [part for part in layouts.PARTS if f"{layer.name}.{part}" in headers]
-            tensors = self._source.read(f"{layer.name}.{part}" for part in parts)
-            held = layouts.from_tensors(
-                {part: tensors[f"{layer.name}.{part}"] for part in parts},
-                scheme,
-                packing=packing,
-                name=layer.name,
+        del block
+        return self._source.read(names)
+
+
+def _check_schemes(stored: Mapping[str, Stored], written: Sequence[LayerPlan]) -> None:
+    """Compare what a config says of each layer with what was written."""
+    for layer in written:
+        found = stored[layer.name].scheme if layer.name in stored else None
+        if (found is None) != (layer.scheme is None) or (
+            found is not None and layer.scheme is not None and found.bits != layer.scheme.bits
+        ):
+            raise VerificationError(
+                f"layer {layer.name} was written as {layer.scheme or '16 bit'}, and the config "
+                f"that was written calls it {found or '16 bit'}"
             )
-            weight = dense_weight(held)
-            found[f"{layer.name}.weight"] = weight.t() if layer.transposed else weight
-        return found

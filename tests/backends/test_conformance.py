@@ -258,7 +258,7 @@ def test_twenty_steps_end_where_the_plain_ops_end(runtime: Any, sym: bool, bits:
         groups = to_groups(weight, 32).to(device)
         grid = min_max_grid(groups, bits=bits, sym=sym)
         task = Task(groups, grid, tuple(weight.shape))
-        problem = Problem(lambda weights, x: x @ weights["w"].T, {"w": task}, samples)
+        problem = Problem(lambda weights, x, rows: x @ weights["w"].T, {"w": task}, samples)
         tuned.append(tune(problem, times, ops=ops, dtype=torch.float32))
         rounding = tuned[-1].roundings["w"]
         codes.append(ops.quantize(groups, rounding, grid=grid)[0].cpu())

@@ -180,7 +180,7 @@ class Bench:
         speed = self.ceiling().get(figures.get("dtype", ""))
         if not speed or not work:
             return None
-        return round(work / figures["tuning_s"] / (speed * 1e9), 4)
+        return round(work / float(figures["tuning_s"]) / (float(speed) * 1e9), 4)
 
     def quantize(self, row: Row, grid: Grid, seed: int, folder: Path) -> dict[str, Any]:
         """Run the worker of a row."""

@@ -40,7 +40,7 @@ def schedule(
     )
 
 
-def forward(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+def forward(weights: Mapping[str, Tensor], inputs: Tensor, rows: Tensor | None = None) -> Tensor:
     """Every position by itself, so what is padding cannot leak into what is not."""
     inner = torch.nn.functional.silu(inputs @ weights["up"].T)
     return inner @ weights["down"].T

@@ -9,7 +9,7 @@ from torch import nn
 
 from autoround.errors import ModelError
 from autoround.model.blocks import decoder_blocks, is_matrix, matrices, tied_names
-from autoround.model.skeleton import build_empty
+from autoround.model.build import build_empty
 
 from ...tiny import HIDDEN, KINDS, TinyBlock
 
@@ -31,7 +31,7 @@ def test_blocks_and_matrices_of_every_kind(kind: str, checkpoint: Checkpoint) ->
 def test_a_matrix_says_how_it_is_stored(kind: str, checkpoint: Checkpoint) -> None:
     model = build_empty(checkpoint(kind))
     for matrix in matrices(model, decoder_blocks(model)[0]):
-        if matrix.why_kept.startswith("experts"):
+        if matrix.experts or matrix.why_kept:
             continue
         module = model.get_submodule(matrix.name)
         weight = module.weight
@@ -50,12 +50,12 @@ def test_shapes_are_out_then_in(checkpoint: Checkpoint) -> None:
         assert found[f"{KINDS[kind].blocks}.0.{name}"].shape == (out, HIDDEN)
 
 
-def test_fused_experts_are_one_kept_matrix(checkpoint: Checkpoint) -> None:
+def test_fused_experts_are_one_matrix(checkpoint: Checkpoint) -> None:
     model = build_empty(checkpoint("mixtral"))
     found = {m.name: m for m in matrices(model, "model.layers.0")}
     experts = found["model.layers.0.mlp.experts.gate_up_proj"]
     assert experts.shape == (4 * 2 * 96, HIDDEN)
-    assert "experts" in experts.why_kept
+    assert (experts.experts, experts.why_kept) == (4, "")
 
 
 class Mixture(nn.Module):
@@ -103,12 +103,17 @@ def test_matrices_of_the_whole_model_have_no_leading_dot() -> None:
     assert [m.name for m in matrices(model, "")] == ["head", "list0.0.fc"]
 
 
-def test_subclasses_of_linear_may_compute_something_else_and_are_no_matrices() -> None:
+def test_subclasses_of_linear_are_matrices_if_they_compute_the_same() -> None:
+    class Same(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight, self.bias)
+
     class Other(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * 2
 
     assert is_matrix(nn.Linear(2, 2))
+    assert is_matrix(Same(2, 2, bias=False))
     assert not is_matrix(Other(2, 2))
     assert not is_matrix(nn.Embedding(2, 2))
 

@@ -12,7 +12,7 @@ from autoround.errors import ModelError
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 
-from ...tiny import HIDDEN, KINDS, TinyModel, make_model, token_ids
+from ...tiny import HIDDEN, KINDS, TinyBlock, TinyModel, make_model, token_ids
 
 Checkpoint = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -123,7 +123,7 @@ def test_nothing_stays_on_the_model_when_it_fails() -> None:
     failing = adopt_model(Failing())
     assert make_runner(failing).embed(token_ids(1, 4)).shape == (1, 1, HIDDEN)
     broken = adopt_model(Broken())
-    with pytest.raises(RuntimeError, match="between"):
+    with pytest.raises(ModelError, match="block by block: between"):
         make_runner(broken).embed(token_ids(1, 4))
     assert all("forward" not in m.__dict__ for m in broken.model.modules())
 
@@ -226,7 +226,23 @@ def test_buffers_in_no_checkpoint_are_the_models() -> None:
     assert {name: b.tolist() for name, b in runner.buffers(1).items()} == {"table": [0, 1, 2]}
 
 
-class ByKeyword(TinyModel):
+class Minding(TinyBlock):
+    """A block that minds what it is given beside its hidden states."""
+
+    def forward(self, hidden: Tensor, *others: Any, **named: Any) -> Tensor:
+        out: Tensor = self.fc(hidden)
+        for other in (*others, *named.values()):
+            out = out + (other[0] if isinstance(other, tuple) else other.unsqueeze(-1).float())
+        return out
+
+
+class Mindful(TinyModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Minding() for _ in range(2))
+
+
+class ByKeyword(Mindful):
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
         hidden: Tensor = self.embed(input_ids)
         for layer in self.layers:
@@ -234,11 +250,29 @@ class ByKeyword(TinyModel):
         return hidden
 
 
-class ByPosition(TinyModel):
+class ByPosition(Mindful):
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
         hidden: Tensor = self.embed(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, (self.embed(input_ids), None))
+        return hidden
+
+
+class Between(TinyModel):
+    """Adds something to the stream between its blocks, as some do with what an image gave."""
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
+        hidden: Tensor = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden) + self.embed(input_ids)
+        return hidden
+
+
+class Scaling(TinyModel):
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
+        hidden: Tensor = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden * 3)
         return hidden
 
 
@@ -268,16 +302,30 @@ class Tuples(TinyModel):
         return hidden
 
 
-@pytest.mark.parametrize(
-    ("model", "what"), [(ByKeyword, "'rare'"), (ByPosition, "positional arguments")]
-)
-def test_arguments_made_of_tokens_are_refused(model: type[TinyModel], what: str) -> None:
-    runner = make_runner(adopt_model(model()))
-    with pytest.raises(ModelError, match=f"layers.0 is given {what}.*depend.* on the tokens"):
+@pytest.mark.parametrize("model", [ByKeyword, ByPosition, Between])
+def test_what_depends_on_the_tokens_is_given_by_sample(model: type[TinyModel]) -> None:
+    skeleton = adopt_model(model())
+    runner = make_runner(skeleton)
+    ids = token_ids(4, 8)
+    runner.prepare(ids)
+    hidden = runner.embed(ids)
+    with torch.no_grad():
+        expected = skeleton.model(ids)
+    rows = torch.tensor([2, 0, 3])
+    out = hidden[rows]
+    for index in range(2):
+        out = runner.run(index, block_weights(skeleton, runner, index), hidden=out, rows=rows)
+    if model is Between:
+        out = out + hidden[rows]  # after the last block, which is the head's affair
+    torch.testing.assert_close(out, expected[rows])
+    with pytest.raises(ModelError, match="differently for each sample"):
+        runner.run(0, block_weights(skeleton, runner, 0), hidden=hidden)
+
+
+def test_what_a_model_does_between_blocks_must_be_an_addition() -> None:
+    runner = make_runner(adopt_model(Scaling()))
+    with pytest.raises(ModelError, match="no addition"):
         runner.prepare(token_ids(2, 8))
-    # With one sample too, it being read both ways.
-    with pytest.raises(ModelError, match=what):
-        make_runner(adopt_model(model())).prepare(token_ids(1, 8))
 
 
 @pytest.mark.parametrize("model", [Constant, Tuples])

@@ -16,7 +16,7 @@ from autoround.recipe.schema import Recipe
 def test_the_built_in_recipes() -> None:
     assert builtin_names() == (
         *("best", "default", "demo", "light", "opt-rtn"),
-        *("rtn", "w2", "w3", "w8"),
+        *("rtn", "turbo", "w2", "w3", "w8"),
     )
 
 
@@ -31,13 +31,23 @@ def test_default_states_every_default() -> None:
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
         ("light", {"tuning.iters": 50}),
+        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
         (
             "w2",
-            {"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False, "distill.steps": 100},
+            {
+                **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
+                **{"distill.steps": 100, "distill.codes": True},
+            },
         ),
-        ("w3", {"scheme.bits": 3, "scheme.group_size": 64, "distill.steps": 50}),
+        (
+            "w3",
+            {
+                **{"scheme.bits": 3, "scheme.group_size": 64},
+                **{"distill.steps": 50, "distill.codes": True},
+            },
+        ),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
     ],
 )

@@ -186,7 +186,7 @@ def test_illegal_values(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bits: 4", "unknown key bits; did you mean scheme.bits?"),
+        ("bits: 4", "unknown key bits; did you mean scheme.bits or lm_head.bits?"),
         ("seqlen: 4", "did you mean calibration.seqlen or evaluation.seqlen?"),
         ("extend: light", "did you mean extends? Legal keys: extends, description, scheme"),
         ("tuning: {lrr: 1}", "unknown key tuning.lrr; did you mean tuning.lr?"),

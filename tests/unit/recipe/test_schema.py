@@ -133,6 +133,8 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Recipe().to_dict() == {
         "description": "",
         "scheme": {"bits": 4, "group_size": 128, "sym": True},
+        "lm_head": {"bits": 16, "group_size": "auto"},
+        "quantize_vision": False,
         "ignore": [],
         "tuning": {
             "iters": 200,
@@ -148,7 +150,12 @@ def test_defaults_are_the_documented_ones() -> None:
             "compute_dtype": "auto",
         },
         "distill": {"steps": 0, "lr": "auto", "batch_size": 8, "codes": False},
-        "calibration": {"dataset": "NeelNanda/pile-10k", "nsamples": 128, "seqlen": 2048},
+        "calibration": {
+            "dataset": "NeelNanda/pile-10k",
+            "images": "none",
+            "nsamples": 128,
+            "seqlen": 2048,
+        },
         "evaluation": {"seqlen": 1024, "max_tokens": 16384},
         "output": {"format": "auto_round", "dtype": "auto", "max_shard_size": "5GB"},
         "seed": 42,

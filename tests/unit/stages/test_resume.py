@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, object]] = {
     "plain": {},
     "one stream": {"tuning.quantized_inputs": False, "output.max_shard_size": 20_000},
     "two passes": {"output.format": "auto_round,auto_gptq,gguf:q2_k_s", "tuning.iters": 0},
+    "head": {"lm_head.bits": 8, "distill.steps": 2, "distill.batch_size": 2},
     "distilled": {"distill.steps": 3, "distill.batch_size": 2},
 }
 

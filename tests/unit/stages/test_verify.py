@@ -74,7 +74,7 @@ def test_zero_points_one_off_fail_the_run(
         layer = real(*args, **kwargs)
         return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme)
 
-    monkeypatch.setattr(verify.layouts, "from_tensors", reading)
+    monkeypatch.setattr(layouts, "from_tensors", reading)
     monkeypatch.setattr("autoround.stages.outputs.format_layers", _unchecked)
     with pytest.raises(VerificationError, match=r"format auto_round: read back"):
         quantize(checkpoint("llama"), tmp_path / "out")

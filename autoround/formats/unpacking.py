@@ -1,0 +1,148 @@
+"""A quantized checkpoint read as if it were not: packed layers come out as dense weights.
+
+Whatever reads plain checkpoints (renaming and stacking tensors by the rules of a model class)
+so reads quantized ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autoround.core.rounding import dense_weight
+from autoround.errors import FormatError
+from autoround.formats import layouts
+from autoround.formats.checkpoints import Header, Stored, stored_layers
+from autoround.formats.regroup import ordered_weight
+from autoround.types import QuantizedTensor, Scheme
+
+
+class Files(Protocol):
+    """Tensors by the names that files give them."""
+
+    def headers(self) -> Mapping[str, Header]:
+        """Return shape and dtype of every tensor, without reading any."""
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors onto the CPU in their stored dtype."""
+
+
+class UnpackingSource:
+    """Tensors of a quantized checkpoint, ``NAME.weight`` in place of a layer's packed ones.
+
+    layers: how each packed layer is held, by its name in the files. turned: layers that the
+    model stores as [in, out]; to be set before anything is read.
+    """
+
+    def __init__(self, files: Files, quantization: Mapping[str, Any]) -> None:
+        """Find the packed layers; no data is read.
+
+        Raises:
+            FormatError: the config cannot be understood, or a layer lacks a tensor.
+        """
+        self._files = files
+        self.turned: set[str] = set()
+        headers = files.headers()
+        self.layers = stored_layers(quantization, packed_names(headers), headers)
+        owned = {f"{name}.{part}" for name in self.layers for part in layouts.PARTS}
+        self._headers = {name: header for name, header in headers.items() if name not in owned}
+        for name, stored in self.layers.items():
+            shape = packed_shape(name, stored, headers)
+            self._headers[f"{name}.weight"] = (shape, torch.float32)
+
+    def headers(self) -> Mapping[str, Header]:
+        """Return shape and dtype of every tensor as it reads."""
+        if not self.turned:
+            return self._headers
+        turned = {f"{name}.weight" for name in self.turned}
+        return {
+            n: ((s[1], s[0]), d) if n in turned else (s, d) for n, (s, d) in self._headers.items()
+        }
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors onto the CPU, packed layers as float32."""
+        found = {}
+        for name in names:
+            layer = name.removesuffix(".weight")
+            if layer != name and layer in self.layers:
+                weight = self.dense(layer)
+                found[name] = weight.t() if layer in self.turned else weight
+            else:
+                found.update(self._files.read([name]))
+        return found
+
+    def dense(self, name: str) -> Tensor:
+        """Return the weight of a packed layer, float32 [out, in]."""
+        held = self.parts(name)
+        layer = self.quantized(name, held)
+        index = held.get("g_idx")
+        if index is None or layer.scheme.group_size <= 0:
+            return dense_weight(layer)
+        if int(index.min()) < 0 or int(index.max()) >= layer.scale.shape[1]:
+            raise FormatError(
+                f"layer {name}: g_idx names groups outside 0 … {layer.scale.shape[1] - 1}"
+            )
+        return ordered_weight(layer, index)
+
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """Read the tensors of a packed layer, by the layout's names of them."""
+        headers = self._files.headers()
+        held = [part for part in layouts.PARTS if f"{name}.{part}" in headers]
+        tensors = self._files.read(f"{name}.{part}" for part in held)
+        return {part: tensors[f"{name}.{part}"] for part in held}
+
+    def quantized(self, name: str, held: Mapping[str, Tensor]) -> QuantizedTensor:
+        """Return the codes, scales and zero points of a layer's tensors."""
+        scheme, packing = self.layers[name]
+        layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
+        if not bool(torch.isfinite(layer.scale).all()):
+            raise FormatError(f"layer {name}: its scales hold NaN or infinity")
+        return layer
+
+
+def packed_names(headers: Mapping[str, Header]) -> dict[str, tuple[int, int]]:
+    """Return the names of layers that may be packed, by their tensors."""
+    telling = (*layouts.CODES, "biases", "qzeros", "scales", "weight_scale")
+    pairs = (name.rpartition(".") for name in headers)
+    return {name: (0, 0) for name, _, part in pairs if part in telling}
+
+
+def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[str]) -> None:
+    """Refuse layers that a config calls packed and that the files hold as plain weights.
+
+    names: of the model's linear layers that are not packed, as the files call them.
+
+    Raises:
+        FormatError: with the first such layer.
+    """
+    headers = files.headers()
+    plain = {name: (0, 0) for name in names if f"{name}.weight" in headers}
+    for name in stored_layers(quantization, plain, headers):
+        raise FormatError(
+            f"layer {name}: the quantization_config calls it quantized, and its codes are missing"
+        )
+
+
+def packed_shape(name: str, stored: Stored, headers: Mapping[str, Header]) -> tuple[int, int]:
+    """Return (out, in) of a packed layer, by the headers of its tensors.
+
+    Raises:
+        FormatError: a tensor is missing or does not fit the others.
+    """
+    scheme: Scheme = stored.scheme
+    reason = layouts.illegal(scheme, stored.packing)
+    if reason:
+        raise FormatError(f"layer {name}: {stored.packing} with {scheme}: {reason}")
+    held = {p: headers[f"{name}.{p}"] for p in layouts.PARTS if f"{name}.{p}" in headers}
+    empty = {p: torch.empty(s, dtype=d, device="meta") for p, (s, d) in held.items()}
+    layer = layouts.from_tensors(empty, scheme, packing=stored.packing, name=name)
+    rows, columns = layer.codes.shape
+    order = held.get("g_idx", held.get("weight_g_idx"))
+    if order is not None and order != ((columns,), torch.int32):
+        raise FormatError(
+            f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({columns},)"
+        )
+    return int(rows), int(columns)

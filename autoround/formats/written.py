@@ -1,0 +1,98 @@
+"""Layers as files have them: experts one by one, under the names of published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from autoround.types import LayerPlan, Plan, QuantizedTensor, part_rows
+
+#: Stands for an expert's number in ``LayerPlan.files``.
+NUMBER = "{}"
+
+
+def written_layers(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
+    """Return the layers of a plan as they are in the files, by their names there."""
+    return [one for layer in layers for one in _written(layer)]
+
+
+def _written(layer: LayerPlan) -> list[LayerPlan]:
+    if not layer.experts:
+        return [replace(layer, name=layer.files[0], files=())] if layer.files else [layer]
+    shape = part_shape(layer)
+    return [
+        LayerPlan(name.replace(NUMBER, str(expert)), shape, layer.scheme, layer.reason)
+        for expert in range(layer.experts)
+        for name in layer.files
+    ]
+
+
+def part_shape(layer: LayerPlan) -> tuple[int, int]:
+    """Return (out, in) of one matrix of a layer as it is written."""
+    rows = layer.shape[0] // max(1, layer.experts) // layer.parts
+    return rows, layer.shape[1]
+
+
+def described(plan: Plan) -> tuple[list[LayerPlan], list[LayerPlan]]:
+    """Return the layers that a config speaks of: those of the blocks, and those outside.
+
+    Where a layer's module has another name in transformers' class than in the files, both are
+    listed: some programs go by the one, some by the other.
+    """
+    inside = [layer for block in plan.blocks for layer in block.layers]
+    return _both(inside), _both(plan.kept)
+
+
+def block_lists(plan: Plan) -> list[str]:
+    """Return the paths of the list of decoder blocks, in the files first and then in the class."""
+    own = plan.blocks[0].name.rpartition(".")[0]
+    number = plan.blocks[0].name.rpartition(".")[2]
+    found = []
+    for layer in plan.blocks[0].layers:
+        name = layer.files[0] if layer.files else layer.name
+        before, _, after = name.partition(f".{number}.")
+        if after:
+            found.append(before)
+            break
+    return list(dict.fromkeys([*found, own]))
+
+
+def among_blocks(plan: Plan, name: str) -> bool:
+    """Tell whether a layer's name begins as those of the decoder blocks do."""
+    return name.startswith(tuple(f"{path}." for path in block_lists(plan)))
+
+
+def _both(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
+    found: dict[str, LayerPlan] = {}
+    for layer in layers:
+        for one in _written(layer):
+            found[one.name] = one
+        if not layer.experts:
+            found.setdefault(layer.name, replace(layer, files=()))
+    return list(found.values())
+
+
+def split(layer: LayerPlan, tensor: QuantizedTensor) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Cut a quantized weight into the matrices it is written as, each with its name."""
+    if not layer.experts:
+        yield (layer.files[0] if layer.files else layer.name), tensor
+        return
+    rows, columns = layer.shape[0] // layer.experts, layer.shape[1]
+    codes = tensor.codes.reshape(layer.experts, rows, columns)
+    scale, zero = tensor.scale, tensor.zero
+    shared = scale.shape[0] == 1  # one scale for the whole tensor
+    if not shared:
+        scale = scale.reshape(layer.experts, rows, -1)
+        zero = zero.reshape(layer.experts, rows, -1)
+    for expert in range(layer.experts):
+        for part, name in enumerate(layer.files):
+            own = part_rows(rows, part, layer.parts, interleaved=layer.interleaved)
+            yield (
+                name.replace(NUMBER, str(expert)),
+                QuantizedTensor(
+                    codes[expert, own].contiguous(),
+                    scale if shared else scale[expert, own].contiguous(),
+                    zero if shared else zero[expert, own].contiguous(),
+                    tensor.scheme,
+                ),
+            )

@@ -1,0 +1,100 @@
+"""A quantized checkpoint matched with its model class: which layer is packed under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from autoround.errors import FormatError
+from autoround.formats.checkpoints import Stored
+from autoround.formats.unpacking import UnpackingSource, refuse_plain
+from autoround.model.blocks import is_matrix, is_transposed
+from autoround.model.convert import ConvertedSource
+from autoround.model.experts import ExpertTensor, expert_tensors
+from autoround.model.names import NUMBER, CheckpointNames, expert_files
+from autoround.model.skeleton import match_names, what_lacks
+from autoround.model.source import CheckpointSource
+
+
+class Packed(NamedTuple):
+    """A packed layer: its name in the files, and how it is held."""
+
+    file: str
+    stored: Stored
+
+
+class Opened(NamedTuple):
+    """A quantized checkpoint as its model sees it.
+
+    linears: packed layers by the paths of the model's modules. experts: the matrices of each
+    packed stacked weight, by its name and then by (part, expert). keys: the model's other
+    tensors and their names in ``tensors``.
+    """
+
+    files: CheckpointSource
+    tensors: ConvertedSource
+    linears: dict[str, Packed]
+    experts: dict[str, dict[tuple[int, int], Packed]]
+    stacked: dict[str, ExpertTensor]
+    keys: dict[str, str]
+
+
+def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any]) -> Opened:
+    """Match a checkpoint with the empty modules of its model; no weight is read.
+
+    Raises:
+        FormatError: they do not fit, with the layer or tensor and what is wrong.
+    """
+    files = CheckpointSource(folder)
+    unpacking = UnpackingSource(files, quantization)
+    if not unpacking.layers:
+        raise FormatError("the quantization_config names no layer of this model")
+    tensors = ConvertedSource(unpacking, model)
+    turned = {n for n, m in model.named_modules() if is_transposed(m)}
+    unpacking.turned = {file for file in _files_of(tensors, turned) if file in unpacking.layers}
+    if unpacking.turned:
+        tensors = ConvertedSource(unpacking, model)
+    keys, missing = match_names(model, tensors)
+    if missing:
+        raise FormatError(f"{folder}: {what_lacks(model, tensors, missing[0])}")
+    stacked = expert_tensors(model)
+    names = CheckpointNames(tensors)
+    linears, experts = {}, {}
+    for name, key in keys.items():
+        origin = tensors.origin(key)
+        if name in stacked:
+            found = _matrices(expert_files(names, stacked[name]), stacked[name], unpacking)
+            if found:
+                experts[name] = found
+        elif origin is not None and origin.rule is None:
+            file = origin.keys[0][1].removesuffix(".weight")
+            if file in unpacking.layers and name.endswith(".weight"):
+                linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
+    linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
+    refuse_plain(quantization, files, _files_of(tensors, linear))
+    return Opened(files, tensors, linears, experts, stacked, keys)
+
+
+def _files_of(tensors: ConvertedSource, modules: set[str]) -> list[str]:
+    """Return the names in the files of the weights of some modules."""
+    origins = (tensors.origin(f"{name}.weight") for name in modules)
+    return [o.keys[0][1].removesuffix(".weight") for o in origins if o is not None]
+
+
+def _matrices(
+    files: tuple[str, ...], tensor: ExpertTensor, unpacking: UnpackingSource
+) -> dict[tuple[int, int], Packed]:
+    """Return the packed matrices of a stacked weight; none where it is not packed."""
+    found = {}
+    for part, name in enumerate(files):
+        for expert in range(tensor.count):
+            file = name.replace(NUMBER, str(expert))
+            if file in unpacking.layers:
+                found[part, expert] = Packed(file, unpacking.layers[file])
+    if found and len(found) != len(files) * tensor.count:
+        # Some are packed and some are not: all of them are unpacked as they are read.
+        return {}
+    return found

@@ -1,0 +1,76 @@
+"""The modules of a model, made from its config alone: parameters on meta, no weight read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoround.errors import ModelError
+
+#: Endings of class names that answer with logits of the next token.
+_ANSWERING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+
+
+def build_empty(folder: Path) -> nn.Module:
+    """Build the model's modules with parameters on meta and buffers computed.
+
+    Raises:
+        ModelError: transformers does not know the architecture as a language model, with or
+            without a vision tower.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = build_from(config)
+    except Exception as error:  # an odd config fails in many unrelated ways
+        reason = " ".join(str(error).split())[:300] or repr(error)
+        raise ModelError(
+            f"{folder} cannot be built as a causal language model: {reason}"
+        ) from error
+    return model
+
+
+def class_of(folder: Path) -> Any:
+    """Return the class of a checkpoint's model, to load it by transformers itself."""
+    return type(build_empty(folder))
+
+
+def build_from(config: Any) -> nn.Module:
+    """Build the modules of a config's own class.
+
+    A class named in ``architectures`` comes first, because a model with a vision tower has the
+    same config as its text model alone; then the class transformers maps the config to.
+    """
+    from accelerate import init_empty_weights
+
+    if getattr(config, "quantization_config", None) is not None:
+        # Weights are unpacked by the sources; the modules are the plain ones.
+        del config.quantization_config
+    with init_empty_weights(include_buffers=False):
+        model = _make(config)
+    model.tie_weights()  # type: ignore[operator]
+    return model.eval()
+
+
+def _make(config: Any) -> nn.Module:
+    import transformers
+
+    for name in getattr(config, "architectures", None) or ():
+        named = getattr(transformers, str(name), None)
+        if named is None or not str(name).endswith(_ANSWERING):
+            continue
+        if isinstance(config, getattr(named, "config_class", None) or type(None)):
+            made: nn.Module = named._from_config(config)
+            return made
+    last: Exception | None = None
+    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText"):
+        try:
+            made = getattr(transformers, auto).from_config(config, trust_remote_code=False)
+            return made
+        except ValueError as error:  # not mapped
+            last = last or error
+    assert last is not None
+    raise last

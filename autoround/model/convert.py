@@ -1,0 +1,221 @@
+"""A checkpoint under the names and shapes of its model class, converted a few tensors at a time.
+
+transformers renames, stacks and turns tensors as it loads a model, by rules that each model
+class brings along. The same rules are run here for the tensors that are asked for, and on
+meta tensors for their shapes, so a model is never in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autoround.errors import ModelError
+from autoround.model.experts import PART, ExpertTensor, expert_tensors
+from autoround.model.source import Headers, WeightSource
+
+
+class Rules(NamedTuple):
+    """transformers' rules for one model: renamings, and conversions by their source patterns."""
+
+    renamings: list[Any]
+    converters: list[Any]
+    by_pattern: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What becomes one tensor of the model, or several that are made together.
+
+    keys: (pattern, key) of the checkpoint's tensors, in order. rule: transformers' conversion,
+    a stacked weight to fill from its parts, or None where the tensor stays as it is.
+    prefixed: the name came about by the base model's prefix, which the files lack or have
+    beyond the class.
+    """
+
+    keys: tuple[tuple[str, str], ...]
+    rule: Any = None
+    prefixed: bool = False
+
+
+class ConvertedSource:
+    """The tensors of a checkpoint as the model class has them.
+
+    Those that the class does not know keep the checkpoint's names; ``unknown`` lists them.
+    """
+
+    def __init__(self, source: WeightSource, model: nn.Module) -> None:
+        """Match every tensor; no data is read.
+
+        Raises:
+            ModelError: the files do not fit the rules of the model class.
+        """
+        self._source, self._model = source, model
+        self._origins, unknown = match(model, source.headers())
+        self._of: dict[str, str] = {}
+        self._headers: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for first, origin in self._origins.items():
+            for name, tensor in self._shapes(first, origin).items():
+                self._of[name] = first
+                self._headers[name] = (tuple(tensor.shape), tensor.dtype)
+        self.unknown = tuple(name for name in unknown if name not in self._headers)
+        self._headers.update({name: source.headers()[name] for name in self.unknown})
+
+    def headers(self) -> Headers:
+        """Return shape and dtype of every tensor."""
+        return self._headers
+
+    def origin(self, name: str) -> Origin | None:
+        """Return what a tensor of the model is made of; None for one that is not known."""
+        return self._origins.get(self._of.get(name, ""))
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors onto the CPU in their stored dtype, converted."""
+        wanted = list(names)
+        found = self._source.read([name for name in wanted if name not in self._of])
+        for first in dict.fromkeys(self._of[name] for name in wanted if name in self._of):
+            origin = self._origins[first]
+            tensors = self._source.read([key for _, key in origin.keys])
+            found.update(self._converted(first, origin, tensors))
+        return {name: found[name] for name in wanted}
+
+    def _shapes(self, first: str, origin: Origin) -> dict[str, Tensor]:
+        headers = self._source.headers()
+        held = {key: headers[key] for _, key in origin.keys}
+        empty = {k: torch.empty(s, dtype=d, device="meta") for k, (s, d) in held.items()}
+        return self._converted(first, origin, empty)
+
+    def _converted(
+        self, first: str, origin: Origin, tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if origin.rule is None:
+            return {first: tensors[origin.keys[0][1]]}
+        if isinstance(origin.rule, ExpertTensor):
+            return {first: _merged(origin.rule, tensors)}
+        rule = copy.deepcopy(origin.rule)
+        for pattern, key in origin.keys:
+            rule.add_tensor(first, key, pattern, tensors[key])
+        try:
+            made = rule.convert(first, model=self._model, config=self._model.config)
+        except Exception as error:  # rules of other people's models fail in many ways
+            shown = origin.keys[0][1] + (" and others" if len(origin.keys) > 1 else "")
+            raise ModelError(f"tensor {shown} cannot become {first}: {error}") from error
+        return {n: t[0] if isinstance(t, list) else t for n, t in made.items()}
+
+
+def _merged(rule: ExpertTensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    matrices = {}
+    for key, tensor in tensors.items():
+        found = PART.match(key)
+        assert found is not None
+        matrices[rule.parts.index(found["part"]), int(found["expert"])] = tensor
+    try:
+        return rule.merge(matrices)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"the experts of {rule.name} are not all there: {error}") from error
+
+
+def rules_of(model: nn.Module) -> Rules:
+    """Return transformers' rules for loading a model; none where it has no such thing."""
+    loaded: Any = model
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        every = get_model_conversion_mapping(loaded)
+    except (ImportError, AttributeError):
+        return Rules([], [], {})
+    converters = [rule for rule in every if isinstance(rule, WeightConverter)]
+    return Rules(
+        [rule for rule in every if isinstance(rule, WeightRenaming)],
+        converters,
+        {pattern: rule for rule in converters for pattern in rule.source_patterns},
+    )
+
+
+def match(model: nn.Module, keys: Iterable[str]) -> tuple[dict[str, Origin], list[str]]:
+    """Tell what becomes of every tensor of a checkpoint.
+
+    Returns the origins by the first tensor they become, and the keys the model does not know.
+    """
+    rules = rules_of(model)
+    known = dict.fromkeys(model.state_dict())
+    stacked = expert_tensors(model)
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    found: dict[str, list[tuple[str, str]]] = {}
+    made_by: dict[str, Any] = {}
+    prefixed: set[str] = set()
+    unknown = []
+    for key in sorted(keys, key=natural):
+        own, pattern = _renamed(key, rules)
+        name = _with_prefix(own, prefix, known)
+        rule = None if pattern is None else rules.by_pattern[pattern]
+        if name not in known and _with_prefix(key, prefix, known) in known:
+            own, pattern, rule = key, None, None
+            name = _with_prefix(key, prefix, known)
+        if name not in known:
+            renamed = _renamed(key, rules._replace(converters=[]))[0]
+            part = _own_part(renamed, stacked) or _own_part(f"{prefix}.{renamed}", stacked)
+            if part is None:
+                unknown.append(key)
+                continue
+            name, pattern, rule = part.name, "part", part
+        if rule is None and name in found:
+            unknown.append(key)  # two of the files' tensors for one of the model's
+            continue
+        found.setdefault(name, []).append((pattern or key, key))
+        made_by.setdefault(name, rule)
+        if own == key != name:
+            prefixed.add(name)
+    made = {n: Origin(tuple(p), made_by[n], n in prefixed) for n, p in found.items()}
+    return made, unknown
+
+
+def _own_part(name: str, stacked: Mapping[str, ExpertTensor]) -> ExpertTensor | None:
+    """Return the stacked weight that a matrix named by our own custom is a part of."""
+    found = PART.match(name)
+    if found is None:
+        return None
+    return next(
+        (
+            tensor
+            for tensor in stacked.values()
+            if tensor.name.rpartition(".")[0] == found["experts"] and found["part"] in tensor.parts
+        ),
+        None,
+    )
+
+
+def _renamed(key: str, rules: Rules) -> tuple[str, str | None]:
+    """Return what the rules make of a name, and the pattern of the conversion among them."""
+    name = key
+    for rule in rules.renamings:
+        name = rule.rename_source_key(name)[0]
+    pattern = None
+    for rule in rules.converters:
+        name, pattern = rule.rename_source_key(name)
+        if pattern is not None:
+            break
+    return name, pattern
+
+
+def _with_prefix(name: str, prefix: str, known: Mapping[str, None]) -> str:
+    """Put the base model's prefix before a name, or take it away, where only that is known."""
+    if name in known or not prefix:
+        return name
+    without = name.removeprefix(prefix + ".")
+    return next((n for n in (without, f"{prefix}.{name}") if n in known), name)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts names with their numbers in order: experts are stacked so."""
+    return [
+        (0, int(piece), "") if piece.isdigit() else (1, 0, piece)
+        for piece in re.split(r"\.|(?<=\D)(?=\d+(?:\.|$))", name)
+    ]

@@ -1,0 +1,91 @@
+"""The layers of a quantized checkpoint, matched with the model's: which are packed, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from autoround.errors import FormatError
+from autoround.formats.unpacking import UnpackingSource, refuse_plain
+from autoround.formats.written import written_layers
+from autoround.model.blocks import is_transposed, matrices
+from autoround.model.convert import ConvertedSource
+from autoround.model.experts import expert_tensors
+from autoround.model.names import CheckpointNames, expert_files
+from autoround.model.skeleton import match_names, what_lacks
+from autoround.model.source import CheckpointSource
+from autoround.types import LayerPlan
+
+#: Why layers are not quantized here.
+KEPT = "kept in the checkpoint"
+
+
+def held_layers(
+    model: nn.Module, files: CheckpointSource, quantization: Mapping[str, Any]
+) -> tuple[UnpackingSource, dict[str, list[LayerPlan]]]:
+    """Return a checkpoint's packed layers, and all layers of the model as its files have them.
+
+    The layers come by the names of the model's matrices: experts are one of these, and many
+    layers.
+
+    Raises:
+        FormatError: a layer is missing, has another shape than the model's, or is no layer of
+            the model.
+    """
+    unpacking = UnpackingSource(files, quantization)
+    names = CheckpointNames(ConvertedSource(unpacking, model))
+    unpacking.turned = {
+        file
+        for name, module in model.named_modules()
+        if is_transposed(module)
+        and (file := names.tensor(f"{name}.weight").removesuffix(".weight")) in unpacking.layers
+    }
+    source = ConvertedSource(unpacking, model)
+    layers = _layers(model, unpacking, CheckpointNames(source))
+    missing = match_names(model, source)[1]
+    if missing:
+        raise FormatError(what_lacks(model, source, missing[0]))
+    every = written_layers(x for own in layers.values() for x in own)
+    refuse_plain(quantization, files, (x.name for x in every if x.scheme is None))
+    known = {x.name for x in every}
+    strange = [name for name in unpacking.layers if name not in known]
+    if strange:
+        raise FormatError(f"layer {strange[0]} is quantized, and the model has no such layer")
+    return unpacking, layers
+
+
+def _layers(
+    model: nn.Module, unpacking: UnpackingSource, names: CheckpointNames
+) -> dict[str, list[LayerPlan]]:
+    stacked = expert_tensors(model)
+    found: dict[str, list[LayerPlan]] = {}
+    for m in matrices(model, ""):
+        if m.experts:
+            files = expert_files(names, stacked[m.name])
+            whole = LayerPlan(m.name, m.shape, None, KEPT, experts=m.experts, files=files)
+            parts = written_layers([whole])
+        else:
+            file = names.tensor(f"{m.name}.weight").removesuffix(".weight")
+            own = () if file == m.name else (file,)
+            parts = [LayerPlan(m.name, m.shape, None, KEPT, m.transposed, m.bias, files=own)]
+        found[m.name] = [_held(part, unpacking) for part in parts]
+    return found
+
+
+def _held(layer: LayerPlan, unpacking: UnpackingSource) -> LayerPlan:
+    """Give a layer the scheme it is held with."""
+    name = layer.files[0] if layer.files else layer.name
+    stored = unpacking.layers.get(name)
+    if stored is None:
+        return layer
+    shape = unpacking.headers()[f"{name}.weight"][0]
+    shape = shape[::-1] if name in unpacking.turned else shape
+    if shape != layer.shape:
+        raise FormatError(
+            f"layer {name}: its codes are {shape[0]} x {shape[1]}, the model's weight is "
+            f"{layer.shape[0]} x {layer.shape[1]}"
+        )
+    return dataclasses.replace(layer, scheme=stored.scheme, reason="")

@@ -1,0 +1,60 @@
+"""One matrix of a model under a recipe: its scheme and its names in files, or why it is kept."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from autoround.formats import registry
+from autoround.formats.layouts import MLX
+from autoround.formats.written import part_shape
+from autoround.model.blocks import Matrix
+from autoround.model.names import expert_files
+from autoround.model.skeleton import Skeleton
+from autoround.stages.gguf import IGNORED
+from autoround.types import LayerPlan, Scheme
+
+
+def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
+    """Give a matrix its scheme and the names it has in files."""
+    if m.experts:
+        files = expert_files(skeleton.names, skeleton.stacked[m.name])
+    else:
+        name = skeleton.names.tensor(f"{m.name}.weight").removesuffix(".weight")
+        files = () if name == m.name else (name,)
+    return LayerPlan(
+        m.name,
+        m.shape,
+        scheme,
+        reason,
+        m.transposed,
+        m.bias,
+        experts=m.experts,
+        files=files,
+        interleaved=m.interleaved,
+    )
+
+
+def resolve(
+    skeleton: Skeleton, matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
+) -> LayerPlan:
+    """Give a matrix its scheme, or the reason why it is kept."""
+    asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
+    reason = next(asked, "") or matrix.why_kept
+    if not reason and matrix.transposed and not matrix.experts and MLX in packings:
+        reason = "MLX has no place for matrices that are stored turned"
+    whole = plan_layer(skeleton, matrix, scheme, "")
+    reason = reason or registry.why_not(part_shape(whole), scheme, packings)
+    return replace(whole, scheme=None if reason else scheme, reason=reason)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern names a layer: whole name, glob, or ``re:`` and a regex.
+
+    A name or glob also matches the end of a path, so ``down_proj`` means every one.
+    """
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)

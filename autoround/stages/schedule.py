@@ -1,0 +1,23 @@
+"""The plain numbers of a descent, from a recipe."""
+
+from __future__ import annotations
+
+from autoround.core.tune import Schedule
+from autoround.recipe.schema import Recipe
+
+
+def schedule_of(recipe: Recipe, block: int) -> Schedule:
+    """Return the plain numbers of one block's descent."""
+    tuning = recipe.tuning
+    return Schedule(
+        iters=tuning.iters,
+        rate=tuning.resolved_lr,
+        clip_rate=tuning.resolved_minmax_lr if tuning.clips else 0.0,
+        batch_size=tuning.batch_size,
+        accumulate=tuning.gradient_accumulate_steps,
+        checks=tuning.checks,
+        check_samples=tuning.check_samples,
+        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
+        clip_ceiling=2.0 if tuning.init == "search" else 1.0,
+        seed=recipe.seed + block,
+    )
