@@ -237,13 +237,17 @@ class PassJournal:
         """Return the files of the streams."""
         return StreamFiles(self._streams, shape, dtype, names)
 
-    def streams(self, files: StreamFiles, *, mask: Tensor | None, mapped: bool) -> Streams:
-        """Return the streams as the last finished unit left them.
+    def streams(
+        self, index: int, files: StreamFiles, *, mask: Tensor | None, mapped: bool
+    ) -> Streams:
+        """Return the streams as the last finished block left them.
+
+        index: of that block.
 
         Raises:
             OutputError: they are not there, or damaged.
         """
-        facts = read_record(self._record(self.done - 1))[1]
+        facts = read_record(self._record(index))[1]
         turn, sums = facts["turn"], facts["streams"]
         held = {}
         for name, total in sums.items():

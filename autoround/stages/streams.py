@@ -54,7 +54,8 @@ class StreamFiles:
             self._folder.mkdir(parents=True, exist_ok=True)
             for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
                 with path.open("ab") as file:
-                    _reserve(file.fileno(), self._size)
+                    if os.fstat(file.fileno()).st_size != self._size:
+                        _reserve(file.fileno(), self._size)
         except OSError as error:
             raise OutputError(
                 f"streams of activations need {2 * len(self.names) * self._size / 1e9:.1f} GB in "

@@ -110,7 +110,7 @@ def _streams(job: Job, runner: BlockRunner) -> Streams:
         files.allocate()
     if job.journal is not None and files is not None and finished(job):
         runner.release()
-        return job.journal.streams(files, mask=mask, mapped=job.mapped)
+        return job.journal.streams(finished(job) - 1, files, mask=mask, mapped=job.mapped)
     return _first_streams(job, runner, mask, files)
 
 

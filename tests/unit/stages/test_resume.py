@@ -171,7 +171,11 @@ def kill_and_compare(
         place.mkdir()
         work = partial(quantize, model, place / "out", values, resume=True)
         left = place if lost else None
-        assert killed(work, at=at, lost=left)
+        if not killed(work, at=at, lost=left):
+            # Folders above the output were made by the run that was counted.
+            assert at > calls - 3
+            assert content(place / "out") == expected
+            continue
         # And once more, while it goes on.
         killed(work, at=rng.randrange(1, calls), lost=left)
         assert resumed(model, place / "out", values) == expected, f"killed before call {at}"
