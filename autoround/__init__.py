@@ -1,7 +1,8 @@
 """Quantize language models to 2-8 bits by tuning the rounding of every weight.
 
 The names below are imported when first used, so that importing this package is instant
-and does not import torch.
+and does not import torch. The one thing it does do is to let transformers load our checkpoints
+(:mod:`autoround.inference.hook`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoround._version import __version__
+from autoround.inference import hook
 
 if TYPE_CHECKING:
     from autoround.api import AutoRound, plan, quantize
+    from autoround.inference.hf_quantizer import AutoRoundConfig
     from autoround.inference.load import load
     from autoround.types import Destination
 
-__all__ = ["AutoRound", "Destination", "__version__", "load", "plan", "quantize"]
+__all__ = ["AutoRound", "AutoRoundConfig", "Destination", "__version__", "load", "plan", "quantize"]
 
 _HOMES = {
     "AutoRound": "autoround.api",
+    "AutoRoundConfig": "autoround.inference.hf_quantizer",
     "plan": "autoround.api",
     "quantize": "autoround.api",
     "load": "autoround.inference.load",
@@ -40,3 +44,6 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """List the public names."""
     return sorted(__all__)
+
+
+hook.install()

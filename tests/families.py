@@ -72,7 +72,7 @@ def go_through(name: str, folder: Path) -> Passed:
     recipe = small(values)
     request = Request(skeleton, recipe, open_device("cpu"), "tiny", None, text(4, 16))
     result = run(request, out, sink=ignore)
-    packed = load(out / "auto_round", device="cpu", dtype=torch.float32)
+    packed = load(out / "auto_round", device="cpu", backend="torch", dtype=torch.float32)
     plain = type(model).from_pretrained(out / "fake", dtype=torch.float32).eval()
     ids = text(2, 16, seed=5)
     wanted = logits(plain, ids)

@@ -45,11 +45,17 @@ class Place:
 
     @property
     def command(self) -> bool:
-        """Whether the function is a command of the command line, its arguments its options."""
+        """Whether it is a command of the command line, or a kernel of Triton.
+
+        The arguments of the one are its options, those of the other pointers and sizes by rule.
+        """
         return any(
-            isinstance(d, ast.Call)
-            and isinstance(d.func, ast.Attribute)
-            and d.func.attr in ("command", "callback")
+            (
+                isinstance(d, ast.Call)
+                and isinstance(d.func, ast.Attribute)
+                and d.func.attr in ("command", "callback")
+            )
+            or ast.unparse(d) == "triton.jit"
             for d in self.node.decorator_list
         )
 

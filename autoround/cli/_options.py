@@ -88,6 +88,12 @@ MaxMemory: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Backend: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--backend", help="Kernel for packed layers, by name (see 'kernels'); auto: the fastest."
+    ),
+]
 ModelArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from autoround import api
 from autoround.cli._options import Invocation
+from autoround.cli._quiet import quiet_libraries
 from autoround.data.holdout import check_text
 from autoround.errors import AutoRoundError
 from autoround.evaluate.compare import compare
@@ -62,21 +63,6 @@ def hinting(place: Destination, invocation: Invocation) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Silence progress bars and advice of the libraries below; errors still come through."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-
-
 def default_output(model: str | None, recipe: Recipe) -> Path:
     """Return a folder name that says what it holds."""
     name = "smollm2-135m" if model is None else Path(model).name
@@ -94,7 +80,7 @@ def show_plan(
     shown: Shown = Shown(),
 ) -> None:
     """Print a plan and its cost."""
-    with _quiet_libraries():
+    with quiet_libraries():
         plan, estimate = api.plan(model, recipe, device=device, max_memory=max_memory)
     if shown.as_json:
         found = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
@@ -104,27 +90,11 @@ def show_plan(
         typer.echo(line)
 
 
-def show_generated(
-    model: str, prompt: str, *, max_new_tokens: int, chat: bool, device: str
-) -> None:
-    """Let a model continue a text, printing it as it comes."""
-    with _quiet_libraries():
-        generate(
-            model,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            chat=chat,
-            device=device,
-            on_text=lambda text: typer.echo(text, nl=False),
-        )
-    typer.echo()
-
-
 def quantize_and_report(
     model: str | None, recipe: Recipe, *, place: Destination, device: str, after: After
 ) -> RunResult:
     """Quantize, show progress, and do what is to follow with the written result."""
-    with _quiet_libraries():
+    with quiet_libraries():
         if after.evaluate and after.text is not None:
             # A mistake in its name is better told now than when the tuning is done.
             check_text(after.text)
@@ -161,7 +131,7 @@ def evaluate(
     device: str,
 ) -> EvalResult:
     """Score a model, with the libraries' own output silenced."""
-    with _quiet_libraries():
+    with quiet_libraries():
         return compare(
             model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
         )
@@ -181,7 +151,7 @@ def inspection_lines(model: str, *, layers: bool, as_json: bool) -> list[str]:
 def conversion_lines(model: str, output: Path, *, to: str, lossy: bool) -> list[str]:
     """Convert a quantized model; return what was done as lines of text."""
     formats = tuple(dict.fromkeys(name.strip() for name in to.split(",")))
-    with _quiet_libraries():
+    with quiet_libraries():
         return convert_lines(convert(model, output, formats=formats, allow_lossy=lossy))
 
 

@@ -19,17 +19,26 @@ def generate(
         int, typer.Option("--max-new-tokens", "--max_new_tokens", min=1, help="Tokens to add.")
     ] = 64,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Wrap the prompt in the tokenizer's chat template.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Wrap the prompt in the tokenizer's chat template; by default where it has one.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: options.Backend = "auto",
     device: options.Device = "auto",
 ) -> None:
     """Continue a text greedily, printing it as it comes.
 
     \b
     Examples:
-      autoround generate out "The capital of France is"
-      autoround generate out "Write a haiku." --chat
+      autoround generate out "Write a haiku."
+      autoround generate out "The capital of France is" --no-chat
+      autoround generate out "Write a haiku." --backend torch
     """
-    from autoround.cli import _work
+    from autoround.cli import _run
 
-    _work.show_generated(model, prompt, max_new_tokens=max_new_tokens, chat=chat, device=device)
+    _run.show_generated(
+        model, prompt, max_new_tokens=max_new_tokens, chat=chat, backend=backend, device=device
+    )

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from autoround._version import __version__
-from autoround.cli import convert, evaluate, generate, inspect, plan, quantize, recipes
+from autoround.cli import (
+    bench,
+    convert,
+    evaluate,
+    generate,
+    inspect,
+    kernels,
+    plan,
+    quantize,
+    recipes,
+)
 from autoround.cli._options import Invocation
 from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
 
@@ -26,6 +36,8 @@ Examples:
   autoround plan path/to/model --bits 2              # what would happen, and its cost
   autoround eval out --original path/to/model
   autoround generate out "The capital of France is"
+  autoround bench out --original path/to/model       # tokens a second, memory
+  autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
 """,
@@ -52,7 +64,7 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, evaluate, generate, inspect, convert):
+for part in (quantize, plan, evaluate, generate, bench, kernels, inspect, convert):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 

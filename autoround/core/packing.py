@@ -66,13 +66,15 @@ def unpack_rows(words: Tensor, bits: int) -> Tensor:
     rows = count // bits * BLOCK
     if words.device.type == "meta":
         return torch.empty((rows, columns), dtype=torch.uint8, device="meta")
-    blocks = words.reshape(count // bits, bits, columns).to(torch.int64) & 0xFFFFFFFF
+    # Shifts keep the sign, so what comes in from the left is masked away; 32 bits are enough.
+    blocks = words.reshape(count // bits, bits, columns)
     shape = (blocks.shape[0], BLOCK, columns)
     out = torch.empty(shape, dtype=torch.uint8, device=words.device)
     for k in range(BLOCK):
         word, shift = divmod(k * bits, 32)
         value = blocks[:, word] >> shift
         if shift + bits > 32:
-            value = value | (blocks[:, word + 1] << (32 - shift))
+            rest = 32 - shift
+            value = (value & (2**rest - 1)) | (blocks[:, word + 1] << rest)
         out[:, k] = (value & (2**bits - 1)).to(torch.uint8)
     return out.reshape(rows, columns)

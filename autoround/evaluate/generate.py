@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from autoround.device.kernels import AUTO
 from autoround.errors import UsageError
-from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.evaluate.models import load_runnable, load_tokenizer
 from autoround.model.locate import locate_model
 from autoround.model.positions import position_limit
 
@@ -16,13 +18,15 @@ def generate(
     prompt: str,
     *,
     max_new_tokens: int = 64,
-    chat: bool = False,
+    chat: bool | None = False,
+    backend: str = AUTO,
     device: str = "auto",
     on_text: Callable[[str], None] | None = None,
 ) -> str:
     """Continue a prompt greedily and return the new text.
 
-    chat: wrap the prompt as a user's turn by the tokenizer's chat template.
+    chat: wrap the prompt as a user's turn by the tokenizer's chat template; None where it
+        has one. backend: the kernel of packed layers.
     on_text: is given the new text piece by piece, as it comes.
 
     Raises:
@@ -36,12 +40,11 @@ def generate(
     tokenizer = load_tokenizer(folder)
     if not prompt:
         raise UsageError("the prompt is empty; give some text to continue")
+    if chat is None:
+        chat = bool(tokenizer.chat_template)
     if chat:
-        if not tokenizer.chat_template:
-            raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
-        turn = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    loaded = load_any(folder, device=device)
+        prompt = _as_turn(prompt, tokenizer, folder)
+    loaded = load_runnable(folder, device=device, backend=backend)
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
 
     limit, length = position_limit(loaded), inputs["input_ids"].shape[1] + max_new_tokens
@@ -69,4 +72,13 @@ def generate(
         )
     new = ids[0, inputs["input_ids"].shape[1] :]
     text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text
+
+
+def _as_turn(prompt: str, tokenizer: Any, folder: Path) -> str:
+    """Wrap a prompt as a user's turn."""
+    if not tokenizer.chat_template:
+        raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
+    turn = [{"role": "user", "content": prompt}]
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return text

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError
 from autoround.formats.checkpoints import METHODS, method_of
@@ -47,8 +50,23 @@ def _foreign_gguf(folder: Path) -> str | None:
     return None if (folder / "config.json").is_file() else gguf_file(folder)
 
 
-def load_any(model: str | Path, *, device: str = "auto") -> Any:
-    """Load a model for scoring, in float32 whatever it is stored in.
+def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUTO) -> Any:
+    """Load a model for use: packed where it is, in the dtype that is fast here.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    check_backend(backend)
+    folder = locate_model(model)
+    if gguf_file(folder) is None:
+        quantization = read_quantization(folder, read_config(folder))
+        if quantization is not None and method_of(quantization) in METHODS:
+            return load(folder, device=device, backend=backend)
+    return load_any(folder, device=device)
+
+
+def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Any:
+    """Load a model unpacked for scoring, in float32 whatever it is stored in, or a given dtype.
 
     Folders of quantized formats that are read here are unpacked; others go to transformers,
     a GGUF file without a config among them.
@@ -56,7 +74,6 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     Raises:
         ModelError: the model cannot be loaded.
     """
-    import torch
     import transformers
 
     folder = locate_model(model)
@@ -65,7 +82,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
     file = _foreign_gguf(folder)
     quantization = None if file else read_quantization(folder, read_config(folder))
     if quantization is not None and method_of(quantization) in METHODS:
-        return load(folder, device=device, dtype=torch.float32, dense=True)
+        return load(folder, device=device, dtype=dtype, dense=True)
     runtime = open_device(device)
     if quantization is not None and method_of(quantization) in UNPACKED:
         return filled(open_model(folder)).to(runtime.device)
@@ -78,7 +95,7 @@ def load_any(model: str | Path, *, device: str = "auto") -> Any:
         kind = transformers.AutoModelForCausalLM if file else class_of(folder)
         loaded: Any = kind.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=False,
             use_safetensors=None if file else True,
             **options,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from autoround.device.kernels import AUTO, check_backend
+from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, ModelError
 from autoround.inference.experts import QuantExperts
+from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
 from autoround.model.blocks import expected, tied_names
@@ -26,6 +29,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     dense: bool = False,
+    backend: str = AUTO,
 ) -> Any:
     """Load a quantized model as a transformers model, ready to generate.
 
@@ -33,29 +37,45 @@ def load(
     dtype: of activations and kept tensors; None for the checkpoint's on an accelerator,
         and on a CPU float32, unless a measurement shows the checkpoint's to be faster.
     dense: unpack all weights at load time; needs the memory of the 16-bit model, and runs
-        at its speed. Otherwise each call unpacks the layer it runs.
+        at its speed. Otherwise they stay packed.
+    backend: the kernel that multiplies with packed weights, by name, or ``auto`` for the
+        fastest one here (:mod:`autoround.device.kernels`).
 
     Raises:
         ModelError, FormatError, DeviceError: what is wrong, and where.
+        UsageError: no kernel has that name.
     """
+    check_backend(backend)
     folder = locate_model(model)
     config = read_config(folder)
     quantization = read_quantization(folder, config)
     if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     runtime = open_device(device)
-    stored = _stored_dtype(config)
-    chosen = dtype or (stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32)
+    chosen = dtype or dtype_for(folder, runtime)
     built = build_empty(folder)
     opened = open_packed(folder, built, quantization)
     packed = _replace_layers(built, opened)
-    _fill(built, opened, packed, chosen)
-    for path, module in built.named_modules():
-        if isinstance(module, QuantLinear):
-            module.note_order(path)
+    lay_out = not dense and runtime.device.type != "meta"
+    place = Place(runtime.device, backend) if lay_out else None
+    _fill(built, opened, packed, dtype=chosen, place=place)
     if dense:
-        _densify(built, chosen)
+        densify(built, chosen)
+    else:
+        # What is saved again says so.
+        built.config.quantization_config = dict(quantization)  # type: ignore[union-attr]
+    advise(built)
     return built.to(runtime.device).eval()
+
+
+def dtype_for(model: str | Path, runtime: Runtime) -> torch.dtype:
+    """Return the dtype to compute in: the checkpoint's, where float32 is not the faster one.
+
+    Raises:
+        ModelError: the model is not there, or its config names no dtype.
+    """
+    stored = _stored_dtype(read_config(locate_model(model)))
+    return stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
@@ -103,8 +123,25 @@ def _replace_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
     return files
 
 
-def _fill(model: nn.Module, opened: Opened, packed: Mapping[str, str], dtype: torch.dtype) -> None:
-    """Read every tensor of the model from the checkpoint, one layer's at a time."""
+class Place(NamedTuple):
+    """Where packed layers are to run, and by which kernel."""
+
+    device: torch.device
+    backend: str
+
+
+def _fill(
+    model: nn.Module,
+    opened: Opened,
+    packed: Mapping[str, str],
+    *,
+    dtype: torch.dtype,
+    place: Place | None,
+) -> None:
+    """Read every tensor of the model from the checkpoint, one layer's at a time.
+
+    place: packed layers are laid out for their kernel there as they come; None not to.
+    """
     tied = tied_names(model)
     for path, module in model.named_modules():
         names = [n for n, _ in module.named_parameters(recurse=False)]
@@ -131,6 +168,11 @@ def _fill(model: nn.Module, opened: Opened, packed: Mapping[str, str], dtype: to
             if isinstance(module, QuantLinear) and not _finite(tensor):
                 raise FormatError(f"tensor {key} holds infinity")
             _assign(module, name, tensor, dtype)
+        if isinstance(module, QuantLinear):
+            module.note_order(path)
+            # Experts are unpacked for the model's own code, so no kernel multiplies with them.
+            if place is not None and ".packed." not in path:
+                module.to(place.device).prepare(dtype, backend=place.backend)
     model.tie_weights()  # type: ignore[operator]
 
 
@@ -161,7 +203,7 @@ def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) ->
         module._buffers[name] = tensor
 
 
-def _densify(model: nn.Module, dtype: torch.dtype) -> None:
+def densify(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace quantized layers by plain ones that hold the same weights, unpacked."""
     for path, module in list(model.named_modules()):
         if isinstance(module, QuantExperts):

@@ -148,6 +148,20 @@ def _indexed_files(folder: Path, index: Path) -> dict[str, Path]:
     return files
 
 
+def headers_of(files: Iterable[str | Path]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return shape and dtype of every tensor of some safetensors files.
+
+    Raises:
+        ModelError: a file is damaged, or of another kind.
+    """
+    headers: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for file in map(Path, files):
+        with _open(file) as opened:
+            names = list(opened.keys())
+        headers.update(_file_headers(file, names))
+    return headers
+
+
 def _open(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt", device="cpu")

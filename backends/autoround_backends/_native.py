@@ -18,7 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+#: The operations of tuning.
 SOURCE = Path(__file__).with_name("_cpu_kernels.c")
+#: Products with packed weights.
+LINEAR = Path(__file__).with_name("_cpu_linear.c")
 COMPILERS = ("cc", "gcc", "clang")
 #: No -ffast-math, no contraction: levels are to equal those of plain torch bit for bit.
 FLAGS = (
@@ -46,9 +49,14 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "autoround" / "kernels"
 
 
-@lru_cache(maxsize=4)
-def load(cache: Path | None = None) -> Native:
-    """Load the kernels, building them if that was not done before."""
+@lru_cache(maxsize=8)
+def load(
+    cache: Path | None = None, *, source: Path = SOURCE, options: tuple[str, ...] = ()
+) -> Native:
+    """Load the kernels of one source, building them if that was not done before.
+
+    options: of the compiler, after those that name this processor.
+    """
     found = compiler()
     if found is None:
         return Native(None, f"no C compiler ({', '.join(COMPILERS)}) on the path")
@@ -59,10 +67,11 @@ def load(cache: Path | None = None) -> Native:
     # OpenMP's functions are left open and bound to those that torch has loaded: a second
     # runtime would have threads of its own that fight for the same cores.
     for threads in (("-fopenmp",), ("-fopenmp-simd",)):
-        target = folder / f"{_key(found, threads)}.so"
+        flags = (*FLAGS, *threads, _tuned(), *options)
+        target = folder / f"{_key(found, source, flags)}.so"
         try:
             if not target.is_file():
-                _build(found, threads, target)
+                _build([found, *flags, "-c", str(source)], target)
             library = ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError) as error:
             reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
@@ -72,9 +81,14 @@ def load(cache: Path | None = None) -> Native:
     return Native(None, failed)
 
 
-def _key(found: str, threads: tuple[str, ...]) -> str:
+def _tuned() -> str:
+    """Return the option that makes a compiler use all that this processor has."""
+    return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+
+
+def _key(found: str, source: Path, flags: tuple[str, ...]) -> str:
     """Name a build by what decides it: source, flags, compiler and processor."""
-    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, *threads, found, _processor())
+    parts = (source.read_text(encoding="utf-8"), *flags, found, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -88,15 +102,14 @@ def _processor() -> str:
     return "".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
-def _build(found: str, threads: tuple[str, ...], target: Path) -> None:
+def _build(compile_: list[str], target: Path) -> None:
     """Compile in a folder of our own and move the result into place as a whole."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         objects, library = f"{scratch}/kernels.o", f"{scratch}/kernels.so"
-        tuned = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-        _run([found, *FLAGS, *threads, tuned, "-c", str(SOURCE), "-o", objects])
+        _run([*compile_, "-o", objects])
         link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else ["-lm"]
-        _run([found, "-shared", objects, *link, "-o", library])
+        _run([compile_[0], "-shared", objects, *link, "-o", library])
         os.replace(library, target)
 
 

@@ -113,7 +113,7 @@ def test_an_activation_order_is_followed(checkpoint: Callable[[str], Path], tmp_
     expected = logits(model, ids)
     for dense in (True, False):
         found = logits(load(out, device="cpu", dense=dense), ids)
-        assert torch.allclose(found, expected, atol=1e-5)
+        assert torch.allclose(found, expected, atol=1e-5 if dense else 1e-3)
 
 
 def test_a_group_that_does_not_exist_is_refused_by_name(

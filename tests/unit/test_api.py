@@ -59,8 +59,10 @@ def test_quantize_writes_a_folder_that_loads(checkpoint: Make, tmp_path: Path) -
     result = autoround.quantize(checkpoint("llama"), small(), output_dir=out, data=IDS)
     assert result.output_dir == out
     packed, dense = autoround.load(out), autoround.load(out, dense=True)
-    assert torch.equal(logits(packed, TEST), logits(dense, TEST))
-    assert not torch.equal(logits(packed, TEST), logits(make_model("llama"), TEST))
+    # Packed products round activations to 16 bits.
+    torch.testing.assert_close(logits(packed, TEST), logits(dense, TEST), atol=2e-3, rtol=2e-3)
+    original = logits(make_model("llama"), TEST)
+    assert not torch.allclose(logits(packed, TEST), original, atol=2e-3, rtol=2e-3)
 
 
 def test_quantize_takes_a_recipe_by_name_or_file(checkpoint: Make, tmp_path: Path) -> None:
@@ -84,9 +86,10 @@ def test_a_reloaded_result_scores_as_the_one_in_memory(
     run.save_quantized(tmp_path / "out")
     expected = logits(dense, TEST)
     assert torch.isfinite(expected).all()
-    for unpacked in (False, True):
-        loaded = autoround.load(tmp_path / "out", dense=unpacked)
-        assert torch.equal(logits(loaded, TEST), expected)
+    loaded = autoround.load(tmp_path / "out", dense=True)
+    assert torch.equal(logits(loaded, TEST), expected)
+    packed = logits(autoround.load(tmp_path / "out"), TEST)
+    torch.testing.assert_close(packed, expected, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -265,7 +268,7 @@ def test_a_model_in_memory_and_its_tokenizer_make_a_whole_folder(tmp_path: Path)
     text = TEXTS[0]
     assert AutoTokenizer.from_pretrained(out).encode(text) == tokenizer.encode(text)
     assert (out / "generation_config.json").is_file()
-    assert torch.equal(logits(autoround.load(out), TEST), logits(dense, TEST))
+    assert torch.equal(logits(autoround.load(out, dense=True), TEST), logits(dense, TEST))
 
 
 def test_a_model_in_memory_without_tokenizer_writes_none(tmp_path: Path) -> None:

@@ -63,15 +63,16 @@ def test_a_loaded_model_is_the_one_that_was_quantized(
     assert found == set(layers)
     ids = token_ids(2, 24)
     expected = logits(dense_model(checkpoint(kind), layers), ids)
-    got = logits(packed, ids)
+    dense = load(folder, device="cpu", dtype=torch.float32, dense=True)
+    assert not any(isinstance(module, QuantLinear) for module in dense.modules())
+    got = logits(dense, ids)
     if kind == "gpt2":
         # Conv1D sums in another order.
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     else:
         assert torch.equal(got, expected)
-    dense = load(folder, device="cpu", dtype=torch.float32, dense=True)
-    assert not any(isinstance(module, QuantLinear) for module in dense.modules())
-    assert torch.equal(logits(dense, ids), got)
+    # Packed products round activations to 16 bits, or sum in another order.
+    torch.testing.assert_close(logits(packed, ids), got, rtol=2e-3, atol=2e-3)
     # Quantizing changed something at all.
     assert not torch.allclose(got, logits(dense_model(checkpoint(kind), {}), ids), atol=1e-3)
 
@@ -124,7 +125,8 @@ def test_a_dtype_can_be_chosen(quantized: Path, dtype: torch.dtype) -> None:
         assert got.dtype == dtype
         torch.testing.assert_close(got.float(), exact, rtol=0.1, atol=0.1)
     packed = load(quantized, device="cpu", dtype=dtype)
-    assert packed.model.layers[0].mlp.up_proj.scales.dtype == torch.float16
+    state = packed.state_dict()
+    assert state["model.layers.0.mlp.up_proj.scales"].dtype == torch.float16
 
 
 def edit_config(folder: Path, **entries: Any) -> None:

@@ -1,0 +1,49 @@
+"""``autoround bench``: how fast a model runs here, alone or beside its original."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoround.cli import _options as options
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    original: Annotated[
+        str | None,
+        typer.Option("--original", help="16-bit model to measure beside, in its fastest dtype."),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", "--prompt_tokens", min=1, help="Tokens read at once.")
+    ] = 256,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", "--new_tokens", min=1, help="Tokens written.")
+    ] = 64,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print tokens a second of prefill and decode (batch 1), and memory.
+
+    \b
+    Examples:
+      autoround bench out
+      autoround bench out --original path/to/model
+      autoround bench out --backend torch
+    """
+    from autoround.cli import _run
+
+    for line in _run.bench_lines(
+        model,
+        original,
+        lengths=(prompt_tokens, new_tokens),
+        backend=backend,
+        device=device,
+        as_json=as_json,
+    ):
+        typer.echo(line)

@@ -1,0 +1,52 @@
+"""Empty packed layers in place of a model's own, for a loader to fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoround.errors import FormatError
+from autoround.formats.checkpoints import check_layers, stored_layers
+from autoround.inference.linear import QuantLinear
+from autoround.model.blocks import expected
+
+
+def replace_layers(
+    model: nn.Module,
+    quantization: Mapping[str, Any],
+    headers: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+    tied: Mapping[str, str] | None = None,
+) -> None:
+    """Put empty quantized layers where the checkpoint has some.
+
+    dtype: of biases that are not filled yet; None for that of the files.
+    tied: weights that will be another one, by its name, where they are not yet.
+
+    Raises:
+        FormatError: the files do not hold what their config says, or nothing of this model.
+    """
+    wanted = expected(model)
+    wanted.tied.update(tied or {})
+    stored = stored_layers(quantization, wanted.shapes, headers)
+    if not stored:
+        raise FormatError("the quantization_config names no layer of this model")
+    check_layers(stored, headers, expected=wanted)
+    for name, (scheme, packing) in stored.items():
+        parent, _, own = name.rpartition(".")
+        layer = QuantLinear(
+            wanted.shapes[name],
+            scheme,
+            packing=packing,
+            # Some programs write a bias for layers that have none in the model.
+            bias=model.get_submodule(name).bias is not None or f"{name}.bias" in headers,
+        )
+        # Loaders convert what they read to what they find.
+        for part, buffer in list(layer.named_buffers()):
+            own_dtype = headers.get(f"{name}.{part}", (None, buffer.dtype))[1]
+            layer._buffers[part] = buffer.to(dtype if part == "bias" and dtype else own_dtype)
+        setattr(model.get_submodule(parent), own, layer)
