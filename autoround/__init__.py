@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from autoround.api import AutoRound, plan, quantize
     from autoround.inference.hf_quantizer import AutoRoundConfig
     from autoround.inference.load import load
+    from autoround.types import Destination
 
-__all__ = ["AutoRound", "AutoRoundConfig", "__version__", "load", "plan", "quantize"]
+__all__ = ["AutoRound", "AutoRoundConfig", "Destination", "__version__", "load", "plan", "quantize"]
 
 _HOMES = {
     "AutoRound": "autoround.api",
@@ -25,6 +26,7 @@ _HOMES = {
     "plan": "autoround.api",
     "quantize": "autoround.api",
     "load": "autoround.inference.load",
+    "Destination": "autoround.types",
 }
 
 

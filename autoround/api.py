@@ -24,10 +24,11 @@ from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.experts import as_kept
 from autoround.stages.plan import DTYPES, make_plan, needs_data
+from autoround.stages.resume import check_leftover
 from autoround.stages.run import Request, prepare, run, write_blocks
 from autoround.stages.tune import quantize_blocks
 from autoround.stages.write import check_output
-from autoround.types import Estimate, Plan, QuantizedTensor, RunResult
+from autoround.types import Destination, Estimate, Plan, QuantizedTensor, RunResult
 
 #: A folder, a hub id, a model in memory, or None for the embedded default.
 Model: TypeAlias = str | Path | nn.Module | None
@@ -37,7 +38,7 @@ def quantize(
     model: Model = None,
     recipe: str | Path | Recipe = "default",
     *,
-    output_dir: str | Path,
+    output_dir: str | Path | Destination,
     device: str = "auto",
     tokenizer: Any = None,
     data: object | None = None,
@@ -47,6 +48,8 @@ def quantize(
 
     model: a folder, a hub id, a transformers model (it is not changed), or None for the
         embedded default. recipe: a built-in name, a file, or a Recipe.
+    output_dir: the folder, or a ``Destination`` that also says whether to resume an interrupted
+        run and how much memory to use.
     tokenizer: needed for a model in memory when the calibration is text.
     data: calibration tokens or texts, in place of the recipe's dataset.
     sink: is told of every event of the run.
@@ -54,11 +57,19 @@ def quantize(
     Raises:
         AutoRoundError: what is wrong, wherever possible before any work is done.
     """
-    output = Path(output_dir)
-    check_output(output)
+    place = _destination(output_dir)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    return run(_computing(request), output, sink=sink)
+    return run(_computing(request), place, sink=sink)
+
+
+def _destination(output_dir: str | Path | Destination) -> Destination:
+    """Resolve where to write, and refuse what is in the way before a model is opened."""
+    place = output_dir if isinstance(output_dir, Destination) else Destination(Path(output_dir))
+    check_leftover(place)
+    if not place.resume:
+        check_output(place.folder)
+    return place
 
 
 def plan(
@@ -68,8 +79,11 @@ def plan(
     device: str = "auto",
     tokenizer: Any = None,
     data: object | None = None,
+    max_memory: int | None = None,
 ) -> tuple[Plan, Estimate]:
     """Return what :func:`quantize` would do and what it would cost, without doing it.
+
+    max_memory: bytes that the run may use.
 
     Raises:
         AutoRoundError: whatever would stop the run before its first block.
@@ -77,7 +91,11 @@ def plan(
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
     seen: list[Planned] = []
-    prepare(request, sink=lambda event: seen.append(event) if isinstance(event, Planned) else None)
+
+    def see(event: object) -> None:
+        seen.extend([event] if isinstance(event, Planned) else [])
+
+    prepare(request, sink=see, max_memory=max_memory)
     return seen[0].plan, seen[0].estimate
 
 
@@ -200,11 +218,12 @@ class AutoRound:
             )
         return replace(job, recipe=recipe, plan=plan)
 
-    def quantize_and_save(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
+    def quantize_and_save(
+        self, output_dir: str | Path | Destination, format: str = "auto_round"
+    ) -> RunResult:
         """Tune and write block by block, holding one block at a time."""
-        output = Path(output_dir)
-        check_output(output)
-        return run(self._request(format), output, sink=self.sink)
+        place = _destination(output_dir)
+        return run(self._request(format), place, sink=self.sink)
 
     def _resolve(self, format: str) -> Recipe:
         given: dict[str, tuple[object, str]] = {

@@ -153,7 +153,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will cost: exact bytes on disk, peak memory and a range of seconds."""
+    """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
+
+    memory_bytes: of the host. device_bytes: of a device that has memory of its own.
+    stream_bytes: of the two chains of activations, counted in memory_bytes unless they are on
+    the disk. journal_bytes: on the disk while the run lasts, streams included.
+    codes_on_disk: whether tuning the whole model unpacks one block at a time.
+    """
 
     disk_bytes: int
     source_bytes: int
@@ -161,6 +167,11 @@ class Estimate:
     seconds_low: float
     seconds_high: float
     bits_per_weight: float
+    device_bytes: int = 0
+    stream_bytes: int = 0
+    journal_bytes: int = 0
+    streams_on_disk: bool = False
+    codes_on_disk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +218,22 @@ class EvalResult:
     reference_perplexity: float | None = None
     kl: float | None = None
     top1_agreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a run writes, and by which means.
+
+    folder: of the output. resume: go on where an interrupted run ended. restart: throw away
+    what it left. max_memory: bytes; what exceeds them goes to the disk. work_dir: for streams of
+    activations on the disk, in place of the journal beside the output.
+    """
+
+    folder: Path
+    resume: bool = False
+    restart: bool = False
+    max_memory: int | None = None
+    work_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -75,6 +77,17 @@ Settings: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, xpu, or one of several: cuda:1.")
 ]
+MaxMemory: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        "--max_memory",
+        metavar="SIZE",
+        help="Memory to use at most, such as 8GB: what exceeds it goes to the disk, and a plan "
+        "that cannot keep to it is refused. By default most of what is free.",
+        show_default=False,
+    ),
+]
 Backend: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -137,6 +150,34 @@ def _spell(flag: str, value: object) -> str:
     if flag == "sym":
         return "--sym" if value else "--asym"
     return f"--{flag.replace('_', '-')} {value}"
+
+
+def as_bytes(size: str | None) -> int | None:
+    """Read the value of ``--max-memory``.
+
+    Raises:
+        UsageError: it is not a size.
+    """
+    from autoround.errors import UsageError
+    from autoround.recipe.values import parse_size
+
+    try:
+        return None if size is None else parse_size(size)
+    except ValueError as error:
+        raise UsageError(f"--max-memory {size}: {error}") from error
+
+
+@dataclass
+class Invocation:
+    """What was typed, and what to tell when it ends before it is done."""
+
+    arguments: list[str]
+    hint: str = ""
+
+    def to_resume(self) -> str:
+        """Return the command line that goes on."""
+        others = [word for word in self.arguments if word not in ("--resume", "--restart")]
+        return shlex.join(["autoround", *others, "--resume"])
 
 
 def one_model(positional: str | None, option: str | None) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import typer
 from rich.console import Console
 
 from autoround import api
+from autoround.cli._options import Invocation
 from autoround.cli._quiet import quiet_libraries
 from autoround.data.holdout import check_text
+from autoround.errors import AutoRoundError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
@@ -23,8 +27,10 @@ from autoround.stages.convert import convert
 from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
 from autoround.stages.inspect_gguf import inspect_gguf
-from autoround.stages.run import to_json
-from autoround.types import EvalResult, RunResult
+from autoround.stages.journal import blocks_in
+from autoround.stages.jsons import to_json
+from autoround.stages.resume import OtherRunError
+from autoround.types import Destination, EvalResult, RunResult
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,27 @@ class After:
     evaluate: bool
     text: Path | None
     prompt: str | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a plan is printed."""
+
+    layers: bool = False
+    as_json: bool = False
+
+
+@contextmanager
+def hinting(place: Destination, invocation: Invocation) -> Iterator[None]:
+    """Note how to go on where a run ends before it is done."""
+    try:
+        yield
+    except (KeyboardInterrupt, AutoRoundError) as error:
+        done = blocks_in(place.folder)
+        if done and not isinstance(error, OtherRunError):
+            noun = "block is" if done == 1 else "blocks are"
+            invocation.hint = f"{done} finished {noun} kept; go on with: {invocation.to_resume()}"
+        raise
 
 
 def default_output(model: str | None, recipe: Recipe) -> Path:
@@ -49,22 +76,22 @@ def show_plan(
     recipe: Recipe,
     *,
     device: str,
-    layers: bool = False,
-    as_json: bool = False,
+    max_memory: int | None,
+    shown: Shown = Shown(),
 ) -> None:
     """Print a plan and its cost."""
     with quiet_libraries():
-        plan, estimate = api.plan(model, recipe, device=device)
-    if as_json:
+        plan, estimate = api.plan(model, recipe, device=device, max_memory=max_memory)
+    if shown.as_json:
         found = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
         typer.echo(to_json(found, indent=1))
         return
-    for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
+    for line in plan_lines(plan, estimate) + (layer_lines(plan) if shown.layers else []):
         typer.echo(line)
 
 
 def quantize_and_report(
-    model: str | None, recipe: Recipe, *, output: Path, device: str, after: After
+    model: str | None, recipe: Recipe, *, place: Destination, device: str, after: After
 ) -> RunResult:
     """Quantize, show progress, and do what is to follow with the written result."""
     with quiet_libraries():
@@ -72,7 +99,8 @@ def quantize_and_report(
             # A mistake in its name is better told now than when the tuning is done.
             check_text(after.text)
         sink = Progress(Console(highlight=False))
-        result = api.quantize(model, recipe, output_dir=output, device=device, sink=sink)
+        result = api.quantize(model, recipe, output_dir=place, device=device, sink=sink)
+        output = place.folder
         original = embedded_model() if model is None else Path(model)
         if after.evaluate:
             typer.echo("eval: reloading the result and the original")

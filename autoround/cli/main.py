@@ -19,6 +19,7 @@ from autoround.cli import (
     quantize,
     recipes,
 )
+from autoround.cli._options import Invocation
 from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
 
 app = typer.Typer(
@@ -76,11 +77,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     command = typer.main.get_command(app)
+    invocation = Invocation(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome = command.main(args=arguments, prog_name="autoround", standalone_mode=False)
+        outcome = command.main(
+            args=arguments, prog_name="autoround", standalone_mode=False, obj=invocation
+        )
     except AutoRoundError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
+        if invocation.hint:
+            typer.echo(invocation.hint, err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         # Some releases of typer turn an interruption into this code, some let it through.
@@ -90,5 +96,5 @@ def run(arguments: list[str] | None = None) -> int:
         code: int = error.exit_code  # type: ignore[attr-defined]
         return 0 if type(error).__name__ == "NoArgsIsHelpError" else code
     if outcome == INTERRUPTED_EXIT_CODE:
-        typer.echo("interrupted: nothing was written", err=True)
+        typer.echo(f"interrupted: {invocation.hint or 'nothing was written'}", err=True)
     return outcome if isinstance(outcome, int) else 0

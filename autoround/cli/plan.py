@@ -31,6 +31,7 @@ def plan(
     format: options.Format = None,
     seed: options.Seed = None,
     settings: options.Settings = None,
+    max_memory: options.MaxMemory = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
     ] = False,
@@ -62,6 +63,8 @@ def plan(
     }
     name = options.one_model(model, model_option)
     resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
+    allowed = options.as_bytes(max_memory)
     from autoround.cli import _work
 
-    _work.show_plan(name, resolved, device=device, layers=layers, as_json=as_json)
+    shown = _work.Shown(layers, as_json)
+    _work.show_plan(name, resolved, device=device, max_memory=allowed, shown=shown)

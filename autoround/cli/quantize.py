@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.types import Destination
 
 app = typer.Typer()
 
 
 @app.command()
 def quantize(
+    context: typer.Context,
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
     recipe: options.RecipeName = None,
@@ -42,6 +44,24 @@ def quantize(
     format: options.Format = None,
     seed: options.Seed = None,
     settings: options.Settings = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on after the last finished block of an earlier run."),
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away what an interrupted run left, and begin."),
+    ] = False,
+    max_memory: options.MaxMemory = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--work-dir",
+            "--work_dir",
+            help="Folder on a fast disk for activations; by default beside the output.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
     ] = False,
@@ -67,6 +87,7 @@ def quantize(
       autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
           --iters 200 --dataset calib.jsonl --output_dir out --device cpu
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
+      autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
     flags = {
         "bits": bits,
@@ -85,11 +106,14 @@ def quantize(
     }
     name = options.one_model(model, model_option)
     resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
+    allowed = options.as_bytes(max_memory)
     from autoround.cli import _work
 
     if dry_run:
-        _work.show_plan(name, resolved, device=device)
+        _work.show_plan(name, resolved, device=device, max_memory=allowed)
         return
     target = output_dir or _work.default_output(name, resolved)
+    place = Destination(target, resume, restart, allowed, work_dir)
     after = _work.After(evaluate or eval_text is not None, eval_text, prompt)
-    _work.quantize_and_report(name, resolved, output=target, device=device, after=after)
+    with _work.hinting(place, context.obj):
+        _work.quantize_and_report(name, resolved, place=place, device=device, after=after)

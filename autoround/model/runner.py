@@ -83,8 +83,12 @@ class BlockRunner:
         are; needed where the model calls its blocks differently for each. Returns hidden's shape.
         """
         assert self._calls is not None, "prepare() comes before run()"
+        held = self._outer is not None
         call = self._calls.call(index, hidden.shape[0], rows)
         added = self._calls.added(index, hidden.shape[0], rows)
+        if not held:
+            # Read to learn of a batch's shape alone, embeddings would stay for the whole run.
+            self.release()
         if call is None:
             return hidden
         if added is not None:

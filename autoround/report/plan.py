@@ -21,7 +21,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB"
         + (f" in {formats} formats" if formats > 1 else "")
         + f", {estimate.bits_per_weight:.2f} bits per quantized weight with scales",
-        f"memory       about {estimate.memory_bytes / 1e9:.1f} GB",
+        *_memory_lines(estimate),
     ]
     if tuning["iters"] and estimate.seconds_high != float("inf"):
         lines.append(
@@ -33,6 +33,21 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         notes = [f"note         {note}" for note in one.notes if note not in plan.notes]
         lines += [*_scheme_lines(one), *_format_lines(one), *notes]
     return lines
+
+
+def _memory_lines(estimate: Estimate) -> list[str]:
+    streams = f"{estimate.stream_bytes / 1e9:.1f} GB of activations"
+    device = f", {estimate.device_bytes / 1e9:.1f} GB on the device" * (estimate.device_bytes > 0)
+    where = f"; {streams} on the disk" if estimate.streams_on_disk else ""
+    codes = ", codes of all blocks too" if estimate.codes_on_disk else ""
+    lines = [f"memory       about {estimate.memory_bytes / 1e9:.1f} GB{device}{where}{codes}"]
+    if estimate.journal_bytes:
+        lines.append(f"journal      {_size(estimate.journal_bytes)} on the disk until it is done")
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"
 
 
 def _scheme_lines(plan: Plan) -> list[str]:

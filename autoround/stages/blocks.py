@@ -1,10 +1,9 @@
-"""What the stages that work on blocks share: the job, and a finished block."""
+"""What the stages that work on blocks share: the job, and how blocks name their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,29 +11,24 @@ from torch import Tensor
 from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.events import Sink
-from autoround.formats.gguf_layout import GgufTensor
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.experts import as_kept
+from autoround.stages.finished import BlockOutput, Carried
+from autoround.stages.journal import PassJournal
 from autoround.stages.plan import DTYPES
-from autoround.types import BlockPlan, BlockResult, Plan, QuantizedTensor
+from autoround.types import BlockPlan, Plan
 
-#: A quantized weight, whatever holds its scales.
-Carried: TypeAlias = QuantizedTensor | GgufTensor
-
-
-@dataclass(frozen=True)
-class BlockOutput:
-    """One finished block: quantized layers by name, kept tensors by name, and figures."""
-
-    layers: dict[str, Carried]
-    kept: dict[str, Tensor]
-    result: BlockResult
+__all__ = ["BlockOutput", "Carried", "Job", "as_stored"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every block of a run shares."""
+    """What every block of a run shares.
+
+    journal: where finished blocks are kept, if they are. mapped: whether streams live there.
+    packed: whether finished blocks stay there, too, when all of them are needed.
+    """
 
     plan: Plan
     recipe: Recipe
@@ -42,6 +36,9 @@ class Job:
     runtime: Runtime
     tokens: Tokens | None
     sink: Sink
+    journal: PassJournal | None = None
+    mapped: bool = False
+    packed: bool = False
 
     @property
     def compute(self) -> torch.dtype:

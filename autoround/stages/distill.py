@@ -2,14 +2,16 @@
 
 Blocks run one after the other, forward and then backward with their inputs kept, so that no
 more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
-byte a weight, and two bytes more where codes may move. The original's answers need no second
-run: what its last block puts out is what the full-precision stream holds at the end.
+byte a weight, or packed in the journal where that is too much; where codes may move, they stay in
+memory with two bytes more. The original's answers need no second run: what its last block puts
+out is what the full-precision stream holds at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from autoround.events import DistillStep
 from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import BlockOutput, Job, as_stored
+from autoround.stages.distill_state import Keeping
 from autoround.stages.gguf import is_gguf
 from autoround.types import Plan, QuantizedTensor
 
@@ -38,7 +41,8 @@ def distills(recipe: Recipe, plan: Plan) -> bool:
 class _Block(NamedTuple):
     """One block as the descent needs it: kept tensors placed, layers with what is learned of them.
 
-    leans: int8 [out, in] of each layer, or None where codes stay.
+    leans: int8 [out, in] of each layer, or None where codes stay. read: returns kept tensors and
+    layers anew; None where they are held.
     """
 
     number: int
@@ -46,6 +50,14 @@ class _Block(NamedTuple):
     layers: dict[str, QuantizedTensor]
     factors: dict[str, Tensor]
     leans: dict[str, Tensor] | None
+    read: Callable[[], tuple[dict[str, Tensor], dict[str, QuantizedTensor]]] | None = None
+
+    def open(self) -> _Block:
+        """Return the block with its parts in memory."""
+        if self.read is None:
+            return self
+        base, layers = self.read()
+        return self._replace(base=base, layers=layers, read=None)
 
 
 class _Course(NamedTuple):
@@ -60,11 +72,11 @@ class _Course(NamedTuple):
 
 def distill(
     job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
-) -> list[BlockOutput]:
-    """Tune scales, and codes if asked, of finished blocks together; returns the new blocks.
+) -> Iterator[BlockOutput]:
+    """Tune scales, and codes if asked, of finished blocks together; yields the new blocks.
 
     The blocks of before are kept where those of after are no better on samples that the
-    descent did not see.
+    descent did not see. With a journal, a descent that was stopped goes on from its last state.
     """
     assert job.tokens is not None
     options = job.recipe.distill
@@ -73,45 +85,66 @@ def distill(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(job.recipe.seed))
     judges = order[:JUDGES] if count >= 2 * JUDGES else order
     learned = order[JUDGES:] if count >= 2 * JUDGES else order
-    before = _score(course, judges)
-    held = [(x, b.factors[n]) for b in course.blocks for n, x in b.layers.items()]
+    bits = {x.name: x.scheme.bits for b in job.plan.blocks for x in b.quantized if x.scheme}
+    held = [(bits[n], factor) for b in course.blocks for n, factor in b.factors.items()]
     params = [factor for _, factor in held]
-    rates = [core.rate_of(x.scheme.bits) if options.lr == "auto" else options.lr for x, _ in held]
+    rates = [core.rate_of(width) if options.lr == "auto" else options.lr for width, _ in held]
     state = core.init(params, rates=rates, steps=options.steps)
+    keeping = Keeping(job, {"factor": params, **_moving(course.blocks)})
+    state, scores = keeping.restore(state)
+    before = scores.get("before") or _score(course, judges)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
-    for number in range(1, options.steps + 1):
+    for _ in range(state.step):
+        next(drawn)
+    for number in range(state.step + 1, options.steps + 1):
         units = core.lean_at(number - 1, steps=options.steps)
         loss, grads = _gradients(course, learned[next(drawn)], units=units)
         state = core.step(params, grads, state=state)
+        keeping.keep(state, before=before)
         job.sink(DistillStep(number, options.steps, loss))
-    after = _score(course, judges)
+    after = scores.get("after") or _score(course, judges)
+    keeping.keep(state, before=before, after=after)
     job.sink(DistillStep(options.steps, options.steps, after, before))
-    if not after < before:
-        return list(done)
-    return [_rescaled(output, block) for output, block in zip(done, course.blocks, strict=True)]
+    for output, block in zip(done, course.blocks, strict=True):
+        yield _rescaled(output, block.open()) if after < before else output
+
+
+def _moving(blocks: Sequence[_Block]) -> dict[str, list[Tensor]]:
+    """Return what changes in place beside the factors, where codes may move."""
+    movable = [block for block in blocks if block.leans is not None]
+    return {
+        "codes": [layer.codes for block in movable for layer in block.layers.values()],
+        "lean": [lean for block in movable for lean in (block.leans or {}).values()],
+    }
 
 
 def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
     blocks = []
-    for plan, output in zip(job.plan.blocks, done, strict=True):
-        inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
-        layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
-        placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
+    for plan in job.plan.blocks:
+        read = partial(_parts, job, runner, done, plan.index)
+        base, placed = read()
         leans = None
         if job.recipe.distill.codes:
             # The codes of before are needed again if these turn out no better.
             placed = {n: replace(x, codes=x.codes.clone()) for n, x in placed.items()}
             leans = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in placed.items()}
-        blocks.append(
-            _Block(
-                plan.index,
-                runner.place(inside) | runner.buffers(plan.index),
-                placed,
-                {n: core.factors_of(x) for n, x in placed.items()},
-                leans,
-            )
-        )
+        factors = {n: core.factors_of(x) for n, x in placed.items()}
+        if job.packed and leans is None:
+            blocks.append(_Block(plan.index, {}, {}, factors, None, read))
+        else:
+            blocks.append(_Block(plan.index, base, placed, factors, leans))
     return blocks
+
+
+def _parts(
+    job: Job, runner: BlockRunner, done: Sequence[BlockOutput], index: int
+) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+    """Place a finished block."""
+    output, plan = done[index], job.plan.blocks[index]
+    inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
+    layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
+    placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
+    return runner.place(inside) | runner.buffers(plan.index), placed
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -149,7 +182,7 @@ def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
     tokens = course.job.tokens
     media = [tokens.media[int(row)] for row in rows] if tokens.media else []
     hidden = [course.runner.embed(tokens.ids[rows], media)]
-    for block in course.blocks:
+    for block in map(_Block.open, course.blocks):
         hidden.append(_run(course, block, hidden[-1], _unpacked(course, block), rows))
     return hidden
 
@@ -164,7 +197,7 @@ def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, lis
     hidden = _forward(course, rows)
     loss, grad = _judge(course, hidden.pop(), rows, backward=True)
     found: list[Tensor] = []
-    for block in reversed(course.blocks):
+    for block in map(_Block.open, reversed(course.blocks)):
         weights = {n: w.requires_grad_() for n, w in _unpacked(course, block).items()}
         entered = hidden.pop().requires_grad_()
         out = _run(course, block, entered, weights, rows)

@@ -13,23 +13,30 @@ from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import gguf_layout, is_gguf, kept_in
-from autoround.stages.plan import DTYPES, compute_dtype, needs_data
+from autoround.stages.memory import needs_of, placed
+from autoround.stages.plan import DTYPES, needs_data
 from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
 EFFICIENCY = (0.25, 0.9)
-#: Memory of Python, torch and transformers before a model is opened.
-BASE_BYTES = 600 << 20
-#: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
-#: best values, gradients, and rounded weights with their gradients.
-TUNING_COPIES = 7
 
 
-def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Runtime) -> Estimate:
+def make_estimate(
+    plan: Plan,
+    skeleton: Skeleton,
+    *,
+    recipe: Recipe,
+    runtime: Runtime,
+    budget: int | None = None,
+) -> Estimate:
     """Work out size, memory and time of a plan.
 
     Bytes on disk are those of the tensors, exactly; file headers add a few kilobytes.
+
+    budget: bytes of memory; what does not fit goes to the disk where it can.
     """
+    needs = needs_of(plan, skeleton, recipe, runtime)
+    mapped, packed = placed(needs, budget)
     quantized = [layer for block in plan.blocks for layer in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
     weights = sum(math.prod(x.shape) for x in quantized)
@@ -38,10 +45,17 @@ def make_estimate(plan: Plan, skeleton: Skeleton, *, recipe: Recipe, runtime: Ru
     return Estimate(
         disk_bytes=disk_bytes(plan, skeleton),
         source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
-        memory_bytes=_memory(plan, skeleton, recipe, runtime),
+        memory_bytes=needs.block
+        + (0 if mapped else needs.streams)
+        + (0 if packed else needs.codes),
         seconds_low=low,
         seconds_high=high,
         bits_per_weight=bits / weights,
+        device_bytes=needs.device,
+        stream_bytes=needs.streams,
+        journal_bytes=needs.journal,
+        streams_on_disk=mapped,
+        codes_on_disk=packed,
     )
 
 
@@ -92,43 +106,11 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
     return size * max(1, layer.experts) * layer.parts
 
 
-def _memory(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> int:
-    """Estimate peak memory: two activation streams, one block being tuned, the embeddings."""
-    block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
-    item = compute_dtype(recipe, runtime).itemsize
-    outside = sum(
-        math.prod(skeleton.header(name)[0]) * item for name in skeleton.names_outside_blocks()
-    )
-    if not needs_data(recipe):
-        return BASE_BYTES + outside + block * 4 * 4
-    tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
-    batch = recipe.tuning.batch_size * recipe.calibration.seqlen
-    widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
-    hidden = _hidden_size(skeleton)
-    streams = 2 * tokens * hidden * item
-    activations = 12 * batch * widest * 4
-    tuning = block * 4 * TUNING_COPIES + activations
-    if recipe.distill.steps:
-        # All codes at a byte each, the inputs of every block, and the averages of the scales;
-        # where codes may move, the codes of before and how far each leans.
-        weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
-        weights *= 3 if recipe.distill.codes else 1
-        kept = recipe.distill.batch_size * recipe.calibration.seqlen * hidden * item
-        tuning = max(tuning, block * 4 * 3 + activations) + weights + len(plan.blocks) * kept
-    return BASE_BYTES + outside + streams + tuning
-
-
-def _hidden_size(skeleton: Skeleton) -> int:
-    get = skeleton.config.get_text_config if hasattr(skeleton.config, "get_text_config") else None
-    config = get() if get is not None else skeleton.config
-    return int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 4096)
-
-
 def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float]:
     """Bound the tuning time by floating-point operations at the measured speed."""
     if not needs_data(recipe):
         return 1.0, 60.0 + plan.tensors
-    dtype = compute_dtype(recipe, runtime)
+    dtype = DTYPES[plan.compute_dtype]
     speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
     if speed <= 0:
         return 0.0, float("inf")

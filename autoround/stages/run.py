@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoround._version import __version__
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.events import Finished, Planned, Sink, StageStarted, Warned
+from autoround.errors import OutputError
+from autoround.events import Event, Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
@@ -24,12 +22,22 @@ from autoround.stages.calibrate import calibration_tokens
 from autoround.stages.estimate import disk_bytes, make_estimate
 from autoround.stages.gguf import is_gguf
 from autoround.stages.gguf_output import GgufOutput, gguf_fields
+from autoround.stages.jsons import to_json
+from autoround.stages.memory import host_budget, refuse_too_little, warnings_of
 from autoround.stages.outputs import CheckpointOutput, Output
 from autoround.stages.plan import make_plan
+from autoround.stages.resume import (
+    check_rooms,
+    finished_before,
+    journal_for,
+    settled,
+    with_journal,
+    written_plan,
+)
 from autoround.stages.tune import quantize_blocks
 from autoround.stages.verify import Rehearsal
 from autoround.stages.write import Staging, Writer, check_output, check_room
-from autoround.types import BlockResult, OutputPlan, RunResult
+from autoround.types import BlockResult, Destination, Estimate, OutputPlan, RunResult
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,21 @@ class Request:
     data: object | None = None
 
 
-def prepare(request: Request, *, sink: Sink) -> Job:
-    """Check everything that can be checked before the first block, and plan."""
+def prepare(
+    request: Request,
+    *,
+    sink: Sink,
+    max_memory: int | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Job:
+    """Check everything that can be checked before the first block, and plan.
+
+    max_memory: bytes that the run may use; what is beyond goes to the disk where it can.
+    about: what the journal says of the run that is to go on.
+
+    Raises:
+        AutoRoundError: whatever would stop the run before its first block.
+    """
     tokens, what = calibration_tokens(
         request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
     )
@@ -59,6 +80,7 @@ def prepare(request: Request, *, sink: Sink) -> Job:
         calibration=what,
         model=request.model_name,
     )
+    plan = settled(request.recipe, plan, about)
     for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
         # A tokenizer that cannot be written is better told now.
         gguf_fields(
@@ -67,35 +89,65 @@ def prepare(request: Request, *, sink: Sink) -> Job:
             model=plan.model,
             file_type=output.packing.removeprefix(layouts.GGUF),
         )
-    estimate = make_estimate(plan, request.skeleton, recipe=request.recipe, runtime=request.runtime)
+    budget = host_budget(request.runtime, max_memory)
+    estimate = make_estimate(
+        plan, request.skeleton, recipe=request.recipe, runtime=request.runtime, budget=budget
+    )
     sink(Planned(plan, estimate))
-    free = request.runtime.memory().free
-    if 0 < free < estimate.memory_bytes:
-        sink(
-            Warned(
-                f"about {estimate.memory_bytes / 1e9:.1f} GB of memory will be needed, and "
-                f"{free / 1e9:.1f} GB are free: lower calibration.nsamples or seqlen, or "
-                "tuning.batch_size"
-            )
-        )
+    refuse_too_little(estimate, max_memory)
+    for warning in warnings_of(estimate, request.runtime, budget):
+        sink(Warned(warning))
     return Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
 
 
-def run(request: Request, output: Path, *, sink: Sink) -> RunResult:
-    """Quantize a model and write it.
+def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
+    """Quantize a model and write it; what is finished is kept beside the output until then.
 
     Raises:
         AutoRoundError: before any work where that is possible; the output folder then
             does not exist, nor does a part of it.
     """
-    check_output(output)
-    job = prepare(request, sink=sink)
-    check_room(output, disk_bytes(job.plan, job.skeleton))
-    sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
-    passes = [replace(job, plan=plan) for plan in job.plan.passes]
-    passes[0] = job
-    jobs = [(one, quantize_blocks(one)) for one in passes]
-    return write_blocks(jobs, output, tokenizer=request.tokenizer)
+    place = output if isinstance(output, Destination) else Destination(output)
+    if not place.resume:
+        check_output(place.folder)
+    seen: list[Planned] = []
+
+    def told(event: Event) -> None:
+        seen.extend([event] if isinstance(event, Planned) else [])
+        sink(event)
+
+    with journal_for(place) as (journal, about):
+        job = prepare(request, sink=told, max_memory=place.max_memory, about=about)
+        before = finished_before(place.folder, job.plan) if place.resume else None
+        if before is not None:
+            sink(StageStarted("resume", f"{place.folder} is complete"))
+            journal.clear()
+            return _result(job, before, place.folder)
+        check_output(place.folder)
+        estimate = seen[-1].estimate
+        size = disk_bytes(job.plan, job.skeleton)
+        check_room(place.folder, size)
+        jobs = [replace(job, plan=plan) for plan in (job.plan, *job.plan.passes[1:])]
+        if check_rooms(place, job, output=size, estimate=estimate):
+            jobs = with_journal(job, journal, about, estimate=estimate)
+        elif estimate.journal_bytes:
+            sink(Warned(_no_journal(estimate)))
+        sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
+        passes = [(one, quantize_blocks(one)) for one in jobs]
+        try:
+            result = write_blocks(passes, place.folder, tokenizer=request.tokenizer)
+        except OSError as error:
+            # Wherever a full disk is met: side files, reports, the last rename.
+            raise OutputError(f"{place.folder} cannot be written: {error}") from error
+        journal.clear()
+        return result
+
+
+def _no_journal(estimate: Estimate) -> str:
+    return (
+        f"the disk has no room for the {estimate.journal_bytes / 1e9:.1f} GB that would keep what "
+        "is done, so this run cannot be resumed when it is interrupted"
+    )
 
 
 def write_blocks(
@@ -135,16 +187,22 @@ def write_blocks(
             size = whole.publish()
     seconds = time.perf_counter() - started
     first.sink(Finished(str(output), seconds, size))
-    layers = [x for block in first.plan.blocks for x in block.quantized]
+    return replace(
+        _result(first, results, output), seconds=seconds, tuning_seconds=tuning, disk_bytes=size
+    )
+
+
+def _result(job: Job, results: Sequence[BlockResult], output: Path) -> RunResult:
+    layers = [x for block in job.plan.blocks for x in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
     return RunResult(
         output_dir=output,
-        plan=first.plan,
+        plan=job.plan,
         blocks=tuple(results),
-        seconds=seconds,
-        tuning_seconds=tuning,
-        peak_bytes=first.runtime.peak_bytes(),
-        disk_bytes=size,
+        seconds=0.0,
+        tuning_seconds=0.0,
+        peak_bytes=job.runtime.peak_bytes(),
+        disk_bytes=sum(p.stat().st_size for p in output.rglob("*") if p.is_file()),
         bits_per_weight=bits / sum(x.shape[0] * x.shape[1] for x in layers),
     )
 
@@ -209,20 +267,6 @@ def _write_side_files(staging: Staging, job: Job, tokenizer: Any) -> None:
 
 def _write_reports(target: Output, job: Job, results: Sequence[BlockResult]) -> None:
     target.add_text("recipe.yaml", job.recipe.to_yaml())
-    plan = {"version": __version__, **dataclasses.asdict(job.plan)}
-    target.add_text("plan.json", to_json(plan, indent=1) + "\n")
+    target.add_text("plan.json", to_json(written_plan(job.plan), indent=1) + "\n")
     lines = [to_json(dataclasses.asdict(result)) for result in results]
     target.add_text("report.jsonl", "".join(line + "\n" for line in lines))
-
-
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Write dicts, lists and scalars as JSON, which has no NaN or infinity: they become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

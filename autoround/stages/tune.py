@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -20,67 +19,129 @@ from autoround.model.runner import BlockRunner
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
 from autoround.stages.experts import as_matrix, spared, starved
-from autoround.stages.outside import quantize_outside, tunes_head
-from autoround.stages.plan import DTYPES
+from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
+from autoround.stages.replay import Replay, finished, keep_dtypes, replayed, sum_of
 from autoround.stages.schedule import schedule_of
+from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
 from autoround.stages.tasks import carried, make_task
 from autoround.types import BlockPlan, BlockResult, LayerPlan
 
 
-@dataclass
-class Streams:
-    """Inputs of the next block: of the full-precision chain and of the quantized one.
-
-    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU.
-    """
-
-    full: Tensor
-    quantized: Tensor
-    mask: Tensor | None
-
-
 def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
-    """Quantize the blocks of a plan, one after the other.
+    """Quantize the blocks of a plan, one after the other; those in its journal are read from it.
 
     Only one block's weights and tuning state are in memory at a time.
     """
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
-    streams = _first_streams(job, runner) if job.tokens is not None else None
-    blocks = _one_by_one(job, runner, streams)
-    if streams is None or not distills(job.recipe, job.plan):
-        yield from blocks
+    distilled = job.tokens is not None and distills(job.recipe, job.plan)
+    more = finished(job) < len(job.plan.blocks) or not _outside_done(job)
+    streams = _streams(job, runner) if job.tokens is not None and (more or distilled) else None
+    if streams is None or not distilled:
+        yield from (replayed(job, index) for index in range(finished(job)))
+        yield from _one_by_one(job, runner, streams)
     else:
-        done = list(blocks)
+        done = _all_blocks(job, _one_by_one(job, runner, streams))
         job.sink(StageStarted("distill", f"{job.recipe.distill.steps} steps over the whole model"))
         yield from distill(job, runner, done, teacher=streams.full)
-    ends = (None, None) if streams is None else (streams.full, streams.quantized)
-    outside = quantize_outside(job, runner, *ends)
+    outside = _outside(job, runner, streams)
     if outside is not None:
         yield outside
+    if streams is not None and streams.files is not None and not distilled:
+        streams.files.remove()
+
+
+def _outside_done(job: Job) -> bool:
+    """Tell whether nothing outside the blocks is left to do."""
+    blocks = len(job.plan.blocks)
+    return not planned_outside(job) or (job.journal is not None and job.journal.done > blocks)
+
+
+def _outside(job: Job, runner: BlockRunner, streams: Streams | None) -> BlockOutput | None:
+    """Quantize what the plan says outside the blocks: one more unit of the journal."""
+    if not planned_outside(job):
+        return None
+    if job.journal is not None and _outside_done(job):
+        return job.journal.read(len(job.plan.blocks), {}, source=None)
+    full = quantized = None
+    if streams is not None:
+        full = streams.full
+        quantized = streams.quantized if job.recipe.tuning.quantized_inputs else full
+    output = quantize_outside(job, runner, full, quantized)
+    if output is not None and job.journal is not None:
+        job.journal.commit(output, streams=None, names=())
+    return output
 
 
 def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
-    for block in job.plan.blocks:
+    """Quantize the blocks that are not done yet."""
+    last = len(job.plan.blocks) - 1
+    for block in job.plan.blocks[finished(job) :]:
         output = _quantize_block(job, runner, block, streams)
+        if job.journal is not None:
+            both = block.index < last or tunes_head(job)
+            after = stream_names(job.recipe) if both else (FULL,)
+            ended = not both and not distills(job.recipe, job.plan)
+            job.journal.commit(output, streams=streams, names=() if ended else after)
         job.sink(BlockDone(output.result, len(job.plan.blocks)))
         yield output
         job.runtime.release()
 
 
-def _first_streams(job: Job, runner: BlockRunner) -> Streams:
+def _all_blocks(job: Job, blocks: Iterator[BlockOutput]) -> Sequence[BlockOutput]:
+    """Finish all blocks; in the journal only, where there is one."""
+    if job.journal is None:
+        return list(blocks)
+    for _ in blocks:
+        pass
+    return Replay(job)
+
+
+def _streams(job: Job, runner: BlockRunner) -> Streams:
+    """Return what goes into the first block that is not done yet."""
+    assert job.tokens is not None
+    ids, media = job.tokens.ids, job.tokens.media
+    mask = job.tokens.mask if job.tokens.padded else None
+    runner.prepare(ids, media)
+    first = runner.embed(ids[:1], media[:1])
+    files = None
+    if job.journal is not None:
+        shape = (*ids.shape, first.shape[-1])
+        files = job.journal.files(shape, first.dtype, names=stream_names(job.recipe))
+        files.allocate()
+    if job.journal is not None and files is not None and finished(job):
+        runner.release()
+        return job.journal.streams(finished(job) - 1, files, mask=mask, mapped=job.mapped)
+    return _first_streams(job, runner, mask, files)
+
+
+def _first_streams(
+    job: Job, runner: BlockRunner, mask: Tensor | None, files: StreamFiles | None
+) -> Streams:
     """Embed the calibration tokens."""
     assert job.tokens is not None
     ids, media = job.tokens.ids, job.tokens.media
     # Images of one sample may have another size than those of the next.
     size = 1 if media else job.recipe.tuning.batch_size
-    parts = [
-        runner.embed(part, media[i * size : (i + 1) * size]).to("cpu")
-        for i, part in enumerate(ids.split(size))
-    ]
-    runner.prepare(ids, media)
+    full: Tensor | None = None
+    for start in range(0, len(ids), size):
+        some = slice(start, start + size)
+        part = runner.embed(ids[some], media[some]).to("cpu")
+        if full is None:
+            shape = (len(ids), *part.shape[1:])
+            if files is not None and job.mapped:
+                full = files.mapped(FULL, 0)
+            else:
+                full = torch.empty(shape, dtype=part.dtype)
+        full[some] = part
+    assert full is not None
     runner.release()
-    full = torch.cat(parts)
-    return Streams(full, full.clone(), job.tokens.mask if job.tokens.padded else None)
+    streams = Streams(full, full, mask, files, job.mapped and files is not None)
+    if QUANTIZED in stream_names(job.recipe):
+        streams.quantized = streams.next_of(QUANTIZED, ahead=0) if streams.mapped else full.clone()
+        streams.quantized.copy_(full)
+    elif not streams.mapped:
+        streams.quantized = full.clone()
+    return streams
 
 
 def _quantize_block(
@@ -88,7 +149,9 @@ def _quantize_block(
 ) -> BlockOutput:
     started = time.perf_counter()
     stored = job.skeleton.read(job.skeleton.names_under(block.name))
-    weights = _keep_dtypes(job, block, stored)
+    source = 0 if job.journal is None else sum_of(stored)
+    weights = keep_dtypes(job, block, stored)
+    del stored
     inside = {name.removeprefix(block.name + "."): t for name, t in weights.items()}
     if streams is None:
         base: dict[str, Tensor] = {}
@@ -126,23 +189,14 @@ def _quantize_block(
             job.runtime.peak_bytes(),
             {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
         ),
+        source,
     )
-
-
-def _keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
-    replaced = {layer.tensor for layer in block.quantized}
-    kept = DTYPES[job.plan.dtype]
-    return {
-        name: t.to(kept) if name not in replaced and t.is_floating_point() else t
-        for name, t in stored.items()
-    }
 
 
 def _advance_full(
     job: Job, runner: BlockRunner, block: BlockPlan, base: Mapping[str, Tensor], streams: Streams
 ) -> Importance:
-    """Run the full-precision chain through a block, in place; note what drives its layers."""
+    """Run the full-precision chain through a block; note what drives its layers."""
     importance = Importance()
     paths = {layer: layer.name.removeprefix(block.name + ".") for layer in block.quantized}
     names = [path for layer, path in paths.items() if not layer.experts]
@@ -150,9 +204,10 @@ def _advance_full(
     if job.recipe.tuning.init != "search":
         names = []
     if not job.recipe.tuning.quantized_inputs:
-        streams.quantized = streams.full.clone()
+        streams.fork()
     module = job.skeleton.model.get_submodule(block.name)
     size = job.recipe.tuning.batch_size
+    after = streams.next_of(FULL)
     with observing(module, names, into=importance, stacked=stacked), torch.no_grad():
         for start in range(0, len(streams.full), size):
             part = slice(start, start + size)
@@ -160,24 +215,29 @@ def _advance_full(
             hidden = streams.full[part].to(job.runtime.device)
             rows = torch.arange(start, start + len(hidden))
             out = runner.run(block.index, base, hidden=hidden, rows=rows)
-            streams.full[part] = out.to("cpu")
+            after[part] = out.to("cpu")
+            streams.rest()
+    streams.full = after
     return importance
 
 
 def _advance_quantized(
     job: Job, runner: BlockRunner, block: BlockPlan, weights: Mapping[str, Tensor], streams: Streams
 ) -> None:
-    """Run the quantized chain through a finished block, in place."""
+    """Run the quantized chain through a finished block."""
     if not job.recipe.tuning.quantized_inputs:
         return
     size = job.recipe.tuning.batch_size
+    after = streams.next_of(QUANTIZED)
     with torch.no_grad():
         for start in range(0, len(streams.quantized), size):
             part = slice(start, start + size)
             hidden = streams.quantized[part].to(job.runtime.device)
             rows = torch.arange(start, start + len(hidden))
             out = runner.run(block.index, weights, hidden=hidden, rows=rows)
-            streams.quantized[part] = out.to("cpu")
+            after[part] = out.to("cpu")
+            streams.rest()
+    streams.quantized = after
 
 
 def _task(
@@ -216,7 +276,7 @@ def _tune(
         schedule,
         ops=job.runtime.ops,
         dtype=job.compute,
-        on_step=lambda step, loss: job.sink(StepDone(block.index, step, schedule.iters, loss)),
+        on_step=partial(_on_step, job, streams, block.index),
     )
     if not tuned.loss_before < float("inf"):
         raise AutoRoundError(
@@ -230,6 +290,11 @@ def _tune(
         problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
     )
     return tuned._replace(roundings=roundings, loss_after=after)
+
+
+def _on_step(job: Job, streams: Streams, block: int, step: int, loss: float) -> None:
+    streams.rest()
+    job.sink(StepDone(block, step, job.recipe.tuning.iters, loss))
 
 
 def _forward(

@@ -15,13 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from autoround.errors import OutputError, VerificationError
 from autoround.model.source import INDEX, SINGLE
+from autoround.stages.shard import Spool, raw_bytes
 
 #: Side files of a checkpoint that describe tokenizer, generation and licence.
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
@@ -36,6 +35,8 @@ NOT_COPIED = (
 )
 #: What a safetensors file says of itself; transformers refuses files that say another thing.
 METADATA = {"format": "pt"}
+#: Bytes of a written file that are read at a time to check it.
+READ_BYTES = 128 << 20
 #: Says that a folder is a run's unfinished output, and not somebody's own.
 MARKER = "INCOMPLETE"
 
@@ -73,6 +74,16 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a run built a folder; the mark goes just before the last rename."""
+    return (
+        (folder / MARKER).is_file()
+        or (folder / "plan.json").is_file()
+        or any(folder.glob("*/plan.json"))
+        or not any(folder.iterdir())
+    )
+
+
 StagingT = TypeVar("StagingT", bound="Staging")
 
 
@@ -85,7 +96,7 @@ class Staging:
 
     def __enter__(self: StagingT) -> StagingT:
         check_output(self._folder)
-        if self._staging.exists() and not (self._staging / MARKER).is_file():
+        if self._staging.exists() and not _is_ours(self._staging):
             raise OutputError(
                 f"{self._staging} is in the way: the output is built there, and it is not "
                 "left over from an earlier run; move it, or name another output folder"
@@ -111,10 +122,8 @@ class Staging:
 
     def copy_side_files(self, source: Path) -> None:
         """Copy tokenizer, generation and licence files of the original model."""
-        for pattern in COPIED:
-            for path in sorted(source.glob(pattern)):
-                if path.is_file() and path.name not in NOT_COPIED:
-                    shutil.copyfile(path, self._staging / path.name)
+        for path in side_files(source):
+            shutil.copyfile(path, self._staging / path.name)
 
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.
@@ -122,13 +131,17 @@ class Staging:
         Raises:
             OutputError: the folder appeared meanwhile and is not empty.
         """
-        (self._staging / MARKER).unlink(missing_ok=True)
-        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         check_output(self._folder)
+        for path in sorted(self._staging.rglob("*")):
+            # Side files and folders, too: a rename that outlives a power cut names nothing empty.
+            sync_path(path)
+        (self._staging / MARKER).unlink(missing_ok=True)
+        sync_path(self._staging)
+        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         if self._folder.is_dir():
             self._folder.rmdir()
         os.replace(self._staging, self._folder)
-        _sync(self._folder.parent)
+        sync_path(self._folder.parent)
         return total
 
 
@@ -138,46 +151,56 @@ class Writer(Staging):
     def __init__(self, folder: Path, *, max_shard_bytes: int) -> None:
         super().__init__(folder)
         self._limit = max_shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._pending_bytes = 0
+        self._spool: Spool | None = None
         self._shards: list[dict[str, int]] = []
         self._sums: dict[str, int] = {}
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave nothing open, and nothing behind that did not become the output."""
+        if self._spool is not None:
+            self._spool.close()
+        super().__exit__(kind, error, trace)
+
     def add(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take tensors for the output; full shards are written at once.
+        """Take tensors for the output, onto the disk at once.
 
         Raises:
-            OutputError: a name comes twice.
+            OutputError: a name comes twice, or the disk is full.
         """
         for name, tensor in tensors.items():
-            if name in self._pending or any(name in shard for shard in self._shards):
+            if name in self._sums:
                 raise OutputError(f"tensor {name!r} would be written twice")
             size = tensor.numel() * tensor.element_size()
-            if self._pending and self._pending_bytes + size > self._limit:
-                self._flush()
-            self._pending[name] = tensor.contiguous()
-            self._sums[name] = checksum(self._pending[name])
-            self._pending_bytes += size
+            if self._spool is not None and self._spool.size + size > self._limit:
+                self._flush(self._spool)
+            path = self._staging / f"shard-{len(self._shards)}"
+            try:
+                self._spool = self._spool or Spool(path)
+                self._spool.add(name, tensor)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error}") from error
+            self._sums[name] = checksum(tensor)
 
-    def _flush(self) -> None:
+    def _flush(self, spool: Spool) -> None:
         path = self._staging / f"shard-{len(self._shards)}"
         try:
-            save_file(self._pending, path, metadata=METADATA)
-            # safetensors lets only the owner read; a server often runs as somebody else.
-            path.chmod((self._staging / MARKER).stat().st_mode & 0o777)
-            _sync(path)
-        except (OSError, SafetensorError) as error:
+            spool.finish(METADATA)
+            sync_path(path)
+        except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
-        self._shards.append(
-            {name: t.numel() * t.element_size() for name, t in self._pending.items()}
-        )
-        self._pending, self._pending_bytes = {}, 0
+        self._shards.append({name: part.size for name, part in spool.parts.items()})
+        self._spool = None
 
     def add_text(self, name: str, text: str) -> None:
         """Write a small file."""
         path = self._staging / name
         path.write_text(text, encoding="utf-8")
-        _sync(path)
+        sync_path(path)
 
     def finish(self, config: Mapping[str, Any]) -> int:
         """Complete the folder and move it into place; returns the bytes of all files.
@@ -195,8 +218,8 @@ class Writer(Staging):
         Raises:
             VerificationError: a shard does not read back with the tensors it was given.
         """
-        if self._pending:
-            self._flush()
+        if self._spool is not None:
+            self._flush(self._spool)
         names = self._name_shards()
         for name, shard in zip(names, self._shards, strict=True):
             _verify(self._staging / name, {tensor: self._sums[tensor] for tensor in shard})
@@ -218,7 +241,13 @@ class Writer(Staging):
         return names
 
 
-def _sync(path: Path) -> None:
+def side_files(source: Path) -> list[Path]:
+    """Return the files of a model that describe its tokenizer, generation and licence."""
+    found = (path for pattern in COPIED for path in sorted(source.glob(pattern)))
+    return [path for path in found if path.is_file() and path.name not in NOT_COPIED]
+
+
+def sync_path(path: Path) -> None:
     """Make a file or a folder's entries survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -230,8 +259,7 @@ def _sync(path: Path) -> None:
 def checksum(tensor: Tensor) -> int:
     """Return the CRC-32 of a tensor's bytes, with its dtype and shape."""
     head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy().data, zlib.crc32(head))
+    return zlib.crc32(raw_bytes(tensor), zlib.crc32(head))
 
 
 def _verify(path: Path, sums: Mapping[str, int]) -> None:
@@ -242,10 +270,19 @@ def _verify(path: Path, sums: Mapping[str, int]) -> None:
                 raise VerificationError(
                     f"{path.name} was written with other tensors than it was given"
                 )
-            for name, expected in sums.items():
-                if checksum(opened.get_tensor(name)) != expected:
-                    raise VerificationError(
-                        f"{path.name}: tensor {name} does not read back as it was written"
-                    )
+        for names in _portions(path, list(sums)):
+            # What is read of an opened file counts as memory of this process until it is closed.
+            with safe_open(path, framework="pt") as opened:
+                for name in names:
+                    if checksum(opened.get_tensor(name)) != sums[name]:
+                        raise VerificationError(
+                            f"{path.name}: tensor {name} does not read back as it was written"
+                        )
     except (SafetensorError, OSError) as error:
         raise VerificationError(f"{path.name} cannot be read back: {error}") from error
+
+
+def _portions(path: Path, names: list[str]) -> list[list[str]]:
+    """Cut a file's tensors into portions of about as many bytes as are read at a time."""
+    count = max(1, round(len(names) * READ_BYTES / max(path.stat().st_size, 1)))
+    return [names[start : start + count] for start in range(0, len(names), count)]

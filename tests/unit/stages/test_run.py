@@ -175,7 +175,7 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("after", ["BlockDone", "StageStarted", "StepDone"])
-def test_a_run_that_is_stopped_leaves_nothing(
+def test_a_run_that_is_stopped_leaves_finished_blocks_alone(
     after: str,
     error: type[BaseException],
     checkpoint: Callable[[str], Path],
@@ -187,7 +187,8 @@ def test_a_run_that_is_stopped_leaves_nothing(
 
     with pytest.raises(error, match="stopped"):
         run(request(checkpoint("llama")), tmp_path / "out", sink=sink)
-    assert list(tmp_path.iterdir()) == []
+    kept = ["out.journal"] if after == "BlockDone" else []
+    assert [path.name for path in tmp_path.iterdir()] == kept
 
 
 def test_a_run_that_fails_while_writing_leaves_nothing(

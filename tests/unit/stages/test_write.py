@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoround.errors import OutputError, VerificationError
 from autoround.model.source import INDEX, SINGLE, CheckpointSource
+from autoround.stages.shard import Spool
 from autoround.stages.write import Writer, check_output, check_room, checksum
 
 TENSORS = {f"t{i}": torch.arange(16, dtype=torch.float32) + i for i in range(4)}
@@ -110,14 +111,14 @@ def test_stopped_while_the_config_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [OSError, SafetensorError])
+@pytest.mark.parametrize("method", ["add", "finish"])
 def test_a_full_disk_while_writing_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def full(*args: object, **kwargs: object) -> None:
-        raise error("No space left on device")
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr("autoround.stages.write.save_file", full)
+    monkeypatch.setattr(Spool, method, full)
     with pytest.raises(OutputError, match=r"cannot be written: No space left on device"):
         write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -251,10 +252,11 @@ def test_config_is_the_last_file_to_appear(tmp_path: Path, monkeypatch: pytest.M
 def test_a_shard_that_reads_back_otherwise_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lossy(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-        save_file({n: t for n, t in tensors.items() if n != "t2"}, path, metadata=metadata)
+    def lossy(self: Spool, metadata: dict[str, str]) -> None:
+        save_file({n: t for n, t in TENSORS.items() if n != "t2"}, self._path, metadata=metadata)
+        self.close()
 
-    monkeypatch.setattr("autoround.stages.write.save_file", lossy)
+    monkeypatch.setattr(Spool, "finish", lossy)
     with pytest.raises(VerificationError, match=r"model\.safetensors was written with other"):
         write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -289,10 +291,11 @@ def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
 def test_a_tensor_that_the_disk_changed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-        save_file({**tensors, "t2": tensors["t2"] + 1}, path, metadata=metadata)
+    def damaged(self: Spool, metadata: dict[str, str]) -> None:
+        save_file({**TENSORS, "t2": TENSORS["t2"] + 1}, self._path, metadata=metadata)
+        self.close()
 
-    monkeypatch.setattr("autoround.stages.write.save_file", damaged)
+    monkeypatch.setattr(Spool, "finish", damaged)
     with pytest.raises(
         VerificationError, match=r"model\.safetensors: tensor t2 does not read back"
     ):

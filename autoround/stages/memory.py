@@ -1,0 +1,145 @@
+"""What a run holds in memory at its peak, and what goes to the disk where that is too much."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from autoround.core.metrics import weight_bits
+from autoround.device.protocol import Runtime
+from autoround.device.registry import open_device
+from autoround.errors import UsageError
+from autoround.model.skeleton import Skeleton
+from autoround.recipe.schema import Recipe
+from autoround.stages.distill import distills
+from autoround.stages.plan import DTYPES, needs_data
+from autoround.stages.streams import stream_names
+from autoround.types import Estimate, Plan
+
+#: Memory of Python, torch and transformers before a model is opened.
+BASE_BYTES = 600 << 20
+#: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
+#: best values, gradients, and rounded weights with their gradients.
+TUNING_COPIES = 7
+#: Share of the free memory that a run may plan with.
+SHARE = 0.9
+
+
+class Needs(NamedTuple):
+    """Bytes at the peak.
+
+    block: whatever the number of blocks and samples: the program, one block being tuned, the
+    embeddings. streams: both chains of activations. codes: of all blocks, where they are needed
+    together. device: of ``block``, on the device when that is not the host.
+    journal: on the disk while the run lasts.
+    """
+
+    block: int
+    streams: int
+    codes: int
+    device: int
+    journal: int
+
+
+def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> Needs:
+    """Work out what a plan needs, from shapes."""
+    block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
+    item = DTYPES[plan.compute_dtype].itemsize
+    # The last check embeds in float32; tuning has the embeddings in its dtype, before the blocks.
+    outside = sum(math.prod(skeleton.header(n)[0]) * 4 for n in skeleton.names_outside_blocks())
+    if not needs_data(recipe):
+        return Needs(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
+    tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
+    batch = recipe.tuning.batch_size * recipe.calibration.seqlen
+    widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
+    hidden = hidden_size(skeleton)
+    streams = tokens * hidden * item
+    activations = 12 * batch * widest * 4
+    tuning = block * 4 * TUNING_COPIES + activations
+    codes = 0
+    if distills(recipe, plan):
+        # The inputs of every block, the averages of the scales, and the head.
+        layers = [x for b in plan.blocks for x in b.quantized if x.scheme is not None]
+        codes = sum(math.prod(x.shape) for x in layers)
+        scales = sum(math.prod(x.shape) // max(x.scheme.group_size, 64) for x in layers if x.scheme)
+        kept = recipe.distill.batch_size * recipe.calibration.seqlen * hidden * item
+        course = block * 4 * 3 + activations + len(plan.blocks) * kept + scales * 16
+        if recipe.distill.codes:
+            # The codes of before, those that move, and how far each leans, all at hand.
+            course, codes = course + 3 * codes, 0
+        tuning = max(tuning, course)
+    on_host = runtime.device.type == "cpu"
+    held = block * 4 * 2
+    return Needs(
+        BASE_BYTES + (outside + tuning if on_host else outside + held),
+        2 * streams,
+        codes,
+        0 if on_host else outside + tuning,
+        _journal(plan) + 2 * len(stream_names(recipe)) * streams,
+    )
+
+
+def _journal(plan: Plan) -> int:
+    """Return the bytes of the records of all blocks, in all passes."""
+    layers = [x for one in plan.passes for b in one.blocks for x in b.quantized]
+    return sum(weight_bits(x.shape, x.scheme) // 8 for x in layers if x.scheme is not None)
+
+
+def hidden_size(skeleton: Skeleton) -> int:
+    """Return the width of what blocks hand on."""
+    get = skeleton.config.get_text_config if hasattr(skeleton.config, "get_text_config") else None
+    config = get() if get is not None else skeleton.config
+    return int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 4096)
+
+
+def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:
+    """Return the memory that a run may use: what was asked for, or most of what is free.
+
+    None where nothing is known.
+    """
+    if max_memory is not None:
+        return max_memory
+    host = runtime if runtime.device.type == "cpu" else open_device("cpu")
+    free = host.memory().free
+    return int(SHARE * free) if free > 0 and runtime.device.type != "meta" else None
+
+
+def placed(needs: Needs, budget: int | None) -> tuple[bool, bool]:
+    """Choose what goes to the disk: the streams, and the codes of all blocks."""
+    if budget is None:
+        return False, False
+    mapped = needs.streams > 0 and needs.block + needs.streams + needs.codes > budget
+    packed = needs.codes > 0 and mapped and needs.block + needs.codes > budget
+    return mapped, packed
+
+
+def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
+    """Refuse a budget that one block does not fit.
+
+    Raises:
+        UsageError: with both figures.
+    """
+    if max_memory is not None and estimate.memory_bytes > max_memory:
+        raise UsageError(
+            f"about {estimate.memory_bytes / 1e9:.1f} GB of memory are needed for one block with "
+            f"all else on the disk, and --max-memory allows {max_memory / 1e9:.1f} GB: lower "
+            "tuning.batch_size or calibration.seqlen, or allow more"
+        )
+
+
+def warnings_of(estimate: Estimate, runtime: Runtime, budget: int | None) -> list[str]:
+    """Say in words where memory will be short."""
+    found = []
+    if budget is not None and estimate.memory_bytes > budget:
+        found.append(_short(estimate.memory_bytes, int(budget / SHARE), ""))
+    free = runtime.memory().free if estimate.device_bytes else 0
+    if 0 < free < estimate.device_bytes:
+        found.append(_short(estimate.device_bytes, free, f" on {runtime.device}"))
+    return found
+
+
+def _short(needed: int, free: int, where: str) -> str:
+    return (
+        f"about {needed / 1e9:.1f} GB of memory{where} will be needed, and {free / 1e9:.1f} GB "
+        "are free: lower tuning.batch_size or calibration.seqlen"
+    )
