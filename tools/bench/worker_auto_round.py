@@ -52,8 +52,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
     if job["blocks"] < job["all_blocks"]:
         names = [f"{job['prefix']}.{number}" for number in range(job["all_blocks"])]
-        # The first says where to spend time; layers outside would be packed all the same.
-        options["to_quant_block_names"] = ",".join(names[: job["blocks"]])
+        # The first says where to spend time (a list: texts are taken for patterns, and block 1
+        # would match block 10); layers outside would be packed all the same without the second.
+        options["to_quant_block_names"] = [names[: job["blocks"]]]
         options["ignore_layers"] = ",".join(name + "." for name in names[job["blocks"] :])
     options["dataset"] = [row[None] for row in ids]
     quantizer = auto_round.AutoRound(model, tokenizer, **options)
@@ -62,6 +63,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     def timed_save(*given: Any, **named: Any) -> Any:
         saving.append(time.perf_counter())
+        if "to_quant_block_names" in options:  # its own spelling of the list, for the config
+            quantizer.to_quant_block_names = ",".join(options["to_quant_block_names"][0])
         return save(*given, **named)
 
     # Layers are packed and saved as they are done; what is left for the end is no tuning.
