@@ -13,6 +13,9 @@ from autoround.formats.checkpoints import check_layers, stored_layers
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import expected
 
+#: Ends of the names of packed weights.
+PACKED = ("qweight", "weight_packed")
+
 
 def replace_layers(
     model: nn.Module,
@@ -35,6 +38,7 @@ def replace_layers(
     stored = stored_layers(quantization, wanted.shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
+    _refuse_unplaced(stored, headers)
     check_layers(stored, headers, expected=wanted)
     for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
@@ -50,3 +54,18 @@ def replace_layers(
             own_dtype = headers.get(f"{name}.{part}", (None, buffer.dtype))[1]
             layer._buffers[part] = buffer.to(dtype if part == "bias" and dtype else own_dtype)
         setattr(model.get_submodule(parent), own, layer)
+
+
+def _refuse_unplaced(stored: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
+    """Refuse packed layers that would be left out: what stands there would be made up.
+
+    Raises:
+        FormatError: such as experts, which files hold one by one and the model in one tensor.
+    """
+    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in PACKED}
+    left = sorted(packed - stored.keys())
+    if left:
+        raise FormatError(
+            f"{len(left)} packed layers of the files are no layers of the model as transformers "
+            f"builds it, {left[0]} for one: load it by autoround.load(FOLDER) instead, which can"
+        )

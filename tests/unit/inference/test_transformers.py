@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import autoround
-from autoround.errors import UsageError
+from autoround.errors import FormatError, UsageError
 from autoround.inference.kernels import quant_layers
 from autoround.inference.load import load
+from autoround.recipe.load import load_recipe
 from autoround.stages.convert import convert
 from autoround.types import Scheme
 
@@ -202,3 +203,13 @@ assert importlib.util.find_spec("transformers.quantizers.auto").origin.endswith(
         [sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_experts_that_transformers_could_not_place_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    recipe = load_recipe("rtn", overrides=["scheme.group_size=32"])
+    autoround.quantize(checkpoint("mixtral"), recipe, output_dir=tmp_path / "out", device="cpu")
+    with pytest.raises(FormatError, match=r"experts.*autoround\.load"):
+        from_pretrained(tmp_path / "out")
+    assert bool(logits(load(tmp_path / "out", device="cpu"), token_ids(1, 8)).isfinite().all())
