@@ -272,8 +272,7 @@ class AutoRound:
                 raise AutoRoundError("the model has no folder to be loaded from")
             dense = load_any(folder, device=str(self._job.runtime.device))
         plan = self._job.plan
-        every = (*(x for block in plan.blocks for x in block.layers), *plan.kept)
-        planned = {x.name: x for x in every}
+        planned = {x.name: x for x in plan.layers}
         for tensor in dense.state_dict().values():
             # The dtype that kept tensors are written in may have fewer digits.
             if tensor.is_floating_point():

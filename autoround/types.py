@@ -79,6 +79,11 @@ class LayerPlan:
         return self.name if self.experts else f"{self.name}.weight"
 
     @property
+    def file(self) -> str:
+        """The module that a layer by itself is written as."""
+        return self.files[0] if self.files else self.name
+
+    @property
     def parts(self) -> int:
         """The number of matrices that each expert is written as."""
         return max(1, len(self.files)) if self.experts else 1
@@ -144,6 +149,11 @@ class Plan:
     tensors: int = 0
     notes: tuple[str, ...] = ()
     further: tuple[Plan, ...] = ()
+
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """All matrices: those of the blocks, then those that lie outside."""
+        return (*(layer for block in self.blocks for layer in block.layers), *self.kept)
 
     @property
     def passes(self) -> tuple[Plan, ...]:

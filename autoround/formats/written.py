@@ -49,8 +49,7 @@ def block_lists(plan: Plan) -> list[str]:
     number = plan.blocks[0].name.rpartition(".")[2]
     found = []
     for layer in plan.blocks[0].layers:
-        name = layer.files[0] if layer.files else layer.name
-        before, _, after = name.partition(f".{number}.")
+        before, _, after = layer.file.partition(f".{number}.")
         if after:
             found.append(before)
             break
@@ -75,7 +74,7 @@ def _both(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
 def split(layer: LayerPlan, tensor: QuantizedTensor) -> Iterator[tuple[str, QuantizedTensor]]:
     """Cut a quantized weight into the matrices it is written as, each with its name."""
     if not layer.experts:
-        yield (layer.files[0] if layer.files else layer.name), tensor
+        yield layer.file, tensor
         return
     rows, columns = layer.shape[0] // layer.experts, layer.shape[1]
     codes = tensor.codes.reshape(layer.experts, rows, columns)

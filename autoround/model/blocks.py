@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
-from autoround.model.experts import ExpertTensor, hidden_size, stacked_in
+from autoround.model.experts import ExpertTensor, stacked_in
+from autoround.model.positions import hidden_size
 from autoround.types import Expected
 
 #: Why routers are kept.

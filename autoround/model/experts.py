@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoround.model.positions import hidden_size
 from autoround.types import part_rows
 
 #: Matrices that are one tensor with their rows one after the other, or taking turns.
@@ -56,18 +56,12 @@ class ExpertTensor:
 
 def expert_tensors(model: nn.Module) -> dict[str, ExpertTensor]:
     """Find the stacked weights of a model by their shapes; the names of modules do not matter."""
+    hidden = hidden_size(model)
     return {
         found.name: found
         for path, module in model.named_modules()
-        for found in stacked_in(module, path, hidden_size(model))
+        for found in stacked_in(module, path, hidden)
     }
-
-
-def hidden_size(model: nn.Module) -> int:
-    """Return the width of a model's stream, 0 where its config does not say."""
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "hidden_size", 0) or getattr(text, "n_embd", 0) or 0)
 
 
 def stacked_in(module: nn.Module, path: str, hidden: int) -> list[ExpertTensor]:

@@ -7,12 +7,13 @@ of transformers' classes (``language_model.model.layers`` and ``model.language_m
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from autoround.model.blocks import Matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor
 
@@ -41,6 +42,17 @@ class Names(Protocol):
 def expert_files(names: Names, tensor: ExpertTensor) -> tuple[str, ...]:
     """Return the modules that a stacked weight is written as, ``{}`` for the expert."""
     return names.experts(tensor) or default_experts(tensor, names.beside(tensor))
+
+
+def files_of(names: Names, m: Matrix, stacked: Mapping[str, ExpertTensor]) -> tuple[str, ...]:
+    """Return the modules that a matrix is written as; none where it is its own name.
+
+    stacked: the stacked weights of the model, by name.
+    """
+    if m.experts:
+        return expert_files(names, stacked[m.name])
+    file = names.tensor(f"{m.name}.weight").removesuffix(".weight")
+    return () if file == m.name else (file,)
 
 
 class CheckpointNames:

@@ -1,4 +1,4 @@
-"""How many tokens a model can take at once."""
+"""What a model's config says of its tokens: how many it can take, how wide they are."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from typing import Any
 from torch import nn
 
 
+def text_config(model: Any) -> Any:
+    """Return the config of a model's language part; None where it has none."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def hidden_size(model: Any) -> int:
+    """Return the width of a model's stream, 0 where its config does not say."""
+    text = text_config(model)
+    return int(getattr(text, "hidden_size", 0) or getattr(text, "n_embd", 0) or 0)
+
+
 def position_limit(model: Any) -> int | None:
     """Return the length of a model's table of positions, or None where it has no such table.
 
     Models that turn queries and keys, or add a slope, take sequences of any length.
     """
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    stated = getattr(text, "max_position_embeddings", None)
+    stated = getattr(text_config(model), "max_position_embeddings", None)
     if not isinstance(stated, int) or not hasattr(model, "get_input_embeddings"):
         return None
     tokens = model.get_input_embeddings()

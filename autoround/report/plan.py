@@ -114,7 +114,7 @@ def method(plan: Plan) -> str:
 def kept_lines(plan: Plan) -> list[str]:
     """Say which layers stay in 16 bit, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
-    for layer in [*(x for block in plan.blocks for x in block.layers), *plan.kept]:
+    for layer in plan.layers:
         if layer.scheme is None:
             by_reason.setdefault(layer.reason, []).append(layer.name)
     return [
@@ -125,12 +125,11 @@ def kept_lines(plan: Plan) -> list[str]:
 
 def layer_lines(plan: Plan) -> list[str]:
     """Return one line for every layer, in the order they are done."""
-    every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
-    width = max(len(x.name) for x in every)
+    width = max(len(x.name) for x in plan.layers)
     return [
         f"{x.name:<{width}}  {x.shape[0]:>6} x {x.shape[1]:<6}  "
         f"{x.scheme if x.scheme is not None else 'kept: ' + x.reason}"
-        for x in every
+        for x in plan.layers
     ]
 
 

@@ -250,11 +250,7 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     """Put the schemes as they were found into a plan: codes may belie their config."""
 
     def found(layers: tuple[LayerPlan, ...]) -> tuple[LayerPlan, ...]:
-        names = [x.files[0] if x.files else x.name for x in layers]
-        return tuple(
-            dataclasses.replace(x, scheme=schemes.get(name, x.scheme))
-            for x, name in zip(layers, names, strict=True)
-        )
+        return tuple(dataclasses.replace(x, scheme=schemes.get(x.file, x.scheme)) for x in layers)
 
     blocks = tuple(dataclasses.replace(b, layers=found(b.layers)) for b in plan.blocks)
     return dataclasses.replace(plan, blocks=blocks, kept=found(plan.kept))

@@ -68,8 +68,7 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
     if is_gguf(output):
         return gguf_layout(skeleton, output.packing, ignored=kept_in(plan)).size()
-    every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
-    quantized = {x.tensor: x for x in every if x.scheme is not None}
+    quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
     # A head that shares its weight with the embeddings is written beside them.
     total = 0
     for x in quantized.values():

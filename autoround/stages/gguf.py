@@ -78,8 +78,7 @@ class GgufLayout:
 
 def kept_in(plan: Plan) -> dict[str, str]:
     """Return the matrices that a plan keeps in 16 bit, and why."""
-    every = (*(x for block in plan.blocks for x in block.layers), *plan.kept)
-    return {x.name: x.reason for x in every if x.scheme is None}
+    return {x.name: x.reason for x in plan.layers if x.scheme is None}
 
 
 def _tunable(target: Target, kind: str, own: Mapping[str, Scheme | None]) -> bool:

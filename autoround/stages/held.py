@@ -14,7 +14,7 @@ from autoround.formats.written import written_layers
 from autoround.model.blocks import is_transposed, matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
-from autoround.model.names import CheckpointNames, expert_files
+from autoround.model.names import CheckpointNames, files_of
 from autoround.model.skeleton import match_names, what_lacks
 from autoround.model.source import CheckpointSource
 from autoround.types import LayerPlan
@@ -63,29 +63,26 @@ def _layers(
     stacked = expert_tensors(model)
     found: dict[str, list[LayerPlan]] = {}
     for m in matrices(model, ""):
+        files = files_of(names, m, stacked)
         if m.experts:
-            files = expert_files(names, stacked[m.name])
             whole = LayerPlan(m.name, m.shape, None, KEPT, experts=m.experts, files=files)
             parts = written_layers([whole])
         else:
-            file = names.tensor(f"{m.name}.weight").removesuffix(".weight")
-            own = () if file == m.name else (file,)
-            parts = [LayerPlan(m.name, m.shape, None, KEPT, m.transposed, m.bias, files=own)]
+            parts = [LayerPlan(m.name, m.shape, None, KEPT, m.transposed, m.bias, files=files)]
         found[m.name] = [_held(part, unpacking) for part in parts]
     return found
 
 
 def _held(layer: LayerPlan, unpacking: UnpackingSource) -> LayerPlan:
     """Give a layer the scheme it is held with."""
-    name = layer.files[0] if layer.files else layer.name
-    stored = unpacking.layers.get(name)
+    stored = unpacking.layers.get(layer.file)
     if stored is None:
         return layer
-    shape = unpacking.headers()[f"{name}.weight"][0]
-    shape = shape[::-1] if name in unpacking.turned else shape
+    shape = unpacking.headers()[f"{layer.file}.weight"][0]
+    shape = shape[::-1] if layer.file in unpacking.turned else shape
     if shape != layer.shape:
         raise FormatError(
-            f"layer {name}: its codes are {shape[0]} x {shape[1]}, the model's weight is "
+            f"layer {layer.file}: its codes are {shape[0]} x {shape[1]}, the model's weight is "
             f"{layer.shape[0]} x {layer.shape[1]}"
         )
     return dataclasses.replace(layer, scheme=stored.scheme, reason="")

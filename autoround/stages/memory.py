@@ -9,6 +9,7 @@ from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
 from autoround.errors import UsageError
+from autoround.model.positions import hidden_size
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.distill import distills
@@ -21,6 +22,8 @@ BASE_BYTES = 600 << 20
 #: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
 #: best values, gradients, and rounded weights with their gradients.
 TUNING_COPIES = 7
+#: Width of what blocks hand on, where a config does not say.
+UNKNOWN_WIDTH = 4096
 #: Share of the free memory that a run may plan with.
 SHARE = 0.9
 
@@ -52,7 +55,7 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
     batch = recipe.tuning.batch_size * recipe.calibration.seqlen
     widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
-    hidden = hidden_size(skeleton)
+    hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
     tuning = block * 4 * TUNING_COPIES + activations
@@ -83,13 +86,6 @@ def _journal(plan: Plan) -> int:
     """Return the bytes of the records of all blocks, in all passes."""
     layers = [x for one in plan.passes for b in one.blocks for x in b.quantized]
     return sum(weight_bits(x.shape, x.scheme) // 8 for x in layers if x.scheme is not None)
-
-
-def hidden_size(skeleton: Skeleton) -> int:
-    """Return the width of what blocks hand on."""
-    get = skeleton.config.get_text_config if hasattr(skeleton.config, "get_text_config") else None
-    config = get() if get is not None else skeleton.config
-    return int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 4096)
 
 
 def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:

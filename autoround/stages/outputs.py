@@ -61,8 +61,7 @@ class CheckpointOutput:
 
     def __init__(self, writer: Writer, plan: Plan, part: OutputPlan, skeleton: Skeleton) -> None:
         self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
-        every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
-        self._layers = {x.name: x for x in every}
+        self._layers = {x.name: x for x in plan.layers}
         self._outside = {x.tensor for x in plan.kept if x.scheme is not None}
 
     def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:

@@ -11,7 +11,7 @@ from autoround.formats import registry
 from autoround.formats.layouts import MLX
 from autoround.formats.written import part_shape
 from autoround.model.blocks import Matrix
-from autoround.model.names import expert_files
+from autoround.model.names import files_of
 from autoround.model.skeleton import Skeleton
 from autoround.stages.gguf import IGNORED
 from autoround.types import LayerPlan, Scheme
@@ -19,11 +19,6 @@ from autoround.types import LayerPlan, Scheme
 
 def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
     """Give a matrix its scheme and the names it has in files."""
-    if m.experts:
-        files = expert_files(skeleton.names, skeleton.stacked[m.name])
-    else:
-        name = skeleton.names.tensor(f"{m.name}.weight").removesuffix(".weight")
-        files = () if name == m.name else (name,)
     return LayerPlan(
         m.name,
         m.shape,
@@ -32,7 +27,7 @@ def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str
         m.transposed,
         m.bias,
         experts=m.experts,
-        files=files,
+        files=files_of(skeleton.names, m, skeleton.stacked),
         interleaved=m.interleaved,
     )
 

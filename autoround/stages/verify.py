@@ -23,6 +23,7 @@ from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
 from autoround.model.convert import ConvertedSource
 from autoround.model.locate import read_config
+from autoround.model.positions import text_config
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
 from autoround.model.source import CheckpointSource, WeightSource
@@ -120,9 +121,7 @@ class Rehearsal:
 
 
 def _vocabulary(skeleton: Skeleton) -> int:
-    config = skeleton.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "vocab_size", 0) or 256)
+    return int(getattr(text_config(skeleton.model), "vocab_size", 0) or 256)
 
 
 class CheckpointReading:
@@ -139,11 +138,10 @@ class CheckpointReading:
         quantization = read_config(folder).get("quantization_config")
         if quantization is not None:
             unpacking = UnpackingSource(files, quantization)
-            every = [*(x for block in plan.blocks for x in block.layers), *plan.kept]
-            _check_schemes(unpacking.layers, written_layers(every))
+            _check_schemes(unpacking.layers, written_layers(plan.layers))
             unpacking.turned = {
                 one.name
-                for layer in every
+                for layer in plan.layers
                 if layer.transposed and not layer.experts
                 for one in written_layers([layer])
                 if one.name in unpacking.layers
