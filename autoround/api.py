@@ -14,7 +14,7 @@ from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
 from autoround.errors import AutoRoundError, DataError, UsageError
 from autoround.evaluate.models import load_any, load_tokenizer
-from autoround.events import Planned, Sink, ignore
+from autoround.events import Sink, ignore
 from autoround.formats.layouts import GGUF
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
@@ -90,13 +90,8 @@ def plan(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    seen: list[Planned] = []
-
-    def see(event: object) -> None:
-        seen.extend([event] if isinstance(event, Planned) else [])
-
-    prepare(request, sink=see, max_memory=max_memory)
-    return seen[0].plan, seen[0].estimate
+    job, estimate = prepare(request, sink=ignore, max_memory=max_memory)
+    return job.plan, estimate
 
 
 def make_request(
@@ -177,7 +172,7 @@ class AutoRound:
 
         The quantized layers are kept for :meth:`save_quantized`.
         """
-        self._job = prepare(self._request("auto_round"), sink=self.sink)
+        self._job, _ = prepare(self._request("auto_round"), sink=self.sink)
         self._outputs = list(quantize_blocks(self._job))
         layers = {
             name: layer

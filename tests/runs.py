@@ -54,7 +54,7 @@ def make_job(
     if not isinstance(model, Skeleton):
         model = adopt_model(model) if isinstance(model, nn.Module) else open_model(model)
     request = Request(model, small(values), open_device("cpu"), "tiny", None, data)
-    return prepare(request, sink=sink)
+    return prepare(request, sink=sink)[0]
 
 
 def quantized(job: Job) -> dict[str, QuantizedTensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
+from autoround.model.blocks import head_path
 from autoround.model.calls import Call, Calls, Media, Pass, together
 from autoround.model.skeleton import Skeleton
 
@@ -162,16 +163,12 @@ class BlockRunner:
         """Run the model with its blocks passing their input on, times a factor."""
         skeleton = self._skeleton
         if self._outer is None:
-            outer = skeleton.read(skeleton.names_outside_blocks())
-            for name in [n for n in outer if _is_head(skeleton, n)]:
-                del outer[name]
-            self._outer = self.place(outer)
+            # What is only used after the blocks is not needed.
+            head = f"{head_path(skeleton.model)}."
+            names = [n for n in skeleton.names_outside_blocks() if not n.startswith(head)]
+            self._outer = self.place(skeleton.read(names))
             self._outer |= _outer_buffers(skeleton, self._device)
-        given = {"input_ids": ids, **together(media)}
-        placed = {
-            name: t.to(self._device, self._dtype) if t.is_floating_point() else t.to(self._device)
-            for name, t in given.items()
-        }
+        placed = self.place({"input_ids": ids, **together(media)})
         count = len(skeleton.blocks)
         reached = 0
         for as_tuple in (False, True):
@@ -205,16 +202,6 @@ class BlockRunner:
             f"{type(skeleton.model).__name__} does not run its {len(skeleton.blocks)} blocks "
             f"({skeleton.blocks[0]} …) one after the other; only {reached} were reached"
         )
-
-
-def _is_head(skeleton: Skeleton, name: str) -> bool:
-    """Tell whether a tensor is only used after the blocks: the output projection."""
-    get = getattr(skeleton.model, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    if head is None or not isinstance(head.weight, nn.Parameter):
-        return False
-    path = next((n for n, m in skeleton.model.named_modules() if m is head), None)
-    return path is not None and name.startswith(path + ".")
 
 
 def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -76,13 +76,14 @@ def settled(recipe: Recipe, plan: Plan, about: Mapping[str, Any] | None) -> Plan
 
 
 def with_journal(
-    job: Job, journal: Journal, about: Mapping[str, Any] | None, *, estimate: Estimate
+    passes: Sequence[Job], journal: Journal, about: Mapping[str, Any] | None, *, estimate: Estimate
 ) -> list[Job]:
-    """Give each pass of a job its part of the journal; returns a job for each pass.
+    """Give the jobs of all passes their parts of the journal.
 
     Raises:
         OutputError: the journal is of another run; the message says where they differ.
     """
+    job = passes[0]
     identity = identity_of(job)
     if about is None:
         journal.create({"identity": identity, "machine": machine_of(job)})
@@ -90,22 +91,15 @@ def with_journal(
         # As it comes out of JSON: tuples have become lists.
         _check_same(about, json.loads(json.dumps(identity)), machine_of(job), journal, job.sink)
     jobs = []
-    for number, plan in enumerate(job.plan.passes, start=1):
+    for number, one in enumerate(passes, start=1):
         part = journal.of_pass(number)
-        own = job.plan if number == 1 else plan
-        jobs.append(
-            replace(
-                job,
-                plan=own,
-                journal=part,
-                mapped=estimate.streams_on_disk,
-                packed=estimate.codes_on_disk,
-            )
-        )
+        mapped, packed = estimate.streams_on_disk, estimate.codes_on_disk
+        jobs.append(replace(one, journal=part, mapped=mapped, packed=packed))
         if part.done:
-            done = f"{min(part.done, len(plan.blocks))} of {len(plan.blocks)} blocks"
-            which = f" of pass {number}" if len(job.plan.passes) > 1 else ""
-            job.sink(StageStarted("resume", f"{done}{which} are done"))
+            blocks = len(one.plan.blocks)
+            which = f" of pass {number}" if len(passes) > 1 else ""
+            done = f"{min(part.done, blocks)} of {blocks} blocks{which} are done"
+            job.sink(StageStarted("resume", done))
     return jobs
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
 from autoround.errors import OutputError
-from autoround.events import Event, Finished, Planned, Sink, StageStarted, Warned
+from autoround.events import Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
@@ -61,8 +61,8 @@ def prepare(
     sink: Sink,
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
-) -> Job:
-    """Check everything that can be checked before the first block, and plan.
+) -> tuple[Job, Estimate]:
+    """Check everything that can be checked before the first block, plan, and tell the cost.
 
     max_memory: bytes that the run may use; what is beyond goes to the disk where it can.
     about: what the journal says of the run that is to go on.
@@ -97,7 +97,8 @@ def prepare(
     refuse_too_little(estimate, max_memory)
     for warning in warnings_of(estimate, request.runtime, budget):
         sink(Warned(warning))
-    return Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+    job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+    return job, estimate
 
 
 def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
@@ -110,26 +111,19 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
     place = output if isinstance(output, Destination) else Destination(output)
     if not place.resume:
         check_output(place.folder)
-    seen: list[Planned] = []
-
-    def told(event: Event) -> None:
-        seen.extend([event] if isinstance(event, Planned) else [])
-        sink(event)
-
     with journal_for(place) as (journal, about):
-        job = prepare(request, sink=told, max_memory=place.max_memory, about=about)
+        job, estimate = prepare(request, sink=sink, max_memory=place.max_memory, about=about)
         before = finished_before(place.folder, job.plan) if place.resume else None
         if before is not None:
             sink(StageStarted("resume", f"{place.folder} is complete"))
             journal.clear()
             return _result(job, before, place.folder)
         check_output(place.folder)
-        estimate = seen[-1].estimate
         size = disk_bytes(job.plan, job.skeleton)
         check_room(place.folder, size)
         jobs = [replace(job, plan=plan) for plan in (job.plan, *job.plan.passes[1:])]
         if check_rooms(place, job, output=size, estimate=estimate):
-            jobs = with_journal(job, journal, about, estimate=estimate)
+            jobs = with_journal(jobs, journal, about, estimate=estimate)
         elif estimate.journal_bytes:
             sink(Warned(_no_journal(estimate)))
         sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))

@@ -182,10 +182,10 @@ class Streams:
         else:
             self.quantized.copy_(self.full)
 
-    def next_of(self, name: str, *, ahead: int = 1) -> Tensor:
+    def next_of(self, name: str) -> Tensor:
         """Return where the outputs of this block are to be written."""
         if self.mapped and self.files is not None:
-            return self.files.mapped(name, self.turn + ahead)
+            return self.files.mapped(name, self.turn + 1)
         stream: Tensor = getattr(self, name)
         return stream
 

@@ -136,11 +136,11 @@ def _first_streams(
     assert full is not None
     runner.release()
     streams = Streams(full, full, mask, files, job.mapped and files is not None)
-    if QUANTIZED in stream_names(job.recipe):
-        streams.quantized = streams.next_of(QUANTIZED, ahead=0) if streams.mapped else full.clone()
-        streams.quantized.copy_(full)
-    elif not streams.mapped:
+    if not streams.mapped:
         streams.quantized = full.clone()
+    elif files is not None and QUANTIZED in files.names:
+        streams.quantized = files.mapped(QUANTIZED, 0)
+        streams.quantized.copy_(full)
     return streams
 
 
@@ -171,8 +171,10 @@ def _quantize_block(
         for layer in block.quantized
     }
     last = block.index + 1 == len(job.plan.blocks)
-    if streams is not None and (not last or tunes_head(job)):
-        _advance_quantized(job, runner, block, base | _dense(job, block, layers), streams)
+    goes_on = job.recipe.tuning.quantized_inputs and (not last or tunes_head(job))
+    if streams is not None and goes_on:
+        rounded = base | _dense(job, block, layers)
+        _advance(job, runner, block, rounded, streams, QUANTIZED)
     replaced = {layer.tensor for layer in block.quantized}
     seconds = time.perf_counter() - started
     return BlockOutput(
@@ -206,38 +208,37 @@ def _advance_full(
     if not job.recipe.tuning.quantized_inputs:
         streams.fork()
     module = job.skeleton.model.get_submodule(block.name)
-    size = job.recipe.tuning.batch_size
-    after = streams.next_of(FULL)
-    with observing(module, names, into=importance, stacked=stacked), torch.no_grad():
-        for start in range(0, len(streams.full), size):
-            part = slice(start, start + size)
-            importance.mask(None if streams.mask is None else streams.mask[part])
-            hidden = streams.full[part].to(job.runtime.device)
-            rows = torch.arange(start, start + len(hidden))
-            out = runner.run(block.index, base, hidden=hidden, rows=rows)
-            after[part] = out.to("cpu")
-            streams.rest()
-    streams.full = after
+    with observing(module, names, into=importance, stacked=stacked):
+        _advance(job, runner, block, base, streams, FULL, importance)
     return importance
 
 
-def _advance_quantized(
-    job: Job, runner: BlockRunner, block: BlockPlan, weights: Mapping[str, Tensor], streams: Streams
+def _advance(
+    job: Job,
+    runner: BlockRunner,
+    block: BlockPlan,
+    weights: Mapping[str, Tensor],
+    streams: Streams,
+    name: str,
+    importance: Importance | None = None,
 ) -> None:
-    """Run the quantized chain through a finished block."""
-    if not job.recipe.tuning.quantized_inputs:
-        return
+    """Run a chain through a block.
+
+    name: of the chain. importance: is told which positions of a batch count.
+    """
+    before, after = getattr(streams, name), streams.next_of(name)
     size = job.recipe.tuning.batch_size
-    after = streams.next_of(QUANTIZED)
     with torch.no_grad():
-        for start in range(0, len(streams.quantized), size):
+        for start in range(0, len(before), size):
             part = slice(start, start + size)
-            hidden = streams.quantized[part].to(job.runtime.device)
+            if importance is not None:
+                importance.mask(None if streams.mask is None else streams.mask[part])
+            hidden = before[part].to(job.runtime.device)
             rows = torch.arange(start, start + len(hidden))
             out = runner.run(block.index, weights, hidden=hidden, rows=rows)
             after[part] = out.to("cpu")
             streams.rest()
-    streams.quantized = after
+    setattr(streams, name, after)
 
 
 def _task(
