@@ -16,7 +16,7 @@ import torch
 from autoround._version import __version__
 from autoround.model.skeleton import Skeleton
 from autoround.stages.blocks import Job
-from autoround.stages.write import checksum, side_files
+from autoround.stages.write import checksum, checksum_of_all, side_files
 
 #: Packages whose versions change numbers.
 PACKAGES = ("torch", "transformers")
@@ -101,13 +101,12 @@ def _model(skeleton: Skeleton) -> dict[str, Any]:
         name: [list(shape), str(dtype)]
         for name, (shape, dtype) in skeleton.source.headers().items()
     }
-    outside = 0
-    for name in skeleton.names_outside_blocks():
-        outside = outside * 31 + checksum(skeleton.read([name])[name])
+    names = skeleton.names_outside_blocks()
+    outside = checksum_of_all(skeleton.read([name])[name] for name in names)
     return {
         "config": _digest(json.dumps(skeleton.config.to_dict(), sort_keys=True, default=str)),
         "tensors": _digest(json.dumps(headers, sort_keys=True)),
-        "tensors outside the blocks": f"{outside % 2**64:016x}",
+        "tensors outside the blocks": f"{outside:016x}",
         **_files(skeleton.folder),
     }
 

@@ -26,7 +26,7 @@ from autoround.errors import OutputError
 from autoround.stages.finished import BlockOutput
 from autoround.stages.records import pack_layers, read_record, unpack_layers, write_record
 from autoround.stages.streams import StreamFiles, Streams
-from autoround.stages.write import sync_path
+from autoround.stages.write import replace_synced, sync_path
 from autoround.types import BlockResult
 
 #: The file that says whose journal this is.
@@ -102,16 +102,12 @@ class Journal:
         if self._work_dir is not None:
             streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
         self._about = {"layout": LAYOUT, "streams": str(streams), **about}
-        path = self.folder / RUN
-        aside = path.with_name(RUN + ".tmp")
+        text = json.dumps(self._about, indent=1) + "\n"
+        replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
         try:
-            aside.write_text(json.dumps(self._about, indent=1) + "\n", encoding="utf-8")
-            sync_path(aside)
-            os.replace(aside, path)
-            sync_path(self.folder)
             sync_path(self.folder.parent)
         except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}") from error
+            raise OutputError(f"{self.folder} cannot be written: {error}") from error
 
     def _take(self) -> None:
         """Make the folder and keep other runs out of it, for as long as this process lives."""

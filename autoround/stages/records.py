@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import OutputError
 from autoround.formats.gguf_layout import GgufTensor
 from autoround.stages.finished import Carried
-from autoround.stages.write import checksum, sync_path
+from autoround.stages.write import checksum, replace_synced
 from autoround.types import QuantizedTensor, Scheme
 
 #: What a record may hold, by the name it is written under.
@@ -40,14 +39,8 @@ def write_record(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     sums = {name: checksum(tensor) for name, tensor in tensors.items()}
     text = json.dumps({"facts": facts, "sums": sums})
     metadata = {KEY: text, "crc": str(zlib.crc32(text.encode()))}
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, aside, metadata=metadata)
-        sync_path(aside)
-        os.replace(aside, path)
-        sync_path(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
+    held = {n: t.contiguous() for n, t in tensors.items()}
+    replace_synced(path, lambda aside: save_file(held, aside, metadata=metadata))
 
 
 def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

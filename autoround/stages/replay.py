@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.plan import DTYPES
-from autoround.stages.write import checksum
+from autoround.stages.write import checksum_of_all
 from autoround.types import BlockPlan
 
 
@@ -62,10 +62,7 @@ class Replay(Sequence[BlockOutput]):
 
 def sum_of(tensors: Mapping[str, Tensor]) -> int:
     """Return a sum of tensors by their names' order."""
-    total = 0
-    for name in sorted(tensors):
-        total = (total * 31 + checksum(tensors[name])) % 2**61
-    return total
+    return checksum_of_all(tensors[name] for name in sorted(tensors))
 
 
 def keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from autoround.stages.blocks import Job
 from autoround.stages.identity import differences, identity_of, machine_of
 from autoround.stages.journal import Journal, blocks_in, journal_of, result_of
 from autoround.stages.jsons import to_json
+from autoround.stages.write import existing_parent
 from autoround.types import BlockResult, Destination, Estimate, Plan
 
 
@@ -128,8 +129,8 @@ def check_rooms(place: Destination, job: Job, *, output: int, estimate: Estimate
     Raises:
         OutputError: with both figures.
     """
-    folder = _existing(place.folder)
-    work = folder if place.work_dir is None else _existing(place.work_dir / "x")
+    folder = existing_parent(place.folder)
+    work = folder if place.work_dir is None else existing_parent(place.work_dir / "x")
     shard = min(job.recipe.output.max_shard_bytes, output)
     kept = estimate.journal_bytes
     needed, streams = output + shard, 2 * estimate.stream_bytes
@@ -145,10 +146,6 @@ def check_rooms(place: Destination, job: Job, *, output: int, estimate: Estimate
             f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
         )
     return fits and kept > 0
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in path.absolute().parents if p.exists())
 
 
 def written_plan(plan: Plan) -> dict[str, Any]:

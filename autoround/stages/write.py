@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -60,13 +60,36 @@ def check_output(folder: Path) -> None:
         raise OutputError(f"output folder {folder} cannot be made: {parent} is not writable")
 
 
+def replace_synced(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file aside, sync it, and rename it: it is there whole or not at all.
+
+    write: is given the path to write to.
+
+    Raises:
+        OutputError: the disk is full, or cannot be written to.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        write(aside)
+        sync_path(aside)
+        os.replace(aside, path)
+        sync_path(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the nearest folder above a path that exists: the disk it will be on."""
+    return next(p for p in path.absolute().parents if p.exists())
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Refuse a disk without room for the result.
 
     Raises:
         OutputError: with both figures.
     """
-    parent = next(p for p in folder.absolute().parents if p.exists())
+    parent = existing_parent(folder)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(
@@ -260,6 +283,14 @@ def checksum(tensor: Tensor) -> int:
     """Return the CRC-32 of a tensor's bytes, with its dtype and shape."""
     head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
     return zlib.crc32(raw_bytes(tensor), zlib.crc32(head))
+
+
+def checksum_of_all(tensors: Iterable[Tensor]) -> int:
+    """Return one sum of tensors in their order; no more than one has to be in memory."""
+    total = 0
+    for tensor in tensors:
+        total = (total * 31 + checksum(tensor)) % 2**61
+    return total
 
 
 def _verify(path: Path, sums: Mapping[str, int]) -> None:
