@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.core.packing import BLOCK, pack_rows
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -34,7 +34,7 @@ def pack(layer: QuantizedTensor, order: Tensor | None) -> dict[str, Tensor]:
 
 def unpack(state: dict[str, Tensor], shape: tuple[int, int], scheme: Scheme) -> QuantizedTensor:
     """Undo :func:`pack` bit for bit."""
-    codes = unpack_rows(state["words"].t(), scheme.bits).t()[:, : shape[1]]
+    codes = _codes(state["words"], scheme.bits)[:, : shape[1]]
     scale = state["scale"]
     zero = state["zero"].expand(scale.shape)
     return QuantizedTensor(codes.contiguous(), scale, zero.contiguous(), scheme)

@@ -126,6 +126,28 @@ def _scheme(keys: Mapping[str, Any], where: str) -> Scheme:
 Header = tuple[tuple[int, ...], torch.dtype]
 
 
+def packed_shape(name: str, stored: Stored, headers: Mapping[str, Header]) -> tuple[int, int]:
+    """Return (out, in) of a packed layer, by the headers of its tensors.
+
+    Raises:
+        FormatError: a tensor is missing or does not fit the others.
+    """
+    scheme, packing = stored
+    reason = layouts.illegal(scheme, packing)
+    if reason:
+        raise FormatError(f"layer {name}: {packing} with {scheme}: {reason}")
+    held = {p: headers[f"{name}.{p}"] for p in layouts.PARTS if f"{name}.{p}" in headers}
+    empty = {p: torch.empty(s, dtype=d, device="meta") for p, (s, d) in held.items()}
+    layer = layouts.from_tensors(empty, scheme, packing=packing, name=name)
+    rows, columns = layer.codes.shape
+    order = held.get("g_idx", held.get("weight_g_idx"))
+    if order is not None and order != ((columns,), torch.int32):
+        raise FormatError(
+            f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({columns},)"
+        )
+    return int(rows), int(columns)
+
+
 def check_layers(
     stored: Mapping[str, Stored], headers: Mapping[str, Header], *, expected: Expected
 ) -> None:
@@ -137,26 +159,12 @@ def check_layers(
         FormatError: with the layer and what is wrong with it.
     """
     shapes, tied = expected.shapes, expected.tied
-    for name, (scheme, packing) in stored.items():
-        reason = layouts.illegal(scheme, packing)
-        if reason:
-            raise FormatError(f"layer {name}: {packing} with {scheme}: {reason}")
-        held = {p: headers[f"{name}.{p}"] for p in layouts.PARTS if f"{name}.{p}" in headers}
-        empty = {
-            part: torch.empty(shape, dtype=dtype, device="meta")
-            for part, (shape, dtype) in held.items()
-        }
-        layer = layouts.from_tensors(empty, scheme, packing=packing, name=name)
-        found = tuple(layer.codes.shape)
+    for name, held in stored.items():
+        found = packed_shape(name, held, headers)
         if name in shapes and found != shapes[name]:
             raise FormatError(
                 f"layer {name}: its codes are {found[0]} x {found[1]}, the model's weight is "
                 f"{shapes[name][0]} x {shapes[name][1]}"
-            )
-        order = held.get("g_idx", held.get("weight_g_idx"))
-        if order is not None and order != ((found[1],), torch.int32):
-            raise FormatError(
-                f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({found[1]},)"
             )
     for name in shapes:
         own = f"{name}.weight"

@@ -15,9 +15,9 @@ from torch import Tensor
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats import layouts
-from autoround.formats.checkpoints import Header, Stored, stored_layers
+from autoround.formats.checkpoints import Header, packed_shape, stored_layers
 from autoround.formats.regroup import ordered_weight
-from autoround.types import QuantizedTensor, Scheme
+from autoround.types import QuantizedTensor
 
 
 class Files(Protocol):
@@ -124,25 +124,3 @@ def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[
         raise FormatError(
             f"layer {name}: the quantization_config calls it quantized, and its codes are missing"
         )
-
-
-def packed_shape(name: str, stored: Stored, headers: Mapping[str, Header]) -> tuple[int, int]:
-    """Return (out, in) of a packed layer, by the headers of its tensors.
-
-    Raises:
-        FormatError: a tensor is missing or does not fit the others.
-    """
-    scheme: Scheme = stored.scheme
-    reason = layouts.illegal(scheme, stored.packing)
-    if reason:
-        raise FormatError(f"layer {name}: {stored.packing} with {scheme}: {reason}")
-    held = {p: headers[f"{name}.{p}"] for p in layouts.PARTS if f"{name}.{p}" in headers}
-    empty = {p: torch.empty(s, dtype=d, device="meta") for p, (s, d) in held.items()}
-    layer = layouts.from_tensors(empty, scheme, packing=stored.packing, name=name)
-    rows, columns = layer.codes.shape
-    order = held.get("g_idx", held.get("weight_g_idx"))
-    if order is not None and order != ((columns,), torch.int32):
-        raise FormatError(
-            f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({columns},)"
-        )
-    return int(rows), int(columns)

@@ -20,13 +20,12 @@ from autoround.device.kernels import (
     faster_if_installed,
     kernels,
 )
-from autoround.errors import FormatError, ModelError
-from autoround.formats.checkpoints import stored_layers
+from autoround.errors import ModelError
 from autoround.inference.linear import QuantLinear
+from autoround.inference.opening import open_packed
 from autoround.model.blocks import expected
 from autoround.model.build import build_empty
 from autoround.model.locate import locate_model, read_config, read_quantization
-from autoround.model.source import CheckpointSource
 from autoround.types import Scheme
 
 
@@ -70,14 +69,13 @@ def explain(
     quantization = read_quantization(folder, read_config(folder))
     if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
-    shapes = expected(build_empty(folder)).shapes
-    headers = CheckpointSource(folder).headers()
-    stored = stored_layers(quantization, shapes, headers)
-    if not stored:
-        raise FormatError("the quantization_config names no layer of this model")
+    built = build_empty(folder)
+    shapes = expected(built).shapes
+    opened = open_packed(folder, built, quantization)
+    headers = opened.files.headers()
     counted: dict[Demand, tuple[int, int]] = {}
-    for name, (scheme, _) in stored.items():
-        ordered = bool(quantization.get("desc_act")) and f"{name}.g_idx" in headers
+    for name, (file, (scheme, _)) in opened.linears.items():
+        ordered = bool(quantization.get("desc_act")) and f"{file}.g_idx" in headers
         demand = Demand(shapes[name], scheme, device.type, dtype, ordered)
         layers, weights = counted.get(demand, (0, 0))
         counted[demand] = layers + 1, weights + shapes[name][0] * shapes[name][1]

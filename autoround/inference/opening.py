@@ -11,7 +11,7 @@ from torch import nn
 from autoround.errors import FormatError
 from autoround.formats.checkpoints import Stored
 from autoround.formats.unpacking import UnpackingSource, refuse_plain
-from autoround.model.blocks import is_matrix, is_transposed
+from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
 from autoround.model.names import NUMBER, CheckpointNames, expert_files
@@ -53,8 +53,7 @@ def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any])
     if not unpacking.layers:
         raise FormatError("the quantization_config names no layer of this model")
     tensors = ConvertedSource(unpacking, model)
-    turned = {n for n, m in model.named_modules() if is_transposed(m)}
-    unpacking.turned = {file for file in _files_of(tensors, turned) if file in unpacking.layers}
+    unpacking.turned = tensors.turned_files() & unpacking.layers.keys()
     if unpacking.turned:
         tensors = ConvertedSource(unpacking, model)
     keys, missing = match_names(model, tensors)
@@ -74,14 +73,8 @@ def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any])
             if file in unpacking.layers and name.endswith(".weight"):
                 linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
     linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
-    refuse_plain(quantization, files, _files_of(tensors, linear))
+    refuse_plain(quantization, files, tensors.files_of(linear))
     return Opened(files, tensors, linears, experts, stacked, keys)
-
-
-def _files_of(tensors: ConvertedSource, modules: set[str]) -> list[str]:
-    """Return the names in the files of the weights of some modules."""
-    origins = (tensors.origin(f"{name}.weight") for name in modules)
-    return [o.keys[0][1].removesuffix(".weight") for o in origins if o is not None]
 
 
 def _matrices(

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from autoround.errors import FormatError
+from autoround.formats import layouts
 from autoround.formats.checkpoints import check_layers, stored_layers
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import expected
-
-#: Ends of the names of packed weights.
-PACKED = ("qweight", "weight_packed")
 
 
 def replace_layers(
@@ -62,7 +60,7 @@ def _refuse_unplaced(stored: Mapping[str, Any], headers: Mapping[str, Any]) -> N
     Raises:
         FormatError: such as experts, which files hold one by one and the model in one tensor.
     """
-    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in PACKED}
+    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in layouts.CODES}
     left = sorted(packed - stored.keys())
     if left:
         raise FormatError(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
+from autoround.model.blocks import is_transposed
 from autoround.model.experts import PART, ExpertTensor, expert_tensors
 from autoround.model.source import Headers, WeightSource
 
@@ -74,6 +75,16 @@ class ConvertedSource:
     def origin(self, name: str) -> Origin | None:
         """Return what a tensor of the model is made of; None for one that is not known."""
         return self._origins.get(self._of.get(name, ""))
+
+    def files_of(self, modules: Iterable[str]) -> list[str]:
+        """Return the files' names of some of the model's modules, by their weights."""
+        origins = (self.origin(f"{name}.weight") for name in modules)
+        return [o.keys[0][1].removesuffix(".weight") for o in origins if o is not None]
+
+    def turned_files(self) -> set[str]:
+        """Return the files' names of the layers that the model stores as [in, out]."""
+        turned = (name for name, module in self._model.named_modules() if is_transposed(module))
+        return set(self.files_of(turned))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read tensors onto the CPU in their stored dtype, converted."""

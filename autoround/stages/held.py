@@ -11,7 +11,7 @@ from torch import nn
 from autoround.errors import FormatError
 from autoround.formats.unpacking import UnpackingSource, refuse_plain
 from autoround.formats.written import written_layers
-from autoround.model.blocks import is_transposed, matrices
+from autoround.model.blocks import matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
 from autoround.model.names import CheckpointNames, files_of
@@ -36,13 +36,7 @@ def held_layers(
             the model.
     """
     unpacking = UnpackingSource(files, quantization)
-    names = CheckpointNames(ConvertedSource(unpacking, model))
-    unpacking.turned = {
-        file
-        for name, module in model.named_modules()
-        if is_transposed(module)
-        and (file := names.tensor(f"{name}.weight").removesuffix(".weight")) in unpacking.layers
-    }
+    unpacking.turned = ConvertedSource(unpacking, model).turned_files() & unpacking.layers.keys()
     source = ConvertedSource(unpacking, model)
     layers = _layers(model, unpacking, CheckpointNames(source))
     missing = match_names(model, source)[1]
