@@ -22,23 +22,29 @@ from autoround.recipe.schema import Recipe
 from autoround.stages.resolve import Asked, matches
 from autoround.types import LayerPlan, RulePlan, Scheme
 
+#: Kinds of what lies outside the blocks, which only their kind or their full name means.
+OUTER = frozenset((HEAD, EMBEDDINGS))
+
 
 class Subject(NamedTuple):
     """A layer as rules see it; block is -1 outside the decoder blocks."""
 
     name: str
-    weights: int
     kinds: frozenset[str]
     block: int
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of a recipe, and the names of the layers that each of them fits."""
+    """The rules of a recipe, and the names of the layers that each of them fits.
+
+    names: all that rules may speak of. outer: the head and the embeddings among them.
+    """
 
     recipe: Recipe
     hits: tuple[tuple[str, ...], ...]
-    weights: Mapping[str, int]
+    names: tuple[str, ...]
+    outer: tuple[str, ...]
 
     def plain(self, name: str) -> int | None:
         """Return which rule decides a layer's scheme, by its place in the list."""
@@ -140,7 +146,9 @@ def apply_rules(
         hits.append(tuple(s.name for s in fitting))
     if errors:
         raise RecipeError("\n".join(errors))
-    rules = Rules(recipe, tuple(hits), {s.name: s.weights for s in subjects})
+    names = tuple(s.name for s in subjects)
+    outer = tuple(s.name for s in subjects if s.kinds & OUTER)
+    rules = Rules(recipe, tuple(hits), names, outer)
     _check_head(rules, head_path(skeleton.model))
     return rules
 
@@ -152,18 +160,17 @@ def _subjects(
     head = head_path(skeleton.model)
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     subjects = [
-        Subject(m.name, math.prod(m.shape), kinds_of(skeleton.model, m, block), number)
+        Subject(m.name, kinds_of(skeleton.model, m, block), number)
         for number, (block, own) in enumerate(found.items())
         for m in own
     ]
     for m in outside:
         if m.name == head or (recipe.quantize_vision and m.name.startswith(towers)):
             kinds = frozenset((HEAD,)) if m.name == head else frozenset[str]()
-            subjects.append(Subject(m.name, math.prod(m.shape), kinds, -1))
+            subjects.append(Subject(m.name, kinds, -1))
     tokens = embeddings_path(skeleton.model)
     if f"{tokens}.weight" in skeleton.keys:
-        shape = skeleton.header(f"{tokens}.weight")[0]
-        subjects.append(Subject(tokens, math.prod(shape), frozenset((EMBEDDINGS,)), -1))
+        subjects.append(Subject(tokens, frozenset((EMBEDDINGS,)), -1))
     return subjects
 
 
@@ -174,7 +181,7 @@ def fits(rule: LayerRule, subject: Subject, blocks: int) -> bool:
     full name: a glob for many layers does not mean them.
     """
     named = any(matches(pattern, subject.name) for pattern in rule.patterns)
-    if subject.kinds & {HEAD, EMBEDDINGS} and rule.kind == ANY:
+    if subject.kinds & OUTER and rule.kind == ANY:
         return rule.blocks == ALL and subject.name in rule.patterns
     if rule.patterns and not named:
         return False
