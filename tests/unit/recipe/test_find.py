@@ -15,7 +15,7 @@ from autoround.recipe.schema import Recipe
 
 def test_the_built_in_recipes() -> None:
     assert builtin_names() == (
-        *("best", "default", "demo", "light", "opt-rtn"),
+        *("best", "default", "demo", "flash", "light", "opt-rtn"),
         *("rtn", "turbo", "w2", "w3", "w8"),
     )
 
@@ -31,7 +31,11 @@ def test_default_states_every_default() -> None:
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
         ("light", {"tuning.iters": 50}),
-        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
+        (
+            "turbo",
+            {"tuning.iters": 20, "tuning.checks": 2, "tuning.start": "compensated"},
+        ),
+        ("flash", {"tuning.iters": 0, "tuning.start": "compensated"}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
         (
