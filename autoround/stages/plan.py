@@ -30,7 +30,8 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    return tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
+    looks = tuning.init == "search" or tuning.start == "compensated"
+    return tuning.iters > 0 or looks or recipe.distill.steps > 0
 
 
 def make_plan(
