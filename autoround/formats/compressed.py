@@ -8,7 +8,7 @@ group only. Experts that are all alike are one regex, by which transformers know
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from autoround.errors import FormatError
@@ -74,24 +74,26 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def notes(plan_sym: bool, packing: str) -> list[str]:
+def notes(layers: Sequence[LayerPlan], packing: str) -> list[str]:
     """Return what a reader of the plan should know about clients."""
-    if plan_sym or packing != FORMAT:
+    if packing != FORMAT:
         return []
-    return [
-        "transformers loads asymmetric compressed-tensors files only with "
-        "quantization_config=CompressedTensorsConfig(dequantize=True)"
-    ]
-
-
-def expert_notes(layers: Iterable[LayerPlan], packing: str) -> list[str]:
-    """Return what a reader should know about clients that take experts for all alike."""
-    if packing != FORMAT or len(_expert_schemes(written_layers(layers))) < 2:
-        return []
-    return [
-        "transformers reads one scheme for all experts of compressed-tensors files, and refuses "
-        "this model, whose experts have several"
-    ]
+    schemes = {layer.scheme for layer in layers if layer.scheme is not None}
+    found = []
+    if not all(scheme.sym for scheme in schemes):
+        found.append(
+            "transformers loads asymmetric compressed-tensors files only with "
+            "quantization_config=CompressedTensorsConfig(dequantize=True)"
+            if len(schemes) == 1
+            else "transformers cannot load compressed-tensors files of several schemes where one "
+            "is asymmetric: make all symmetric for it"
+        )
+    if len(_expert_schemes(written_layers(layers))) > 1:
+        found.append(
+            "transformers reads one scheme for all experts of compressed-tensors files, and "
+            "refuses this model, whose experts have several"
+        )
+    return found
 
 
 def quantized_layers(

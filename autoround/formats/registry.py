@@ -122,13 +122,9 @@ def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, di
 def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
     """Return what a reader of the plan should know about these formats."""
     sym = all(layer.scheme is None or layer.scheme.sym for layer in layers)
-    clients = [
-        note
-        for output in outputs
-        for make in (gptq.notes, compressed.notes)
-        for note in make(sym, output.packing)
-    ]
-    clients += [n for o in outputs for n in compressed.expert_notes(layers, o.packing)]
+    clients = []
+    for output in outputs:
+        clients += gptq.notes(sym, output.packing) + compressed.notes(layers, output.packing)
     # Engines that merge layers read neither GGUF's mixtures nor Apple's files in that way.
     merging = [o for o in outputs if not o.packing.startswith((layouts.GGUF, layouts.MLX))]
     return [*clients, *(fused.notes(layers) if merging else [])]

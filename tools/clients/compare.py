@@ -111,7 +111,7 @@ MIXED: list[Case] = [
     ("auto_awq", "gptqmodel", ("mixed 4, 16",)),
     ("mlx", "mlx", ("mixed 2-8", "mixed sym, asym")),
     ("gguf:q4_k_s", "llama.cpp", ("mixed types",)),
-    ("compressed-tensors", "compressed-tensors", ("mixed 4, 8", "mixed sym, asym")),
+    ("compressed-tensors", "compressed-tensors", ("mixed 4, 8",)),
     ("auto_round", "auto-round-torch", ("experts 3 and 4, rest 8",)),
     ("auto_gptq", "gptqmodel", ("experts 3 and 4, rest 8",)),
     ("mlx", "mlx", ("experts 3 and 4, rest 8",)),

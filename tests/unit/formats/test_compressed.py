@@ -195,6 +195,19 @@ def test_experts_that_are_alike_are_one_target() -> None:
         assert not any(target.startswith("re:") for target in listed)
         assert (
             "transformers reads one scheme"
-            in compressed.expert_notes(made(*others).layers, compressed.FORMAT)[0]
+            in compressed.notes(made(*others).layers, compressed.FORMAT)[0]
         )
-    assert compressed.expert_notes(made(w4, w4).layers, compressed.FORMAT) == []
+    assert compressed.notes(made(w4, w4).layers, compressed.FORMAT) == []
+
+
+def test_what_transformers_cannot_read_is_noted() -> None:
+    w8, asym = Scheme(8, 32, True), Scheme(4, 32, False)
+
+    def of(*schemes: Scheme | None) -> list[str]:
+        layers = [LayerPlan(f"h.0.l{i}", (64, 64), s) for i, s in enumerate(schemes)]
+        return compressed.notes(layers, compressed.FORMAT)
+
+    assert of(w8, None) == of(w8, Scheme(4, 32, True)) == []
+    assert "dequantize=True" in of(asym, asym, None)[0]
+    assert "several schemes where one is asymmetric" in of(asym, w8)[0]
+    assert compressed.notes([LayerPlan("h", (64, 64), asym)], "gptq") == []
