@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.section import Section
 from autoround.recipe.values import (
     BOOL,
     COUNT,
@@ -84,12 +86,6 @@ def _check_head_bits(bits: int) -> int:
     if bits != 16 and bits not in LEGAL_BITS:
         raise ValueError(f"{bits} bits are not to be had")
     return bits
-
-
-class Section(BaseModel):
-    """Base of the recipe and its sections: frozen, strict, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
 
 
 class SchemeOptions(Section):
@@ -326,6 +322,10 @@ class Recipe(Section):
     tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
         TuningOptions()
     )
+    allocate: Annotated[
+        AllocateOptions,
+        Field(description="How bits are given to layers under a budget, by what each costs."),
+    ] = AllocateOptions()
     distill: Annotated[
         DistillOptions,
         Field(
