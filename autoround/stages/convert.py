@@ -159,7 +159,7 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
             )
         found = registry.plan_output(
             name,
-            most_common(schemes),
+            {most_common(schemes): ""},
             dtype=source.plan.dtype,
             chosen=True,
             folder=name.replace(":", "-") if len(formats) > 1 else "",
@@ -167,6 +167,9 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
         if name == "auto_round":
             found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
         outputs.append(found)
+        if found.packing == layouts.AWQ and len(set(schemes)) > 1:
+            reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
+            raise FormatError(f"{name} cannot hold {reason}")
         reason = layouts.headless(found.packing)
         if outside and reason:
             raise FormatError(f"layer {outside[0].name} to {name}: {reason}")

@@ -51,12 +51,24 @@ def make_estimate(
         seconds_low=low,
         seconds_high=high,
         bits_per_weight=bits / weights,
+        block_bits=block_bits(plan),
         device_bytes=needs.device,
         stream_bytes=needs.streams,
         journal_bytes=needs.journal,
         streams_on_disk=mapped,
         codes_on_disk=packed,
     )
+
+
+def block_bits(plan: Plan) -> float:
+    """Return the bits of a weight of the blocks, scales and layers kept in 16 bit included."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    kept = 8 * DTYPES[plan.dtype].itemsize
+    bits = sum(
+        math.prod(x.shape) * kept if x.scheme is None else weight_bits(x.shape, x.scheme)
+        for x in layers
+    )
+    return bits / sum(math.prod(x.shape) for x in layers)
 
 
 def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
@@ -67,7 +79,7 @@ def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
     if is_gguf(output):
-        return gguf_layout(skeleton, output.packing, ignored=kept_in(plan)).size()
+        return gguf_layout(skeleton, output, ignored=kept_in(plan)).size()
     quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
     # A head that shares its weight with the embeddings is written beside them.
     total = 0

@@ -46,7 +46,7 @@ class GgufOutput:
         self, staging: Staging, plan: Plan, part: OutputPlan, *, skeleton: Skeleton, tokenizer: Any
     ) -> None:
         self._staging, self._skeleton = staging, skeleton
-        layout = gguf_layout(skeleton, part.packing, ignored=kept_in(plan))
+        layout = gguf_layout(skeleton, part, ignored=kept_in(plan))
         self._plan = plan
         self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
