@@ -121,6 +121,11 @@ PATHS = {
     "dataset": "calibration.dataset",
     "format": "output.format",
     "seed": "seed",
+    "avg_bits": "allocate.avg_bits",
+    "target_size": "allocate.target_size",
+    "max_kl": "allocate.max_kl",
+    "options": "allocate.options",
+    "save": "allocate.scores",
 }
 
 

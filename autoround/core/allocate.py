@@ -140,7 +140,8 @@ class _Rest:
 
     def bound(self, room: Floats) -> Floats:
         """Return the least cost that can be reached with this room, or less than that."""
-        return np.interp(room, self._weights, self._costs)
+        found: Floats = np.interp(room, self._weights, self._costs)
+        return found
 
     def greedy(self, room: float) -> float:
         """Return the cost of one way to fill a room, moves that do not fit left out."""
@@ -205,7 +206,7 @@ def _grown(stage: _Stage, unit: Unit) -> _Stage:
 
 
 def _at(stage: _Stage, kept: npt.NDArray[np.int64]) -> _Stage:
-    return _Stage(*(part[kept] for part in stage))
+    return _Stage(stage.weights[kept], stage.costs[kept], stage.parents[kept], stage.picks[kept])
 
 
 def _traced(stages: Sequence[_Stage], order: Sequence[int]) -> list[int]:

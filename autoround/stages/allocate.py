@@ -63,6 +63,14 @@ class Allocated:
         return sum(u.sizes[pick] for u, pick in zip(self.units, self.picks, strict=True))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many layers got each scheme, by the words for it; the fewest bits first."""
+        found: dict[Scheme | None, int] = {}
+        for unit, scheme in self.schemes:
+            found[scheme] = found.get(scheme, 0) + len(unit.layers)
+        return {str(s or "16 bit"): found[s] for s in sorted(found, key=rank)}
+
+    @property
     def weights(self) -> int:
         """The number of weights that were decided on."""
         return sum(unit.weights for unit in self.units)
@@ -139,6 +147,11 @@ def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Al
     Raises:
         RecipeError: the options cannot meet the budget, or were not scored.
     """
+    if plan.further:
+        raise RecipeError(
+            f"allocate: the formats of {recipe.output.format} hold weights in different ways, and "
+            "an allocation is for one: quantize to one of them at a time"
+        )
     units = units_of(recipe, skeleton, plan)
     losses, unreached = [], []
     for number, unit in enumerate(units):
@@ -225,10 +238,19 @@ def by_hand(recipe: Recipe, allocated: Allocated, output: OutputPlan) -> Recipe:
     """Say an allocation as a recipe: rules for all layers in place of the budget."""
     named: dict[Scheme | None, list[str]] = {}
     for unit, scheme in allocated.schemes:
-        named.setdefault(scheme, []).extend(layer.name for layer in unit.layers)
-    order = sorted(named, key=lambda s: (16.0, "") if s is None else (float(s.bits), str(s)))
-    rules = tuple(rule(scheme, named[scheme], gguf=is_gguf(output)) for scheme in order)
+        whole = unit.name.endswith(".*")
+        named.setdefault(scheme, []).extend(
+            [unit.name] if whole else [layer.name for layer in unit.layers]
+        )
+    rules = tuple(
+        rule(scheme, named[scheme], gguf=is_gguf(output)) for scheme in sorted(named, key=rank)
+    )
     return recipe.model_copy(update={"layers": rules, "allocate": AllocateOptions()})
+
+
+def rank(scheme: Scheme | None) -> tuple[int, str]:
+    """Return a key that orders schemes by their bits."""
+    return (16, "") if scheme is None else (scheme.bits, str(scheme))
 
 
 def rule(scheme: Scheme | None, names: Sequence[str], *, gguf: bool) -> LayerRule:

@@ -32,14 +32,14 @@ class Course(NamedTuple):
     """What the whole way shares.
 
     entered: for each block what enters it, [n, seq, hidden], and last what the last one puts out.
-    driven: what drives the layers of each block. count: tokens that are real.
+    driven: what drives the layers of each block. real: how many tokens are no padding.
     """
 
     job: Job
     runner: BlockRunner
     entered: Sequence[Tensor]
     driven: list[Importance]
-    count: int
+    real: int
     files: StreamFiles | None
 
     def rest(self) -> None:

@@ -31,7 +31,8 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    return tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
+    tunes = tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
+    return tunes or bool(recipe.allocate.budgets)
 
 
 def make_plan(

@@ -62,4 +62,7 @@ def matches(pattern: str, name: str) -> bool:
     """
     if pattern.startswith("re:"):
         return re.search(pattern[3:], name) is not None
+    if not any(mark in pattern for mark in "*?["):
+        # Recipes that name every layer have as many patterns as a model has layers.
+        return name == pattern or name.endswith("." + pattern)
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)

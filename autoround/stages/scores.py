@@ -14,7 +14,7 @@ from autoround.stages.blocks import Job
 from autoround.stages.identity import differences, model_marks, tokens_mark
 from autoround.stages.jsons import to_json
 from autoround.stages.replay import sum_of
-from autoround.stages.write import replace_synced
+from autoround.stages.write import write_text
 from autoround.types import Scheme
 
 #: Number of this layout of the file, and of the way scores are found.
@@ -96,9 +96,9 @@ def save_scores(path: Path, scores: Scores) -> None:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_synced(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
+    write_text(path, text + "\n")
 
 
 def load_scores(path: Path, *, identity: Mapping[str, Any]) -> Scores:

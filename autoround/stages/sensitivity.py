@@ -38,7 +38,7 @@ def losses_of(job: Job, parts: Sequence[Sequence[Part]], *, folder: Path | None 
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
     found: Losses = {}
     with course_of(job, runner, folder) as course:
-        job.sink(StageStarted("score", f"{len(parts)} blocks, {course.count} tokens"))
+        job.sink(StageStarted("score", f"{len(parts)} blocks, {course.real} tokens"))
         run_original(course)
         grads = answers(course)
         for index in reversed(range(len(job.plan.blocks))):
@@ -71,7 +71,7 @@ def _block(course: Course, index: int, parts: Sequence[Part], grads: Tensor) -> 
             course.rest()
     found: Losses = {part.name: {} for part in parts}
     for move in moves:
-        loss = move.total / (2 * course.count) if move.calls else float("nan")
+        loss = move.total / (2 * course.real) if move.calls else float("nan")
         found[move.part.name][move.scheme] = loss * shares[move.scheme]
     return found
 

@@ -114,7 +114,8 @@ def _change(move: Move, seen: _Seen, tensors: Mapping[str, Tensor]) -> Tensor:
     if not first.experts:
         inside = first.tensor.removeprefix(move.block + ".")
         difference = move.rounded[first.name] - as_matrix(first, tensors[inside])
-        return seen.args[0] @ difference.t()
+        given: Tensor = seen.args[0]
+        return given @ difference.t()
     held = {
         name.removeprefix(move.path + "."): tensor
         for name, tensor in tensors.items()
