@@ -26,7 +26,7 @@ from autoround.stages.estimate import disk_bytes
 from autoround.stages.gguf import is_gguf
 from autoround.stages.scores import Scores, load_scores, save_scores, scores_identity
 from autoround.stages.sensitivity import losses_of
-from autoround.stages.units import Unit, option_bytes, part_name, parts_of, units_of
+from autoround.stages.units import Unit, head_part, option_bytes, part_name, parts_of, units_of
 from autoround.types import OutputPlan, Plan, Scheme
 
 
@@ -116,7 +116,8 @@ def score(job: Job, *, folder: Path | None = None) -> Scores:
     if path is not None and path.exists():
         return load_scores(path, identity=identity)
     started = time.perf_counter()
-    found = losses_of(job, parts_of(job.recipe, job.plan), folder=folder)
+    head = head_part(job.recipe, job.skeleton, job.plan)
+    found = losses_of(job, parts_of(job.recipe, job.plan), head=head, folder=folder)
     assert job.tokens is not None
     scores = Scores(
         identity,

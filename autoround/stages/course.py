@@ -127,23 +127,32 @@ def run_original(course: Course) -> None:
         course.driven.append(driven)
 
 
+def spans(course: Course) -> Iterator[tuple[int, slice]]:
+    """Yield samples and ranges of their positions, so many that a large vocabulary fits."""
+    assert course.job.tokens is not None
+    for row, length in enumerate(course.job.tokens.lengths.tolist()):
+        for start in range(0, length, CHUNK):
+            yield row, slice(start, min(start + CHUNK, length))
+
+
+def pieces(course: Course) -> Iterator[Tensor]:
+    """Yield what the last block puts out, [1, positions, hidden] on the device."""
+    for row, part in spans(course):
+        yield course.entered[-1][row : row + 1, part].to(course.job.runtime.device)
+
+
 def answers(course: Course) -> Tensor:
     """Draw an answer at every position; returns the gradients for what the last block puts out.
 
     They are those of negative logarithms: [n, seq, hidden], zero where a token is padding.
     """
-    job = course.job
-    assert job.tokens is not None
     outer = course.runner.outer()
     last = course.entered[-1]
     grads = torch.zeros(last.shape, dtype=last.dtype)
-    generator = torch.Generator().manual_seed(job.recipe.seed)
-    for row in range(len(last)):
-        real = int(job.tokens.lengths[row])
-        for start in range(0, real, CHUNK):
-            part = slice(start, min(start + CHUNK, real))
-            own = last[row : row + 1, part].to(job.runtime.device).requires_grad_()
-            logits = course.runner.head(outer, own)[0]
-            drawn = core.drawn_gradient(logits.detach(), generator=generator)
-            grads[row, part] = torch.autograd.grad(logits, own, drawn.to(logits.dtype))[0][0].cpu()
+    generator = torch.Generator().manual_seed(course.job.recipe.seed)
+    for row, part in spans(course):
+        own = last[row : row + 1, part].to(course.job.runtime.device).requires_grad_()
+        logits = course.runner.head(outer, own)[0]
+        drawn = core.drawn_gradient(logits.detach(), generator=generator)
+        grads[row, part] = torch.autograd.grad(logits, own, drawn.to(logits.dtype))[0][0].cpu()
     return grads

@@ -21,6 +21,7 @@ from autoround.model.runner import BlockRunner
 from autoround.stages.blocks import Job
 from autoround.stages.course import Course, Opened, answers, course_of, opened, run_original
 from autoround.stages.experts import as_matrix
+from autoround.stages.head_scores import head_losses
 from autoround.stages.shrink import share_left
 from autoround.stages.tasks import make_task
 from autoround.stages.watching import Move, Part, watching
@@ -30,8 +31,14 @@ from autoround.types import Scheme
 Losses = dict[str, dict[Scheme, float]]
 
 
-def losses_of(job: Job, parts: Sequence[Sequence[Part]], *, folder: Path | None = None) -> Losses:
-    """Judge the parts of every block in each of their options.
+def losses_of(
+    job: Job,
+    parts: Sequence[Sequence[Part]],
+    *,
+    head: Part | None = None,
+    folder: Path | None = None,
+) -> Losses:
+    """Judge the parts of every block in each of their options, and the head's if it takes part.
 
     parts: of each block of the plan. folder: for what does not fit the memory.
     """
@@ -40,13 +47,15 @@ def losses_of(job: Job, parts: Sequence[Sequence[Part]], *, folder: Path | None 
     with course_of(job, runner, folder) as course:
         job.sink(StageStarted("score", f"{len(parts)} blocks, {course.real} tokens"))
         run_original(course)
+        if head is not None:
+            found[head.name] = head_losses(course, head)
         grads = answers(course)
         for index in reversed(range(len(job.plan.blocks))):
             found.update(_block(course, index, parts[index], grads))
             job.sink(Scored(index, len(job.plan.blocks)))
             job.runtime.release()
-    order = [part.name for own in parts for part in own]
-    return {name: found[name] for name in order}
+    order = [*(part for own in parts for part in own), *([head] if head is not None else [])]
+    return {part.name: found[part.name] for part in order}
 
 
 def _block(course: Course, index: int, parts: Sequence[Part], grads: Tensor) -> Losses:

@@ -86,19 +86,45 @@ def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
         for layer in block.quantized:
             groups.setdefault(_together(layer, merged=merged), []).append(layer)
         units += [_unit(name, own, options, output) for name, own in groups.items()]
-    floor = recipe.allocate.lm_head
-    if floor != "none":
-        head = next((x for x in plan.kept if x.name == head_path(skeleton.model)), None)
-        if head is None or layouts.headless(output.packing) or is_gguf(output):
-            raise RecipeError(
-                f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
-                "model; set it to none"
-            )
-        fitting = [x for x in options if x is None or x.bits >= floor]
-        if not fitting:
-            raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
-        units.append(_unit(head.name, [head], fitting, output))
+    head = head_part(recipe, skeleton, plan)
+    if head is not None:
+        kept = [None] if None in options else []
+        fitting = [*head.options, *kept]
+        unit = _unit(head.name, head.layers, fitting, output)
+        units.append(_unwritten(unit, skeleton))
     return [unit for unit in units if unit.options]
+
+
+def head_part(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> Part | None:
+    """Return the output head with the options it may take; None where it takes no part.
+
+    Raises:
+        RecipeError: the head of this model has no choice, or no option has bits enough.
+    """
+    floor, output = recipe.allocate.lm_head, plan.outputs[0]
+    if floor == "none":
+        return None
+    options = schemes_of(recipe, output)
+    head = next((x for x in plan.kept if x.name == head_path(skeleton.model)), None)
+    if head is None or layouts.headless(output.packing) or is_gguf(output):
+        raise RecipeError(
+            f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
+            "model; set it to none"
+        )
+    if recipe.lm_head.bits < 16:
+        raise RecipeError("allocate.lm_head and lm_head.bits both speak of the head; keep one")
+    fitting = tuple(x for x in options if x is not None and x.bits >= floor)
+    if not fitting and None not in options:
+        raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
+    return Part(head.name, (head,), tuple(x for x in fitting if not unfit(head, x, output)))
+
+
+def _unwritten(unit: Unit, skeleton: Skeleton) -> Unit:
+    """Count nothing for a head that is kept where it shares its weight with the embeddings."""
+    if unit.layers[0].tensor not in skeleton.tied:
+        return unit
+    pairs = zip(unit.options, unit.sizes, strict=True)
+    return replace(unit, sizes=tuple(0 if o is None else size for o, size in pairs))
 
 
 def parts_of(recipe: Recipe, plan: Plan) -> list[list[Part]]:

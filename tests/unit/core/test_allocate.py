@@ -126,7 +126,9 @@ def test_many_units_of_many_sizes_are_solved_exactly() -> None:
     units = []
     for _ in range(400):
         size, worst = rng.randint(10**6, 10**8), 10 ** rng.uniform(-6, -1)
-        units.append([Choice(size * b + rng.randint(0, 999), worst * 4.0**-b) for b in (2, 3, 4, 8)])
+        units.append(
+            [Choice(size * b + rng.randint(0, 999), worst * 4.0**-b) for b in (2, 3, 4, 8)]
+        )
     budget = 1.3 * sum(unit[0].size for unit in units)
     found = least_loss(units, size=budget)
     assert found is not None
