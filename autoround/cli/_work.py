@@ -26,6 +26,7 @@ from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
 from autoround.stages.allocate import Allocated
 from autoround.stages.allocation_lines import allocation_lines, uniform_points
+from autoround.stages.budget import predicted_kl
 from autoround.stages.convert import convert
 from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
@@ -151,7 +152,7 @@ def quantize_and_report(
                 device=device,
             )
             result = dataclasses.replace(result, evaluation=scores)
-            for line in evaluation_lines(scores):
+            for line in evaluation_lines(scores) + predicted_lines(output, scores):
                 typer.echo(line)
         if after.prompt is not None:
             text = generate(output, after.prompt, max_new_tokens=32, device=device)
@@ -204,6 +205,17 @@ def evaluation_lines(result: EvalResult) -> list[str]:
         f"KL divergence                {result.kl:.4f} nats per token",
         f"same first choice            {100 * (result.top1_agreement or 0):.1f} %",
         f"tokens                       {result.tokens}",
+    ]
+
+
+def predicted_lines(folder: str | Path, result: EvalResult) -> list[str]:
+    """Return what an allocation was predicted to cost beside what it did, where one was made."""
+    predicted = predicted_kl(Path(folder))
+    if predicted is None or result.kl is None:
+        return []
+    return [
+        f"predicted KL                 {predicted:.4f} nats per token for searched scales; the "
+        f"real one is {result.kl / predicted:.2f} times that"
     ]
 
 

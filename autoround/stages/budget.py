@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,18 @@ def resolved(
     for name in found.unreached[:3]:
         job.sink(Warned(f"{name}: no calibration token came to it, so it got the most bits"))
     return by_hand(job.recipe, found, job.plan.outputs[0]), summary(job.recipe, found)
+
+
+def predicted_kl(folder: Path) -> float | None:
+    """Return the divergence that the allocation of a quantized folder was predicted to cost.
+
+    None where no budget of bits made it, or what is kept of that cannot be read.
+    """
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))["predicted_kl"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(found) if isinstance(found, int | float) and found > 0 else None
 
 
 def in_words(found: Allocated) -> str:

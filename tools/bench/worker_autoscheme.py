@@ -11,8 +11,8 @@ import worker
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Find a scheme for each layer, quantize, and write in its own format.
 
-    job: budget (bits a weight), options (bits of each), text (.jsonl of the calibration samples,
-    which its scoring wants as text), calibration (the same as token ids), iters, out.
+    job: budget (bits a weight), options (bits of each), text (.jsonl of the samples,
+    which it wants as text), calibration (the same as token ids), iters, out.
     """
     import auto_round  # type: ignore[import-not-found, unused-ignore]
     import numpy as np
@@ -39,7 +39,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         tokenizer,
         scheme=scheme,
         iters=job["iters"],
-        dataset=[row[None] for row in ids],
+        dataset=job["text"],
         nsamples=len(ids),
         seqlen=ids.shape[1],
         batch_size=job["batch_size"],

@@ -24,7 +24,7 @@ from autoround.types import Plan
 
 from ...runs import even_device, logits, make_job, quantized, small, tensors_of
 from ...tiny import make_model, token_ids, write_checkpoint
-from .test_resume import Stop, content, quantize, stop_after
+from .test_resume import BASE, Stop, byte_tokenizer, content, quantize, stop_after
 
 __all__ = ["even_device"]
 
@@ -133,7 +133,7 @@ def same_work(one: Plan, other: Plan) -> bool:
 
 def test_the_export_is_the_same_plan_and_gives_the_same_bytes(tmp_path: Path) -> None:
     source = write_checkpoint("llama", tmp_path / "source")
-    values = {**BUDGET, "tuning.iters": 2}
+    values = {**BASE, **BUDGET, "tuning.iters": 2}
     by_hand, found, _ = allocate(source, small(values), data=IDS)
     place = tmp_path / "mixed.yaml"
     place.write_text(by_hand.to_yaml(), encoding="utf-8")
@@ -141,7 +141,7 @@ def test_the_export_is_the_same_plan_and_gives_the_same_bytes(tmp_path: Path) ->
     assert len(set(found.counts)) > 1
     assert found.bits <= 5.0
     one = quantize(source, tmp_path / "one", values, data=IDS)
-    two = quantize(source, tmp_path / "two", by_hand.to_dict() | {"description": ""}, data=IDS)
+    two = quantize(source, tmp_path / "two", by_hand.to_dict(), data=IDS)
     assert same_work(one.plan, two.plan)
     first, second = content(tmp_path / "one"), content(tmp_path / "two")
     told = json.loads(first.pop("allocation.json"))
@@ -241,8 +241,7 @@ def test_types_of_gguf_are_options(tmp_path: Path) -> None:
         "allocate.avg_bits": 6.5,
     }
     recipe = small({**BUDGET, **values})
-    tokenizer = __import__(f"{__package__}.test_resume", fromlist=["x"]).byte_tokenizer()
-    by_hand, found, _ = allocate(source, recipe, data=IDS, tokenizer=tokenizer)
+    by_hand, found, _ = allocate(source, recipe, data=IDS, tokenizer=byte_tokenizer())
     assert len(found.counts) > 1
     assert found.bits <= 6.5
     done = quantize(source, tmp_path / "out", by_hand.to_dict(), data=IDS)
