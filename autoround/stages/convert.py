@@ -167,9 +167,6 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
         if name == "auto_round":
             found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
         outputs.append(found)
-        if found.packing == layouts.AWQ and len(set(schemes)) > 1:
-            reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
-            raise FormatError(f"{name} cannot hold {reason}")
         reason = layouts.headless(found.packing)
         if outside and reason:
             raise FormatError(f"layer {outside[0].name} to {name}: {reason}")
@@ -180,6 +177,9 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
             )
             if reason:
                 raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
+        reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
+        if reason:
+            raise FormatError(f"{name} cannot hold {reason}")
     return dataclasses.replace(source.plan, outputs=tuple(outputs))
 
 

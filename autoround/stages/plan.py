@@ -289,14 +289,16 @@ def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
 def _check_groups(rules: Rules, every: list[Matrix]) -> None:
     """Refuse a group size that divides the input width of none of the layers it is asked for."""
     base = rules.recipe.scheme.as_scheme()
-    widths: dict[tuple[int, str], set[int]] = {}
+    widths: dict[int, set[int]] = {}
+    asking: dict[int, str] = {}
     for m in every:
         scheme, index = rules.asked(m.name, base).scheme, rules.plain(m.name)
         if scheme is not None:
-            key = (scheme.group_size, "" if index is None else f"{rules.place(index)}: ")
-            widths.setdefault(key, set()).add(m.shape[1])
-    for (size, asking), found in widths.items():
-        _check_group(size, sorted(found), asking)
+            widths.setdefault(scheme.group_size, set()).add(m.shape[1])
+            by = "" if index is None else f"{rules.place(index)}: "
+            asking.setdefault(scheme.group_size, by)
+    for size, found in widths.items():
+        _check_group(size, sorted(found), asking[size])
 
 
 def _check_group(size: int, widths: list[int], asking: str) -> None:
