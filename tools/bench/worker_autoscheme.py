@@ -8,6 +8,25 @@ from typing import Any
 import worker
 
 
+def watched(quantizer: Any) -> dict[str, Any]:
+    """Return what will be known once the quantizer has scored layers and chosen."""
+    found: dict[str, Any] = {}
+    build = quantizer._build_layer_config
+
+    def timed_build() -> None:
+        begun = time.perf_counter()
+        build()  # where it scores layers and chooses
+        found["scoring_s"] = round(time.perf_counter() - begun, 2)
+        found["scoring_peak_gb"] = round(worker.peak_bytes() / 1e9, 3)
+        found["layer_config"] = {
+            name: {key: own.get(key) for key in ("bits", "group_size", "sym")}
+            for name, own in quantizer.layer_config.items()
+        }
+
+    quantizer._build_layer_config = timed_build
+    return found
+
+
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Find a scheme for each layer, quantize, and write in its own format.
 
@@ -49,20 +68,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         enable_torch_compile=False,
         **({"disable_opt_rtn": False} if not job["iters"] else {}),
     )
-    found: dict[str, Any] = {}
-    build = quantizer._build_layer_config
-
-    def timed_build() -> None:
-        begun = time.perf_counter()
-        build()  # where it scores layers and chooses
-        found["scoring_s"] = round(time.perf_counter() - begun, 2)
-        found["scoring_peak_gb"] = round(worker.peak_bytes() / 1e9, 3)
-        found["layer_config"] = {
-            name: {key: own.get(key) for key in ("bits", "group_size", "sym")}
-            for name, own in quantizer.layer_config.items()
-        }
-
-    quantizer._build_layer_config = timed_build
+    found = watched(quantizer)
     started = time.perf_counter()
     quantizer.quantize_and_save(job["out"], format="auto_round")
     return {

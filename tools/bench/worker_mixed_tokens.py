@@ -31,8 +31,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         text = "\n\n".join(paragraphs[start : start + 60]).strip()
         ids = tokenizer(text)["input_ids"][:length]
         back = tokenizer.decode(ids)
-        if len(ids) < length or tokenizer(back)["input_ids"] != ids:
-            continue
+        if len(ids) < length or back != back.strip() or tokenizer(back)["input_ids"] != ids:
+            continue  # readers of text may strip it, and drop samples that got too short
         rows.append(ids)
         texts.append(back)
         if len(rows) == count:
