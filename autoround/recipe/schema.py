@@ -92,7 +92,10 @@ class TuningOptions(Section):
     ] = 200
     lr: Annotated[
         Rate,
-        Field(description="Step size of the roundings, falling to 0; auto is 1/iters."),
+        Field(
+            description="Step size of the roundings, falling to 0; auto is 1/iters, "
+            "and a fifth of it from a compensated start."
+        ),
         RATE,
     ] = "auto"
     minmax_lr: Annotated[
@@ -113,6 +116,14 @@ class TuningOptions(Section):
         ),
         Legal("minmax or search"),
     ] = "search"
+    start: Annotated[
+        Literal["nearest", "compensated"],
+        Field(
+            description="Where roundings start: the nearest level, or one that makes up for "
+            "the errors of the layer's other weights (as GPTQ does)."
+        ),
+        Legal("nearest or compensated"),
+    ] = "nearest"
     quantized_inputs: Annotated[
         bool,
         Field(description="Feed a block the outputs of the quantized blocks before it."),
@@ -138,7 +149,9 @@ class TuningOptions(Section):
         """The step size of the roundings with auto worked out; 0 without tuning."""
         if self.iters == 0:
             return 0.0
-        return 1.0 / self.iters if self.lr == "auto" else self.lr
+        # What a compensated start has found is lost on the way at the rate of a plain one.
+        reach = 1.0 if self.start == "nearest" else 0.2
+        return reach / self.iters if self.lr == "auto" else self.lr
 
     @property
     def resolved_minmax_lr(self) -> float:

@@ -59,6 +59,11 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
     tuning = block * 4 * TUNING_COPIES + activations
+    if recipe.tuning.start == "compensated":
+        # Products of all pairs of input channels, their factor, and the offsets.
+        pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
+        tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)
+        tuning += 4 * block
     codes = 0
     if distills(recipe, plan):
         # The inputs of every block, the averages of the scales, and the head.

@@ -31,8 +31,9 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    tunes = tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
-    return tunes or bool(recipe.allocate.budgets)
+    looks = tuning.init == "search" or tuning.start == "compensated"
+    tunes = tuning.iters > 0 or recipe.distill.steps > 0
+    return looks or tunes or bool(recipe.allocate.budgets)
 
 
 def make_plan(

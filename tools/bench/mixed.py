@@ -91,7 +91,7 @@ class Mixed:
             with store.changing(self.args.out) as contents:
                 contents["rows"][key] = known
             shutil.rmtree(folder, ignore_errors=True)
-        shown = ("bpw", "ppl", "kl", "predicted_kl", "scoring_s", "scoring_peak_gb", "seconds")
+        shown = ("bpw", "ppl", "kl", "predicted_kl", "scoring_cpu_s", "scoring_peak_gb", "seconds")
         words = "  ".join(f"{k} {known[k]}" for k in shown if known.get(k) is not None)
         print(f"{name:20} {budget:g}  {words}", flush=True)
 
@@ -159,6 +159,7 @@ class Mixed:
                 "group_size": a.group_size,
                 "sym": a.sym,
                 "text": self.tokens["text"],
+                "cache": str(self.work / "peer-scores"),
                 "calibration": self.tokens["calibration"]["path"],
                 "batch_size": a.batch_size,
                 "seed": 0,

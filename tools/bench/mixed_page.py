@@ -43,7 +43,7 @@ def _table(rows: list[dict[str, Any]], iters: int) -> str:
         f"{first['samples']} calibration tokens, {first['eval_tokens']} scored; "
         f"{first['machine']}. The original's perplexity is {first['ppl16']:.2f}.\n\n"
         "| budget | method | bits a weight in the files | perplexity | KL | predicted KL | "
-        "scoring, s | its peak, GB |\n|---|---|---|---|---|---|---|---|\n"
+        "scoring, s of the processor | its peak, GB |\n|---|---|---|---|---|---|---|---|\n"
     )
     ordered = sorted(rows, key=lambda r: (-(r["budget"] or r["bpw"]), r["kl"]))
     return head + "\n".join(_line(row) for row in ordered)
@@ -55,7 +55,7 @@ def _line(row: dict[str, Any]) -> str:
     budget = "" if row["budget"] is None else f"{row['budget']:g}"
     cells = [budget, word, f"{row['bpw']:.3f}", f"{row['ppl']:.2f}", f"{row['kl']:.4f}"]
     predicted, seconds, peak = (
-        row.get(key) for key in ("predicted_kl", "scoring_s", "scoring_peak_gb")
+        row.get(key) for key in ("predicted_kl", "scoring_cpu_s", "scoring_peak_gb")
     )
     cells.append("" if predicted is None else f"{predicted:.4f}")
     cells.append("" if seconds is None else f"{seconds:.0f}")

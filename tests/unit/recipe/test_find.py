@@ -15,7 +15,7 @@ from autoround.recipe.schema import Recipe
 
 def test_the_built_in_recipes() -> None:
     assert builtin_names() == (
-        *("best", "default", "demo", "gguf-q4_k_m-like", "light"),
+        *("best", "default", "demo", "flash", "gguf-q4_k_m-like", "light"),
         *("mixed-2.5bit", "mixed-3.5bit", "moe-w4-w8", "opt-rtn"),
         *("rtn", "turbo", "w2", "w3", "w4-mlp-w8-attn", "w8"),
     )
@@ -32,7 +32,11 @@ def test_default_states_every_default() -> None:
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
         ("light", {"tuning.iters": 50}),
-        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
+        (
+            "turbo",
+            {"tuning.iters": 20, "tuning.checks": 2, "tuning.start": "compensated"},
+        ),
+        ("flash", {"tuning.iters": 0, "tuning.start": "compensated"}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
         (
