@@ -104,6 +104,7 @@ def allocate(
     device: str = "auto",
     tokenizer: Any = None,
     data: object | None = None,
+    work_dir: Path | None = None,
     sink: Sink = ignore,
 ) -> tuple[Recipe, Allocated, Scores]:
     """Find the bits of every layer under a recipe's budget, without quantizing anything.
@@ -111,6 +112,8 @@ def allocate(
     Returns the recipe with a rule for each layer in place of the budget, what it was chosen from
     and is predicted to cost, and the scores of the layers. With ``allocate.scores`` set, scores
     come from that file, or go to it.
+
+    work_dir: for activations that do not fit the memory; by default the system's folder.
 
     Raises:
         AutoRoundError: the recipe has no budget, or one that cannot be met.
@@ -123,7 +126,7 @@ def allocate(
         )
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
     job = scoring_job(_computing(request), sink=sink)
-    scores = score(job)
+    scores = score(job, folder=work_dir)
     found = choose(loaded, job.skeleton, job.plan, scores)
     return by_hand(loaded, found, job.plan.outputs[0]), found, scores
 

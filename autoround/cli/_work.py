@@ -57,10 +57,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Written:
-    """Files that an allocation is written to: as a recipe, and as a plot."""
+    """Files that an allocation is written to, as a recipe and as a plot; and a folder for work."""
 
     recipe: Path | None = None
     plot: Path | None = None
+    work_dir: Path | None = None
 
 
 @contextmanager
@@ -113,7 +114,9 @@ def allocate_and_report(
             raise OutputError(f"{wanted} cannot be written: name a file in a folder that exists")
     with quiet_libraries():
         sink = Progress(Console(highlight=False, stderr=True))
-        by_hand, found, scores = api.allocate(model, recipe, device=device, sink=sink)
+        by_hand, found, scores = api.allocate(
+            model, recipe, device=device, work_dir=written.work_dir, sink=sink
+        )
     for line in allocation_lines(found, scores, layers=layers):
         typer.echo(line)
     texts = {written.recipe: by_hand.to_yaml(), written.plot: _drawing(found)}

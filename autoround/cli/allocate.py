@@ -50,6 +50,10 @@ def allocate(
     dataset: options.Dataset = None,
     format: options.Format = None,
     settings: options.Settings = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option("--work-dir", "--work_dir", help="Folder on a fast disk for activations."),
+    ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with the losses it chose from.")
     ] = False,
@@ -81,5 +85,5 @@ def allocate(
     from autoround.cli import _work
 
     _work.allocate_and_report(
-        name, resolved, device=device, written=_work.Written(export, plot), layers=layers
+        name, resolved, device=device, written=_work.Written(export, plot, work_dir), layers=layers
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import sensitivity as core
+from autoround.errors import OutputError
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
 from autoround.stages.blocks import Job
@@ -74,7 +75,7 @@ def course_of(job: Job, runner: BlockRunner, folder: Path | None) -> Iterator[Co
         entered = [torch.empty(shape, dtype=job.compute) for _ in range(count)]
         yield Course(job, runner, _embedded(job, runner, entered), [], held, None)
         return
-    with tempfile.TemporaryDirectory(prefix="autoround-", dir=folder) as room:
+    with _room(folder) as room:
         # Two files a name.
         names = [str(number) for number in range((count + 1) // 2)]
         files = StreamFiles(Path(room), shape, job.compute, names)
@@ -85,6 +86,23 @@ def course_of(job: Job, runner: BlockRunner, folder: Path | None) -> Iterator[Co
         finally:
             entered.clear()
             files.remove()
+
+
+@contextmanager
+def _room(folder: Path | None) -> Iterator[str]:
+    """Make a folder for activations, and remove it at the end.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        room = tempfile.TemporaryDirectory(prefix="autoround-", dir=folder)
+    except OSError as error:
+        raise OutputError(f"{folder or tempfile.gettempdir()} cannot be used: {error}") from error
+    with room as place:
+        yield place
 
 
 def _embedded(job: Job, runner: BlockRunner, entered: list[Tensor]) -> list[Tensor]:

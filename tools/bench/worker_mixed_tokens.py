@@ -30,7 +30,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     for start in order:
         text = "\n\n".join(paragraphs[start : start + 60]).strip()
         ids = tokenizer(text)["input_ids"][:length]
-        back = tokenizer.decode(ids)
+        back = str(tokenizer.decode(ids))
         if len(ids) < length or back != back.strip() or tokenizer(back)["input_ids"] != ids:
             continue  # readers of text may strip it, and drop samples that got too short
         rows.append(ids)
