@@ -16,7 +16,7 @@ from pathlib import Path
 from autoround.core.allocate import Allocation, Choice, curve, least_loss, least_size
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError, RecipeError
-from autoround.formats import gguf_mix
+from autoround.formats import auto_round, gguf_mix, registry
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.layers import LayerRule
@@ -26,7 +26,15 @@ from autoround.stages.estimate import disk_bytes
 from autoround.stages.gguf import is_gguf
 from autoround.stages.scores import Scores, load_scores, save_scores, scores_identity
 from autoround.stages.sensitivity import losses_of
-from autoround.stages.units import Unit, head_part, option_bytes, part_name, parts_of, units_of
+from autoround.stages.units import (
+    Unit,
+    head_part,
+    option_bytes,
+    part_name,
+    parts_of,
+    schemes_of,
+    units_of,
+)
 from autoround.types import OutputPlan, Plan, Scheme
 
 
@@ -85,16 +93,11 @@ def allocates(recipe: Recipe) -> bool:
     """Tell whether a recipe leaves bits to a budget.
 
     Raises:
-        RecipeError: it names more than one, or asks for what does not go together.
+        RecipeError: it names more than one.
     """
     budgets = recipe.allocate.budgets
     if len(budgets) > 1:
         raise RecipeError(f"allocate: {' and '.join(budgets)} are both given; keep one of them")
-    if budgets and recipe.layers:
-        raise RecipeError(
-            "allocate and layers both say how layers are held: remove one of them; layers that "
-            "are to stay in 16 bit can be named in ignore"
-        )
     return bool(budgets)
 
 
@@ -111,13 +114,14 @@ def score(job: Job, *, folder: Path | None = None) -> Scores:
         raise DataError("layers are judged by calibration data, and this run has none")
     if len(job.tokens.ids) > options.nsamples:
         job = replace(job, tokens=_first(job.tokens, options.nsamples))
+    job = replace(job, plan=_packed(job.recipe, job.plan))
     path = None if options.scores == "none" else Path(options.scores)
     identity = scores_identity(job)
     if path is not None and path.exists():
         return load_scores(path, identity=identity)
     started = time.perf_counter()
     head = head_part(job.recipe, job.skeleton, job.plan)
-    found = losses_of(job, parts_of(job.recipe, job.plan), head=head, folder=folder)
+    found = losses_of(job, parts_of(job.recipe, job.skeleton, job.plan), head=head, folder=folder)
     assert job.tokens is not None
     scores = Scores(
         identity,
@@ -129,6 +133,16 @@ def score(job: Job, *, folder: Path | None = None) -> Scores:
     if path is not None:
         save_scores(path, scores)
     return scores
+
+
+def _packed(recipe: Recipe, plan: Plan) -> Plan:
+    """Let a format whose packing goes by the schemes take that of all options together."""
+    output = plan.outputs[0]
+    if registry.PACKINGS[output.format]:
+        return plan
+    schemes = {scheme for scheme in schemes_of(recipe, output) if scheme is not None}
+    packed = replace(output, packing=auto_round.packing_for(schemes))
+    return replace(plan, outputs=(packed, *plan.outputs[1:]))
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:
@@ -169,6 +183,8 @@ def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Al
         for unit, own in zip(units, losses, strict=True)
     ]
     fixed = disk_bytes(plan, skeleton) - sum(_planned_bytes(u, plan, skeleton) for u in units)
+    if not units:
+        raise RecipeError("allocate: rules or ignore decide about every layer; none is left")
     budget = next(iter(recipe.allocate.budgets.items()))
     corners = curve(choices)
     found = _within(budget, units, choices, fixed=fixed)
@@ -236,7 +252,7 @@ def _out_of_reach(
 
 
 def by_hand(recipe: Recipe, allocated: Allocated, output: OutputPlan) -> Recipe:
-    """Say an allocation as a recipe: rules for all layers in place of the budget."""
+    """Say an allocation as a recipe: rules for its layers in place of the budget."""
     named: dict[Scheme | None, list[str]] = {}
     for unit, scheme in allocated.schemes:
         whole = unit.name.endswith(".*")
@@ -246,7 +262,9 @@ def by_hand(recipe: Recipe, allocated: Allocated, output: OutputPlan) -> Recipe:
     rules = tuple(
         rule(scheme, named[scheme], gguf=is_gguf(output)) for scheme in sorted(named, key=rank)
     )
-    return recipe.model_copy(update={"layers": rules, "allocate": AllocateOptions()})
+    return recipe.model_copy(
+        update={"layers": (*recipe.layers, *rules), "allocate": AllocateOptions()}
+    )
 
 
 def rank(scheme: Scheme | None) -> tuple[int, str]:

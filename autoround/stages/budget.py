@@ -99,5 +99,10 @@ def resumed(recipe: Recipe, about: Mapping[str, Any]) -> tuple[Recipe, dict[str,
             + "\nrun the command as it was begun, or throw its blocks away with --restart"
         )
     then = Recipe.model_validate(about["identity"]["recipe"])
+    if then.layers[: len(recipe.layers)] != recipe.layers:
+        raise OutputError(
+            "the interrupted run had other rules for layers: run the command as it was begun, or "
+            "throw its blocks away with --restart"
+        )
     update = {"layers": then.layers, "allocate": AllocateOptions()}
     return recipe.model_copy(update=update), dict(kept)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import OutputError, RecipeError
+from autoround.formats import layouts
 from autoround.stages.blocks import Job
 from autoround.stages.identity import differences, model_marks, tokens_mark
 from autoround.stages.jsons import to_json
@@ -65,6 +66,7 @@ def scores_identity(job: Job) -> dict[str, Any]:
         "method": options.method,
         **({"iters": options.iters} if options.method == "measured" else {}),
         "scales from": job.recipe.tuning.init,
+        "lowest zero point": max(layouts.lowest_zero(x.packing) for x in job.plan.outputs),
         "calibration tokens": tokens_mark(job.tokens),
         "model files": {
             **model_marks(job.skeleton),

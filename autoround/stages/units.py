@@ -11,13 +11,14 @@ from autoround.errors import FormatError, RecipeError
 from autoround.formats import gguf_mix, layouts, registry
 from autoround.formats.fused import merged_under
 from autoround.formats.written import part_shape
-from autoround.model.blocks import head_path
+from autoround.model.blocks import head_path, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.allocate import parse_option
 from autoround.recipe.schema import Recipe
 from autoround.stages.estimate import layer_bytes
 from autoround.stages.gguf import is_gguf, tensor_bytes
-from autoround.stages.plan import DTYPES
+from autoround.stages.plan import DTYPES, outside_of
+from autoround.stages.rules import apply_rules
 from autoround.stages.watching import Part
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
@@ -81,9 +82,10 @@ def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
     wish = recipe.allocate.fused
     merged = not output.packing.startswith(_UNMERGED) if wish == "auto" else wish
     units = []
+    ruled = ruled_layers(recipe, skeleton, plan)
     for block in plan.blocks:
         groups: dict[str, list[LayerPlan]] = {}
-        for layer in block.quantized:
+        for layer in (x for x in block.quantized if x.name not in ruled):
             groups.setdefault(_together(layer, merged=merged), []).append(layer)
         units += [_unit(name, own, options, output) for name, own in groups.items()]
     head = head_part(recipe, skeleton, plan)
@@ -111,8 +113,10 @@ def head_part(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> Part | None:
             f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
             "model; set it to none"
         )
-    if recipe.lm_head.bits < 16:
-        raise RecipeError("allocate.lm_head and lm_head.bits both speak of the head; keep one")
+    if head.scheme is not None:
+        raise RecipeError(
+            "allocate.lm_head, and a rule or the section lm_head, both speak of the head; keep one"
+        )
     fitting = tuple(x for x in options if x is not None and x.bits >= floor)
     if not fitting and None not in options:
         raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
@@ -127,14 +131,25 @@ def _unwritten(unit: Unit, skeleton: Skeleton) -> Unit:
     return replace(unit, sizes=tuple(0 if o is None else size for o, size in pairs))
 
 
-def parts_of(recipe: Recipe, plan: Plan) -> list[list[Part]]:
+def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[str]:
+    """Return the layers that rules of the recipe decide about, which a budget leaves alone."""
+    if not recipe.layers:
+        return frozenset()
+    found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
+    rules = apply_rules(recipe, skeleton, found, outside_of(skeleton))
+    owner = rules.gguf if is_gguf(plan.outputs[0]) else rules.plain
+    return frozenset(name for name in rules.weights if owner(name) is not None)
+
+
+def parts_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[Part]]:
     """Return what is judged by itself, for each block: linear layers, and modules of experts."""
+    ruled = ruled_layers(recipe, skeleton, plan)
     output = plan.outputs[0]
     options = [scheme for scheme in schemes_of(recipe, output) if scheme is not None]
     found = []
     for block in plan.blocks:
         groups: dict[str, list[LayerPlan]] = {}
-        for layer in block.quantized:
+        for layer in (x for x in block.quantized if x.name not in ruled):
             groups.setdefault(part_name(layer), []).append(layer)
         found.append([_part(name, own, options, output) for name, own in groups.items()])
     return found

@@ -214,6 +214,22 @@ def test_a_layer_may_stay_in_16_bits() -> None:
     assert len(kept) == found.counts["16 bit"]
 
 
+def test_layers_that_rules_decide_about_are_left_alone() -> None:
+    model = make_model("llama")
+    rules = [{"kind": "mlp", "bits": 8}]
+    values = {"layers": rules, "allocate.avg_bits": 4.0, "ignore": ["layers.0.self_attn.o_proj"]}
+    by_hand, found, scores = allocate(model, small({**BUDGET, **values}), data=IDS)
+    assert all("self_attn" in unit.name for unit in found.units)
+    assert len(found.units) == 7
+    assert scores.losses.keys() == {unit.name for unit in found.units}
+    job = make_job(model, by_hand.to_dict(), data=IDS)
+    planned = {x.name: x.scheme for b in job.plan.blocks for x in b.quantized}
+    assert {str(s) for n, s in planned.items() if "mlp" in n} == {"W8 g32 asym"}
+    assert len(planned) == 13
+    assert disk_bytes(job.plan, job.skeleton) == found.size + found.fixed
+    assert found.bits <= 4.0
+
+
 def test_the_head_takes_part_with_a_floor() -> None:
     model = make_model("llama")
     values = {"allocate.lm_head": 4, "allocate.avg_bits": 4.0}
@@ -303,7 +319,11 @@ def test_files_that_are_no_scores(tmp_path: Path, text: str) -> None:
             RecipeError,
             "cost at best; add an option of more bits, or 16",
         ),
-        ({"layers": [{"kind": "mlp", "bits": 8}]}, RecipeError, "allocate and layers both say"),
+        (
+            {"layers": [{"kind": "mlp", "bits": 8}, {"kind": "attention", "bits": 8}]},
+            RecipeError,
+            "every layer; none is left",
+        ),
         ({"allocate.options": ["W2", "q4_0"]}, RecipeError, "q4_0 is no option for auto_round"),
         ({"allocate.options": ["W2", "W2g32"]}, RecipeError, "W2g32 is there twice"),
         ({"output.format": "auto_awq"}, FormatError, "auto_awq"),
