@@ -7,6 +7,7 @@ is quantized.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from autoround.types import Plan, Scheme
 
 #: What a quantization_config of MLX is called here; it has no ``quant_method`` of its own.
 METHOD = "mlx"
+#: mlx-lm stacks the experts of a layer when it reads them, and then goes by its own names.
+_EXPERT = re.compile(r"^(.*)\.experts\.\d+\.(\w+)$")
+_PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def config(plan: Plan) -> dict[str, Any]:
@@ -30,6 +34,10 @@ def config(plan: Plan) -> dict[str, Any]:
             found[layer.name] = False
         elif layer.scheme != base:
             found[layer.name] = _keys(layer.scheme)
+            expert = _EXPERT.match(layer.name)
+            if expert:
+                part = _PARTS.get(expert[2], expert[2])
+                found[f"{expert[1]}.switch_mlp.{part}"] = _keys(layer.scheme)
     for layer in outside:
         if layer.scheme is not None:
             found[layer.name] = _keys(layer.scheme)

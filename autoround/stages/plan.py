@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
 from autoround.device.protocol import Runtime
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
-from autoround.formats.gguf_mix import F16
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
-from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
+from autoround.stages.gguf import is_gguf
+from autoround.stages.plan_gguf import Pass, gguf_pass
 from autoround.stages.plan_outside import plan_outside
-from autoround.stages.resolve import matches, plan_layer, resolve
-from autoround.stages.rules import Rules, apply_rules, kept_by, near
-from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, RulePlan, Scheme
+from autoround.stages.resolve import matches, resolve
+from autoround.stages.rules import Rules, apply_rules, near
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 DTYPES = {
     "float16": torch.float16,
@@ -102,12 +101,12 @@ def _passes(
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     written: tuple[OutputPlan, ...],
-) -> list[_Pass]:
+) -> list[Pass]:
     """Give formats whose blocks come out alike one pass, and others one each."""
-    passes: list[_Pass] = []
+    passes: list[Pass] = []
     for outputs in _families(written):
         if is_gguf(outputs[0]):
-            one = _gguf_pass(rules, skeleton, found, outside, outputs)
+            one = gguf_pass(rules, skeleton, found, outside, outputs)
         else:
             _check_groups(rules, [m for own in found.values() for m in own])
             one = _plain_pass(rules, skeleton, found, outside, outputs)
@@ -119,16 +118,6 @@ def _passes(
     return passes
 
 
-class _Pass(NamedTuple):
-    """One pass over the blocks, and what it writes."""
-
-    blocks: tuple[BlockPlan, ...]
-    kept: tuple[LayerPlan, ...]
-    outputs: tuple[OutputPlan, ...]
-    notes: tuple[str, ...]
-    rules: tuple[RulePlan, ...]
-
-
 def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
     """Group formats that take their schemes from the same place: the recipe, or themselves."""
     plain = tuple(output for output in outputs if not is_gguf(output))
@@ -136,10 +125,10 @@ def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
     return [plain, *own] if plain else [*own]
 
 
-def _merged(one: _Pass, other: _Pass) -> _Pass:
+def _merged(one: Pass, other: Pass) -> Pass:
     notes = dict.fromkeys((*one.notes, *other.notes))
     rules = dict.fromkeys((*one.rules, *other.rules))
-    return _Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules))
+    return Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules))
 
 
 def _pass_notes(plans: list[Plan]) -> list[str]:
@@ -165,7 +154,7 @@ def _plain_pass(
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
-) -> _Pass:
+) -> Pass:
     scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
     packings = [output.packing for output in outputs]
     blocks = tuple(
@@ -182,63 +171,7 @@ def _plain_pass(
     kept, notes = plan_outside(rules, skeleton, outside, outputs)
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
-    return _Pass(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
-
-
-def _gguf_pass(
-    rules: Rules,
-    skeleton: Skeleton,
-    found: dict[str, list[Matrix]],
-    outside: list[Matrix],
-    outputs: tuple[OutputPlan, ...],
-) -> _Pass:
-    """Resolve a GGUF file type, which has rules of its own for every tensor."""
-    every = [m for inside in found.values() for m in inside] + outside
-    recipe = rules.recipe
-    ignored = {
-        m.name: f"{IGNORED} ({pattern!r})"
-        for m in every
-        for pattern in recipe.ignore
-        if matches(pattern, m.name)
-    }
-    kept = {m.name for m in every if m.why_kept or m.name in ignored}
-    outputs = (replace(outputs[0], types=_types(rules, skeleton, kept)),)
-    layout = gguf_layout(skeleton, outputs[0], ignored=ignored)
-    own = layout.schemes()
-
-    def plan(m: Matrix, place: str) -> LayerPlan:
-        scheme = own.get(m.name)
-        width = f"held in float16: its width {m.shape[1]} is no multiple of 32"
-        reason = ignored.get(m.name) or m.why_kept
-        index = rules.gguf(m.name)
-        if index is not None and scheme is None and recipe.layers[index].gguf_type == F16:
-            reason = reason or kept_by(index, recipe.layers[index])
-        reason = reason or ("" if scheme is not None else place or width)
-        shown = None if m.why_kept or m.name in ignored else scheme
-        return plan_layer(skeleton, m, shown, reason)
-
-    blocks = tuple(
-        BlockPlan(i, name, tuple(plan(m, "") for m in inside))
-        for i, (name, inside) in enumerate(found.items())
-    )
-    around = tuple(plan(m, "outside the decoder blocks") for m in outside)
-    report = rules.report(
-        [*(layer for block in blocks for layer in block.layers), *around], gguf=True
-    )
-    notes = layout.notes(recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
-    return _Pass(blocks, around, outputs, tuple(notes), report)
-
-
-def _types(rules: Rules, skeleton: Skeleton, kept: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return the types that rules give modules; a head that shares its weight is the embeddings."""
-    found: dict[str, str] = {}
-    for name in rules.weights:
-        index = rules.gguf(name)
-        if index is not None and name not in kept:
-            own = skeleton.tied.get(f"{name}.weight", f"{name}.weight").removesuffix(".weight")
-            stored = own if f"{own}.weight" in skeleton.keys else name
-            found[stored] = rules.recipe.layers[index].gguf_type
-    return tuple(found.items())
+    return Pass(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
 
 
 def plan_outputs(

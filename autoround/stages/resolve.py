@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str
         files=files_of(skeleton.names, m, skeleton.stacked),
         interleaved=m.interleaved,
     )
+
+
+_GLOB = re.compile(r"[*?\[]")
 
 
 class Asked(NamedTuple):
@@ -62,7 +65,21 @@ def matches(pattern: str, name: str) -> bool:
     """
     if pattern.startswith("re:"):
         return re.search(pattern[3:], name) is not None
-    if not any(mark in pattern for mark in "*?["):
-        # Recipes that name every layer have as many patterns as a model has layers.
+    if not _GLOB.search(pattern):
         return name == pattern or name.endswith("." + pattern)
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether any of the patterns names a layer, quickly for many names."""
+    patterns = tuple(patterns)
+    plain = {p for p in patterns if not p.startswith("re:") and not _GLOB.search(p)}
+    others = [p for p in patterns if p not in plain]
+
+    def matched(name: str) -> bool:
+        steps = name.split(".")
+        if any(".".join(steps[i:]) in plain for i in range(len(steps))):
+            return True
+        return any(matches(pattern, name) for pattern in others)
+
+    return matched

@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from autoround.errors import RecipeError
@@ -19,26 +20,32 @@ from autoround.model.skeleton import Skeleton
 from autoround.recipe.layers import ANY, LayerRule
 from autoround.recipe.ranges import ALL, chosen
 from autoround.recipe.schema import Recipe
-from autoround.stages.resolve import Asked, matches
+from autoround.stages.resolve import Asked, matcher, matches
 from autoround.types import LayerPlan, RulePlan, Scheme
+
+#: Kinds of what lies outside the blocks, which only their kind or their full name means.
+OUTER = frozenset((HEAD, EMBEDDINGS))
 
 
 class Subject(NamedTuple):
     """A layer as rules see it; block is -1 outside the decoder blocks."""
 
     name: str
-    weights: int
     kinds: frozenset[str]
     block: int
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of a recipe, and the names of the layers that each of them fits."""
+    """The rules of a recipe, and the names of the layers that each of them fits.
+
+    names: all that rules may speak of. outer: the head and the embeddings among them.
+    """
 
     recipe: Recipe
     hits: tuple[tuple[str, ...], ...]
-    weights: Mapping[str, int]
+    names: tuple[str, ...]
+    outer: tuple[str, ...]
 
     def plain(self, name: str) -> int | None:
         """Return which rule decides a layer's scheme, by its place in the list."""
@@ -49,8 +56,17 @@ class Rules:
         return self._last(name, lambda rule: bool(rule.gguf_type))
 
     def _last(self, name: str, speaks: Callable[[LayerRule], bool]) -> int | None:
-        found = [i for i, names in enumerate(self.hits) if name in names]
-        return max((i for i in found if speaks(self.recipe.layers[i])), default=None)
+        fitting = self._fitting.get(name, ())
+        return max((i for i in fitting if speaks(self.recipe.layers[i])), default=None)
+
+    @cached_property
+    def _fitting(self) -> dict[str, list[int]]:
+        """The rules that fit each layer."""
+        found: dict[str, list[int]] = {}
+        for index, names in enumerate(self.hits):
+            for name in names:
+                found.setdefault(name, []).append(index)
+        return found
 
     def asked(self, name: str, otherwise: Scheme | None) -> Asked:
         """Return what the recipe asks for a layer: by a rule, or else ``otherwise``."""
@@ -88,7 +104,8 @@ class Rules:
         for index, (rule, names) in enumerate(zip(self.recipe.layers, self.hits, strict=True)):
             if not (rule.gguf_type if gguf else rule.plain):
                 continue
-            own = [planned[n] for n in names if n in planned and owner(n) == index]
+            inside = [n for n in names if n in planned]
+            own = [planned[n] for n in inside if owner(n) == index]
             held = [str(x.scheme) if x.scheme is not None else "16 bit" for x in own]
             reasons = {x.reason for x in own if x.scheme is None}
             wanted = rule.gguf_type not in ("", "f16") if gguf else rule.bits != 16
@@ -99,7 +116,8 @@ class Rules:
                 )
             weights = sum(math.prod(x.shape) for x in own)
             schemes = tuple((each, held.count(each)) for each in dict.fromkeys(held))
-            found.append(RulePlan(index, str(rule), len(names), len(own), weights, schemes))
+            if inside:
+                found.append(RulePlan(index, str(rule), len(inside), len(own), weights, schemes))
         if errors:
             raise RecipeError("\n".join(errors))
         return tuple(found)
@@ -129,18 +147,22 @@ def apply_rules(
         RecipeError: a rule fits no layer, or says nothing to the formats asked for; two
             places of the recipe say different things about the head.
     """
-    subjects = _subjects(recipe, skeleton, found, outside)
+    subjects = _subjects(recipe, skeleton, found, outside) if recipe.layers else []
     every = [m.name for own in found.values() for m in own] + [m.name for m in outside]
+    every += filter(None, [embeddings_path(skeleton.model)])
     hits, errors = [], []
     for index, rule in enumerate(recipe.layers):
-        fitting = [s for s in subjects if fits(rule, s, len(found))]
+        named = matcher(rule.patterns)
+        fitting = [s for s in subjects if fits(rule, s, len(found), named)]
         reason = _useless(rule, recipe) or _missed(rule, fitting, every, len(found))
         if reason:
             errors.append(f"{begin(rule, index)}: {reason}")
         hits.append(tuple(s.name for s in fitting))
     if errors:
         raise RecipeError("\n".join(errors))
-    rules = Rules(recipe, tuple(hits), {s.name: s.weights for s in subjects})
+    names = tuple(s.name for s in subjects)
+    outer = tuple(s.name for s in subjects if s.kinds & OUTER)
+    rules = Rules(recipe, tuple(hits), names, outer)
     _check_head(rules, head_path(skeleton.model))
     return rules
 
@@ -152,31 +174,32 @@ def _subjects(
     head = head_path(skeleton.model)
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     subjects = [
-        Subject(m.name, math.prod(m.shape), kinds_of(skeleton.model, m, block), number)
+        Subject(m.name, kinds_of(skeleton.model, m, block), number)
         for number, (block, own) in enumerate(found.items())
         for m in own
     ]
     for m in outside:
         if m.name == head or (recipe.quantize_vision and m.name.startswith(towers)):
             kinds = frozenset((HEAD,)) if m.name == head else frozenset[str]()
-            subjects.append(Subject(m.name, math.prod(m.shape), kinds, -1))
+            subjects.append(Subject(m.name, kinds, -1))
     tokens = embeddings_path(skeleton.model)
     if f"{tokens}.weight" in skeleton.keys:
-        shape = skeleton.header(f"{tokens}.weight")[0]
-        subjects.append(Subject(tokens, math.prod(shape), frozenset((EMBEDDINGS,)), -1))
+        subjects.append(Subject(tokens, frozenset((EMBEDDINGS,)), -1))
     return subjects
 
 
-def fits(rule: LayerRule, subject: Subject, blocks: int) -> bool:
+def fits(rule: LayerRule, subject: Subject, blocks: int, named: Callable[[str], bool]) -> bool:
     """Tell whether a rule is about a layer.
 
+    named: whether one of the rule's patterns names a layer.
     The head and the embeddings are meant only where they are called by their kind or their
     full name: a glob for many layers does not mean them.
     """
-    named = any(matches(pattern, subject.name) for pattern in rule.patterns)
-    if subject.kinds & {HEAD, EMBEDDINGS} and rule.kind == ANY:
+    if EMBEDDINGS in subject.kinds and not rule.gguf_type:
+        return False
+    if subject.kinds & OUTER and rule.kind == ANY:
         return rule.blocks == ALL and subject.name in rule.patterns
-    if rule.patterns and not named:
+    if rule.patterns and not named(subject.name):
         return False
     if rule.kind != ANY and rule.kind not in subject.kinds:
         return False
@@ -212,8 +235,8 @@ def _missed(rule: LayerRule, fitting: list[Subject], every: list[str], blocks: i
             return f"{pattern!r} matches no layer of {' and '.join(limits)}; {blocks} blocks"
         return (
             f"{pattern!r} matches only layers outside the decoder blocks, which stay in 16 bit; "
-            "the head is meant by its full name or kind: lm_head, towers need "
-            "quantize_vision: true"
+            "the head is meant by its full name or kind: lm_head, embeddings by theirs and type "
+            "for GGUF, towers need quantize_vision: true"
         )
     if fitting:
         return ""

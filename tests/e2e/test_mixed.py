@@ -170,6 +170,17 @@ def test_awq_takes_no_second_scheme_from_another_format(
     convert(out, tmp_path / "there", formats=["auto_round:auto_awq"])
 
 
+def test_a_mixed_model_is_tuned_and_distilled_and_goes_through_the_last_check(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    values = {"distill.steps": 3, "distill.batch_size": 2, "distill.codes": True}
+    result = quantize(make_model("llama"), out, ANY_BITS, **values)
+    assert all(block.loss_after <= block.loss_before for block in result.blocks)
+    found = {n: s.bits for n, (_, (s, _)) in opened(out).items()}
+    assert sorted(set(found.values())) == [2, 3, 4, 8]
+
+
 def test_rules_of_the_same_scheme_change_nothing() -> None:
     job = make_job(make_model("llama"), data=token_ids(4, 16))
     ruled = make_job(

@@ -33,8 +33,10 @@ TEXTS = [
     "<|im_start|>user\nHi<|im_end|>",
     "URL: https://example.org/a?b=c&d=1.5e-3",
 ]
-#: Which client reads which format with which schemes (bits, sym).
-CASES: list[tuple[str, str, tuple[tuple[int, bool], ...]]] = [
+#: A format, the client that reads it, and schemes: (bits, sym), or the name of rules.
+Case = tuple[str, str, tuple[tuple[int, bool] | str, ...]]
+#: Which client reads which format with which schemes.
+CASES: list[Case] = [
     ("auto_round", "auto-round", ((2, False), (3, True), (4, True), (4, False), (8, True))),
     ("auto_round", "auto-round-torch", ((2, False), (3, True), (4, True), (4, False), (8, True))),
     ("auto_round:auto_awq", "auto-round", ((4, True), (4, False))),
@@ -82,7 +84,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
         {"kind": "embeddings", "type": "q4_0"},
     ],
 }
-MIXED: list[tuple[str, str, tuple[str, ...]]] = [
+MIXED: list[Case] = [
     ("auto_round", "auto-round", ("mixed 2-8", "mixed sym, asym")),
     ("auto_round", "auto-round-torch", ("mixed 2-8", "mixed sym, asym")),
     ("auto_round:auto_awq", "auto-round", ("mixed 4, 16",)),

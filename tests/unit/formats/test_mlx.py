@@ -12,15 +12,15 @@ import torch
 from autoround import api
 from autoround.errors import FormatError
 from autoround.evaluate.models import load_any
-from autoround.formats.mlx import is_mlx, quantized_layers
+from autoround.formats.mlx import config, is_mlx, quantized_layers
 from autoround.formats.mlx_layout import from_tensors, illegal, to_tensors, why_not
 from autoround.model.locate import read_config
 from autoround.stages.inspect import inspect_folder
-from autoround.types import QuantizedTensor, Scheme
+from autoround.types import BlockPlan, LayerPlan, QuantizedTensor, Scheme
 
 from ...runs import NEAREST, even_device, logits, small, tensors_of
 from ...tiny import token_ids
-from ...tiny_quantized import nearest
+from ...tiny_quantized import make_plan, nearest
 
 __all__ = ["even_device"]
 
@@ -108,3 +108,19 @@ def test_a_whole_run_comes_back(checkpoint: Callable[[str], Path], tmp_path: Pat
     assert found.method == "mlx"
     assert sum(part.count for part in found.quantized) == 2 * 6
     assert found.quantized[0].weights > 0
+
+
+def test_experts_stand_under_the_names_of_mlx_lm_too() -> None:
+    w4, w3, w8 = Scheme(4, 32, True), Scheme(3, 64, True), Scheme(8, 32, True)
+    base = "model.layers.0."
+    experts = [
+        LayerPlan(f"{base}mlp.experts.{i}.{part}_proj", (64, 64), w4 if part != "down" else w3)
+        for i in range(3)
+        for part in ("gate", "up", "down")
+    ]
+    w2 = LayerPlan(f"{base}block_sparse_moe.experts.0.w2", (64, 64), w8)
+    found = config(make_plan((BlockPlan(0, "model.layers.0", (*experts, w2)),)))
+    assert found["bits"] == 4
+    assert found[f"{base}mlp.switch_mlp.down_proj"] == {"group_size": 64, "bits": 3}
+    assert found[f"{base}block_sparse_moe.switch_mlp.down_proj"] == {"group_size": 32, "bits": 8}
+    assert f"{base}mlp.switch_mlp.up_proj" not in found

@@ -109,7 +109,11 @@ def test_awq_lists_what_is_kept(scheme: Scheme, zero_point: bool) -> None:
         "group_size": 32,
         "zero_point": zero_point,
         "modules_to_not_convert": ["model.layers.0.mlp.up", "lm_head"],
+        # GPTQModel reads no other key, and takes what lies outside the blocks for plain.
+        "dynamic": {r"-:^model\.layers\.0\.mlp\.up$": {}},
     }
+    plain = config(plan_of(block(0, scheme, scheme, scheme)), output("auto_awq", scheme))
+    assert "dynamic" not in plain
 
 
 def test_gptq_has_its_config_in_a_file_of_its_own_too() -> None:

@@ -66,6 +66,32 @@ def test_default_states_every_default() -> None:
                 **{"scheme.bits": 3, "distill.steps": 50, "distill.codes": True},
             },
         ),
+        (
+            "mixed-2.5bit",
+            {
+                "layers": [
+                    {"kind": "attention", "bits": 3, "group_size": 128},
+                    {"blocks": ["first 1", "last 1"], "bits": 3, "group_size": 128},
+                ],
+                **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
+                **{"distill.steps": 100, "distill.codes": True},
+            },
+        ),
+        (
+            "gguf-q4_k_m-like",
+            {
+                "layers": [
+                    {"kind": "attention", "type": "q4_k"},
+                    {"kind": "mlp", "type": "q4_k"},
+                    {
+                        "match": r"re:(v_proj|qkv_proj|c_attn|down_proj|mlp\.c_proj)$",
+                        "blocks": ["first 1/8", "last 1/8", "every 3"],
+                        "type": "q6_k",
+                    },
+                ],
+                "output.format": "gguf:q4_k_s",
+            },
+        ),
     ],
 )
 def test_what_each_built_in_recipe_changes(name: str, differences: dict[str, object]) -> None:

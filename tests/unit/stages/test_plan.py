@@ -11,7 +11,8 @@ from autoround.device.protocol import Runtime, Speed
 from autoround.device.registry import open_device
 from autoround.errors import ModelError, RecipeError
 from autoround.model.skeleton import adopt_model, open_model
-from autoround.stages.plan import compute_dtype, make_plan, matches, needs_data
+from autoround.stages.plan import compute_dtype, make_plan, needs_data
+from autoround.stages.resolve import matcher, matches
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 from ...runs import small
@@ -55,6 +56,7 @@ def kept(plan: Plan) -> dict[str, str]:
 )
 def test_a_pattern_names_a_layer(pattern: str) -> None:
     assert matches(pattern, Q0)
+    assert matcher(["other", pattern])(Q0)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_a_pattern_names_a_layer(pattern: str) -> None:
 )
 def test_a_pattern_does_not_name_a_layer(pattern: str) -> None:
     assert not matches(pattern, Q0)
+    assert not matcher([pattern, "other"])(Q0)
 
 
 def test_every_matrix_gets_a_scheme_or_a_reason() -> None:

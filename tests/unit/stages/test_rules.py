@@ -3,11 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from autoround.device.registry import open_device
 from autoround.errors import AutoRoundError, FormatError, ModelError, RecipeError
 from autoround.model.skeleton import adopt_model
-from autoround.stages.estimate import make_estimate
+from autoround.recipe.load import load_recipe
+from autoround.stages.estimate import block_bits, make_estimate
 from autoround.stages.plan import make_plan
 from autoround.types import Plan, Scheme
 
@@ -91,6 +94,39 @@ def test_the_average_counts_scales_and_layers_kept() -> None:
     assert estimate.bits_per_weight == pytest.approx((8.5 + 4.5 + 4.5) / 3)
 
 
+SHAPES = {
+    "Llama 3 8B": (4096, 14336, 32, 32, 8),
+    "Qwen 3 8B": (4096, 12288, 36, 32, 8),
+    "SmolLM2 135M": (576, 1536, 30, 9, 3),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_recipes_that_promise_an_average_keep_it(name: str) -> None:
+    hidden, inner, blocks, heads, shared = SHAPES[name]
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        vocab_size=128,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        skeleton = adopt_model(LlamaForCausalLM(config).to(torch.bfloat16))
+    for recipe, promised in (("mixed-2.5bit", 2.5), ("mixed-3.5bit", 3.5)):
+        plan = make_plan(
+            load_recipe(recipe), skeleton, runtime=open_device("cpu"), calibration="", model="x"
+        )
+        assert block_bits(plan) == pytest.approx(promised, abs=0.05)
+
+
+def test_a_run_of_words_about_nothing_is_left_out() -> None:
+    plan = plan_of([{"kind": "embeddings", "bits": 16}, {"kind": "mlp", "bits": 8}])
+    assert [one.index for one in plan.rules] == [1]
+
+
 def test_experts_and_the_rest_of_a_layer() -> None:
     found = schemes(
         plan_of(
@@ -133,6 +169,10 @@ def test_a_rule_about_the_head_does_what_the_section_does(rule: dict[str, Any]) 
         ([{"kind": "experts", "bits": 8}], "no layer of this model is of kind experts; name"),
         ([{"blocks": "2-9", "bits": 8}], "blocks 2-9 are none of this model, which has blocks 0"),
         ([{"match": "lm_*", "bits": 8}], "'lm_*' matches only layers outside the decoder blocks"),
+        (
+            [{"match": "model.embed_tokens", "bits": 8}],
+            "'model.embed_tokens' matches only layers outside the decoder blocks, which stay",
+        ),
         ([{"kind": "mlp", "type": "q4_k"}], "type is for GGUF files, and auto_round is none"),
     ],
 )
