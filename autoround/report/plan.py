@@ -130,6 +130,8 @@ def method(plan: Plan) -> str:
         start = "searched scales" if searched else "min-max scales"
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
         found = f"SignRound, {steps}, from {start}"
+    if tuning.get("start") == "compensated":
+        found += ", roundings that make up for each other"
     course = plan.recipe["distill"]
     if not course["steps"]:
         return found
