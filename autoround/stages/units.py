@@ -138,7 +138,7 @@ def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[st
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
     rules = apply_rules(recipe, skeleton, found, outside_of(skeleton))
     owner = rules.gguf if is_gguf(plan.outputs[0]) else rules.plain
-    return frozenset(name for names in rules.hits for name in names if owner(name) is not None)
+    return frozenset(name for name in rules.names if owner(name) is not None)
 
 
 def parts_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[Part]]:
