@@ -2,21 +2,24 @@
 
 Layers of one scheme form a group. A model of one scheme targets the class ``Linear`` and
 lists what it keeps; a mixed one names its layers, because every layer must belong to one
-group only.
+group only. Experts that are all alike are one regex, by which transformers knows their group.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.written import described
-from autoround.types import PER_CHANNEL, Plan, Scheme
+from autoround.formats.written import described, written_layers
+from autoround.types import PER_CHANNEL, LayerPlan, Plan, Scheme
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+#: All experts of a model, as a target.
+_EXPERTS = r"re:.*\.experts\.\d+\..*"
 
 
 def config(plan: Plan) -> dict[str, Any]:
@@ -27,6 +30,8 @@ def config(plan: Plan) -> dict[str, Any]:
         if layer.scheme is not None:
             groups.setdefault(layer.scheme, []).append(layer.name)
     single = len(groups) == 1
+    if len(_expert_schemes(layers)) == 1:
+        groups = {scheme: _experts_as_one(names) for scheme, names in groups.items()}
     return {
         "quant_method": METHOD,
         "format": FORMAT,
@@ -44,6 +49,16 @@ def config(plan: Plan) -> dict[str, Any]:
             for index, (scheme, names) in enumerate(groups.items())
         },
     }
+
+
+def _expert_schemes(layers: Iterable[LayerPlan]) -> set[Scheme | None]:
+    return {layer.scheme for layer in layers if _EXPERT.search(layer.name)}
+
+
+def _experts_as_one(names: list[str]) -> list[str]:
+    """Name all experts by one regex: the place where transformers looks for their scheme."""
+    others = [name for name in names if not _EXPERT.search(name)]
+    return others if len(others) == len(names) else [*others, _EXPERTS]
 
 
 def _arguments(scheme: Scheme) -> dict[str, Any]:
@@ -66,6 +81,16 @@ def notes(plan_sym: bool, packing: str) -> list[str]:
     return [
         "transformers loads asymmetric compressed-tensors files only with "
         "quantization_config=CompressedTensorsConfig(dequantize=True)"
+    ]
+
+
+def expert_notes(layers: Iterable[LayerPlan], packing: str) -> list[str]:
+    """Return what a reader should know about clients that take experts for all alike."""
+    if packing != FORMAT or len(_expert_schemes(written_layers(layers))) < 2:
+        return []
+    return [
+        "transformers reads one scheme for all experts of compressed-tensors files, and refuses "
+        "this model, whose experts have several"
     ]
 
 

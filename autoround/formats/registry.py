@@ -128,6 +128,7 @@ def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[st
         for make in (gptq.notes, compressed.notes)
         for note in make(sym, output.packing)
     ]
+    clients += [n for o in outputs for n in compressed.expert_notes(layers, o.packing)]
     # Engines that merge layers read neither GGUF's mixtures nor Apple's files in that way.
     merging = [o for o in outputs if not o.packing.startswith((layouts.GGUF, layouts.MLX))]
     return [*clients, *(fused.notes(layers) if merging else [])]

@@ -98,3 +98,31 @@ def test_a_missing_model_and_a_wrong_recipe(autoround: Command, model: Path) -> 
     done = autoround("plan", model, "--bits", 1, "--set", "tuning.iters=x")
     assert done.code == 3
     assert len(done.err.splitlines()) == 2
+
+
+def test_what_rules_came_to(autoround: Command, model: Path, tmp_path: Path) -> None:
+    rules = "layers=[{kind: attention, bits: 8}, {match: q_proj, blocks: 1, bits: 16}]"
+    done = autoround("plan", model, *NEAREST, "--set", rules, "--set", "output.dtype=bfloat16")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert "rule         layers[0] attention: 7 layers of 0.0 M weights to W8 g32 sym; " in done.out
+    assert "; later rules decide 1 more" in done.out
+    assert "rule         layers[1] 'q_proj', blocks 1: 1 layer of 0.0 M weights to 16 bit" in lines
+    # 7 of the 8 matrices of attention in 8.5 bits, one in 16, the MLP in 4.5.
+    average = ((20480 * 8.5) + 4096 * 16 + 36864 * 4.5) / 61440
+    assert f"average      {average:.3f} bits per weight of the blocks, with scales" in done.out
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: rtn\nlayers:\n- kind: mlp\n  bits: 8\n- {match: q_porj, bits: 8}\n")
+    failed = autoround("plan", model, "--recipe", path, "--group-size", 32)
+    assert failed.code == 3
+    assert (
+        f"{path}:5: layers[1]: 'q_porj' matches no layer of this model; did you mean" in failed.err
+    )
+
+
+def test_the_folder_of_a_mixed_model_says_so() -> None:
+    from autoround.cli._work import default_output
+    from autoround.recipe.load import load_recipe
+
+    assert default_output("a/b", load_recipe("w4-mlp-w8-attn")).name == "b-w4g128-mixed"
+    assert default_output("a/b", load_recipe("default")).name == "b-w4g128"

@@ -22,7 +22,7 @@ from autoround.types import (
     Scheme,
 )
 
-from ...tiny_quantized import nearest
+from ...tiny_quantized import make_plan, nearest
 
 
 def layer_of(
@@ -168,3 +168,33 @@ def test_a_wrong_shape_is_refused() -> None:
     tensors["weight_shape"] = torch.tensor([64, 95])
     with pytest.raises(FormatError, match="weight_shape says"):
         layouts.from_tensors(tensors, layer.scheme, packing=layouts.COMPRESSED, name="a")
+
+
+def test_experts_that_are_alike_are_one_target() -> None:
+    w4, w8 = Scheme(4, 32, True), Scheme(8, 32, True)
+
+    def made(*experts: Scheme | None) -> BlockPlan:
+        path = "model.layers.0"
+        inside = [LayerPlan(f"{path}.self_attn.q_proj", (64, 64), w8)]
+        inside += [
+            LayerPlan(f"{path}.mlp.experts.{i}.up_proj", (64, 64), scheme)
+            for i, scheme in enumerate(experts)
+        ]
+        return BlockPlan(0, path, tuple(inside))
+
+    mixed = compressed.config(make_plan((made(w4, w4),)))
+    targets = [group["targets"] for group in mixed["config_groups"].values()]
+    assert targets == [["model.layers.0.self_attn.q_proj"], [r"re:.*\.experts\.\d+\..*"]]
+    names = [x.name for x in made(w4, w4).layers]
+    read = compressed.quantized_layers(mixed, names, [])
+    assert list(read.values()) == [w8, w4, w4]
+    # A regex would take in what is kept or held otherwise.
+    for others in ((w4, w8), (w4, None)):
+        found = compressed.config(make_plan((made(*others),)))
+        listed = [t for group in found["config_groups"].values() for t in group["targets"]]
+        assert not any(target.startswith("re:") for target in listed)
+        assert (
+            "transformers reads one scheme"
+            in compressed.expert_notes(made(*others).layers, compressed.FORMAT)[0]
+        )
+    assert compressed.expert_notes(made(w4, w4).layers, compressed.FORMAT) == []
