@@ -25,11 +25,11 @@ def write_page(page: Path, contents: dict[str, Any]) -> None:
 
 
 def tables(contents: dict[str, Any]) -> str:
-    """Return all tables, one for each number of steps."""
+    """Return all tables, one for each number of samples and steps."""
     rows = list(contents["rows"].values())
     parts = []
-    for iters in sorted({row["iters"] for row in rows}):
-        own = [row for row in rows if row["iters"] == iters]
+    for samples, iters in sorted({(row["samples"], row["iters"]) for row in rows}):
+        own = [row for row in rows if (row["samples"], row["iters"]) == (samples, iters)]
         parts.append(_table(own, iters))
     for found in contents.get("correlation", {}).values():
         parts.append(_correlation(found))
