@@ -19,13 +19,16 @@ from autoround.formats.layouts import GGUF
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
+from autoround.stages.allocate import Allocated, allocates, by_hand, choose, score
 from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.experts import as_kept
 from autoround.stages.plan import DTYPES, make_plan, needs_data
 from autoround.stages.resume import check_leftover
-from autoround.stages.run import Request, prepare, run, write_blocks
+from autoround.stages.run import Request, prepare, run, scoring_job, write_blocks
+from autoround.stages.scores import Scores
 from autoround.stages.tune import quantize_blocks
 from autoround.stages.write import check_output
 from autoround.types import Destination, Estimate, Plan, QuantizedTensor, RunResult
@@ -90,8 +93,42 @@ def plan(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    job, estimate = prepare(request, sink=ignore, max_memory=max_memory)
+    job, estimate = prepare(request, sink=ignore, max_memory=max_memory, scoring=False)
     return job.plan, estimate
+
+
+def allocate(
+    model: Model = None,
+    recipe: str | Path | Recipe = "default",
+    *,
+    device: str = "auto",
+    tokenizer: Any = None,
+    data: object | None = None,
+    work_dir: Path | None = None,
+    sink: Sink = ignore,
+) -> tuple[Recipe, Allocated, Scores]:
+    """Find the bits of every layer under a recipe's budget, without quantizing anything.
+
+    Returns the recipe with a rule for each layer in place of the budget, what it was chosen from
+    and is predicted to cost, and the scores of the layers. With ``allocate.scores`` set, scores
+    come from that file, or go to it.
+
+    work_dir: for activations that do not fit the memory; by default the system's folder.
+
+    Raises:
+        AutoRoundError: the recipe has no budget, or one that cannot be met.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if not allocates(loaded):
+        raise UsageError(
+            "this recipe has no budget: set allocate.avg_bits, allocate.target_size or "
+            "allocate.max_kl"
+        )
+    request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
+    job = scoring_job(_computing(request), sink=sink)
+    scores = score(job, folder=work_dir)
+    found = choose(loaded, job.skeleton, job.plan, scores)
+    return by_hand(loaded, found, job.plan.outputs[0]), found, scores
 
 
 def make_request(
@@ -202,6 +239,10 @@ class AutoRound:
     def _replanned(self, job: Job, format: str) -> Job:
         """Give a finished job another format, where its codes can be held in it."""
         recipe = self._resolve(format)
+        if allocates(recipe):
+            # What a budget came to is settled.
+            settled = {"layers": job.recipe.layers, "allocate": AllocateOptions()}
+            recipe = recipe.model_copy(update=settled)
         plan = make_plan(
             recipe,
             job.skeleton,

@@ -58,6 +58,14 @@ class DistillStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The layers of a block are judged in each of their options; blocks come last to first."""
+
+    block: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know and that did not stop the run."""
 
@@ -73,7 +81,9 @@ class Finished:
     disk_bytes: int
 
 
-Event: TypeAlias = Planned | StageStarted | StepDone | BlockDone | DistillStep | Warned | Finished
+Event: TypeAlias = (
+    Planned | StageStarted | StepDone | BlockDone | DistillStep | Scored | Warned | Finished
+)
 Sink: TypeAlias = Callable[[Event], None]
 
 

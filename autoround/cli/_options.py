@@ -122,6 +122,14 @@ PATHS = {
     "format": "output.format",
     "seed": "seed",
 }
+#: The same for the options of ``allocate`` alone.
+ALLOCATE_PATHS = {
+    "avg_bits": "allocate.avg_bits",
+    "target_size": "allocate.target_size",
+    "max_kl": "allocate.max_kl",
+    "options": "allocate.options",
+    "save": "allocate.scores",
+}
 
 
 def recipe_for(name: str | None, model: str | None) -> str:
@@ -138,7 +146,7 @@ def resolve_recipe(
     from autoround.recipe.load import Given, load_recipe
 
     values: dict[str, object] = {
-        PATHS[flag]: Given(value, _spell(flag, value))
+        (PATHS | ALLOCATE_PATHS)[flag]: Given(value, _spell(flag, value))
         for flag, value in flags.items()
         if value is not None
     }

@@ -15,14 +15,18 @@ from autoround import api
 from autoround.cli._options import Invocation
 from autoround.cli._quiet import quiet_libraries
 from autoround.data.holdout import check_text
-from autoround.errors import AutoRoundError
+from autoround.errors import AutoRoundError, OutputError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.model.embedded import embedded_model
 from autoround.model.locate import gguf_file, locate_model
 from autoround.recipe.schema import Recipe
+from autoround.report.curve import Point, curve_svg
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
+from autoround.stages.allocate import Allocated
+from autoround.stages.allocation_lines import allocation_lines, uniform_points
+from autoround.stages.budget import predicted_kl
 from autoround.stages.convert import convert
 from autoround.stages.convert import lines as convert_lines
 from autoround.stages.inspect import as_dict, inspect_folder, lines
@@ -30,6 +34,7 @@ from autoround.stages.inspect_gguf import inspect_gguf
 from autoround.stages.journal import blocks_in
 from autoround.stages.jsons import to_json
 from autoround.stages.resume import OtherRunError
+from autoround.stages.write import write_text
 from autoround.types import Destination, EvalResult, RunResult
 
 
@@ -48,6 +53,15 @@ class Shown:
 
     layers: bool = False
     as_json: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files that an allocation is written to, as a recipe and as a plot; and a folder for work."""
+
+    recipe: Path | None = None
+    plot: Path | None = None
+    work_dir: Path | None = None
 
 
 @contextmanager
@@ -91,6 +105,34 @@ def show_plan(
         typer.echo(line)
 
 
+def allocate_and_report(
+    model: str | None, recipe: Recipe, *, device: str, written: Written, layers: bool
+) -> None:
+    """Find bits under a budget, and show and write what comes of it."""
+    for wanted in filter(None, (written.recipe, written.plot)):
+        if wanted.is_dir() or not wanted.absolute().parent.is_dir():
+            raise OutputError(f"{wanted} cannot be written: name a file in a folder that exists")
+    with quiet_libraries():
+        sink = Progress(Console(highlight=False, stderr=True))
+        by_hand, found, scores = api.allocate(
+            model, recipe, device=device, work_dir=written.work_dir, sink=sink
+        )
+    for line in allocation_lines(found, scores, layers=layers):
+        typer.echo(line)
+    texts = {written.recipe: by_hand.to_yaml(), written.plot: _drawing(found)}
+    for path, text in texts.items():
+        if path is not None:
+            write_text(path, text)
+            typer.echo(f"written      {path}")
+
+
+def _drawing(found: Allocated) -> str:
+    """Draw size against predicted loss: the best allocations, this one, and uniform ones."""
+    corners = [Point("", 8 * c.size / found.weights, c.loss) for c in found.corners]
+    chosen = Point(f"chosen, {found.bits:.2f} bits", found.bits, found.loss)
+    return curve_svg(corners, chosen=[chosen], others=[Point(*p) for p in uniform_points(found)])
+
+
 def quantize_and_report(
     model: str | None, recipe: Recipe, *, place: Destination, device: str, after: After
 ) -> RunResult:
@@ -114,7 +156,7 @@ def quantize_and_report(
                 device=device,
             )
             result = dataclasses.replace(result, evaluation=scores)
-            for line in evaluation_lines(scores):
+            for line in evaluation_lines(scores) + predicted_lines(output, scores):
                 typer.echo(line)
         if after.prompt is not None:
             text = generate(output, after.prompt, max_new_tokens=32, device=device)
@@ -167,6 +209,17 @@ def evaluation_lines(result: EvalResult) -> list[str]:
         f"KL divergence                {result.kl:.4f} nats per token",
         f"same first choice            {100 * (result.top1_agreement or 0):.1f} %",
         f"tokens                       {result.tokens}",
+    ]
+
+
+def predicted_lines(folder: str | Path, result: EvalResult) -> list[str]:
+    """Return what an allocation was predicted to cost beside what it did, where one was made."""
+    predicted = predicted_kl(Path(folder))
+    if predicted is None or result.kl is None:
+        return []
+    return [
+        f"predicted KL                 {predicted:.4f} nats per token for searched scales; the "
+        f"real one is {result.kl / predicted:.2f} times that"
     ]
 
 

@@ -42,5 +42,6 @@ def evaluate(
     result = _work.evaluate(
         model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
     )
-    for line in _work.json_lines(result) if as_json else _work.evaluation_lines(result):
+    said = _work.evaluation_lines(result) + _work.predicted_lines(model, result)
+    for line in _work.json_lines(result) if as_json else said:
         typer.echo(line)

@@ -9,6 +9,7 @@ import typer
 
 from autoround._version import __version__
 from autoround.cli import (
+    allocate,
     bench,
     convert,
     evaluate,
@@ -34,6 +35,7 @@ Examples:
   autoround quantize --eval                          # the embedded default model
   autoround quantize path/to/model --recipe light --output-dir out
   autoround plan path/to/model --bits 2              # what would happen, and its cost
+  autoround allocate path/to/model --avg-bits 3      # which layer needs how many bits
   autoround eval out --original path/to/model
   autoround generate out "The capital of France is"
   autoround bench out --original path/to/model       # tokens a second, memory
@@ -64,7 +66,7 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, evaluate, generate, bench, kernels, inspect, convert):
+for part in (quantize, plan, allocate, evaluate, generate, bench, kernels, inspect, convert):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 

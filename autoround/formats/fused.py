@@ -27,19 +27,25 @@ def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
     """Return a line for each merged layer whose parts have different schemes."""
     groups: dict[str, dict[str, LayerPlan]] = {}
     for layer in written_layers(layers):
-        expert = _EXPERT.match(layer.name)
-        if expert:
-            groups.setdefault(f"{expert[1]}.*", {})[layer.name] = layer
-            continue
-        parent, _, own = layer.name.rpartition(".")
-        for names in MERGED:
-            if own in names:
-                groups.setdefault(f"{parent}.{{{','.join(names)}}}", {})[own] = layer
+        group = merged_under(layer.name)
+        if group:
+            groups.setdefault(group, {})[layer.name] = layer
     return [
         f"{name}: {_spell(parts)}"
         for name, parts in groups.items()
         if len({part.scheme for part in parts.values()}) > 1
     ]
+
+
+def merged_under(name: str, *, experts_only: bool = False) -> str:
+    """Return a name for the layers that one is merged with, itself among them; empty for none."""
+    expert = _EXPERT.match(name)
+    if expert:
+        return f"{expert[1]}.*"
+    parent, _, own = name.rpartition(".")
+    if experts_only:
+        return ""
+    return next((f"{parent}.{{{','.join(names)}}}" for names in MERGED if own in names), "")
 
 
 def _spell(parts: Mapping[str, LayerPlan]) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
 from autoround.recipe.layers import HeadOptions, LayerRule, SchemeOptions
 from autoround.recipe.section import Section
@@ -284,6 +285,10 @@ class Recipe(Section):
     tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
         TuningOptions()
     )
+    allocate: Annotated[
+        AllocateOptions,
+        Field(description="How bits are given to layers under a budget, by what each costs."),
+    ] = AllocateOptions()
     distill: Annotated[
         DistillOptions,
         Field(

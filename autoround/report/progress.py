@@ -16,6 +16,7 @@ from autoround.events import (
     Event,
     Finished,
     Planned,
+    Scored,
     StageStarted,
     StepDone,
     Warned,
@@ -53,6 +54,8 @@ class Progress:
             self._block(event)
         elif isinstance(event, DistillStep):
             self._distill(event)
+        elif isinstance(event, Scored):
+            self._scored(event)
         elif isinstance(event, Warned):
             self._print(f"warning: {event.message}")
         elif isinstance(event, Finished):
@@ -97,6 +100,15 @@ class Progress:
             self._clear()
             self._print(text, end="")
         elif event.step % max(1, event.steps // 10) == 0:
+            self._print(text)
+
+    def _scored(self, event: Scored) -> None:
+        done = event.blocks - event.block
+        text = f"score  block {done}/{event.blocks}, the last first"
+        if self._is_live:
+            self._clear()
+            self._print(text, end="" if event.block else "\n")
+        elif done % max(1, event.blocks // 10) == 0:
             self._print(text)
 
     @property

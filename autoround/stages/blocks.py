@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Job:
 
     journal: where finished blocks are kept, if they are. mapped: whether streams live there.
     packed: whether finished blocks stay there, too, when all of them are needed.
+    allocation: what was predicted of the recipe's rules, where a budget of bits made them.
     """
 
     plan: Plan
@@ -39,6 +41,7 @@ class Job:
     journal: PassJournal | None = None
     mapped: bool = False
     packed: bool = False
+    allocation: Mapping[str, Any] | None = None
 
     @property
     def compute(self) -> torch.dtype:

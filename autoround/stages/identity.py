@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from autoround._version import __version__
+from autoround.data.tokens import Tokens
 from autoround.model.skeleton import Skeleton
 from autoround.stages.blocks import Job
 from autoround.stages.write import checksum, checksum_of_all, side_files
@@ -33,8 +34,8 @@ def identity_of(job: Job) -> dict[str, Any]:
         "compute dtype": plan.compute_dtype,
         "recipe": job.recipe.to_dict(),
         "calibration": plan.calibration,
-        "calibration tokens": _tokens(job),
-        "model files": _model(job.skeleton),
+        "calibration tokens": tokens_mark(job.tokens),
+        "model files": model_marks(job.skeleton),
         # Follows from the above, but for what a change of this program does to it.
         "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
     }
@@ -85,17 +86,18 @@ def _digest(text: str | bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _tokens(job: Job) -> str | None:
-    if job.tokens is None:
+def tokens_mark(tokens: Tokens | None) -> str | None:
+    """Return a sum of calibration tokens, and of what goes with them."""
+    if tokens is None:
         return None
-    found = f"{checksum(job.tokens.ids):08x}{checksum(job.tokens.lengths):08x}"
-    if job.tokens.media:
-        sums = [[checksum(each[name]) for name in sorted(each)] for each in job.tokens.media]
+    found = f"{checksum(tokens.ids):08x}{checksum(tokens.lengths):08x}"
+    if tokens.media:
+        sums = [[checksum(each[name]) for name in sorted(each)] for each in tokens.media]
         found += _digest(json.dumps(sums))
     return found
 
 
-def _model(skeleton: Skeleton) -> dict[str, Any]:
+def model_marks(skeleton: Skeleton) -> dict[str, Any]:
     """Return sums of what can be read at once; blocks are compared when they are read again."""
     headers = {
         name: [list(shape), str(dtype)]

@@ -69,7 +69,7 @@ def quantize_outside(
             inputs = _head_inputs(job, runner, full, quantized)
             found[layer.name], before, after = _tuned_head(job, layer, inputs)
             continue
-        task = make_task(job, layer, _weight(job, layer), None)
+        task = make_task(job, layer, weight_of(job, layer), None)
         rounding = round_to_nearest({layer.name: task})[layer.name]
         held = carried(layer, task, rounding, ops=job.runtime.ops)
         assert isinstance(held, QuantizedTensor)
@@ -87,7 +87,8 @@ def quantize_outside(
     return BlockOutput(dict(found), {}, result)
 
 
-def _weight(job: Job, layer: LayerPlan) -> Tensor:
+def weight_of(job: Job, layer: LayerPlan) -> Tensor:
+    """Read a layer's weight, [out, in]; that of a head may be the embeddings'."""
     name = job.skeleton.tied.get(layer.tensor, layer.tensor)
     return as_matrix(layer, job.skeleton.read([name])[name])
 
@@ -111,7 +112,7 @@ def _head_inputs(job: Job, runner: BlockRunner, full: Tensor, quantized: Tensor)
 
 def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTensor, float, float]:
     """Tune a head by ranges of rows; returns it, and its loss before and after."""
-    weight = _weight(job, layer)
+    weight = weight_of(job, layer)
     width = weight.shape[1]
     original = inputs[:, width:].float()
     driven = original.square().mean(0)

@@ -31,7 +31,8 @@ def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
     looks = tuning.init == "search" or tuning.start == "compensated"
-    return tuning.iters > 0 or looks or recipe.distill.steps > 0
+    tunes = tuning.iters > 0 or recipe.distill.steps > 0
+    return looks or tunes or bool(recipe.allocate.budgets)
 
 
 def make_plan(
@@ -52,7 +53,7 @@ def make_plan(
     """
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
     every = [matrix for block in found.values() for matrix in block]
-    outside = _outside(skeleton)
+    outside = outside_of(skeleton)
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     rules = apply_rules(recipe, skeleton, found, outside)
     dtype, notes = _kept_dtype(recipe, skeleton)
@@ -204,7 +205,8 @@ def compute_dtype(recipe: Recipe, runtime: Runtime) -> torch.dtype:
     return DTYPES[recipe.tuning.compute_dtype]
 
 
-def _outside(skeleton: Skeleton) -> list[Matrix]:
+def outside_of(skeleton: Skeleton) -> list[Matrix]:
+    """Return the matrices that lie outside the decoder blocks."""
     prefixes = tuple(block + "." for block in skeleton.blocks)
     return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
 

@@ -87,7 +87,8 @@ def with_journal(
     job = passes[0]
     identity = identity_of(job)
     if about is None:
-        journal.create({"identity": identity, "machine": machine_of(job)})
+        allocation = {} if job.allocation is None else {"allocation": dict(job.allocation)}
+        journal.create({"identity": identity, "machine": machine_of(job), **allocation})
     else:
         # As it comes out of JSON: tuples have become lists.
         _check_same(about, json.loads(json.dumps(identity)), machine_of(job), journal, job.sink)

@@ -17,7 +17,9 @@ from autoround.events import Finished, Planned, Sink, StageStarted, Warned
 from autoround.formats import layouts
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.allocate import allocates
 from autoround.stages.blocks import BlockOutput, Job
+from autoround.stages.budget import FILE, resolved, resumed
 from autoround.stages.calibrate import calibration_tokens
 from autoround.stages.estimate import disk_bytes, make_estimate
 from autoround.stages.gguf import is_gguf
@@ -61,15 +63,23 @@ def prepare(
     sink: Sink,
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
+    scoring: Path | bool = True,
 ) -> tuple[Job, Estimate]:
     """Check everything that can be checked before the first block, plan, and tell the cost.
 
     max_memory: bytes that the run may use; what is beyond goes to the disk where it can.
     about: what the journal says of the run that is to go on.
+    scoring: whether layers may be judged now, where the recipe has a budget of bits, or a folder
+    for what does not fit the memory then.
 
     Raises:
         AutoRoundError: whatever would stop the run before its first block.
     """
+    if allocates(request.recipe):
+        recipe, allocation = _by_hand(request, sink, about, scoring)
+        request = replace(request, recipe=recipe)
+        job, estimate = prepare(request, sink=sink, max_memory=max_memory, about=about)
+        return replace(job, allocation=allocation), estimate
     tokens, what = calibration_tokens(
         request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
     )
@@ -101,6 +111,36 @@ def prepare(
     return job, estimate
 
 
+def _by_hand(
+    request: Request, sink: Sink, about: Mapping[str, Any] | None, scoring: Path | bool
+) -> tuple[Recipe, dict[str, Any]]:
+    """Turn a recipe with a budget into one by hand; a run that goes on has done that before."""
+    if about is not None:
+        return resumed(request.recipe, about)
+    job = scoring_job(request, sink=sink)
+    folder = scoring if isinstance(scoring, Path) else None
+    return resolved(job, folder=folder, may_score=scoring is not False)
+
+
+def scoring_job(request: Request, *, sink: Sink) -> Job:
+    """Return the job of a recipe as if it had no budget: what layers are judged in.
+
+    Raises:
+        AutoRoundError: model, data and recipe do not go together.
+    """
+    tokens, what = calibration_tokens(
+        request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
+    )
+    plan = make_plan(
+        request.recipe,
+        request.skeleton,
+        runtime=request.runtime,
+        calibration=what,
+        model=request.model_name,
+    )
+    return Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+
+
 def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
     """Quantize a model and write it; what is finished is kept beside the output until then.
 
@@ -112,7 +152,13 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
     if not place.resume:
         check_output(place.folder)
     with journal_for(place) as (journal, about):
-        job, estimate = prepare(request, sink=sink, max_memory=place.max_memory, about=about)
+        job, estimate = prepare(
+            request,
+            sink=sink,
+            max_memory=place.max_memory,
+            about=about,
+            scoring=place.work_dir or True,
+        )
         before = finished_before(place.folder, job.plan) if place.resume else None
         if before is not None:
             sink(StageStarted("resume", f"{place.folder} is complete"))
@@ -262,5 +308,7 @@ def _write_side_files(staging: Staging, job: Job, tokenizer: Any) -> None:
 def _write_reports(target: Output, job: Job, results: Sequence[BlockResult]) -> None:
     target.add_text("recipe.yaml", job.recipe.to_yaml())
     target.add_text("plan.json", to_json(written_plan(job.plan), indent=1) + "\n")
+    if job.allocation is not None:
+        target.add_text(FILE, to_json(job.allocation, indent=1) + "\n")
     lines = [to_json(dataclasses.asdict(result)) for result in results]
     target.add_text("report.jsonl", "".join(line + "\n" for line in lines))

@@ -78,6 +78,15 @@ def replace_synced(path: Path, write: Callable[[Path], object]) -> None:
         raise OutputError(f"{path} cannot be written: {error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    replace_synced(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def existing_parent(path: Path) -> Path:
     """Return the nearest folder above a path that exists: the disk it will be on."""
     return next(p for p in path.absolute().parents if p.exists())

@@ -164,6 +164,18 @@ def test_defaults_are_the_documented_ones() -> None:
             "check_samples": 16,
             "compute_dtype": "auto",
         },
+        "allocate": {
+            "avg_bits": "none",
+            "target_size": "none",
+            "max_kl": "none",
+            "options": ["W2", "W3", "W4", "W8"],
+            "method": "fisher",
+            "iters": 20,
+            "nsamples": 32,
+            "fused": "auto",
+            "lm_head": "none",
+            "scores": "none",
+        },
         "distill": {"steps": 0, "lr": "auto", "batch_size": 8, "codes": False},
         "calibration": {
             "dataset": "NeelNanda/pile-10k",
