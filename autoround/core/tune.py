@@ -115,12 +115,15 @@ def rounded_weights(
     tasks: Mapping[str, Task], roundings: Mapping[str, Rounding], *, ops: Ops, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Fake-quantize every tensor and give it its real shape, in the compute dtype."""
+    rounded = ops.fake_quantize_all(
+        [task.groups for task in tasks.values()],
+        [roundings[name] for name in tasks],
+        grids=[task.grid for task in tasks.values()],
+        dtype=dtype,
+    )
     return {
-        name: from_groups(
-            ops.fake_quantize(task.groups, roundings[name], grid=task.grid, dtype=dtype),
-            task.shape,
-        )
-        for name, task in tasks.items()
+        name: from_groups(groups, task.shape)
+        for (name, task), groups in zip(tasks.items(), rounded, strict=True)
     }
 
 
