@@ -18,7 +18,8 @@ run_check() {
     case $1 in
         lint)
             "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
-                "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests
+                "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
+                "$CHECK_PYTHON" tools/check_devices.py autoround examples tools
             ;;
         types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \

@@ -75,7 +75,11 @@ Settings: TypeAlias = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Set one key of the recipe; repeatable."),
 ]
 Device: TypeAlias = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, xpu, or one of several: cuda:1.")
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, or another kind that 'doctor' lists; NAME:1 is the second of a kind.",
+    ),
 ]
 MaxMemory: TypeAlias = Annotated[
     str | None,

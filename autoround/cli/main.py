@@ -11,6 +11,7 @@ from autoround._version import __version__
 from autoround.cli import (
     bench,
     convert,
+    doctor,
     evaluate,
     generate,
     inspect,
@@ -40,6 +41,7 @@ Examples:
   autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
+  autoround doctor                                   # what runs here, what does not, and why
 """,
 )
 #: click's base of usage errors; recent releases of typer bring a click of their own.
@@ -64,7 +66,7 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, evaluate, generate, bench, kernels, inspect, convert):
+for part in (quantize, plan, evaluate, generate, bench, kernels, inspect, convert, doctor):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 
