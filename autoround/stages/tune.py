@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autoround.core.feed import Samples
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Samples, Tuned, check_loss, tune
+from autoround.core.tune import Problem, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats.gguf_carried import dense

@@ -7,11 +7,12 @@ from functools import partial
 
 import torch
 
+from autoround.core.feed import Samples
 from autoround.core.grid import Grid, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Samples, Schedule, Tuned, tune
+from autoround.core.tune import Problem, Schedule, Tuned, tune
 from autoround_backends.conformance.subject import Case, Subject, require
 
 #: Share of the codes that must be the same after twenty steps: gradients near zero have either
