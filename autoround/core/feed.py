@@ -39,6 +39,11 @@ class Samples(NamedTuple):
         inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
         return Samples(inputs, targets, mask, indices)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that have a row for each sample."""
+        held = {"inputs": self.inputs, "targets": self.targets}
+        return held if self.mask is None else {**held, "mask": self.mask}
+
     def parts(self, size: int) -> Iterator[tuple[Samples, float]]:
         """Yield them a few at a time, each with its share of the tokens that count.
 
@@ -69,41 +74,41 @@ def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
 
 
 class Feed:
-    """Batches of a block's samples, the next one on its way while one is computed with.
+    """Batches of samples, the next one on its way while one is computed with.
 
-    upload: how tensors are brought to the device beside its work; None where they are there.
+    tensors: [n, ...] each, on any device. order: yields the rows of each batch, int64 [batch].
+    upload: how tensors are brought to the device beside its work; None to wait for them.
     """
 
     def __init__(
         self,
-        samples: Samples,
+        tensors: Mapping[str, Tensor],
         order: Iterator[Tensor],
         *,
         device: torch.device,
         upload: Upload | None = None,
     ) -> None:
-        self._samples, self._order, self._device = samples, order, device
-        there = samples.inputs.device.type == device.type
+        self._tensors, self._order, self._device = tensors, order, device
+        there = next(iter(tensors.values())).device.type == device.type
         self._upload = None if there else upload
         self._next: tuple[Tensor, Pending] | None = None
 
-    def take(self) -> Samples:
-        """Return the next batch on the device."""
+    def take(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the rows of the next batch, and the batch on the device."""
         if self._upload is None:
-            return self._samples.take(next(self._order), device=self._device)
+            rows = next(self._order)
+            return rows, {n: tensor[rows].to(self._device) for n, tensor in self._tensors.items()}
         self.ahead()
         assert self._next is not None
         rows, pending = self._next
         self._next = None
-        held = pending.result()
-        return Samples(held["inputs"], held["targets"], held.get("mask"), rows)
+        return rows, pending.result()
 
     def ahead(self) -> None:
-        """Start the next batch on its way, if it has to be brought."""
+        """Start the next batch on its way, if there is one and it has to be brought."""
         if self._upload is None or self._next is not None:
             return
-        rows = next(self._order)
-        picked = {"inputs": self._samples.inputs[rows], "targets": self._samples.targets[rows]}
-        if self._samples.mask is not None:
-            picked["mask"] = self._samples.mask[rows]
-        self._next = rows, self._upload(picked)
+        rows = next(self._order, None)
+        if rows is not None:
+            picked = {name: tensor[rows] for name, tensor in self._tensors.items()}
+            self._next = rows, self._upload(picked)

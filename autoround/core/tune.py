@@ -211,7 +211,9 @@ class Gradients:
         self._schedule, self._ops, self._dtype = schedule, ops, dtype
         samples = problem.samples
         order = batches(samples.inputs.shape[0], schedule.batch_size, seed=schedule.seed)
-        self._feed = Feed(samples, order, device=problem.device, upload=problem.means.upload)
+        self._feed = Feed(
+            samples.tensors(), order, device=problem.device, upload=problem.means.upload
+        )
         self._captured: Step | None = None
 
     def ahead(self) -> None:
@@ -221,7 +223,7 @@ class Gradients:
     def next(self) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradients of the next step's batches and their mean loss, float32 scalar."""
         count = self._schedule.accumulate
-        first = self._feed.take()
+        first = self._take()
         if count == 1 and not 0 < self._schedule.part < first.inputs.shape[0]:
             return self._at_once(first)
         weights = self._weights()
@@ -229,7 +231,7 @@ class Gradients:
         sums: list[Tensor] = []
         total = torch.zeros((), device=self._problem.device)
         for number in range(count):
-            batch = first if number == 0 else self._feed.take()
+            batch = first if number == 0 else self._take()
             for part, share in batch.parts(self._schedule.part):
                 loss = self._loss(leaves, part) * share
                 fresh = _by(loss, list(leaves.values()))
@@ -251,6 +253,10 @@ class Gradients:
             materialize_grads=True,
         )
         return grads, total / count
+
+    def _take(self) -> Samples:
+        rows, held = self._feed.take()
+        return Samples(held["inputs"], held["targets"], held.get("mask"), rows)
 
     def _weights(self) -> dict[str, Tensor]:
         return rounded_weights(

@@ -27,7 +27,8 @@ class Job:
     """What every block of a run shares.
 
     journal: where finished blocks are kept, if they are. mapped: whether streams live there.
-    packed: whether finished blocks stay there, too, when all of them are needed.
+    packed: whether finished blocks stay there, too, when all of them are needed. resident: whether
+    streams stay on the device.
     """
 
     plan: Plan
@@ -39,6 +40,12 @@ class Job:
     journal: PassJournal | None = None
     mapped: bool = False
     packed: bool = False
+    resident: bool = False
+
+    @property
+    def stream_device(self) -> torch.device:
+        """Where the streams of activations are."""
+        return self.runtime.device if self.resident else torch.device("cpu")
 
     @property
     def compute(self) -> torch.dtype:

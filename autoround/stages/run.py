@@ -95,9 +95,20 @@ def prepare(
     )
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
-    for warning in warnings_of(estimate, request.runtime, budget):
+    for warning in warnings_of(estimate, request.recipe, request.runtime, budget):
         sink(Warned(warning))
-    job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+    for note in request.runtime.notes():
+        if note.slower and request.recipe.tuning.iters:
+            sink(Warned(f"{request.runtime.name} is slower than it could be: {note.text}"))
+    job = Job(
+        plan,
+        request.recipe,
+        request.skeleton,
+        request.runtime,
+        tokens,
+        sink,
+        resident=estimate.streams_on_device,
+    )
     return job, estimate
 
 
@@ -111,7 +122,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
     place = output if isinstance(output, Destination) else Destination(output)
     if not place.resume:
         check_output(place.folder)
-    with journal_for(place) as (journal, about):
+    with request.runtime.computing(), journal_for(place) as (journal, about):
         job, estimate = prepare(request, sink=sink, max_memory=place.max_memory, about=about)
         before = finished_before(place.folder, job.plan) if place.resume else None
         if before is not None:

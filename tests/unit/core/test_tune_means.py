@@ -115,13 +115,13 @@ def test_batches_are_sent_ahead_and_are_the_same(masked: bool) -> None:
         return Late(tensors, log)
 
     elsewhere = torch.device("meta")
-    feed = Feed(given.samples, batches(16, 4, seed=3), device=elsewhere, upload=upload)
+    tensors = given.samples.tensors()
+    feed = Feed(tensors, batches(16, 4, seed=3), device=elsewhere, upload=upload)
     for number, rows in order:
-        held = feed.take()
-        assert held.rows is not None
-        assert torch.equal(held.rows, rows)
-        assert torch.equal(held.inputs, given.samples.inputs[rows])
-        assert (held.mask is None) != masked
+        drawn, held = feed.take()
+        assert torch.equal(drawn, rows)
+        assert torch.equal(held["inputs"], given.samples.inputs[rows])
+        assert ("mask" in held) == masked
         feed.ahead()
         feed.ahead()
         assert log == ["sent", "taken"] * (number + 1) + ["sent"]
@@ -178,3 +178,15 @@ def test_what_cannot_be_recorded_is_not(steady: bool, part: int) -> None:
     means = Means(capture=recorder)  # type: ignore[arg-type]
     ran(problem()._replace(means=means, steady=steady), part=part)
     assert recorder.made == 0
+
+
+def test_after_the_last_batch_nothing_is_sent() -> None:
+    log: list[str] = []
+    tensors = {"x": torch.arange(4.0)}
+    order = iter(torch.arange(4).split(3))
+    feed = Feed(tensors, order, device=torch.device("meta"), upload=lambda held: Late(held, log))
+    sizes = []
+    for _ in range(2):
+        sizes.append(len(feed.take()[1]["x"]))
+        feed.ahead()
+    assert (sizes, log.count("sent")) == ([3, 1], 2)
