@@ -141,6 +141,8 @@ class AutoRound:
 
     model: a folder, a hub id, or a transformers model, which is not changed.
     dataset: a dataset's name or file, or token ids or texts themselves.
+    layers: rules for some of the layers, as the recipe key of that name has them:
+        ``[{"kind": "attention", "bits": 8}]``; the last that fits a layer decides.
     """
 
     model: Model
@@ -158,6 +160,7 @@ class AutoRound:
     low_memory: bool | None = None
     dataset: object | None = None
     seed: int | None = None
+    layers: Sequence[Mapping[str, Any]] | None = None
     device: str = "auto"
     recipe: str | Path = "default"
     overrides: Sequence[str] = ()
@@ -241,6 +244,7 @@ class AutoRound:
             "calibration.seqlen": (self.seqlen, "seqlen"),
             "calibration.dataset": (self._dataset_name(), "dataset"),
             "seed": (self.seed, "seed"),
+            "layers": (None if self.layers is None else list(self.layers), "layers"),
             "output.format": (format, "format"),
         }
         return load_recipe(self.recipe, values=given_values(given), overrides=self.overrides)
@@ -291,7 +295,8 @@ class AutoRound:
 def given_values(given: Mapping[str, tuple[object, str]]) -> dict[str, object]:
     """Keep the values that were given, each with the word that gave it for errors."""
     return {
-        path: Given(value, f"{word}={value!r}")
+        # A list of rules is too long for a message, which names the rule by its number.
+        path: value if path == "layers" else Given(value, f"{word}={value!r}")
         for path, (value, word) in given.items()
         if value is not None
     }

@@ -121,12 +121,31 @@ class OutputPlan:
     """One format to write: its packing, the dtype of kept tensors, and its folder.
 
     ``folder`` is relative to the output folder; empty when there is only one format.
+    types: of a GGUF file, modules whose tensors have another type than its rules give them.
     """
 
     format: str
     packing: str
     dtype: str
     folder: str = ""
+    types: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlan:
+    """What one rule of a recipe did in a plan.
+
+    index: its place among the rules. text: the layers it is about. matched: how many those are.
+    decided: how many of them no later rule decides about; weights: in these.
+    schemes: how these are held, and how many are held so.
+    """
+
+    index: int
+    text: str
+    matched: int
+    decided: int
+    weights: int
+    schemes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +153,7 @@ class Plan:
     """A recipe resolved against a model: everything that will be done, before it is.
 
     further: plans of other passes over the blocks, for formats whose grids differ.
+    rules: what the recipe's rules for some of the layers did.
     """
 
     model: str
@@ -149,6 +169,7 @@ class Plan:
     tensors: int = 0
     notes: tuple[str, ...] = ()
     further: tuple[Plan, ...] = ()
+    rules: tuple[RulePlan, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerPlan, ...]:
@@ -170,6 +191,7 @@ class Estimate:
     device, else in memory_bytes unless they are on the disk. journal_bytes: on the disk while the
     run lasts, streams included.
     codes_on_disk: whether tuning the whole model unpacks one block at a time.
+    bits_per_weight: of quantized layers. block_bits: of all layers of the blocks, kept ones too.
     """
 
     disk_bytes: int
@@ -184,6 +206,7 @@ class Estimate:
     streams_on_disk: bool = False
     streams_on_device: bool = False
     codes_on_disk: bool = False
+    block_bits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ the plumbing holds, not how good a large model is afterwards.
 - **layers**: quantized ones; experts that the model holds in one tensor count once.
 - **kept**: layers inside the blocks that stay in 16 bit; routers always do.
   (`kv_a_proj_with_mqa` is too narrow in the tiny models only.)
-- **difference**: the largest between logits of the packed result and of the same weights
-  unpacked.
+- **difference**: the largest between logits of the packed result, run by the plain `torch` kernel,
+  and of the same weights unpacked.
 - **images**: blocks tuned on images and text, after all of them were run one by one with images
   and gave what the model itself gives. The tower stays in 16 bit unless `quantize_vision: true`.
 

@@ -68,7 +68,8 @@ def default_output(model: str | None, recipe: Recipe) -> Path:
     name = "smollm2-135m" if model is None else Path(model).name
     scheme = recipe.scheme.as_scheme()
     group = {-1: "channel", 0: "tensor"}.get(scheme.group_size, f"g{scheme.group_size}")
-    return Path("quantized") / f"{name}-w{scheme.bits}{group}{'' if scheme.sym else '-asym'}"
+    own = f"-w{scheme.bits}{group}{'' if scheme.sym else '-asym'}{'-mixed' * bool(recipe.layers)}"
+    return Path("quantized") / f"{name}{own}"
 
 
 def show_plan(

@@ -81,10 +81,14 @@ def kind_for(
     """
     if not _quantized(name, shape):
         return F32
-    kind = _chosen(file_type, name, shape, layer, traits)
-    if shape[-1] % block_of(kind):
+    return fitted(_chosen(file_type, name, shape, layer, traits), shape[-1])
+
+
+def fitted(kind: str, columns: int) -> str:
+    """Return the type that rows of so many columns can have where ``kind`` is wanted."""
+    if columns % block_of(kind):
         kind = _FALLBACK.get(kind, F16)
-    return F16 if kind != F16 and shape[-1] % block_of(kind) else kind
+    return F16 if kind != F16 and columns % block_of(kind) else kind
 
 
 def block_of(kind: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoround.errors import FormatError
@@ -37,35 +37,52 @@ _FLOAT16 = (
 )
 
 
-def plan_output(name: str, scheme: Scheme, *, dtype: str, chosen: bool, folder: str) -> OutputPlan:
-    """Resolve a format for the scheme of a recipe.
+def plan_output(
+    name: str, schemes: Mapping[Scheme, str], *, dtype: str, chosen: bool, folder: str
+) -> OutputPlan:
+    """Resolve a format for the schemes of a recipe.
 
+    schemes: each with the words for what asked for it, empty for the recipe's own.
     dtype: of kept tensors; chosen: whether the user named it.
 
     Raises:
-        FormatError: the format cannot hold the scheme.
+        FormatError: the format cannot hold a scheme, or not all of them in one model.
     """
     if name not in PACKINGS:
         close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise FormatError(f"{name!r} is no format{hint}; legal: {', '.join(NAMES)}")
-    packing = PACKINGS[name] or auto_round.packing_for({scheme})
+    packing = PACKINGS[name] or auto_round.packing_for(set(schemes))
     if packing.startswith(layouts.GGUF):
         # A file type says itself what each tensor is held in.
         return OutputPlan(name, packing, "float32", folder)
-    reason = layouts.illegal(scheme, packing)
+    reason = unfit(name, packing, schemes)
     if reason:
         fitting = [
             other
             for other in NAMES
-            if not layouts.illegal(scheme, PACKINGS[other] or auto_round.PACKING_PLAIN)
+            if not unfit(other, PACKINGS[other] or auto_round.PACKING_PLAIN, schemes)
         ]
         raise FormatError(
-            f"format {name} cannot hold {scheme}: {reason}; formats that can: {', '.join(fitting)}"
+            f"format {name} cannot hold {reason}; formats that can: {', '.join(fitting)}"
         )
     if name in _FLOAT16 and not chosen:
         dtype = "float16"
     return OutputPlan(name, packing, dtype, folder)
+
+
+def unfit(name: str, packing: str, schemes: Mapping[Scheme, str]) -> str:
+    """Return which schemes a format cannot hold and why, or an empty text."""
+    for scheme, asking in schemes.items():
+        reason = layouts.illegal(scheme, packing)
+        if reason:
+            return f"{scheme}{f' of {asking}' if asking else ''}: {reason}"
+    if packing == layouts.AWQ and len(schemes) > 1:
+        return (
+            f"{' and '.join(map(str, schemes))} in one model: its config has one scheme for all "
+            "layers"
+        )
+    return ""
 
 
 def why_not(shape: tuple[int, int], scheme: Scheme, packings: Sequence[str]) -> str:

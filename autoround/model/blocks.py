@@ -130,6 +130,17 @@ def head_path(model: nn.Module) -> str:
     return next((name for name, module in model.named_modules() if module is head), "")
 
 
+def embeddings_path(model: nn.Module) -> str:
+    """Return the path of the token embeddings, empty where a model has none of its own."""
+    try:
+        tokens = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):
+        return ""
+    if not isinstance(tokens, nn.Embedding):
+        return ""
+    return next((name for name, module in model.named_modules() if module is tokens), "")
+
+
 def vision_blocks(model: nn.Module, decoder: Sequence[str]) -> list[str]:
     """Return the paths of all other lists of blocks: vision and audio towers, resamplers."""
     own = decoder[0].rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""How strongly each input channel of a layer is driven: the diagonal of its Hessian.
+"""How strongly each input channel of a layer is driven: the diagonal of its Hessian, or all of it.
 
 Experts see the tokens that are routed to them, so each has a diagonal of its own. They are
 counted as well: what few tokens say of an expert is not to be trusted.
@@ -18,9 +18,16 @@ PRIOR_TOKENS = 64
 
 
 class Importance:
-    """Sums of squared activations by layer, over the tokens that count."""
+    """Sums of squared activations by layer, over the tokens that count.
 
-    def __init__(self) -> None:
+    grams: whether products of any two channels are summed up as well. Layers that are given
+    the same tensor share them.
+    """
+
+    def __init__(self, *, grams: bool = False) -> None:
+        self._grams: dict[str, Tensor] | None = {} if grams else None
+        self._owners: dict[str, str] = {}
+        self._last: tuple[Tensor, str] | None = None
         self._sums: dict[str, Tensor] = {}
         self._tokens: dict[str, Tensor] = {}
         self._mask: Tensor | None = None
@@ -28,13 +35,27 @@ class Importance:
     def mask(self, mask: Tensor | None) -> None:
         """Set which positions of the next batch count: bool [batch, seq], or None for all."""
         self._mask = mask
+        self._last = None
 
     def add(self, name: str, activations: Tensor) -> None:
         """Add one batch of a layer's inputs: [batch, seq, in] or [tokens, in]."""
         flat = activations.detach()
         if self._mask is not None and flat.shape[:-1] == self._mask.shape:
             flat = flat[self._mask]
-        self._add(name, flat.reshape(-1, flat.shape[-1]).float().square().sum(0))
+        flat = flat.reshape(-1, flat.shape[-1]).float()
+        if self._grams is not None:
+            if self._last is None or self._last[0] is not activations:
+                self._last = (activations, name)
+                held = self._grams.get(name)
+                # Tokens of a batch at a time: the product is of the inputs' width only.
+                self._grams[name] = flat.t() @ flat if held is None else held.addmm_(flat.t(), flat)
+            self._owners[name] = self._last[1]
+        self._add(name, flat.square().sum(0))
+
+    def gram(self, name: str) -> tuple[str, Tensor] | None:
+        """Return a layer's Gram matrix, float32 [in, in], and which layer's it is; None of none."""
+        owner = self._owners.get(name)
+        return (owner, self._grams[owner]) if self._grams is not None and owner else None
 
     def add_routed(self, name: str, squares: Tensor) -> None:
         """Add sums of squared inputs of every expert: float32 [experts, in]."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import cast
 
 from pydantic import ValidationError
 
 from autoround.recipe.document import Node, Problem, resolve_plain, show
-from autoround.recipe.schema import Recipe, Section, field_paths, keys_of
+from autoround.recipe.schema import Recipe, field_paths, keys_of
+from autoround.recipe.section import Section
 from autoround.recipe.values import Legal
 
 _YAML_11_BOOLS = frozenset(("yes", "no", "on", "off", "y", "n"))
@@ -52,33 +54,44 @@ def check(root: Node, *, extra: tuple[str, ...] = ()) -> tuple[Recipe | None, li
 
 
 def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> Problem:
-    words = tuple(str(step) for step in path)
-    section: type[Section] = Recipe
-    node = root
-    for word in words:
-        node = node.value[word]  # type: ignore[index]
-    for word in words[:-1]:
-        kind = keys_of(section)[word]
-        assert isinstance(kind, type)  # only a section can have keys, unknown or not
+    node, section = root, cast("type[Section]", Recipe)
+    kind: type[Section] | Legal | None = Recipe
+    for step in path:
+        node = node.value[step]  # type: ignore[index]
+    for step in path[:-1]:
+        kind = _step(kind, step)
+    if isinstance(kind, type):  # only a section can have keys, unknown or not
         section = kind
-    legal = (*(extra if len(words) == 1 else ()), *keys_of(section))
-    meant = _nearest(words, legal)
+    legal = (*(extra if len(path) == 1 else ()), *keys_of(section))
+    above, word = _dotted(path[:-1]), str(path[-1])
+    meant = _nearest(above, word, legal)
     hint = f"; did you mean {' or '.join(meant)}?" if meant else "."
-    where = f" of {'.'.join(words[:-1])}" if words[:-1] else ""
-    message = f"unknown key {'.'.join(words)}{hint} Legal keys{where}: {', '.join(legal)}"
+    where = f" of {above}" if above else ""
+    message = f"unknown key {_dotted(path)}{hint} Legal keys{where}: {', '.join(legal)}"
     return Problem(node.key_origin, message)
 
 
-def _nearest(path: tuple[str, ...], legal: tuple[str, ...]) -> list[str]:
+def _step(kind: type[Section] | Legal | None, step: str | int) -> type[Section] | Legal | None:
+    """Go from a section to one of its keys, or from a list of sections to an entry."""
+    if isinstance(kind, Legal):
+        return kind.entries if isinstance(step, int) and kind.entries is not None else kind
+    return None if kind is None or isinstance(step, int) else keys_of(kind).get(step)
+
+
+def _dotted(path: _Path) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def _nearest(above: str, word: str, legal: tuple[str, ...]) -> list[str]:
     """Return full paths: the same word elsewhere, else a similar word here, else elsewhere."""
-    word = path[-1]
-    paths = list(field_paths())
+    paths = [path for path in field_paths() if "[]" not in path]
     elsewhere = [item for item in paths if item.rpartition(".")[2] == word]
     if elsewhere:
         return elsewhere
     here = difflib.get_close_matches(word, legal, n=1)
     if here:
-        return [".".join((*path[:-1], here[0]))]
+        return [f"{above}.{here[0]}".removeprefix(".")]
     far = difflib.get_close_matches(word, [item.rpartition(".")[2] for item in paths], n=1)
     return [item for item in paths if far and item.rpartition(".")[2] == far[0]]
 
@@ -89,10 +102,10 @@ def _value_path(root: Node, loc: tuple[int | str, ...]) -> _Path:
     node = root
     kind: type[Section] | Legal | None = Recipe
     for step in loc:
-        if isinstance(kind, type) and isinstance(step, str):
-            kind = keys_of(kind).get(step)
-        elif not (isinstance(node.value, list) and isinstance(step, int)):
+        inside = isinstance(kind, type) and isinstance(step, str)
+        if not inside and not (isinstance(node.value, list) and isinstance(step, int)):
             continue
+        kind = _step(kind, step)
         node = node.value[step]  # type: ignore[index]
         path.append(step)
     return tuple(path)
@@ -100,21 +113,18 @@ def _value_path(root: Node, loc: tuple[int | str, ...]) -> _Path:
 
 def _explain(root: Node, path: _Path, kinds: set[str], reason: str) -> Problem:
     node = root
-    kind: type[Section] | Legal = Recipe
-    dotted = ""
+    kind: type[Section] | Legal | None = Recipe
     for step in path:
         node = node.value[step]  # type: ignore[index]
-        if isinstance(step, int):
-            dotted += f"[{step}]"
-            continue
-        dotted += f".{step}" if dotted else step
-        if isinstance(kind, type):
-            kind = keys_of(kind)[step]
-    value = node.value
+        kind = _step(kind, step)
+    value, dotted = node.value, _dotted(path)
+    if isinstance(kind, type) and isinstance(value, dict) and reason:
+        return Problem(node.origin, f"{dotted}: {reason}")
     if isinstance(kind, type):
         keys = ", ".join(keys_of(kind))
         message = f"{dotted}: expected a mapping with keys of {keys}; got {_typed(value)}"
         return Problem(node.origin, message)
+    assert kind is not None
     expected = kind.item if isinstance(path[-1], int) and kind.item else kind.text
     notes = [note for note in (reason or _hint(value, kinds), _meant(value, expected)) if note]
     note = f" ({'; '.join(notes)})" if notes else ""

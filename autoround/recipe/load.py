@@ -109,7 +109,19 @@ def _merge_all(layers: list[Node]) -> Recipe:
     recipe, problems = check(merged)
     if recipe is None:
         raise RecipeError("\n".join(map(str, problems)))
+    _place_rules(recipe, merged)
     return recipe
+
+
+def _place_rules(recipe: Recipe, merged: Node) -> None:
+    """Note where each rule stands: only a model shows whether it matches anything."""
+    assert isinstance(merged.value, dict)
+    given = merged.value.get("layers")
+    entries = [] if given is None or not isinstance(given.value, list) else given.value
+    for rule, node in zip(recipe.layers, entries, strict=True):
+        # Rules given from Python stand nowhere but in the key itself.
+        if str(node.origin) != "layers":
+            rule.place(str(node.origin))
 
 
 def _merge(base: Node, top: Node) -> Node:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.layers import HeadOptions, LayerRule, SchemeOptions
+from autoround.recipe.section import Section
 from autoround.recipe.values import (
     BOOL,
     COUNT,
@@ -28,7 +30,6 @@ from autoround.recipe.values import (
     check_size,
     parse_size,
 )
-from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
 
 Format: TypeAlias = Literal[
     "auto_round",
@@ -80,68 +81,6 @@ def _joined(value: object) -> object:
     return ",".join(value) if texts and isinstance(value, list) else value
 
 
-def _check_head_bits(bits: int) -> int:
-    if bits != 16 and bits not in LEGAL_BITS:
-        raise ValueError(f"{bits} bits are not to be had")
-    return bits
-
-
-class Section(BaseModel):
-    """Base of the recipe and its sections: frozen, strict, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
-
-
-class SchemeOptions(Section):
-    """How the weights are held."""
-
-    bits: Annotated[
-        int,
-        Field(ge=LEGAL_BITS[0], le=LEGAL_BITS[-1], description="Bits per weight."),
-        Legal(f"an integer from {LEGAL_BITS[0]} to {LEGAL_BITS[-1]}"),
-    ] = 4
-    group_size: Annotated[
-        int,
-        Field(
-            ge=PER_CHANNEL,
-            description="Neighbouring weights of a row that share one scale.",
-        ),
-        Legal("an integer of at least 1, -1 (one scale per channel) or 0 (one per tensor)"),
-    ] = 128
-    sym: Annotated[
-        bool,
-        Field(description="Symmetric grid (no zero points) rather than asymmetric."),
-        BOOL,
-    ] = True
-
-    def as_scheme(self) -> Scheme:
-        """Return the scheme as the value that the layers below the recipe share."""
-        return Scheme(bits=self.bits, group_size=self.group_size, sym=self.sym)
-
-
-class HeadOptions(Section):
-    """How the output head is held."""
-
-    bits: Annotated[
-        int,
-        AfterValidator(_check_head_bits),
-        Field(description="Bits per weight of the output head; 16 keeps it as it is."),
-        Legal(f"16, or an integer from {LEGAL_BITS[0]} to {LEGAL_BITS[-1]}"),
-    ] = 16
-    group_size: Annotated[
-        Literal["auto"] | Annotated[int, Field(ge=PER_CHANNEL)],
-        Field(description="Weights of the head that share one scale; auto is that of the scheme."),
-        Legal("auto, an integer of at least 1, -1 (one scale per channel) or 0 (one per tensor)"),
-    ] = "auto"
-
-    def as_scheme(self, scheme: SchemeOptions) -> Scheme | None:
-        """Return the head's scheme, None where it is kept; symmetric as the others are."""
-        if self.bits not in LEGAL_BITS:
-            return None
-        size = scheme.group_size if self.group_size == "auto" else self.group_size
-        return Scheme(bits=self.bits, group_size=size, sym=scheme.sym)
-
-
 class TuningOptions(Section):
     """How roundings and scales are found."""
 
@@ -152,7 +91,10 @@ class TuningOptions(Section):
     ] = 200
     lr: Annotated[
         Rate,
-        Field(description="Step size of the roundings, falling to 0; auto is 1/iters."),
+        Field(
+            description="Step size of the roundings, falling to 0; auto is 1/iters, "
+            "and a fifth of it from a compensated start."
+        ),
         RATE,
     ] = "auto"
     minmax_lr: Annotated[
@@ -182,6 +124,14 @@ class TuningOptions(Section):
         ),
         Legal("minmax or search"),
     ] = "search"
+    start: Annotated[
+        Literal["nearest", "compensated"],
+        Field(
+            description="Where roundings start: the nearest level, or one that makes up for "
+            "the errors of the layer's other weights (as GPTQ does)."
+        ),
+        Legal("nearest or compensated"),
+    ] = "nearest"
     quantized_inputs: Annotated[
         bool,
         Field(description="Feed a block the outputs of the quantized blocks before it."),
@@ -207,7 +157,9 @@ class TuningOptions(Section):
         """The step size of the roundings with auto worked out; 0 without tuning."""
         if self.iters == 0:
             return 0.0
-        return 1.0 / self.iters if self.lr == "auto" else self.lr
+        # What a compensated start has found is lost on the way at the rate of a plain one.
+        reach = 1.0 if self.start == "nearest" else 0.2
+        return reach / self.iters if self.lr == "auto" else self.lr
 
     @property
     def resolved_minmax_lr(self) -> float:
@@ -315,6 +267,12 @@ class Recipe(Section):
     scheme: Annotated[SchemeOptions, Field(description="How the weights are held.")] = (
         SchemeOptions()
     )
+    layers: Annotated[
+        tuple[LayerRule, ...],
+        BeforeValidator(as_tuple),
+        Field(description="Rules for some of the layers; the last one that fits a layer decides."),
+        Legal("a list of rules, each a mapping", entries=LayerRule),
+    ] = ()
     ignore: Annotated[
         tuple[Layer, ...],
         BeforeValidator(as_tuple),
@@ -395,11 +353,17 @@ def keys_of(section: type[Section]) -> dict[str, type[Section] | Legal]:
 
 
 def field_paths(section: type[Section] = Recipe, prefix: str = "") -> dict[str, Legal]:
-    """Return the dotted path of every key that holds a value, with its legal values."""
+    """Return the dotted path of every key that holds a value, with its legal values.
+
+    Keys of the entries of a list follow the list: ``layers[].bits``.
+    """
     paths: dict[str, Legal] = {}
     for name, kind in keys_of(section).items():
-        if isinstance(kind, Legal):
-            paths[prefix + name] = kind
-        else:
+        if not isinstance(kind, Legal):
             paths.update(field_paths(kind, f"{prefix}{name}."))
+            continue
+        paths[prefix + name] = kind
+        if kind.entries is not None:
+            assert issubclass(kind.entries, Section)
+            paths.update(field_paths(kind.entries, f"{prefix}{name}[]."))
     return paths

@@ -23,10 +23,14 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(" + "|".join(SIZE_UNITS) +
 
 @dataclass(frozen=True, slots=True)
 class Legal:
-    """The words that say which values a key accepts, and each entry if it is a list."""
+    """The words that say which values a key accepts, and each entry if it is a list.
+
+    entries: the section that each entry of the list is, None for a list of values.
+    """
 
     text: str
     item: str = ""
+    entries: type | None = None
 
 
 def parse_size(size: int | str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoround.types import Estimate, LayerPlan, Plan
+from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 
 def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
@@ -14,6 +14,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
         *_scheme_lines(plan),
+        *_average_lines(plan, estimate),
         f"method       {method(plan)}",
         f"calibration  {plan.calibration}",
         *_format_lines(plan),
@@ -58,7 +59,34 @@ def _scheme_lines(plan: Plan) -> list[str]:
         *(f"quantize     {count} layers to {scheme}" for scheme, count in schemes.items()),
         *_expert_lines(layers),
         *_outside_lines(plan),
+        *map(_rule_line, plan.rules),
         *kept_lines(plan),
+    ]
+
+
+def _rule_line(rule: RulePlan) -> str:
+    """Say what a rule of the recipe did."""
+    begun = f"rule         layers[{rule.index}] {rule.text}: "
+    if not rule.decided:
+        return begun + f"later rules decide all {rule.matched} layers that it fits"
+    held = ", ".join(
+        scheme if len(rule.schemes) == 1 else f"{count} {scheme}" for scheme, count in rule.schemes
+    )
+    later = rule.matched - rule.decided
+    return (
+        f"{begun}{rule.decided} layer{'s' * (rule.decided != 1)} of "
+        f"{rule.weights / 1e6:.1f} M weights to {held}"
+        + (f"; later rules decide {later} more" if later else "")
+    )
+
+
+def _average_lines(plan: Plan, estimate: Estimate) -> list[str]:
+    """Say what a weight of the blocks takes on average where layers differ."""
+    if not plan.rules:
+        return []
+    return [
+        f"average      {estimate.block_bits:.3f} bits per weight of the blocks, with scales, "
+        "layers kept in 16 bit among them"
     ]
 
 
@@ -103,6 +131,8 @@ def method(plan: Plan) -> str:
         start = "searched scales" if searched else "min-max scales"
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
         found = f"SignRound, {steps}, from {start}"
+    if tuning.get("start") == "compensated":
+        found += ", roundings that make up for each other"
     course = plan.recipe["distill"]
     if not course["steps"]:
         return found

@@ -159,7 +159,7 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
             )
         found = registry.plan_output(
             name,
-            most_common(schemes),
+            {most_common(schemes): ""},
             dtype=source.plan.dtype,
             chosen=True,
             folder=name.replace(":", "-") if len(formats) > 1 else "",
@@ -177,6 +177,9 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
             )
             if reason:
                 raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
+        reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
+        if reason:
+            raise FormatError(f"{name} cannot hold {reason}")
     return dataclasses.replace(source.plan, outputs=tuple(outputs))
 
 

@@ -53,6 +53,7 @@ def make_estimate(
         seconds_low=low,
         seconds_high=high,
         bits_per_weight=bits / weights,
+        block_bits=block_bits(plan),
         device_bytes=needs.device + (needs.streams if stays else 0),
         stream_bytes=needs.streams,
         journal_bytes=needs.journal,
@@ -60,6 +61,17 @@ def make_estimate(
         streams_on_device=stays,
         codes_on_disk=packed,
     )
+
+
+def block_bits(plan: Plan) -> float:
+    """Return the bits of a weight of the blocks, scales and layers kept in 16 bit included."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    kept = 8 * DTYPES[plan.dtype].itemsize
+    bits = sum(
+        math.prod(x.shape) * kept if x.scheme is None else weight_bits(x.shape, x.scheme)
+        for x in layers
+    )
+    return bits / sum(math.prod(x.shape) for x in layers)
 
 
 def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
@@ -70,7 +82,7 @@ def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
     if is_gguf(output):
-        return gguf_layout(skeleton, output.packing, ignored=kept_in(plan)).size()
+        return gguf_layout(skeleton, output, ignored=kept_in(plan)).size()
     quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
     # A head that shares its weight with the embeddings is written beside them.
     total = 0

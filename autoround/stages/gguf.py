@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoround.errors import FormatError
 from autoround.formats import gguf_layout as blocks
 from autoround.formats import gguf_mix, layouts
 from autoround.gguf import arch
@@ -54,9 +55,11 @@ class GgufLayout:
         """Return the bytes of all tensors."""
         return sum(tensor_bytes(target.shape, kind) for target, kind in self.tensors)
 
-    def notes(self, asked: Scheme) -> list[str]:
-        """Return what a reader of the plan should know."""
+    def notes(self, asked: Scheme, *, ruled: bool) -> list[str]:
+        """Return what a reader of the plan should know; ruled: whether rules set some types."""
         found = [f"gguf:{self.file_type} sets the scheme of every tensor; {asked} is not used"]
+        if ruled:
+            found = [f"gguf:{self.file_type} sets the types that no rule does; {asked} is not used"]
         if gguf_mix.scheme_of(gguf_mix.BASES[self.file_type]) == asked:
             found = []
         if self.fallen:
@@ -88,16 +91,17 @@ def _tunable(target: Target, kind: str, own: Mapping[str, Scheme | None]) -> boo
 
 
 def gguf_layout(
-    skeleton: Skeleton, packing: str, *, ignored: Mapping[str, str] | None = None
+    skeleton: Skeleton, output: OutputPlan, *, ignored: Mapping[str, str] | None = None
 ) -> GgufLayout:
     """Choose name and type of every tensor of a model.
 
+    output: the file type, and the types of modules that the recipe gives another one.
     ignored: modules that stay in 16 bit, by name.
 
     Raises:
         FormatError: the architecture, or a part of it, has no place in a GGUF file.
     """
-    file_type = packing.removeprefix(layouts.GGUF)
+    file_type = output.packing.removeprefix(layouts.GGUF)
     config = skeleton.config.to_dict()
     shapes = {name: skeleton.header(name)[0] for name in skeleton.keys}
     targets = arch.targets(config, shapes)
@@ -105,6 +109,7 @@ def gguf_layout(
     kept = {f"{name}.weight" for name in ignored or {}}
     # Experts in one tensor are kept from tuning, but not from rounding unless that is asked.
     kept |= {name for name, why in (ignored or {}).items() if why.startswith(IGNORED)}
+    own = {full: kind for name, kind in output.types for full in (name, f"{name}.weight")}
     tensors, fallen = [], {}
     for target in targets:
         layer = _BLOCK.match(target.name)
@@ -115,12 +120,30 @@ def gguf_layout(
         wanted = gguf_mix.kind_for(
             file_type, target.name, shape=(*target.shape[:-1], 256), layer=number, traits=traits
         )
+        given = _given(target, own)
+        if given:
+            kind, wanted = gguf_mix.fitted(given, target.shape[-1]), given
         if gguf_mix.scheme_of(kind) is not None and kept.intersection(target.sources):
             kind = wanted = gguf_mix.F16
         if kind != wanted:
             fallen[target.name] = kind
         tensors.append((target, kind))
     return GgufLayout(file_type, tuple(tensors), fallen)
+
+
+def _given(target: Target, own: Mapping[str, str]) -> str:
+    """Return the type that the recipe gives a tensor, or an empty text.
+
+    Raises:
+        FormatError: it gives several to matrices that are one tensor in the file.
+    """
+    found = {own[source] for source in target.sources if source in own}
+    if len(found) > 1 or (found and not all(source in own for source in target.sources)):
+        raise FormatError(
+            f"GGUF: {target.name} is made of {len(target.sources)} matrices, which the rules of "
+            f"the recipe give different types ({', '.join(sorted(found))}); give all of them one"
+        )
+    return next(iter(found), "")
 
 
 def _traits(config: Mapping[str, Any], layers: int, targets: tuple[Target, ...]) -> gguf_mix.Traits:

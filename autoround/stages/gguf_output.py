@@ -21,6 +21,7 @@ from autoround.formats import gguf_layout as blocks
 from autoround.formats import gguf_mix
 from autoround.formats.gguf_carried import nested_tensor
 from autoround.formats.gguf_layout import GgufTensor
+from autoround.formats.layouts import GGUF
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
 from autoround.gguf.container import Container
@@ -46,7 +47,7 @@ class GgufOutput:
         self, staging: Staging, plan: Plan, part: OutputPlan, *, skeleton: Skeleton, tokenizer: Any
     ) -> None:
         self._staging, self._skeleton = staging, skeleton
-        layout = gguf_layout(skeleton, part.packing, ignored=kept_in(plan))
+        layout = gguf_layout(skeleton, part, ignored=kept_in(plan))
         self._plan = plan
         self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
@@ -57,7 +58,7 @@ class GgufOutput:
             kind in blocks.KINDS and len(target.shape) > 2 and target.sources[0] not in tuned
             for target, kind in layout.tensors
         )
-        self._path = staging.staging / file_name(plan.model, layout.file_type)
+        self._path = staging.staging / file_name(plan.model, part)
         self._container = Container(
             self._path,
             [(target.name, target.shape, kind) for target, kind in layout.tensors],
@@ -135,10 +136,14 @@ class GgufReading:
         return {name: self._reader.read(name) for name in names}
 
 
-def file_name(model: str, file_type: str) -> str:
-    """Return the name of the file, by the custom of those who publish them."""
+def file_name(model: str, part: OutputPlan) -> str:
+    """Return the name of the file, by the custom of those who publish them.
+
+    One whose types are not all those of its file type says so.
+    """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
-    return f"{stem}-{file_type.upper()}.gguf"
+    file_type = part.packing.removeprefix(GGUF).upper()
+    return f"{stem}-{file_type}{'-MIXED' * bool(part.types)}.gguf"
 
 
 def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: str) -> list[Any]:

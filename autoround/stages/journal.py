@@ -26,7 +26,7 @@ from autoround.errors import OutputError
 from autoround.stages.finished import BlockOutput
 from autoround.stages.records import pack_layers, read_record, unpack_layers, write_record
 from autoround.stages.streams import StreamFiles, Streams
-from autoround.stages.write import replace_synced, sync_path
+from autoround.stages.write import make_synced, replace_synced
 from autoround.types import BlockResult
 
 #: The file that says whose journal this is.
@@ -104,17 +104,13 @@ class Journal:
         self._about = {"layout": LAYOUT, "streams": str(streams), **about}
         text = json.dumps(self._about, indent=1) + "\n"
         replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
-        try:
-            sync_path(self.folder.parent)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error}") from error
 
     def _take(self) -> None:
         """Make the folder and keep other runs out of it, for as long as this process lives."""
         if self._lock is not None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_synced(self.folder)
             descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error}") from error
@@ -177,7 +173,7 @@ class PassJournal:
     def __init__(self, folder: Path, streams: Path) -> None:
         self._folder, self._streams = folder, streams
         try:
-            folder.mkdir(exist_ok=True)
+            make_synced(folder)
         except OSError as error:
             raise OutputError(f"{folder} cannot be made: {error}") from error
         self.done = 0

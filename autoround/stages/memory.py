@@ -64,6 +64,11 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     on_host = not runtime.own_memory
     sparing = recipe.tuning.low_memory and not on_host
     tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
+    if recipe.tuning.start == "compensated":
+        # Products of all pairs of input channels, their factor, and the offsets.
+        pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
+        tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)
+        tuning += 4 * block
     codes = 0
     if distills(recipe, plan):
         # The inputs of every block, the averages of the scales, and the head.
@@ -81,10 +86,14 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
         BASE_BYTES + (outside + tuning if on_host else outside + held),
         2 * streams,
         codes,
-        # Embeddings are on the device in the compute dtype, and gone before a block is tuned.
-        0 if on_host else max(outside // 4 * item, tuning),
+        0 if on_host else _apart(outside // 4 * item, tuning, together=distills(recipe, plan)),
         _journal(plan) + 2 * len(stream_names(recipe)) * streams,
     )
+
+
+def _apart(outside: int, tuning: int, *, together: bool) -> int:
+    """Return the bytes on a device: embeddings are gone before a block is tuned, if not after."""
+    return outside + tuning if together else max(outside, tuning)
 
 
 def _journal(plan: Plan) -> int:

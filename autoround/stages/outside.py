@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autoround.core.compensate import compensated_offsets, factor_of
 from autoround.core.feed import Samples
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
@@ -24,6 +25,7 @@ from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.experts import as_matrix
 from autoround.stages.gguf import is_gguf
 from autoround.stages.schedule import schedule_of
+from autoround.stages.start import compensates
 from autoround.stages.tasks import carried, make_task
 from autoround.types import BlockResult, LayerPlan, QuantizedTensor
 
@@ -112,7 +114,9 @@ def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTe
     """Tune a head by ranges of rows; returns it, and its loss before and after."""
     weight = _weight(job, layer)
     width = weight.shape[1]
-    driven = inputs[:, width:].float().square().mean(0)
+    original = inputs[:, width:].float()
+    driven = original.square().mean(0)
+    factor = factor_of(original.t() @ original) if compensates(job.recipe) else None
     step = max(1, ROWS_ELEMENTS // width)
     if layer.scheme is not None and layer.scheme.group_size == 0:
         step = len(weight)  # one scale for all of it
@@ -120,6 +124,8 @@ def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTe
     before = after = 0.0
     for rows in weight.split(step):
         task = make_task(job, layer, rows, driven)
+        if factor is not None:
+            task = task._replace(offsets=compensated_offsets(task, factor))
         rounding, first, last = _tuned_rows(job, layer.name, task, rows, inputs)
         held = carried(layer, task, rounding, ops=job.runtime.ops)
         assert isinstance(held, QuantizedTensor)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,13 +11,15 @@ import torch
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
+from autoround.formats.gguf_mix import F16
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import IGNORED, gguf_layout, is_gguf
 from autoround.stages.plan_outside import plan_outside
 from autoround.stages.resolve import matches, plan_layer, resolve
-from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
+from autoround.stages.rules import Rules, apply_rules, kept_by, near
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, RulePlan, Scheme
 
 DTYPES = {
     "float16": torch.float16,
@@ -30,7 +31,8 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    return tuning.iters > 0 or tuning.init == "search" or recipe.distill.steps > 0
+    looks = tuning.init == "search" or tuning.start == "compensated"
+    return tuning.iters > 0 or looks or recipe.distill.steps > 0
 
 
 def make_plan(
@@ -53,8 +55,10 @@ def make_plan(
     every = [matrix for block in found.values() for matrix in block]
     outside = _outside(skeleton)
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
+    rules = apply_rules(recipe, skeleton, found, outside)
     dtype, notes = _kept_dtype(recipe, skeleton)
-    passes = _passes(recipe, skeleton, found, outside, plan_outputs(recipe, dtype))
+    outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
+    passes = _passes(rules, skeleton, found, outside, outputs)
     plans = []
     for one in passes:
         layers = [layer for block in one.blocks for layer in block.layers]
@@ -78,6 +82,7 @@ def make_plan(
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.extras),
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
+                rules=one.rules,
             )
         )
     first = plans[0]
@@ -91,7 +96,7 @@ def make_plan(
 
 
 def _passes(
-    recipe: Recipe,
+    rules: Rules,
     skeleton: Skeleton,
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
@@ -101,10 +106,10 @@ def _passes(
     passes: list[_Pass] = []
     for outputs in _families(written):
         if is_gguf(outputs[0]):
-            one = _gguf_pass(recipe, skeleton, found, outside, outputs)
+            one = _gguf_pass(rules, skeleton, found, outside, outputs)
         else:
-            _check_group(recipe.scheme.as_scheme(), [m for own in found.values() for m in own])
-            one = _plain_pass(recipe, skeleton, found, outside, outputs)
+            _check_groups(rules, [m for own in found.values() for m in own])
+            one = _plain_pass(rules, skeleton, found, outside, outputs)
         equal = next((i for i, other in enumerate(passes) if other.blocks == one.blocks), None)
         if equal is None:
             passes.append(one)
@@ -120,6 +125,7 @@ class _Pass(NamedTuple):
     kept: tuple[LayerPlan, ...]
     outputs: tuple[OutputPlan, ...]
     notes: tuple[str, ...]
+    rules: tuple[RulePlan, ...]
 
 
 def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
@@ -131,7 +137,8 @@ def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
 
 def _merged(one: _Pass, other: _Pass) -> _Pass:
     notes = dict.fromkeys((*one.notes, *other.notes))
-    return _Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes))
+    rules = dict.fromkeys((*one.rules, *other.rules))
+    return _Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules))
 
 
 def _pass_notes(plans: list[Plan]) -> list[str]:
@@ -152,29 +159,33 @@ def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
 
 
 def _plain_pass(
-    recipe: Recipe,
+    rules: Rules,
     skeleton: Skeleton,
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
 ) -> _Pass:
-    scheme = recipe.scheme.as_scheme()
+    scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
     packings = [output.packing for output in outputs]
     blocks = tuple(
         BlockPlan(
             i,
             name,
-            tuple(resolve(skeleton, m, scheme, recipe.ignore, packings) for m in inside),
+            tuple(
+                resolve(skeleton, m, rules.asked(m.name, scheme), ignore, packings) for m in inside
+            ),
         )
         for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
-    kept, notes = plan_outside(recipe, skeleton, outside, outputs)
-    return _Pass(blocks, kept, outputs, (*_group_notes(scheme, quantized), *notes))
+    kept, notes = plan_outside(rules, skeleton, outside, outputs)
+    every = [layer for block in blocks for layer in block.layers]
+    report = rules.report([*every, *kept], gguf=False)
+    return _Pass(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
 
 
 def _gguf_pass(
-    recipe: Recipe,
+    rules: Rules,
     skeleton: Skeleton,
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
@@ -182,19 +193,25 @@ def _gguf_pass(
 ) -> _Pass:
     """Resolve a GGUF file type, which has rules of its own for every tensor."""
     every = [m for inside in found.values() for m in inside] + outside
+    recipe = rules.recipe
     ignored = {
         m.name: f"{IGNORED} ({pattern!r})"
         for m in every
         for pattern in recipe.ignore
         if matches(pattern, m.name)
     }
-    layout = gguf_layout(skeleton, outputs[0].packing, ignored=ignored)
+    kept = {m.name for m in every if m.why_kept or m.name in ignored}
+    outputs = (replace(outputs[0], types=_types(rules, skeleton, kept)),)
+    layout = gguf_layout(skeleton, outputs[0], ignored=ignored)
     own = layout.schemes()
 
     def plan(m: Matrix, place: str) -> LayerPlan:
         scheme = own.get(m.name)
         width = f"held in float16: its width {m.shape[1]} is no multiple of 32"
         reason = ignored.get(m.name) or m.why_kept
+        index = rules.gguf(m.name)
+        if index is not None and scheme is None and recipe.layers[index].gguf_type == F16:
+            reason = reason or kept_by(index, recipe.layers[index])
         reason = reason or ("" if scheme is not None else place or width)
         shown = None if m.why_kept or m.name in ignored else scheme
         return plan_layer(skeleton, m, shown, reason)
@@ -203,14 +220,33 @@ def _gguf_pass(
         BlockPlan(i, name, tuple(plan(m, "") for m in inside))
         for i, (name, inside) in enumerate(found.items())
     )
-    kept = tuple(plan(m, "outside the decoder blocks") for m in outside)
-    return _Pass(blocks, kept, outputs, tuple(layout.notes(recipe.scheme.as_scheme())))
+    around = tuple(plan(m, "outside the decoder blocks") for m in outside)
+    report = rules.report(
+        [*(layer for block in blocks for layer in block.layers), *around], gguf=True
+    )
+    notes = layout.notes(recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
+    return _Pass(blocks, around, outputs, tuple(notes), report)
 
 
-def plan_outputs(recipe: Recipe, dtype: str) -> tuple[OutputPlan, ...]:
+def _types(rules: Rules, skeleton: Skeleton, kept: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return the types that rules give modules; a head that shares its weight is the embeddings."""
+    found: dict[str, str] = {}
+    for name in rules.weights:
+        index = rules.gguf(name)
+        if index is not None and name not in kept:
+            own = skeleton.tied.get(f"{name}.weight", f"{name}.weight").removesuffix(".weight")
+            stored = own if f"{own}.weight" in skeleton.keys else name
+            found[stored] = rules.recipe.layers[index].gguf_type
+    return tuple(found.items())
+
+
+def plan_outputs(
+    recipe: Recipe, dtype: str, *, schemes: Mapping[Scheme, str]
+) -> tuple[OutputPlan, ...]:
     """Resolve the formats of a recipe.
 
     dtype: of kept tensors, where a format has no wish of its own.
+    schemes: what layers are to be held in, and what asks for it.
 
     Raises:
         FormatError: a format cannot hold the recipe's scheme.
@@ -219,7 +255,7 @@ def plan_outputs(recipe: Recipe, dtype: str) -> tuple[OutputPlan, ...]:
     return tuple(
         registry.plan_output(
             name,
-            recipe.scheme.as_scheme(),
+            schemes or {recipe.scheme.as_scheme(): ""},
             dtype=dtype,
             chosen=recipe.output.dtype != "auto",
             folder=name.replace(":", "-") if len(names) > 1 else "",
@@ -241,43 +277,52 @@ def _outside(skeleton: Skeleton) -> list[Matrix]:
 
 
 def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
-    errors = []
-    for pattern in patterns:
-        if not any(matches(pattern, name) for name in names):
-            ends = sorted({name.rpartition(".")[2] for name in names})
-            close = difflib.get_close_matches(pattern, [*ends, *names], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            errors.append(f"ignore: {pattern!r} matches no layer of this model{hint}")
+    errors = [
+        f"ignore: {pattern!r} matches no layer of this model{near(pattern, names)}"
+        for pattern in patterns
+        if not any(matches(pattern, name) for name in names)
+    ]
     if errors:
         raise RecipeError("\n".join(errors))
 
 
-def _check_group(scheme: Scheme, every: list[Matrix]) -> None:
-    """Refuse a group size that divides the input width of no layer."""
-    size = scheme.group_size
-    if size <= 0 or not every:
-        return
-    widths = sorted({m.shape[1] for m in every})
-    if any(width % size == 0 for width in widths):
+def _check_groups(rules: Rules, every: list[Matrix]) -> None:
+    """Refuse a group size that divides the input width of none of the layers it is asked for."""
+    base = rules.recipe.scheme.as_scheme()
+    widths: dict[int, set[int]] = {}
+    asking: dict[int, str] = {}
+    for m in every:
+        scheme, index = rules.asked(m.name, base).scheme, rules.plain(m.name)
+        if scheme is not None:
+            widths.setdefault(scheme.group_size, set()).add(m.shape[1])
+            by = "" if index is None else f"{rules.place(index)}: "
+            asking.setdefault(scheme.group_size, by)
+    for size, found in widths.items():
+        _check_group(size, sorted(found), asking[size])
+
+
+def _check_group(size: int, widths: list[int], asking: str) -> None:
+    if size <= 0 or any(width % size == 0 for width in widths):
         return
     fitting = [g for g in (256, 128, 64, 32, 16) if all(w % g == 0 for w in widths)]
     shown = ", ".join(map(str, widths[:6])) + (", …" if len(widths) > 6 else "")
     raise ModelError(
-        f"group size {size} divides the input width of no layer (widths: {shown}); use "
+        f"{asking}group size {size} divides the input width of no layer (widths: {shown}); use "
         f"{' or '.join([*map(str, fitting[:2]), '-1 (one group per channel)'])}"
     )
 
 
-def _group_notes(scheme: Scheme, layers: list[LayerPlan]) -> list[str]:
-    if scheme.group_size <= 0:
-        return []
-    short = sorted({x.shape[1] for x in layers if x.shape[1] % scheme.group_size})
-    if not short:
-        return []
+def _group_notes(layers: list[LayerPlan]) -> list[str]:
+    short: dict[int, set[int]] = {}
+    for x in layers:
+        size = 0 if x.scheme is None else x.scheme.group_size
+        if size > 0 and x.shape[1] % size:
+            short.setdefault(size, set()).add(x.shape[1])
     return [
-        f"group size {scheme.group_size} does not divide input widths "
-        f"{', '.join(map(str, short))}: the last group of such a row is shorter, which "
+        f"group size {size} does not divide input widths "
+        f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter, which "
         "some serving engines refuse"
+        for size, widths in short.items()
     ]
 
 

@@ -6,8 +6,8 @@ from autoround.errors import FormatError, RecipeError
 from autoround.formats import layouts
 from autoround.model.blocks import Matrix, head_path, vision_blocks
 from autoround.model.skeleton import Skeleton
-from autoround.recipe.schema import Recipe
-from autoround.stages.resolve import plan_layer, resolve
+from autoround.stages.resolve import Asked, plan_layer, resolve
+from autoround.stages.rules import Rules
 from autoround.types import LayerPlan, OutputPlan
 
 #: Why tensors are copied that transformers' class does not know.
@@ -15,31 +15,32 @@ STRANGER = "unknown to the model class, copied as it is"
 
 
 def plan_outside(
-    recipe: Recipe, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
+    rules: Rules, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
 ) -> tuple[tuple[LayerPlan, ...], list[str]]:
     """Resolve what lies outside the decoder blocks: kept, but for a head or towers asked for.
 
     Raises:
         FormatError: a format's clients cannot read what was asked for.
     """
+    recipe = rules.recipe
     packings = [output.packing for output in outputs]
     head = head_path(skeleton.model)
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     found: list[LayerPlan] = []
     for m in outside:
-        asked = None
+        asked = Asked(None, "")
         if m.name == head:
-            asked = recipe.lm_head.as_scheme(recipe.scheme)
+            asked = rules.asked(m.name, recipe.lm_head.as_scheme(recipe.scheme))
         elif recipe.quantize_vision and m.name.startswith(towers):
-            asked = recipe.scheme.as_scheme()
-        if asked is not None:
+            asked = rules.asked(m.name, recipe.scheme.as_scheme())
+        if asked.scheme is not None or asked.reason:
             found.append(resolve(skeleton, m, asked, recipe.ignore, packings))
             continue
         reason = "outside the decoder blocks"
         if m.name.startswith(towers):
             reason = "in a vision or audio tower (quantize_vision: true includes it)"
         found.append(plan_layer(skeleton, m, None, reason))
-    _check_head(recipe, next((x for x in found if x.name == head), None), outputs)
+    _check_head(rules, head, next((x for x in found if x.name == head), None), outputs)
     return (*found, *_strangers(skeleton)), _outside_notes(skeleton, found, head)
 
 
@@ -56,19 +57,25 @@ def _strangers(skeleton: Skeleton) -> list[LayerPlan]:
     ]
 
 
-def _check_head(recipe: Recipe, head: LayerPlan | None, outputs: tuple[OutputPlan, ...]) -> None:
+def _check_head(
+    rules: Rules, name: str, head: LayerPlan | None, outputs: tuple[OutputPlan, ...]
+) -> None:
     """Refuse a quantized head that cannot be written, or that nobody would read."""
-    if recipe.lm_head.bits >= 16:
+    recipe = rules.recipe
+    scheme = rules.asked(name, recipe.lm_head.as_scheme(recipe.scheme)).scheme
+    if scheme is None:
         return
-    scheme = recipe.lm_head.as_scheme(recipe.scheme)
-    if head is None or scheme is None:
-        raise RecipeError("lm_head.bits: this model has no output head to quantize")
+    rule = rules.plain(name)
+    asking = "lm_head.bits" if rule is None else rules.place(rule)
+    if head is None:
+        raise RecipeError(f"{asking}: this model has no output head to quantize")
     for output in outputs:
         reason = layouts.illegal(scheme, output.packing) or layouts.headless(output.packing)
         if reason:
-            raise FormatError(f"lm_head.bits={scheme.bits} in format {output.format}: {reason}")
+            asked = f"{asking}={scheme.bits}" if rule is None else f"{asking}, {scheme},"
+            raise FormatError(f"{asked} in format {output.format}: {reason}")
     if head.scheme is None:
-        raise RecipeError(f"lm_head.bits: the head stays in 16 bit: {head.reason}")
+        raise RecipeError(f"{asking}: the head stays in 16 bit: {head.reason}")
 
 
 def _outside_notes(skeleton: Skeleton, found: list[LayerPlan], head: str) -> list[str]:

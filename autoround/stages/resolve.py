@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from autoround.formats import registry
 from autoround.formats.layouts import MLX
@@ -32,16 +33,25 @@ def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str
     )
 
 
+class Asked(NamedTuple):
+    """What a recipe asks for a matrix: a scheme, or None and why it is kept in 16 bits."""
+
+    scheme: Scheme | None
+    reason: str
+
+
 def resolve(
-    skeleton: Skeleton, matrix: Matrix, scheme: Scheme, ignore: Iterable[str], packings: list[str]
+    skeleton: Skeleton, matrix: Matrix, asked: Asked, ignore: Iterable[str], packings: list[str]
 ) -> LayerPlan:
     """Give a matrix its scheme, or the reason why it is kept."""
-    asked = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
-    reason = next(asked, "") or matrix.why_kept
+    scheme = asked.scheme
+    ignored = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
+    reason = next(ignored, "") or matrix.why_kept or asked.reason
     if not reason and matrix.transposed and not matrix.experts and MLX in packings:
         reason = "MLX has no place for matrices that are stored turned"
     whole = plan_layer(skeleton, matrix, scheme, "")
-    reason = reason or registry.why_not(part_shape(whole), scheme, packings)
+    if not reason and scheme is not None:
+        reason = registry.why_not(part_shape(whole), scheme, packings)
     return replace(whole, scheme=None if reason else scheme, reason=reason)
 
 

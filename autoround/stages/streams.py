@@ -21,6 +21,7 @@ from torch import Tensor
 from autoround.errors import OutputError
 from autoround.recipe.schema import Recipe
 from autoround.stages.shard import CHUNK, raw_bytes
+from autoround.stages.write import make_synced, sync_path
 
 FULL, QUANTIZED = "full", "quantized"
 
@@ -51,11 +52,13 @@ class StreamFiles:
             OutputError: the disk has no room for them.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_synced(self._folder)
             for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
                 with path.open("ab") as file:
                     if os.fstat(file.fileno()).st_size != self._size:
                         _reserve(file.fileno(), self._size)
+            # What is written to them later is synced by itself; their names are synced here.
+            sync_path(self._folder)
         except OSError as error:
             raise OutputError(
                 f"streams of activations need {2 * len(self.names) * self._size / 1e9:.1f} GB in "

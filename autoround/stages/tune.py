@@ -24,6 +24,7 @@ from autoround.stages.experts import as_matrix, spared, starved
 from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
 from autoround.stages.replay import Replay, finished, replayed
 from autoround.stages.schedule import forward_size, schedule_of
+from autoround.stages.start import compensates, with_offsets
 from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
 from autoround.stages.tasks import carried_all, make_task
 from autoround.types import BlockPlan, BlockResult, LayerPlan
@@ -165,6 +166,8 @@ def _quantize_block(
     # Their place is taken by rounded ones, in tuning and after it.
     replaced = {layer.tensor for layer in block.quantized}
     base = {name: t for name, t in base.items() if f"{block.name}.{name}" not in replaced}
+    if compensates(job.recipe):
+        tasks = with_offsets(block, tasks, importance)
     # Cross-attention to images is not run for samples that have none.
     run = streams is not None and runner.runs(block.index)
     few = starved(block, importance.tokens)
@@ -199,11 +202,11 @@ def _advance_full(
     job: Job, runner: BlockRunner, block: BlockPlan, base: Mapping[str, Tensor], streams: Streams
 ) -> Importance:
     """Run the full-precision chain through a block; note what drives its layers."""
-    importance = Importance()
+    importance = Importance(grams=compensates(job.recipe))
     paths = {layer: layer.name.removeprefix(block.name + ".") for layer in block.quantized}
     names = [path for layer, path in paths.items() if not layer.experts]
     stacked = {path: layer.experts for layer, path in paths.items() if layer.experts}
-    if job.recipe.tuning.init != "search":
+    if job.recipe.tuning.init != "search" and not compensates(job.recipe):
         names = []
     if not job.recipe.tuning.quantized_inputs:
         streams.fork()

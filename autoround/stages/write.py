@@ -279,6 +279,14 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_synced(folder: Path) -> None:
+    """Make a folder, and those above it, so that they survive a power cut; raises OSError."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing or [folder]:
+        sync_path(path.parent)
+
+
 def checksum(tensor: Tensor) -> int:
     """Return the CRC-32 of a tensor's bytes, with its dtype and shape."""
     head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()

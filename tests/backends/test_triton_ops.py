@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,13 +19,16 @@ from hypothesis import strategies as st
 
 from autoround.core.grid import Grid, Nested, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
-from autoround.core.rounding import Rounding
+from autoround.core.rounding import Rounding, dense_weight
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 from autoround_backends.conformance import cases
 from autoround_backends.conformance.given import Given, Shape
 from autoround_backends.conformance.subject import Subject
 from autoround_backends.cpu import BACKEND, CpuRuntime
+
+from ..runs import logits, make_job, quantized
+from ..tiny import make_model, token_ids
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
@@ -227,6 +232,31 @@ def test_numbers_that_move_elsewhere_are_followed() -> None:
             assert torch.equal(out.cpu(), exact)
             rounding.value.add_(0.25)
             own[1].value.add_(0.25)
+
+
+@pytest.mark.slow
+def test_a_model_tuned_by_them_is_as_good() -> None:
+    """The same recipe through Triton kernels and through the C kernels: perplexities."""
+    model, ids = make_model("llama"), token_ids(8, 32)
+    values: dict[str, object] = {"tuning.iters": 6, "calibration.nsamples": 8}
+    values["calibration.seqlen"] = 32
+    found = []
+    for runtime in (CpuRuntime(), Interpreted()):
+        job = dataclasses.replace(make_job(model, values, data=ids), runtime=runtime)
+        layers = quantized(job)
+        tuned = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, layer in layers.items():
+                tuned.get_submodule(name).weight.copy_(dense_weight(layer))
+        scored = token_ids(16, 32, seed=1)
+        loss = torch.nn.functional.cross_entropy(
+            logits(tuned, scored)[:, :-1].flatten(0, 1), scored[:, 1:].flatten()
+        )
+        found.append((layers, float(loss.exp())))
+    (plain, ours), (triton, theirs) = found
+    assert abs(theirs / ours - 1) < 0.005
+    for name, layer in plain.items():
+        assert (layer.codes == triton[name].codes).double().mean() > 0.97, name
 
 
 def test_addresses_in_the_upper_half() -> None:

@@ -81,7 +81,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     quantizer.quantize_and_save(job["out"], format="auto_round")
     quantize_s = time.perf_counter() - started
-    steps = options["iters"]
     return {
         "tuning_s": round(saving[0] - started, 2),
         "quantize_s": round(quantize_s, 2),
@@ -91,9 +90,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "scheme": {key: options[key] for key in ("bits", "group_size", "sym")},
         "lr": getattr(quantizer, "lr", None),
         "effort": {
-            "steps": steps,
+            "steps": options["iters"],
             "batch": options["batch_size"] * options.get("gradient_accumulate_steps", 1),
-            "passes": 2 if steps or not options.get("disable_opt_rtn") else 0,
+            "passes": 2 if options["iters"] or not options.get("disable_opt_rtn") else 0,
         },
     }
 

@@ -46,6 +46,53 @@ CASES: list[tuple[str, str, tuple[tuple[int, bool], ...]]] = [
     *((f"gguf:{name}", "llama.cpp", ((4, True),)) for name in GGUF),
     ("compressed-tensors", "compressed-tensors", ((4, True), (4, False), (8, True), (8, False))),
 ]
+#: Rules that give layers of one model many schemes, and which client reads which of them.
+#: Kept layers are among them, and parts of what engines merge differ.
+RULES: dict[str, list[dict[str, Any]]] = {
+    "mixed 2-8": [
+        {"kind": "attention", "bits": 8},
+        {"match": "down_proj", "blocks": ["first 2", "last 2"], "bits": 8, "group_size": 32},
+        {"match": "up_proj", "blocks": "5-7", "bits": 3},
+        {"match": "model.layers.9.mlp.gate_proj", "bits": 2, "group_size": 32},
+        {"match": "re:layers\\.1[01]\\.self_attn\\.v_proj$", "bits": 16},
+        {"kind": "lm_head", "bits": 8},
+    ],
+    "mixed 4, 8": [
+        {"kind": "attention", "bits": 8},
+        {"match": "down_proj", "blocks": ["first 2", "last 2"], "bits": 8, "group_size": 32},
+        {"match": "up_proj", "blocks": "every 3", "group_size": 32},
+        {"match": "re:layers\\.1[01]\\.self_attn\\.v_proj$", "bits": 16},
+    ],
+    "mixed sym, asym": [
+        {"kind": "attention", "bits": 8},
+        {"match": "down_proj", "sym": False},
+        {"match": "up_proj", "blocks": "every 3", "sym": False, "group_size": 32},
+        {"match": "re:layers\\.1[01]\\.self_attn\\.v_proj$", "bits": 16},
+    ],
+    "mixed 4, 16": [
+        {"match": "down_proj", "blocks": ["first 2", "last 2"], "bits": 16},
+        {"match": "re:layers\\.1[01]\\.self_attn\\.v_proj$", "bits": 16},
+    ],
+    "mixed types": [
+        {"kind": "attention", "type": "q8_0"},
+        {"match": "down_proj", "type": "q5_k"},
+        {"match": "up_proj", "blocks": "every 3", "type": "q3_k"},
+        {"match": "gate_proj", "blocks": "last 1/8", "type": "q4_1"},
+        {"match": "re:layers\\.1[01]\\.self_attn\\.v_proj$", "bits": 16},
+        {"kind": "embeddings", "type": "q4_0"},
+    ],
+}
+MIXED: list[tuple[str, str, tuple[str, ...]]] = [
+    ("auto_round", "auto-round", ("mixed 2-8", "mixed sym, asym")),
+    ("auto_round", "auto-round-torch", ("mixed 2-8", "mixed sym, asym")),
+    ("auto_round:auto_awq", "auto-round", ("mixed 4, 16",)),
+    ("auto_gptq", "gptqmodel", ("mixed 2-8",)),
+    ("gptq_v2", "gptqmodel", ("mixed 2-8", "mixed sym, asym")),
+    ("auto_awq", "gptqmodel", ("mixed 4, 16",)),
+    ("mlx", "mlx", ("mixed 2-8", "mixed sym, asym")),
+    ("gguf:q4_k_s", "llama.cpp", ("mixed types",)),
+    ("compressed-tensors", "compressed-tensors", ("mixed 4, 8", "mixed sym, asym")),
+]
 #: Clients that may round activations to 8 bits.
 COARSE = ("auto-round", "llama.cpp")
 GROUP_SIZE = 64
@@ -65,6 +112,7 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="CLIENT=PATH")
     parser.add_argument("--format", action="append", default=[], help="Only these formats.")
     parser.add_argument("--client", action="append", default=[], help="Only these clients.")
+    parser.add_argument("--mixed", action="store_true", help="Only models of several schemes.")
     args = parser.parse_args()
     pythons = {name: abspath(path) for name, path in (i.split("=", 1) for i in args.python)}
     args.work = args.work.absolute()
@@ -73,21 +121,24 @@ def main() -> None:
     failed = False
     print("| format | scheme | client | KL | same first choice | largest difference | text |")
     print("|---|---|---|---|---|---|---|")
-    for format_name, client, schemes in CASES:
+    for format_name, client, schemes in MIXED if args.mixed else (*CASES, *MIXED):
         # The same program with its plain kernel, whatever the processor.
         python = pythons.get(client.removesuffix("-torch"))
         if python is None or (args.format and format_name not in args.format):
             continue
         if args.client and client not in args.client:
             continue
-        for bits, sym in schemes:
-            folder = quantized(args.work, format_name, bits, sym)
+        for scheme in schemes:
+            if isinstance(scheme, str):
+                folder = mixed(args.work, format_name, scheme)
+                words = scheme
+            else:
+                folder = quantized(args.work, format_name, *scheme)
+                words = f"W{scheme[0]} g{GROUP_SIZE} {'sym' if scheme[1] else 'asym'}"
+                words = "its own" if client == "llama.cpp" else words
             row = one(folder, client, python, tokens)
             failed = failed or not row["good"]
-            scheme = f"W{bits} g{GROUP_SIZE} {'sym' if sym else 'asym'}"
-            if client == "llama.cpp":
-                scheme = "its own"
-            print(f"| `{format_name}` | {scheme} | {client} | {row['line']} |", flush=True)
+            print(f"| `{format_name}` | {words} | {client} | {row['line']} |", flush=True)
     sys.exit(failed)
 
 
@@ -129,6 +180,29 @@ def quantized(work: Path, format_name: str, bits: int, sym: bool) -> Path:
     return out
 
 
+def mixed(work: Path, format_name: str, name: str) -> Path:
+    """Round the embedded model by rules, and write the weights beside it as plain ones.
+
+    They are what the client is compared with: no reader of ours comes between. GGUF has grids
+    of its own, so there is nothing beside it to compare with.
+    """
+    import autoround
+    from autoround.recipe.load import load_recipe
+
+    out = work / f"{name.replace(', ', '-').replace(' ', '-')}-{format_name.replace(':', '-')}"
+    beside = not format_name.startswith("gguf:")
+    if not out.exists():
+        values: dict[str, Any] = {
+            "scheme.group_size": GROUP_SIZE,
+            "layers": RULES[name],
+            "output.format": f"{format_name},fake" if beside else format_name,
+            **SEARCHED,
+        }
+        recipe = load_recipe("rtn", values=values)
+        autoround.quantize(None, recipe, output_dir=out, device="cpu")
+    return out / format_name.replace(":", "-") if beside else out
+
+
 def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
     """Let a client read a folder, and compare."""
     import numpy as np
@@ -156,10 +230,16 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
             return {"good": False, "line": f"cuts text into other tokens | | | {text}"}
     theirs = torch.from_numpy(np.load(out))
     out.unlink()
-    model = load_any(folder, device="cpu")
-    with torch.no_grad():
-        ids = torch.from_numpy(np.load(tokens))
-        ours = torch.cat([model(input_ids=row[None]).logits for row in ids])
+    ids = torch.from_numpy(np.load(tokens))
+    ours = logits(load_any(folder, device="cpu"), ids)
+    plain = folder.with_name("fake")
+    if plain.is_dir():
+        # Written from the codes in memory; ours was read from the files as the client's was.
+        dense = logits(load_any(plain, device="cpu"), ids)
+        apart = float((dense - ours).abs().max())
+        if apart > 0.05:
+            return {"good": False, "line": f"ours is {apart:.3f} off the plain weights | | | "}
+        ours = dense
     log_ours, log_theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
     kl = max(0.0, float((log_ours.exp() * (log_ours - log_theirs)).sum(-1).mean()))
     same = float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
@@ -168,6 +248,14 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
     line = f"{kl:.5f} | {100 * same:.1f} % | {worst:.3f} | {said}"
     least = 0.9 if client in COARSE else 0.95
     return {"good": kl <= 0.02 and same >= least, "line": line}
+
+
+def logits(model: Any, ids: Any) -> Any:
+    """Return logits [sequences, tokens, vocabulary]."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model(input_ids=row[None]).logits for row in ids])
 
 
 def script_of(client: str, folder: Path) -> list[str]:

@@ -185,9 +185,10 @@ def write_plain(model: Any, path: Path) -> None:
     from autoround.model.skeleton import adopt_model
     from autoround.stages.gguf import gguf_layout
     from autoround.stages.gguf_output import gguf_fields
+    from autoround.types import OutputPlan
 
     skeleton = adopt_model(model)
-    layout = gguf_layout(skeleton, "gguf:q8_0")
+    layout = gguf_layout(skeleton, OutputPlan("gguf:q8_0", "gguf:q8_0", "float32"))
     container = Container(
         path,
         [(target.name, target.shape, "f32") for target, _ in layout.tensors],

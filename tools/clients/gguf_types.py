@@ -68,6 +68,7 @@ def main() -> None:
 
         from autoround.model.skeleton import adopt_model
         from autoround.stages.gguf import gguf_layout
+        from autoround.types import OutputPlan
 
         torch.manual_seed(0)
         config = getattr(transformers, kind)(**{**COMMON, **SMALL, **values})
@@ -76,10 +77,8 @@ def main() -> None:
         write_plain(model, file)
         skeleton = adopt_model(model)
         for file_type in BASES:
-            ours = {
-                target.name: kind
-                for target, kind in gguf_layout(skeleton, f"gguf:{file_type}").tensors
-            }
+            part = OutputPlan(f"gguf:{file_type}", f"gguf:{file_type}", "float32")
+            ours = {target.name: kind for target, kind in gguf_layout(skeleton, part).tensors}
             out = args.work / "quantized.gguf"
             number = str(FILE_TYPES[file_type])
             done = subprocess.run(

@@ -32,7 +32,7 @@ def plan_of(*blocks: BlockPlan) -> Plan:
 
 
 def output(name: str, scheme: Scheme = W4) -> OutputPlan:
-    return plan_output(name, scheme, dtype="bfloat16", chosen=False, folder="")
+    return plan_output(name, {scheme: ""}, dtype="bfloat16", chosen=False, folder="")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_format_has_a_packing_and_a_dtype(
     name: str, scheme: Scheme, packing: str, dtype: str
 ) -> None:
     assert output(name, scheme) == OutputPlan(name, packing, dtype)
-    asked = plan_output(name, scheme, dtype="float32", chosen=True, folder="here")
+    asked = plan_output(name, {scheme: ""}, dtype="float32", chosen=True, folder="here")
     assert asked == OutputPlan(name, packing, "float32", "here")
 
 

@@ -96,6 +96,27 @@ def test_observing_sees_what_each_layer_is_given() -> None:
     torch.testing.assert_close(second, middle.square().sum((0, 1)))
 
 
+def test_products_of_pairs_are_summed_once_for_layers_of_one_input() -> None:
+    importance = Importance(grams=True)
+    first, second = activations(2, 3, HIDDEN), activations(2, 3, HIDDEN) + 1
+    for mask, x in ((None, first), (torch.tensor([[True, True, False]] * 2), second)):
+        importance.mask(mask)
+        importance.add("q", x)
+        importance.add("k", x)
+        importance.add("o", x.clone())
+    real = torch.cat([first.reshape(-1, HIDDEN), second[:, :2].reshape(-1, HIDDEN)])
+    found = {name: importance.gram(name) for name in ("q", "k", "o")}
+    assert [held[0] for held in found.values() if held] == ["q", "q", "o"]
+    for held in found.values():
+        assert held is not None
+        torch.testing.assert_close(held[1], real.t() @ real)
+    power = importance.get("k")
+    assert power is not None
+    torch.testing.assert_close(power, (real.t() @ real).diagonal())
+    assert importance.gram("never run") is None
+    assert Importance().gram("q") is None
+
+
 def test_observing_leaves_no_hooks_even_when_the_block_fails() -> None:
     block = Block()
     with pytest.raises(RuntimeError), observing(block, ["last"], into=Importance()):

@@ -15,8 +15,9 @@ from autoround.recipe.schema import Recipe
 
 def test_the_built_in_recipes() -> None:
     assert builtin_names() == (
-        *("best", "default", "demo", "light", "opt-rtn"),
-        *("rtn", "turbo", "w2", "w3", "w8"),
+        *("best", "default", "demo", "flash", "gguf-q4_k_m-like", "light"),
+        *("mixed-2.5bit", "mixed-3.5bit", "moe-w4-w8", "opt-rtn"),
+        *("rtn", "turbo", "w2", "w3", "w4-mlp-w8-attn", "w8"),
     )
 
 
@@ -31,7 +32,11 @@ def test_default_states_every_default() -> None:
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
         ("light", {"tuning.iters": 50}),
-        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
+        (
+            "turbo",
+            {"tuning.iters": 20, "tuning.checks": 2, "tuning.start": "compensated"},
+        ),
+        ("flash", {"tuning.iters": 0, "tuning.start": "compensated"}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
         (
@@ -49,6 +54,18 @@ def test_default_states_every_default() -> None:
             },
         ),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
+        ("w4-mlp-w8-attn", {"layers": [{"kind": "attention", "bits": 8}]}),
+        ("moe-w4-w8", {"scheme.bits": 8, "layers": [{"kind": "experts", "bits": 4}]}),
+        (
+            "mixed-3.5bit",
+            {
+                "layers": [
+                    {"kind": "attention", "bits": 4},
+                    {"blocks": ["first 1/8", "last 1/8"], "bits": 4},
+                ],
+                **{"scheme.bits": 3, "distill.steps": 50, "distill.codes": True},
+            },
+        ),
     ],
 )
 def test_what_each_built_in_recipe_changes(name: str, differences: dict[str, object]) -> None:

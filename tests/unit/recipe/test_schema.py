@@ -21,7 +21,7 @@ from autoround.recipe.schema import (
     field_paths,
     keys_of,
 )
-from autoround.recipe.values import SIZE_UNITS, parse_size
+from autoround.recipe.values import SIZE_UNITS, Legal, parse_size
 from autoround.types import Scheme
 
 DOC = Path(__file__).parents[3] / "docs" / "recipes.md"
@@ -66,6 +66,17 @@ size = st.builds(
     st.integers(1, 999) | st.sampled_from(["1.5", "2 "]),
     st.sampled_from(sorted(SIZE_UNITS)),
 )
+rule = st.fixed_dictionaries(
+    {"match": layer | st.lists(layer, min_size=1, max_size=3), "bits": st.integers(2, 8)},
+    optional={
+        "kind": st.sampled_from(["any", "attention", "mlp", "experts"]),
+        "blocks": st.integers(0, 99)
+        | st.lists(st.sampled_from(["first 2", "last 1/8", "every 3", "3-5", "7"]), max_size=3),
+        "group_size": st.integers(-1, 4096) | st.just("auto"),
+        "sym": st.booleans() | st.just("auto"),
+        "type": st.sampled_from(["auto", "q4_k", "f16"]),
+    },
+)
 recipes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
@@ -78,6 +89,7 @@ recipes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "sym": st.booleans(),
             },
         ),
+        "layers": st.lists(rule, max_size=2),
         "ignore": st.lists(layer | st.just(r"re:.*\.(q|k)_proj"), max_size=4),
         "tuning": st.fixed_dictionaries(
             {},
@@ -88,6 +100,7 @@ recipes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "batch_size": count,
                 "clips": st.booleans(),
                 "init": st.sampled_from(["minmax", "search"]),
+                "start": st.sampled_from(["nearest", "compensated"]),
                 "checks": count,
             },
         ),
@@ -135,6 +148,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "scheme": {"bits": 4, "group_size": 128, "sym": True},
         "lm_head": {"bits": 16, "group_size": "auto"},
         "quantize_vision": False,
+        "layers": [],
         "ignore": [],
         "tuning": {
             "iters": 200,
@@ -145,6 +159,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "low_memory": False,
             "clips": True,
             "init": "search",
+            "start": "nearest",
             "quantized_inputs": True,
             "checks": 5,
             "check_samples": 16,
@@ -211,7 +226,8 @@ def test_text_that_no_file_can_hold(key: str) -> None:
 
 
 def sections(section: type[Section]) -> list[type[Section]]:
-    below = [kind for kind in keys_of(section).values() if isinstance(kind, type)]
+    kinds = [k.entries if isinstance(k, Legal) else k for k in keys_of(section).values()]
+    below = [kind for kind in kinds if kind is not None]
     return [section, *(deeper for kind in below for deeper in sections(kind))]
 
 
@@ -232,10 +248,15 @@ def test_every_key_is_in_the_reference() -> None:
         section: type[Section] = Recipe
         *above, name = path.split(".")
         for key in above:
-            kind = keys_of(section)[key]
-            assert isinstance(kind, type)
-            section = kind
-            default = default[key]
+            kind = keys_of(section)[key.removesuffix("[]")]
+            if isinstance(kind, Legal):  # a list of sections
+                assert key.endswith("[]")
+                assert kind.entries is not None
+                section = kind.entries
+                default = {n: field.default for n, field in section.model_fields.items()}
+            else:
+                section = kind
+                default = default[key]
         assert path in rows, f"docs/recipes.md has no row for {path}"
         row = rows[path]
         assert f"| `{spell(default[name])}` |" in row
@@ -246,7 +267,7 @@ def test_every_key_is_in_the_reference() -> None:
 def spell(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "''" if value == "" else str(value)
+    return {"": "''", "()": "[]"}.get(str(value), str(value))
 
 
 def test_the_reference_has_no_key_that_is_gone() -> None:

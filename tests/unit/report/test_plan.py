@@ -79,6 +79,11 @@ def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
     assert method(plan(values={"tuning.iters": iters, "tuning.init": init})) == words
 
 
+def test_a_compensated_start_is_said() -> None:
+    words = method(plan(values={"tuning.iters": 0, "tuning.start": "compensated"}))
+    assert words == ("opt-rtn (searched scales, no tuning), roundings that make up for each other")
+
+
 def test_kept_layers_are_grouped_by_reason() -> None:
     nothing = dataclasses.replace(plan(), blocks=(BlockPlan(0, "h.0", (layer("h.0.q"),)),), kept=())
     assert kept_lines(nothing) == []

@@ -16,6 +16,7 @@ from autoround.device.protocol import Memory, Note, Speed, Upload
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import ModelError
 from autoround.events import Event, Warned
+from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import adopt_model
 from autoround.report.plan import plan_lines
 from autoround.stages.ahead import Ahead
@@ -176,3 +177,35 @@ def test_what_fails_ahead_is_told_where_it_is_needed(tmp_path: Path) -> None:
     assert runtime.uploads == []
     with pytest.raises(ModelError, match="holds NaN"):
         ahead.take(job.plan.blocks[1])
+
+
+def test_low_memory_holds_the_activations_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that a block keeps for its backward, weights left out: they are the same for all."""
+    run = BlockRunner.run
+
+    def held(low: bool) -> int:
+        most = 0
+
+        def counted(self: BlockRunner, *args: Any, **options: Any) -> Tensor:
+            nonlocal most
+            weights = {tensor.data_ptr() for tensor in args[1].values()}
+            seen: dict[int, int] = {}
+
+            def keep(tensor: Tensor) -> Tensor:
+                if tensor.data_ptr() not in weights:
+                    seen[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                out = run(self, *args, **options)
+            most = max(most, sum(seen.values()))
+            return out
+
+        values = {"tuning.low_memory": low, "tuning.batch_size": 4, "tuning.iters": 2}
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockRunner, "run", counted)
+            quantized(make_job(make_model("llama"), values, data=IDS))
+        return most
+
+    whole, sparing = held(False), held(True)
+    assert 0 < sparing < 0.3 * whole

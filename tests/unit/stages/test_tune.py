@@ -45,6 +45,48 @@ def test_without_tuning_it_is_rounding_to_nearest(kind: str, sym: bool) -> None:
         assert found[layer.name].scheme == layer.scheme
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_compensated_start_is_closer_than_the_nearest_levels(kind: str) -> None:
+    values: dict[str, object] = {"tuning.iters": 0, "scheme.bits": 3}
+    losses = {}
+    for start in ("nearest", "compensated"):
+        job = make_job(make_model(kind), {**values, "tuning.start": start}, data=IDS)
+        first = outputs(job)[0].result
+        losses[start] = first.loss_before
+        assert first.loss_after == first.loss_before
+    assert losses["compensated"] < 0.9 * losses["nearest"]
+
+
+def test_a_compensated_start_needs_data_and_works_from_any_scales() -> None:
+    values: dict[str, object] = {**NEAREST, "tuning.start": "compensated", "lm_head.bits": 4}
+    job = make_job(make_model("llama"), values, data=IDS)
+    assert job.tokens is not None
+    found = outputs(job)
+    assert found[-1].result.name == "outside the blocks"
+    plain = quantized(make_job(make_model("llama"), NEAREST))
+    for name, layer in plain.items():
+        own = next(output.layers[name] for output in found if name in output.layers)
+        assert torch.equal(own.scale, layer.scale)  # type: ignore[union-attr]
+        assert not torch.equal(own.codes, layer.codes)  # type: ignore[union-attr]
+
+
+def test_stacked_experts_start_at_the_nearest_level() -> None:
+    values: dict[str, object] = {"tuning.iters": 0}
+    one, other = (
+        quantized(make_job(make_model("mixtral"), {**values, "tuning.start": start}, data=IDS))
+        for start in ("nearest", "compensated")
+    )
+    first = {name for name in one if "layers.0." in name}
+    alike = {name for name in first if torch.equal(one[name].codes, other[name].codes)}
+    assert {name for name in first if "experts" in name} == alike
+
+
+def test_the_rate_of_a_compensated_start_is_a_fifth() -> None:
+    plain, compensated = (small({"tuning.start": s}).tuning for s in ("nearest", "compensated"))
+    assert (plain.resolved_lr, compensated.resolved_lr) == (0.25, 0.05)
+    assert small({"tuning.start": "compensated", "tuning.lr": 0.5}).tuning.resolved_lr == 0.5
+
+
 def test_without_tuning_there_is_no_loss_to_report() -> None:
     for output in outputs(make_job(make_model("llama"), NEAREST)):
         assert math.isnan(output.result.loss_before)

@@ -1,0 +1,48 @@
+"""NumPy float64 oracle of compensated rounding, from the textbook form of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def damped(gram: Any, *, damping: float, floor: float) -> Array:
+    """Add a share of its own power to each channel; gram: [in, in]."""
+    matrix = np.array(gram, dtype=np.float64)
+    power = np.maximum(matrix.diagonal(), floor * matrix.diagonal().mean())
+    np.fill_diagonal(matrix, (1.0 + damping) * power)
+    return matrix
+
+
+def order_of(gram: Any, *, floor: float) -> NDArray[np.int64]:
+    """Return the columns by power, largest first."""
+    power = np.array(gram, dtype=np.float64).diagonal()
+    return np.argsort(-np.maximum(power, floor * power.mean()), kind="stable")
+
+
+def compensated(weight: Any, scale: Any, low: Any, high: Any, matrix: Any, order: Any) -> Array:
+    """Round columns one after the other; returns what each weight was when its turn came.
+
+    weight, scale, low, high: [rows, in]. After a column is rounded, all that are left move to
+    where the output error is least with it held: the inverse is of what is left, anew each
+    time, where the program has one Cholesky factor for all.
+    """
+    aimed = np.array(weight, dtype=np.float64)
+    scale, low, high = (np.asarray(x, dtype=np.float64) for x in (scale, low, high))
+    hessian = np.asarray(matrix, dtype=np.float64)
+    left = list(order)
+    while left:
+        column = left.pop(0)
+        level = np.clip(
+            np.round(aimed[:, column] / scale[:, column]), low[:, column], high[:, column]
+        )
+        error = aimed[:, column] - level * scale[:, column]
+        if left:
+            # Least of (d, e) H (d, e)' over d, with the change e = -error of this column fixed.
+            inner = hessian[np.ix_(left, left)]
+            aimed[:, left] += np.outer(error, np.linalg.solve(inner, hessian[left, column]))
+    return aimed
