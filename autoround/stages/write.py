@@ -125,8 +125,13 @@ class Staging:
                 "left over from an earlier run; move it, or name another output folder"
             )
         shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir(parents=True)
-        (self._staging / MARKER).write_text("An unfinished output of autoround; safe to delete.\n")
+        try:
+            self._staging.mkdir(parents=True)
+            mark = "An unfinished output of autoround; safe to delete.\n"
+            (self._staging / MARKER).write_text(mark)
+        except OSError as error:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            raise OutputError(f"{self._staging} cannot be written: {error}") from error
         return self
 
     def __exit__(
