@@ -194,6 +194,7 @@ class AutoRound:
     seqlen: int | None = None
     batch_size: int | None = None
     gradient_accumulate_steps: int | None = None
+    low_memory: bool | None = None
     dataset: object | None = None
     seed: int | None = None
     layers: Sequence[Mapping[str, Any]] | None = None
@@ -212,8 +213,10 @@ class AutoRound:
 
         The quantized layers are kept for :meth:`save_quantized`.
         """
-        self._job, _ = prepare(self._request("auto_round"), sink=self.sink)
-        self._outputs = list(quantize_blocks(self._job))
+        request = self._request("auto_round")
+        with request.runtime.computing():
+            self._job, _ = prepare(request, sink=self.sink)
+            self._outputs = list(quantize_blocks(self._job))
         layers = {
             name: layer
             for output in self._outputs
@@ -277,6 +280,7 @@ class AutoRound:
                 self.gradient_accumulate_steps,
                 "gradient_accumulate_steps",
             ),
+            "tuning.low_memory": (self.low_memory, "low_memory"),
             "calibration.nsamples": (self.nsamples, "nsamples"),
             "calibration.seqlen": (self.seqlen, "seqlen"),
             "calibration.dataset": (self._dataset_name(), "dataset"),

@@ -187,8 +187,9 @@ class Estimate:
     """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
 
     memory_bytes: of the host. device_bytes: of a device that has memory of its own.
-    stream_bytes: of the two chains of activations, counted in memory_bytes unless they are on
-    the disk. journal_bytes: on the disk while the run lasts, streams included.
+    stream_bytes: of the two chains of activations, counted in device_bytes where they are on the
+    device, else in memory_bytes unless they are on the disk. journal_bytes: on the disk while the
+    run lasts, streams included.
     codes_on_disk: whether tuning the whole model unpacks one block at a time.
     bits_per_weight: of quantized layers. block_bits: of all layers of the blocks, kept ones too.
     """
@@ -203,6 +204,7 @@ class Estimate:
     stream_bytes: int = 0
     journal_bytes: int = 0
     streams_on_disk: bool = False
+    streams_on_device: bool = False
     codes_on_disk: bool = False
     block_bits: float = 0.0
 

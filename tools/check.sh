@@ -11,16 +11,17 @@ if ! [ -x "$(command -v "$CHECK_PYTHON")" ]; then
     echo "check: no '$CHECK_PYTHON'; run 'make setup', or name an interpreter with CHECK_PYTHON=..." >&2
     exit 2
 fi
-sources=(autoround backends tools)
+sources=(autoround backends examples tools)
 [ $# -gt 0 ] || set -- lint types imports size tests wheel
 
 run_check() {
     case $1 in
         lint)
             "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
-                "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests
+                "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
+                "$CHECK_PYTHON" tools/check_devices.py autoround examples tools
             ;;
-        types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends tools ;;
+        types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \
             'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())' ;;
         size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" ;;

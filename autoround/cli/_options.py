@@ -45,6 +45,16 @@ Accumulate: TypeAlias = Annotated[
         help="Forward passes whose gradients make one step.",
     ),
 ]
+LowMemory: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--low-memory/--no-low-memory",
+        "--low_memory",
+        "--low_gpu_mem_usage",
+        help="Take the least memory of the device: one sample at a time; slower, the same result.",
+        show_default=False,
+    ),
+]
 Dataset: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -75,7 +85,11 @@ Settings: TypeAlias = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Set one key of the recipe; repeatable."),
 ]
 Device: TypeAlias = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, xpu, or one of several: cuda:1.")
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, or another kind that 'doctor' lists; NAME:1 is the second of a kind.",
+    ),
 ]
 MaxMemory: TypeAlias = Annotated[
     str | None,
@@ -116,6 +130,7 @@ PATHS = {
     "minmax_lr": "tuning.minmax_lr",
     "batch_size": "tuning.batch_size",
     "gradient_accumulate_steps": "tuning.gradient_accumulate_steps",
+    "low_memory": "tuning.low_memory",
     "nsamples": "calibration.nsamples",
     "seqlen": "calibration.seqlen",
     "dataset": "calibration.dataset",
@@ -157,6 +172,8 @@ def _spell(flag: str, value: object) -> str:
     """Write an option the way it was typed, for error messages."""
     if flag == "sym":
         return "--sym" if value else "--asym"
+    if flag == "low_memory":
+        return "--low-memory" if value else "--no-low-memory"
     return f"--{flag.replace('_', '-')} {value}"
 
 

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 import typer
 
 from autoround.cli._quiet import quiet_libraries
+from autoround.device.doctor import examine
 from autoround.device.kernels import AUTO, Verdict
 from autoround.device.registry import open_device
+from autoround.errors import DeviceError
 from autoround.evaluate.bench import bench
 from autoround.evaluate.bench import lines as rate_lines
 from autoround.evaluate.generate import generate
 from autoround.inference.kernels import explain, installed
 from autoround.inference.load import dtype_for
+from autoround.report.doctor import doctor_lines
+from autoround.stages.jsons import to_json
 
 
 def show_generated(
@@ -98,3 +102,19 @@ def _said(verdict: Verdict, chosen: str) -> str:
     if verdict.name == chosen:
         return f"chosen{took}"
     return f"not: {verdict.reason}" if verdict.reason else f"can, and is slower{took}"
+
+
+def examine_all(*, as_json: bool) -> None:
+    """Print what runs here and what does not.
+
+    Raises:
+        DeviceError: a device that should work does not.
+    """
+    report = examine()
+    if as_json:
+        typer.echo(to_json({**dataclasses.asdict(report), "problems": report.problems}))
+    else:
+        for line in doctor_lines(report):
+            typer.echo(line)
+    if report.problems:
+        raise DeviceError("; ".join(report.problems))

@@ -28,7 +28,7 @@ def kernels(
     Examples:
       autoround kernels
       autoround kernels out
-      autoround kernels out --device cuda
+      autoround kernels out --device cpu
     """
     from autoround.cli import _run
 

@@ -12,6 +12,7 @@ from autoround.cli import (
     allocate,
     bench,
     convert,
+    doctor,
     evaluate,
     generate,
     inspect,
@@ -42,6 +43,7 @@ Examples:
   autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
+  autoround doctor                                   # what runs here, what does not, and why
 """,
 )
 #: click's base of usage errors; recent releases of typer bring a click of their own.
@@ -66,7 +68,10 @@ def root(
     """Quantize language models."""
 
 
-for part in (quantize, plan, allocate, evaluate, generate, bench, kernels, inspect, convert):
+for part in (
+    *(quantize, plan, allocate, evaluate, generate, bench, kernels, inspect, convert),
+    doctor,
+):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")
 

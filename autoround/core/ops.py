@@ -29,6 +29,21 @@ class Ops(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Round a weight to its grid for good."""
 
+    def fake_quantize_all(
+        self,
+        weights: Sequence[Tensor],
+        roundings: Sequence[Rounding],
+        *,
+        grids: Sequence[Grid],
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """Do as :meth:`fake_quantize` for all tensors of a block at once."""
+
+    def quantize_all(
+        self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Do as :meth:`quantize` for all tensors of a block at once."""
+
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
@@ -49,7 +64,11 @@ class Ops(Protocol):
 
 
 class TorchOps:
-    """The plain implementation, correct on every device that torch knows."""
+    """The plain implementation, correct on every device that torch knows.
+
+    What a backend can do faster it replaces in a subclass; what works on all tensors of a block
+    at once then goes through that, too.
+    """
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -62,6 +81,29 @@ class TorchOps:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Round a weight to its grid for good."""
         return _quantize(weight, rounding, grid=grid)
+
+    def fake_quantize_all(
+        self,
+        weights: Sequence[Tensor],
+        roundings: Sequence[Rounding],
+        *,
+        grids: Sequence[Grid],
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """Do as :meth:`fake_quantize` for all tensors of a block, here one after the other."""
+        return [
+            self.fake_quantize(weight, rounding, grid=grid, dtype=dtype)
+            for weight, rounding, grid in zip(weights, roundings, grids, strict=True)
+        ]
+
+    def quantize_all(
+        self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Do as :meth:`quantize` for all tensors of a block, here one after the other."""
+        return [
+            self.quantize(weight, rounding, grid=grid)
+            for weight, rounding, grid in zip(weights, roundings, grids, strict=True)
+        ]
 
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState

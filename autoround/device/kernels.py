@@ -252,7 +252,7 @@ def _best_turn(turn: Callable[[], object], device: torch.device) -> float:
 
     synchronize: Callable[[], object] = lambda: None  # noqa: E731
     if device.type != "cpu":
-        synchronize = getattr(torch, device.type).synchronize
+        synchronize = torch.get_device_module(device).synchronize
     best = float("inf")
     with torch.no_grad():
         turn()

@@ -7,14 +7,19 @@ It says whether it can run here, and opens a :class:`Runtime` on one of its devi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from autoround.core.ops import Ops
+
+#: Tensors in, tensors out: what :meth:`Runtime.capture` takes and gives.
+Step = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 
 #: A 16-bit dtype must beat float32 by this factor before its lost digits are worth it.
 WORTHWHILE_SPEEDUP = 1.2
@@ -45,11 +50,27 @@ class Speed:
     flops: float
 
 
+class Note(NamedTuple):
+    """Something found out about a device; ``slower`` where runs take longer for it."""
+
+    text: str
+    slower: bool = False
+
+
+class Upload(Protocol):
+    """Tensors on their way to a device."""
+
+    def result(self) -> dict[str, Tensor]:
+        """Return them on the device; work queued from now on finds them there."""
+
+
 class Runtime(Protocol):
-    """One opened device."""
+    """One opened device; :class:`autoround.device.runtime.TorchRuntime` is one to start from."""
 
     name: str
     device: torch.device
+    #: Whether the device has memory of its own, apart from the host's.
+    own_memory: bool
 
     @property
     def ops(self) -> Ops:
@@ -69,6 +90,28 @@ class Runtime(Protocol):
 
     def release(self) -> None:
         """Give cached memory back to the system."""
+
+    def notes(self) -> tuple[Note, ...]:
+        """Say what was found out about the device and its operations, fallbacks included."""
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Set the process up for a run, and put it back as it was afterwards."""
+
+    def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
+        """Start to copy tensors to the device beside what it is doing."""
+
+    def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
+        """Return a step that does the same for tensors like the examples, in less time.
+
+        What it returns holds until it is called again. The step itself is always a right answer.
+        """
+
+
+def device_name(runtime: Runtime) -> str:
+    """Return what torch calls a device, with its backend where that has another name."""
+    device = runtime.device
+    plain = runtime.name == device.type or device.type == "meta"
+    return str(device) if plain else f"{runtime.name} on {device}"
 
 
 class Backend(Protocol):

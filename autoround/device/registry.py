@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from autoround.device.protocol import Availability, Backend, Runtime
-from autoround.errors import DeviceError
+from autoround.errors import AutoRoundError, DeviceError
 
 #: Third parties register a backend under this entry-point group.
 GROUP = "autoround.backends"
+#: Kinds of devices that users ask for and that nobody has written a backend for.
+NOT_BUILT = {
+    "mps": "Apple's GPUs are not supported",
+    "hpu": "Intel Gaudi accelerators are not supported",
+}
+#: What a runtime has to have; the protocol says what it is for.
+_PARTS = (
+    *("name", "device", "own_memory", "ops", "speeds", "memory", "peak_bytes", "synchronize"),
+    *("release", "notes", "computing", "upload", "capture"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +38,37 @@ class Found:
 def backends() -> tuple[Found, ...]:
     """Import and probe every registered backend, highest rank first."""
     found = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry, twice in _entries():
         try:
+            if twice:
+                raise ValueError(f"another package has a backend {entry.name!r}, which is used")
             backend: Backend = entry.load()
-            found.append(Found(entry.name, backend, _probe(backend)))
+            found.append(Found(entry.name, backend, _probe(entry.name, backend)))
         except Exception as error:  # a third party's module may fail in any way
             reason = f"its module {entry.value} fails: {type(error).__name__}: {error}"
             found.append(Found(entry.name, None, Availability(False, reason)))
-    return tuple(sorted(found, key=lambda f: -(f.backend.rank if f.backend else -1)))
+    return tuple(sorted(found, key=lambda f: -(f.backend.rank if f.backend else -99)))
 
 
-def _probe(backend: Backend) -> Availability:
+def _entries() -> Iterator[tuple[EntryPoint, bool]]:
+    """Yield entry points by name, and whether one before them has the same name."""
+    # An installed package may be seen twice, through two folders of the path.
+    each = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    names: set[str] = set()
+    for entry in sorted(each.values(), key=lambda entry: entry.name):
+        yield entry, entry.name in names
+        names.add(entry.name)
+
+
+def _probe(name: str, backend: Backend) -> Availability:
     """Probe a backend, and make sure it is one: a third party's may be anything."""
     answer: object = backend.probe()
     if not isinstance(answer, Availability) or not isinstance(backend.rank, int):
         raise TypeError("it is no backend: see autoround.device.protocol.Backend")
+    if backend.name != name:
+        raise ValueError(f"it calls itself {backend.name!r}, and is registered as {name!r}")
+    if answer.available and not answer.devices:
+        raise ValueError("it is available, and names no device")
     return answer
 
 
@@ -60,16 +87,41 @@ def open_device(device: str = "auto") -> Runtime:
             raise DeviceError(f"'auto' takes no index; {_choices()}")
         for found in backends():
             if found.backend and found.backend.rank >= 0 and found.availability.available:
-                return found.backend.open(None)
+                return _opened(found.backend, None)
         raise DeviceError(f"no backend can run here; {_choices()}")
-    for found in backends():
-        if found.name == name:
-            if found.backend is None or not found.availability.available:
-                raise DeviceError(
-                    f"device {device!r} is not available: {found.availability.reason}; {_choices()}"
-                )
-            return found.backend.open(None if index is None else int(index))
+    named = [found for found in backends() if found.name == name]
+    for found in named:
+        if found.backend is not None and found.availability.available:
+            return _opened(found.backend, None if index is None else int(index))
+    if named:
+        reason = named[0].availability.reason
+        raise DeviceError(f"device {device!r} is not available: {reason}; {_choices()}")
+    if name in NOT_BUILT:
+        raise DeviceError(
+            f"device {device!r}: {NOT_BUILT[name]}, unless another package brings a backend named "
+            f"{name!r} (docs/backends.md says how); {_choices()}"
+        )
     raise DeviceError(f"there is no backend named {name!r}; {_choices()}")
+
+
+def _opened(backend: Backend, index: int | None) -> Runtime:
+    """Open a device; whatever goes wrong in it is told as the backend's own."""
+    try:
+        runtime = backend.open(index)
+    except AutoRoundError:
+        raise
+    except Exception as error:  # a third party's module may fail in any way
+        raise DeviceError(
+            f"backend {backend.name!r} cannot open its device: {type(error).__name__}: {error}; "
+            f"{_choices()}"
+        ) from error
+    missing = [part for part in _PARTS if not hasattr(runtime, part)]
+    if missing:
+        raise DeviceError(
+            f"backend {backend.name!r}: its runtime has no {', '.join(missing)}; it may derive "
+            "from autoround.device.runtime.TorchRuntime"
+        )
+    return runtime
 
 
 def _choices() -> str:

@@ -85,6 +85,7 @@ class Importance:
         tokens = self._tokens.get(name.rpartition(".")[0])
         if sums is None or sums.dim() == 1 or tokens is None:
             return sums
+        tokens = tokens.to(sums.device)
         mean = sums.sum(0) / tokens.sum().clamp(min=1)
         return (sums + PRIOR_TOKENS * mean) / (tokens[:, None] + PRIOR_TOKENS)
 
@@ -162,7 +163,7 @@ def _observe_experts(
     real = into.counting(len(hidden))
     hit = torch.zeros((len(hidden), count + 1), device=hidden.device)
     hit.scatter_(1, chosen.clamp(0, count), 1.0)
-    hit = hit[:, :count] if real is None else hit[:, :count] * real[:, None]
+    hit = hit[:, :count] if real is None else hit[:, :count] * real[:, None].to(hit.device)
     into.count(path, hit.sum(0).long().to("cpu"))
     squares = hit.t() @ hidden.float().square()
     for name in own:

@@ -69,6 +69,12 @@ class BlockRunner:
         assert self._calls is not None, "prepare() comes before runs()"
         return self._calls.runs[index]
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether blocks are called differently for each sample, so that ``run`` needs rows."""
+        assert self._calls is not None, "prepare() comes before by_sample"
+        return self._calls.by_sample
+
     def run(
         self,
         index: int,

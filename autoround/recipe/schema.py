@@ -105,6 +105,15 @@ class TuningOptions(Section):
     gradient_accumulate_steps: Annotated[
         Count, Field(description="Forward passes whose gradients make one step."), COUNT
     ] = 1
+    low_memory: Annotated[
+        bool,
+        Field(
+            description="Take the least memory of the device: samples go through a block one at a "
+            "time, and all that can wait waits in the host's memory. Slower; the same result but "
+            "for the order of sums."
+        ),
+        BOOL,
+    ] = False
     clips: Annotated[
         bool, Field(description="Tune the two clip factors of each group as well."), BOOL
     ] = True

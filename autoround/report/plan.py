@@ -40,6 +40,7 @@ def _memory_lines(estimate: Estimate) -> list[str]:
     streams = f"{estimate.stream_bytes / 1e9:.1f} GB of activations"
     device = f", {estimate.device_bytes / 1e9:.1f} GB on the device" * (estimate.device_bytes > 0)
     where = f"; {streams} on the disk" if estimate.streams_on_disk else ""
+    where = f"; {streams} there, too" if estimate.streams_on_device else where
     codes = ", codes of all blocks too" if estimate.codes_on_disk else ""
     lines = [f"memory       about {estimate.memory_bytes / 1e9:.1f} GB{device}{where}{codes}"]
     if estimate.journal_bytes:

@@ -28,7 +28,8 @@ class Job:
     """What every block of a run shares.
 
     journal: where finished blocks are kept, if they are. mapped: whether streams live there.
-    packed: whether finished blocks stay there, too, when all of them are needed.
+    packed: whether finished blocks stay there, too, when all of them are needed. resident: whether
+    streams stay on the device.
     allocation: what was predicted of the recipe's rules, where a budget of bits made them.
     """
 
@@ -42,6 +43,12 @@ class Job:
     mapped: bool = False
     packed: bool = False
     allocation: Mapping[str, Any] | None = None
+    resident: bool = False
+
+    @property
+    def stream_device(self) -> torch.device:
+        """Where the streams of activations are."""
+        return self.runtime.device if self.resident else torch.device("cpu")
 
     @property
     def compute(self) -> torch.dtype:

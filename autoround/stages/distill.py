@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import distill as core
-from autoround.core.tune import batches
+from autoround.core.feed import batches
 from autoround.events import DistillStep
 from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe

@@ -14,6 +14,7 @@ from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.distill import distills
 from autoround.stages.plan import DTYPES, needs_data
+from autoround.stages.schedule import forward_size
 from autoround.stages.streams import stream_names
 from autoround.types import Estimate, Plan
 
@@ -22,6 +23,8 @@ BASE_BYTES = 600 << 20
 #: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
 #: best values, gradients, and rounded weights with their gradients.
 TUNING_COPIES = 7
+#: The same with low_memory: the best values are elsewhere, and gradients of weights come in parts.
+SPARING_COPIES = 5
 #: Width of what blocks hand on, where a config does not say.
 UNKNOWN_WIDTH = 4096
 #: Share of the free memory that a run may plan with.
@@ -53,12 +56,14 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     if not needs_data(recipe):
         return Needs(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
     tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
-    batch = recipe.tuning.batch_size * recipe.calibration.seqlen
+    batch = forward_size(recipe) * recipe.calibration.seqlen
     widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
     hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
-    tuning = block * 4 * TUNING_COPIES + activations
+    on_host = not runtime.own_memory
+    sparing = recipe.tuning.low_memory and not on_host
+    tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
     if recipe.tuning.start == "compensated":
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
@@ -76,15 +81,19 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
             # The codes of before, those that move, and how far each leans, all at hand.
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
-    on_host = runtime.device.type == "cpu"
     held = block * 4 * 2
     return Needs(
         BASE_BYTES + (outside + tuning if on_host else outside + held),
         2 * streams,
         codes,
-        0 if on_host else outside + tuning,
+        0 if on_host else _apart(outside // 4 * item, tuning, together=distills(recipe, plan)),
         _journal(plan) + 2 * len(stream_names(recipe)) * streams,
     )
+
+
+def _apart(outside: int, tuning: int, *, together: bool) -> int:
+    """Return the bytes on a device: embeddings are gone before a block is tuned, if not after."""
+    return outside + tuning if together else max(outside, tuning)
 
 
 def _journal(plan: Plan) -> int:
@@ -100,13 +109,20 @@ def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:
     """
     if max_memory is not None:
         return max_memory
-    host = runtime if runtime.device.type == "cpu" else open_device("cpu")
+    host = open_device("cpu") if runtime.own_memory else runtime
     free = host.memory().free
     return int(SHARE * free) if free > 0 and runtime.device.type != "meta" else None
 
 
+def resident(needs: Needs, recipe: Recipe, runtime: Runtime) -> bool:
+    """Tell whether the streams fit the device, beside all else that it holds."""
+    if not runtime.own_memory or recipe.tuning.low_memory or not needs.streams:
+        return False
+    return needs.device + needs.streams <= SHARE * runtime.memory().free
+
+
 def placed(needs: Needs, budget: int | None) -> tuple[bool, bool]:
-    """Choose what goes to the disk: the streams, and the codes of all blocks."""
+    """Choose what goes from the host's memory to the disk: streams, and codes of all blocks."""
     if budget is None:
         return False, False
     mapped = needs.streams > 0 and needs.block + needs.streams + needs.codes > budget
@@ -128,14 +144,17 @@ def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
         )
 
 
-def warnings_of(estimate: Estimate, runtime: Runtime, budget: int | None) -> list[str]:
+def warnings_of(
+    estimate: Estimate, recipe: Recipe, runtime: Runtime, budget: int | None
+) -> list[str]:
     """Say in words where memory will be short."""
     found = []
     if budget is not None and estimate.memory_bytes > budget:
         found.append(_short(estimate.memory_bytes, int(budget / SHARE), ""))
+    hint = "" if recipe.tuning.low_memory else ", or take --low-memory"
     free = runtime.memory().free if estimate.device_bytes else 0
     if 0 < free < estimate.device_bytes:
-        found.append(_short(estimate.device_bytes, free, f" on {runtime.device}"))
+        found.append(_short(estimate.device_bytes, free, f" on {runtime.device}") + hint)
     return found
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from autoround.core.compensate import compensated_offsets, factor_of
+from autoround.core.feed import Samples
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Samples, Schedule, tune
+from autoround.core.tune import Problem, Schedule, tune
 from autoround.events import StageStarted
 from autoround.model.blocks import head_path
 from autoround.model.runner import BlockRunner

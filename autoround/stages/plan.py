@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from autoround.device.protocol import Runtime
+from autoround.device.protocol import Runtime, device_name
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
@@ -77,7 +77,7 @@ def make_plan(
                 recipe=recipe.to_dict(),
                 outputs=one.outputs,
                 dtype=dtype,
-                device=str(runtime.device),
+                device=device_name(runtime),
                 compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.extras),

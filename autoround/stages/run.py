@@ -105,10 +105,18 @@ def prepare(
     )
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
-    for warning in warnings_of(estimate, request.runtime, budget):
+    for warning in warnings_of(estimate, request.recipe, request.runtime, budget):
         sink(Warned(warning))
+    _tell_of_fallbacks(request, sink)
     job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
-    return job, estimate
+    return replace(job, resident=estimate.streams_on_device), estimate
+
+
+def _tell_of_fallbacks(request: Request, sink: Sink) -> None:
+    """Warn of what makes a device slower than it could be, where it is tuned on."""
+    for note in request.runtime.notes():
+        if note.slower and request.recipe.tuning.iters:
+            sink(Warned(f"{request.runtime.name} is slower than it could be: {note.text}"))
 
 
 def _by_hand(
@@ -151,7 +159,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
     place = output if isinstance(output, Destination) else Destination(output)
     if not place.resume:
         check_output(place.folder)
-    with journal_for(place) as (journal, about):
+    with request.runtime.computing(), journal_for(place) as (journal, about):
         job, estimate = prepare(
             request,
             sink=sink,

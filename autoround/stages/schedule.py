@@ -20,4 +20,11 @@ def schedule_of(recipe: Recipe, block: int) -> Schedule:
         # A searched range may be too narrow as well as too wide; a min-max one only too wide.
         clip_ceiling=2.0 if tuning.init == "search" else 1.0,
         seed=recipe.seed + block,
+        part=1 if tuning.low_memory else 0,
+        sparing=tuning.low_memory,
     )
+
+
+def forward_size(recipe: Recipe) -> int:
+    """Return how many samples go through a block at a time where no gradients are asked for."""
+    return 1 if recipe.tuning.low_memory else recipe.tuning.batch_size

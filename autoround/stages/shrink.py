@@ -13,10 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autoround.core.feed import Samples
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
 from autoround.core.sensitivity import squared_effects
-from autoround.core.tune import Problem, Samples, Schedule, rounded_weights, tune
+from autoround.core.tune import Problem, Schedule, rounded_weights, tune
 from autoround.stages.blocks import Job, as_stored
 from autoround.stages.course import Course, Opened
 from autoround.stages.schedule import schedule_of

@@ -165,7 +165,7 @@ def _reserve(descriptor: int, size: int) -> None:
 class Streams:
     """Inputs of the next block: of the full-precision chain and of the quantized one.
 
-    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU.
+    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
     files: where they are kept between blocks, if they are; mapped: whether they live there.
     turn: how many blocks are done.
     """
@@ -176,6 +176,11 @@ class Streams:
     files: StreamFiles | None = None
     mapped: bool = False
     turn: int = 0
+
+    def on(self, device: torch.device) -> Streams:
+        """Move the streams to a device."""
+        self.full, self.quantized = self.full.to(device), self.quantized.to(device)
+        return self
 
     def fork(self) -> None:
         """Let the quantized chain go on from the full-precision one."""

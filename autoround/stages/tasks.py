@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -56,12 +57,37 @@ def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
 
 def carried(layer: LayerPlan, task: Task, rounding: Rounding, *, ops: Ops) -> Carried:
     """Round a weight for good, to what the formats carry."""
+    return carried_all([layer], {layer.name: task}, {layer.name: rounding}, ops=ops)[layer.name]
+
+
+def carried_all(
+    layers: Sequence[LayerPlan],
+    tasks: Mapping[str, Task],
+    roundings: Mapping[str, Rounding],
+    *,
+    ops: Ops,
+) -> dict[str, Carried]:
+    """Round the weights of a block for good, all at once, to what the formats carry."""
+    held = ops.quantize_all(
+        [tasks[layer.name].groups for layer in layers],
+        [roundings[layer.name] for layer in layers],
+        grids=[tasks[layer.name].grid for layer in layers],
+    )
+    return {
+        layer.name: _carried(layer, tasks[layer.name], roundings[layer.name], parts)
+        for layer, parts in zip(layers, held, strict=True)
+    }
+
+
+def _carried(
+    layer: LayerPlan, task: Task, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
+) -> Carried:
     assert layer.scheme is not None
-    codes, scale, zero = ops.quantize(task.groups, rounding, grid=task.grid)
+    codes, scale, zero = parts
     held = from_groups(codes, task.shape).contiguous().to("cpu")
     if task.grid.nested is not None:
-        parts = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
-        return nested_tensor(layer.scheme.kind, held, parts)
+        nested = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
+        return nested_tensor(layer.scheme.kind, held, nested)
     return QuantizedTensor(
         held,
         scale.squeeze(-1).to("cpu"),

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from autoround.core.feed import Feed, Samples
 from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Samples, Tuned, check_loss, tune
+from autoround.core.tune import Means, Problem, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats.gguf_carried import dense
 from autoround.model.importance import Importance, observing
 from autoround.model.runner import BlockRunner
+from autoround.stages.ahead import Ahead
 from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
 from autoround.stages.distill import distill, distills
 from autoround.stages.experts import as_matrix, spared, starved
 from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
-from autoround.stages.replay import Replay, finished, keep_dtypes, replayed, sum_of
-from autoround.stages.schedule import schedule_of
+from autoround.stages.replay import Replay, finished, replayed
+from autoround.stages.schedule import forward_size, schedule_of
 from autoround.stages.start import compensates, with_offsets
 from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
-from autoround.stages.tasks import carried, make_task
+from autoround.stages.tasks import carried_all, make_task
 from autoround.types import BlockPlan, BlockResult, LayerPlan
 
 
@@ -76,8 +78,9 @@ def _outside(job: Job, runner: BlockRunner, streams: Streams | None) -> BlockOut
 def _one_by_one(job: Job, runner: BlockRunner, streams: Streams | None) -> Iterator[BlockOutput]:
     """Quantize the blocks that are not done yet."""
     last = len(job.plan.blocks) - 1
+    ahead = Ahead(job)
     for block in job.plan.blocks[finished(job) :]:
-        output = _quantize_block(job, runner, block, streams)
+        output = _quantize_block(job, runner, block, streams, ahead)
         if job.journal is not None:
             both = block.index < last or tunes_head(job)
             after = stream_names(job.recipe) if both else (FULL,)
@@ -111,7 +114,8 @@ def _streams(job: Job, runner: BlockRunner) -> Streams:
         files.allocate()
     if job.journal is not None and files is not None and finished(job):
         runner.release()
-        return job.journal.streams(finished(job) - 1, files, mask=mask, mapped=job.mapped)
+        held = job.journal.streams(finished(job) - 1, files, mask=mask, mapped=job.mapped)
+        return held.on(job.stream_device)
     return _first_streams(job, runner, mask, files)
 
 
@@ -122,17 +126,18 @@ def _first_streams(
     assert job.tokens is not None
     ids, media = job.tokens.ids, job.tokens.media
     # Images of one sample may have another size than those of the next.
-    size = 1 if media else job.recipe.tuning.batch_size
+    size = 1 if media else forward_size(job.recipe)
+    place = job.stream_device
     full: Tensor | None = None
     for start in range(0, len(ids), size):
         some = slice(start, start + size)
-        part = runner.embed(ids[some], media[some]).to("cpu")
+        part = runner.embed(ids[some], media[some]).to(place)
         if full is None:
             shape = (len(ids), *part.shape[1:])
             if files is not None and job.mapped:
                 full = files.mapped(FULL, 0)
             else:
-                full = torch.empty(shape, dtype=part.dtype)
+                full = torch.empty(shape, dtype=part.dtype, device=place)
         full[some] = part
     assert full is not None
     runner.release()
@@ -146,14 +151,10 @@ def _first_streams(
 
 
 def _quantize_block(
-    job: Job, runner: BlockRunner, block: BlockPlan, streams: Streams | None
+    job: Job, runner: BlockRunner, block: BlockPlan, streams: Streams | None, ahead: Ahead
 ) -> BlockOutput:
     started = time.perf_counter()
-    stored = job.skeleton.read(job.skeleton.names_under(block.name))
-    source = 0 if job.journal is None else sum_of(stored)
-    weights = keep_dtypes(job, block, stored)
-    del stored
-    inside = {name.removeprefix(block.name + "."): t for name, t in weights.items()}
+    weights, inside, source = ahead.take(block)
     if streams is None:
         base: dict[str, Tensor] = {}
         importance = Importance()
@@ -161,24 +162,23 @@ def _quantize_block(
         base = runner.place(inside) | runner.buffers(block.index)
         importance = _advance_full(job, runner, block, base, streams)
     tasks = {layer.name: _task(job, layer, inside, block, importance) for layer in block.quantized}
+    del inside
+    # Their place is taken by rounded ones, in tuning and after it.
+    replaced = {layer.tensor for layer in block.quantized}
+    base = {name: t for name, t in base.items() if f"{block.name}.{name}" not in replaced}
     if compensates(job.recipe):
         tasks = with_offsets(block, tasks, importance)
     # Cross-attention to images is not run for samples that have none.
     run = streams is not None and runner.runs(block.index)
     few = starved(block, importance.tokens)
-    tuned = _tune(job, runner, block, tasks, base, streams if run else None, few=few)
-    layers = {
-        layer.name: carried(
-            layer, tasks[layer.name], tuned.roundings[layer.name], ops=job.runtime.ops
-        )
-        for layer in block.quantized
-    }
+    worked = _Worked(job, runner, block, base)
+    tuned = _tune(worked, tasks, streams if run else None, few=few, ahead=ahead)
+    layers = carried_all(block.quantized, tasks, tuned.roundings, ops=job.runtime.ops)
     last = block.index + 1 == len(job.plan.blocks)
     goes_on = job.recipe.tuning.quantized_inputs and (not last or tunes_head(job))
     if streams is not None and goes_on:
         rounded = base | _dense(job, block, layers)
         _advance(job, runner, block, rounded, streams, QUANTIZED)
-    replaced = {layer.tensor for layer in block.quantized}
     seconds = time.perf_counter() - started
     return BlockOutput(
         layers,
@@ -230,16 +230,19 @@ def _advance(
     name: of the chain. importance: is told which positions of a batch count.
     """
     before, after = getattr(streams, name), streams.next_of(name)
-    size = job.recipe.tuning.batch_size
+    size = forward_size(job.recipe)
+    means = _Worked(job, runner, block, weights).means()
+    order = iter(torch.arange(len(before)).split(size))
+    feed = Feed({"hidden": before}, order, device=job.runtime.device, upload=means.upload)
     with torch.no_grad():
         for start in range(0, len(before), size):
             part = slice(start, start + size)
             if importance is not None:
                 importance.mask(None if streams.mask is None else streams.mask[part])
-            hidden = before[part].to(job.runtime.device)
-            rows = torch.arange(start, start + len(hidden))
-            out = runner.run(block.index, weights, hidden=hidden, rows=rows)
-            after[part] = out.to("cpu")
+            rows, batch = feed.take()
+            out = runner.run(block.index, weights, hidden=batch["hidden"], rows=rows)
+            feed.ahead()
+            after[part] = out.to(after.device)
             streams.rest()
     setattr(streams, name, after)
 
@@ -256,32 +259,54 @@ def _task(
     return make_task(job, layer, as_matrix(layer, weight), driven)
 
 
+class _Worked(NamedTuple):
+    """A block that is being tuned. base: what is in it beside the weights that are rounded."""
+
+    job: Job
+    runner: BlockRunner
+    block: BlockPlan
+    base: Mapping[str, Tensor]
+
+    def forward(self, weights: Mapping[str, Tensor], hidden: Tensor, rows: Tensor | None) -> Tensor:
+        """Run it with its other weights given by layer name, [out, in]."""
+        stored = {**self.base, **as_stored(self.block, weights)}
+        return self.runner.run(self.block.index, stored, hidden=hidden, rows=rows)
+
+    def means(self) -> Means:
+        """Return what the device can do beside the operations."""
+        runtime = self.job.runtime
+        if self.job.recipe.tuning.low_memory or not runtime.own_memory:
+            return Means()
+        return Means(runtime.upload, runtime.capture)
+
+
 def _tune(
-    job: Job,
-    runner: BlockRunner,
-    block: BlockPlan,
+    worked: _Worked,
     tasks: Mapping[str, Task],
-    base: Mapping[str, Tensor],
     streams: Streams | None,
     *,
     few: Mapping[str, Tensor],
+    ahead: Ahead,
 ) -> Tuned:
+    job, block = worked.job, worked.block
     if streams is None or not tasks:
         nan = float("nan")
         return Tuned(round_to_nearest(tasks), nan, nan, 0)
     schedule = schedule_of(job.recipe, block.index)
     problem = Problem(
-        partial(_forward, runner, block, base),
+        worked.forward,
         tasks,
         Samples(streams.quantized, streams.full, streams.mask),
+        worked.means(),
+        steady=not worked.runner.by_sample,
     )
-    tuned = tune(
-        problem,
-        schedule,
-        ops=job.runtime.ops,
-        dtype=job.compute,
-        on_step=partial(_on_step, job, streams, block.index),
-    )
+
+    def on_step(step: int, loss: float) -> None:
+        streams.rest()
+        ahead.go_on(block)
+        job.sink(StepDone(block.index, step, job.recipe.tuning.iters, loss))
+
+    tuned = tune(problem, schedule, ops=job.runtime.ops, dtype=job.compute, on_step=on_step)
     if not tuned.loss_before < float("inf"):
         raise AutoRoundError(
             f"block {block.name}: its loss is {tuned.loss_before} before tuning; the model "
@@ -294,24 +319,6 @@ def _tune(
         problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
     )
     return tuned._replace(roundings=roundings, loss_after=after)
-
-
-def _on_step(job: Job, streams: Streams, block: int, step: int, loss: float) -> None:
-    streams.rest()
-    job.sink(StepDone(block, step, job.recipe.tuning.iters, loss))
-
-
-def _forward(
-    runner: BlockRunner,
-    block: BlockPlan,
-    base: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor],
-    hidden: Tensor,
-    rows: Tensor | None,
-) -> Tensor:
-    """Run a block with some of its weights replaced; ``weights`` by layer name, [out, in]."""
-    stored = {**base, **as_stored(block, weights)}
-    return runner.run(block.index, stored, hidden=hidden, rows=rows)
 
 
 def _dense(job: Job, block: BlockPlan, layers: Mapping[str, Carried]) -> dict[str, Tensor]:

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Memory, Speed, measure_matmul, preferred
+from autoround.device.parity import disagreement
+from autoround.device.protocol import (
+    WORTHWHILE_SPEEDUP,
+    Memory,
+    Note,
+    Speed,
+    Step,
+    Upload,
+    measure_matmul,
+    preferred,
+)
+from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
+from autoround_backends._streamed import Recorded, SideUpload, StreamModule
 
 
-class DeviceModule(Protocol):
+class DeviceModule(StreamModule, Protocol):
     """The part of ``torch.cuda`` and ``torch.xpu`` that is used here."""
 
     def device_count(self) -> int:
         """Return how many devices there are."""
+
+    def device(self, device: torch.device) -> AbstractContextManager[object]:
+        """Make a device the current one."""
 
     def mem_get_info(self, device: torch.device) -> tuple[int, int]:
         """Return free and total bytes."""
@@ -32,22 +50,31 @@ class DeviceModule(Protocol):
         """Release cached blocks."""
 
 
-class AcceleratorRuntime:
-    """One accelerator reached through a torch device module."""
+class AcceleratorRuntime(TorchRuntime):
+    """One accelerator reached through a torch device module.
 
-    def __init__(self, name: str, index: int, *, module: DeviceModule) -> None:
-        self.name = name
-        self.device = torch.device(name, index)
-        self.ops: Ops = TorchOps()
+    graph: name of the module's class that records work; empty where there is none.
+    """
+
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    timed_size = 2048
+
+    def __init__(self, name: str, index: int, *, module: DeviceModule, graph: str = "") -> None:
+        super().__init__(name, torch.device(name, index))
         self._module = module
+        self._graph = graph
+        self._found: dict[str, Note] = {}
+
+    @cached_property
+    def ops(self) -> Ops:
+        """Our Triton kernels where they can be had and agree with plain torch, else that."""
+        ops, note = triton_ops(self.device, self._module)
+        self._found["ops"] = note
+        return ops
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        dtypes = (torch.float32, torch.bfloat16, torch.float16)
-        measured = [
-            measure_matmul(self.device, dtype, synchronize=self.synchronize, size=2048)
-            for dtype in dtypes
-        ]
+        measured = [self._measured(dtype) for dtype in self.dtypes]
         ordered = preferred(measured)
         # float16 overflows on the residual streams of many models: only when bfloat16 loses.
         bfloat, half = measured[1], measured[2]
@@ -55,9 +82,32 @@ class AcceleratorRuntime:
             return (bfloat, *(s for s in ordered if s is not bfloat))
         return ordered
 
-    def speeds(self) -> tuple[Speed, ...]:
-        """Return measured speeds, the one to compute in first."""
-        return self._speeds
+    def _measured(self, dtype: torch.dtype) -> Speed:
+        return measure_matmul(
+            self.device, dtype, synchronize=self.synchronize, size=self.timed_size
+        )
+
+    @cached_property
+    def _short_products(self) -> bool:
+        """Whether products of float32 are to be computed from shorter numbers (TF32).
+
+        Only where float32 is what measurement chose, and they are measured to be worth it too:
+        every device seen to have them multiplies bfloat16 faster still.
+        """
+        plain = self.speeds()[0]
+        if plain.dtype != torch.float32:
+            return False
+        with _float32_products("high"):
+            flops = self._measured(torch.float32).flops
+        self._found["products"] = Note(
+            f"float32 products: {plain.flops / 1e12:.1f} TFLOP/s, {flops / 1e12:.1f} from "
+            "shorter numbers (TF32)"
+        )
+        return flops >= WORTHWHILE_SPEEDUP * plain.flops
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Let products of float32 use shorter numbers where that was measured to be worth it."""
+        return _float32_products("high" if self._short_products else None)
 
     def memory(self) -> Memory:
         """Return total and free bytes of the device."""
@@ -75,6 +125,75 @@ class AcceleratorRuntime:
     def release(self) -> None:
         """Release cached blocks."""
         self._module.empty_cache()
+
+    def notes(self) -> tuple[Note, ...]:
+        """Say what the operations are made of, and what was tried and given up."""
+        _ = self.ops, self._short_products
+        return tuple(self._found.values())
+
+    @cached_property
+    def _side(self) -> Any:
+        return self._module.Stream(device=self.device)
+
+    def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
+        """Copy tensors from pinned memory on a stream of its own."""
+        return SideUpload(tensors, device=self.device, module=self._module, side=self._side)
+
+    def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
+        """Record a step as a graph; the step itself where that fails or says something else."""
+        make = getattr(self._module, self._graph, None) if self._graph else None
+        if make is None:
+            return step
+        try:
+            recorded = Recorded(
+                step, examples, device=self.device, module=self._module, graph=make()
+            )
+        except RuntimeError as error:  # of torch, for anything that a graph cannot hold
+            reason = str(error).splitlines()[0][:200]
+            self._found["graph"] = Note(f"steps are not recorded as graphs: {reason}", True)
+            return step
+        self._found["graph"] = Note("steps are recorded as graphs")
+        return recorded
+
+
+def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tuple[Ops, Note]:
+    """Return operations for a device, and what they are made of.
+
+    module: of the device; None for one that Triton's interpreter works on.
+    """
+    plain = "fake-quantize and sign step in plain torch"
+    if find_spec("triton") is None:
+        return TorchOps(), Note(f"{plain}: triton is not installed", True)
+    try:
+        from autoround_backends._triton_ops import TritonOps
+
+        ops = TritonOps(device) if module is None else TritonOps(device, on_device(module, device))
+        reason = disagreement(ops, device)
+    except Exception as error:  # a compiler and a driver may fail in any way
+        text = (str(error) or type(error).__name__).splitlines()[0][:200]
+        return TorchOps(), Note(f"{plain}: Triton fails: {type(error).__name__}: {text}", True)
+    if reason:
+        return TorchOps(), Note(f"{plain}: Triton kernels disagree with it: {reason}", True)
+    return ops, Note("fake-quantize and sign step in Triton, in agreement with plain torch")
+
+
+def on_device(
+    module: DeviceModule, device: torch.device
+) -> partial[AbstractContextManager[object]]:
+    """Return what makes a device the current one for a moment."""
+    return partial(module.device, device)
+
+
+@contextmanager
+def _float32_products(precision: str | None) -> Iterator[None]:
+    """Set what products of float32 are computed from, and put it back."""
+    before = torch.get_float32_matmul_precision()
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def checked_index(name: str, index: int | None, *, devices: Sequence[str]) -> int:

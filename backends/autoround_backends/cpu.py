@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, Memory, Speed, measure_matmul, preferred
+from autoround.device.protocol import Availability, Memory, Note, Speed, measure_matmul, preferred
+from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
 from autoround_backends._cpu_ops import CpuOps
 
+#: Fewer threads must multiply faster by this factor to be used: noise must not decide.
+WORTHWHILE_FEWER = 1.25
+#: What a container may use of the processor, in control groups of version 2.
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
-class CpuRuntime:
+
+class CpuRuntime(TorchRuntime):
     """The host processor and its memory."""
 
-    name = "cpu"
-
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
+        super().__init__("cpu", torch.device("cpu"))
 
     @cached_property
     def ops(self) -> Ops:
@@ -33,17 +41,54 @@ class CpuRuntime:
         return TorchOps() if library is None else CpuOps(library)
 
     @cached_property
+    def threads(self) -> int:
+        """The number of threads that multiplies fastest, at most what torch was given.
+
+        Threads beyond what a container may use wait for each other, and so do two on one core.
+        """
+        given = torch.get_num_threads()
+        chosen = min(given, allowed_threads())
+        best = 0.0
+        try:
+            count = chosen
+            while count:
+                torch.set_num_threads(count)
+                flops = self._measured(torch.float32).flops if chosen > 1 else 1.0
+                if best and flops < WORTHWHILE_FEWER * best:
+                    break
+                best, chosen, count = flops, count, count // 2
+        finally:
+            torch.set_num_threads(given)
+        return chosen
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Use the number of threads that measured fastest."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _measured(self, dtype: torch.dtype) -> Speed:
+        return measure_matmul(self.device, dtype, synchronize=self.synchronize)
+
+    @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
         # Support for bfloat16 says nothing of its speed: without AVX-512 BF16 or AMX it
         # is emulated, 8 to 80 times slower than float32.
-        dtypes = (torch.float32, torch.bfloat16)
-        return preferred(
-            [measure_matmul(self.device, dtype, synchronize=self.synchronize) for dtype in dtypes]
-        )
+        with self.computing():
+            return preferred([self._measured(dtype) for dtype in self.dtypes])
 
-    def speeds(self) -> tuple[Speed, ...]:
-        """Return measured speeds, the one to compute in first."""
-        return self._speeds
+    def notes(self) -> tuple[Note, ...]:
+        """Say how many threads are used, and what the operations are made of."""
+        native = _native.load()
+        about = Note(f"fake-quantize and sign step in C, {native.reason}")
+        if native.library is None:
+            about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
+        given = torch.get_num_threads()
+        return Note(f"{self.threads} threads, the fastest of {given} and fewer"), about
 
     def memory(self) -> Memory:
         """Return the machine's memory; free counts what the system can reclaim."""
@@ -65,11 +110,21 @@ class CpuRuntime:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def synchronize(self) -> None:
-        """Do nothing: work on a CPU is done when the call returns."""
 
-    def release(self) -> None:
-        """Do nothing: the allocator returns memory by itself."""
+def allowed_threads(quota: Path = QUOTA) -> int:
+    """Return how many processors this process may use, one at least.
+
+    quota: file with microseconds of work allowed in a period, and the period.
+    """
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+        count = min(count, math.ceil(int(allowed) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass  # there is no such limit, or "max"
+    return max(1, count)
 
 
 class CpuBackend:

@@ -30,7 +30,7 @@ class CudaBackend:
             DeviceError: there is no GPU of that index.
         """
         chosen = checked_index(self.name, index, devices=self.probe().devices)
-        return AcceleratorRuntime(self.name, chosen, module=torch.cuda)
+        return AcceleratorRuntime(self.name, chosen, module=torch.cuda, graph="CUDAGraph")
 
 
 BACKEND = CudaBackend()

@@ -7,37 +7,20 @@ from __future__ import annotations
 
 import torch
 
-from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, Memory, Speed
+from autoround.device.protocol import Availability, Speed
+from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 
 
-class NullRuntime:
+class NullRuntime(TorchRuntime):
     """The meta device."""
 
-    name = "null"
-
     def __init__(self) -> None:
-        self.device = torch.device("meta")
-        self.ops: Ops = TorchOps()
+        super().__init__("null", torch.device("meta"))
 
     def speeds(self) -> tuple[Speed, ...]:
         """Return float32 at no speed at all."""
         return (Speed(torch.float32, 0.0),)
-
-    def memory(self) -> Memory:
-        """Return that nothing is needed and nothing is there."""
-        return Memory(0, 0)
-
-    def peak_bytes(self) -> int:
-        """Return zero."""
-        return 0
-
-    def synchronize(self) -> None:
-        """Do nothing."""
-
-    def release(self) -> None:
-        """Do nothing."""
 
 
 class NullBackend:

@@ -55,7 +55,7 @@ class XpuBackend:
         chosen = checked_index(self.name, index, devices=self.probe().devices)
         if matching_extension() is not None:
             importlib.import_module("intel_extension_for_pytorch")
-        return AcceleratorRuntime(self.name, chosen, module=torch.xpu)
+        return AcceleratorRuntime(self.name, chosen, module=torch.xpu, graph="XPUGraph")
 
 
 BACKEND = XpuBackend()

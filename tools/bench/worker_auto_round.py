@@ -26,6 +26,15 @@ def settings(variant: str) -> dict[str, Any]:
     return {**RECIPES[base], **extended}
 
 
+def device_peak() -> int:
+    """Return the most memory held at once: of the accelerator where there is one."""
+    import torch
+
+    if torch.accelerator.is_available():
+        return int(torch.accelerator.max_memory_allocated())
+    return worker.peak_bytes()
+
+
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Quantize the blocks of the bench and write them in its own format."""
     import auto_round  # type: ignore[import-not-found, unused-ignore]
@@ -71,18 +80,19 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     quantizer.save_quantized = timed_save
     started = time.perf_counter()
     quantizer.quantize_and_save(job["out"], format="auto_round")
-    steps = options["iters"]
+    quantize_s = time.perf_counter() - started
     return {
         "tuning_s": round(saving[0] - started, 2),
-        "quantize_s": round(time.perf_counter() - started, 2),
+        "quantize_s": round(quantize_s, 2),
+        "device_peak_gb": round(device_peak() / 1e9, 3),
         "dtype": "bfloat16" if options["amp"] else "float32",
         "version": auto_round.__version__,
         "scheme": {key: options[key] for key in ("bits", "group_size", "sym")},
         "lr": getattr(quantizer, "lr", None),
         "effort": {
-            "steps": steps,
+            "steps": options["iters"],
             "batch": options["batch_size"] * options.get("gradient_accumulate_steps", 1),
-            "passes": 2 if steps or not options.get("disable_opt_rtn") else 0,
+            "passes": 2 if options["iters"] or not options.get("disable_opt_rtn") else 0,
         },
     }
 

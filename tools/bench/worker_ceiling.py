@@ -53,8 +53,8 @@ def least(product: Callable[[], Any], device: Any, *, budget: float = 0.25) -> f
     def once() -> float:
         started = time.perf_counter()
         product()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.get_device_module(device).synchronize(device)
         return time.perf_counter() - started
 
     once()

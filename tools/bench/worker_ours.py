@@ -42,6 +42,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "tuning_s": round(result.tuning_seconds, 2),
         "quantize_s": round(time.perf_counter() - started, 2),
+        "block_s": [round(block.seconds, 3) for block in result.blocks],
+        "device_peak_gb": round(result.peak_bytes / 1e9, 3),
         "dtype": result.plan.compute_dtype,
         "version": autoround.__version__,
         "scheme": recipe.to_dict()["scheme"],

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from autoround.core.feed import Samples
 from autoround.core.grid import min_max_grid, to_groups
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import quantize
 from autoround.core.rtn import Task
 from autoround.core.signsgd import SignState
-from autoround.core.tune import Problem, Samples, Schedule, Tuned
+from autoround.core.tune import Problem, Schedule, Tuned
 
 HIDDEN, INNER, SEQ, COUNT = 32, 24, 4, 16
 
@@ -25,6 +26,8 @@ def schedule(
     clip_rate: float | None = None,
     clip_ceiling: float = 1.0,
     seed: int = 0,
+    part: int = 0,
+    sparing: bool = False,
 ) -> Schedule:
     rate = 1.0 / max(1, iters)
     return Schedule(
@@ -37,6 +40,8 @@ def schedule(
         check_samples=8,
         clip_ceiling=clip_ceiling,
         seed=seed,
+        part=part,
+        sparing=sparing,
     )
 
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.tune import Samples, batches, check_steps
+from autoround.core.feed import Samples, batches
+from autoround.core.tune import check_steps
 
 from ._cases import few
 

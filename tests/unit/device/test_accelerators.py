@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import types
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
 import torch
 
+from autoround.core.ops import TorchOps
 from autoround.device.protocol import Availability, Memory, Speed
 from autoround.errors import DeviceError
 from autoround_backends import _accelerator, cuda, xpu
@@ -39,6 +43,16 @@ class FakeModule:
 
     def empty_cache(self) -> None:
         self.calls.append(("empty_cache", None))
+
+    def device(self, device: torch.device) -> Any:
+        return nullcontext()
+
+    stream = graph = device
+
+    def Stream(self, device: torch.device) -> Any:  # noqa: N802
+        raise AssertionError("nothing is copied here")
+
+    current_stream = Stream
 
 
 def test_a_runtime_asks_its_own_device() -> None:
@@ -195,3 +209,73 @@ def test_the_extension_is_loaded_only_beside_its_own_torch(
     runtime = xpu.BACKEND.open(1)
     assert runtime.device == torch.device("xpu", 1)
     assert intel == (["intel_extension_for_pytorch"] if matches else [])
+
+
+def test_short_products_only_where_float32_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    flops = {FP32: 100.0, BF16: 90.0, FP16: 90.0}
+    short = 300.0
+
+    def measure(device: torch.device, dtype: torch.dtype, **options: Any) -> Speed:
+        exact = torch.get_float32_matmul_precision() == "highest"
+        return Speed(dtype, flops[dtype] if dtype != FP32 or exact else short)
+
+    def inside() -> str:
+        with AcceleratorRuntime("cuda", 0, module=FakeModule()).computing():
+            return torch.get_float32_matmul_precision()
+
+    monkeypatch.setattr(_accelerator, "measure_matmul", measure)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert inside() == "high"
+    flops[BF16] = 800.0
+    assert inside() == "highest", "bfloat16 is chosen; who asks for float32 gets it"
+    flops[BF16], short = 90.0, 110.0
+    assert inside() == "highest", "not worth its lost digits"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+class Agreeing(TorchOps):
+    def __init__(self, device: torch.device, on: Any = None) -> None:
+        self.device = device
+
+
+@pytest.mark.parametrize(
+    ("there", "ops", "found", "text", "slower"),
+    [
+        (False, Agreeing, TorchOps, "in plain torch: triton is not installed", True),
+        (True, Agreeing, Agreeing, "in Triton, in agreement with plain torch", False),
+        (True, None, TorchOps, "in plain torch: Triton fails: RuntimeError: no ptxas", True),
+        (True, "wrong", TorchOps, "Triton kernels disagree with it: levels: 3 of 7", True),
+    ],
+)
+def test_triton_is_used_where_it_agrees(
+    there: bool,
+    ops: Any,
+    found: type,
+    text: str,
+    slower: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make(device: torch.device, on: Any = None) -> TorchOps:
+        if ops is None:
+            raise RuntimeError("no ptxas\nmore")
+        return Agreeing(device)
+
+    reason = "levels: 3 of 7 differ" if ops == "wrong" else ""
+    monkeypatch.setattr(_accelerator, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(_accelerator, "disagreement", lambda ops, device: reason)
+    module = types.ModuleType("autoround_backends._triton_ops")
+    module.TritonOps = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    chosen, note = _accelerator.triton_ops(torch.device("cpu"))
+    assert type(chosen) is found
+    assert text in note.text
+    assert note.slower == slower
+
+
+def test_notes_tell_what_the_operations_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter((Speed(FP32, 1.0), Speed(BF16, 9.0), Speed(FP16, 9.0)))
+    monkeypatch.setattr(_accelerator, "measure_matmul", lambda *args, **options: next(speeds))
+    monkeypatch.setattr(_accelerator, "find_spec", lambda name: None)
+    runtime = AcceleratorRuntime("xpu", 0, module=FakeModule())
+    assert [note.slower for note in runtime.notes()] == [True]
+    assert isinstance(runtime.ops, TorchOps)

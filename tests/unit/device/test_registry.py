@@ -6,16 +6,19 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 from autoround.device import registry
 from autoround.device.protocol import Availability
 from autoround.device.registry import GROUP, backends
+from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 
 
 def open_device(device: str = "auto") -> Any:
-    """Open a device, which here may be anything."""
-    return registry.open_device(device)
+    """Open a device; returns what a fake was asked for."""
+    runtime = registry.open_device(device)
+    return getattr(runtime, "asked", runtime)
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +35,19 @@ class Entry:
 
     name: str
     load: Callable[[], Any]
+    package: str = "third_party"
 
     @property
     def value(self) -> str:
-        return f"third_party.{self.name}:BACKEND"
+        return f"{self.package}.{self.name}:BACKEND"
+
+
+class Opened(TorchRuntime):
+    """A runtime that knows what it was asked for."""
+
+    def __init__(self, name: str, index: int | None) -> None:
+        super().__init__(name, torch.device("cpu"))
+        self.asked = (name, index)
 
 
 class Fake:
@@ -49,7 +61,7 @@ class Fake:
         return self._answer
 
     def open(self, index: int | None) -> Any:
-        return self.name, index
+        return Opened(self.name, index)
 
 
 def _same(fake: Fake) -> Fake:
@@ -197,3 +209,72 @@ def test_a_broken_third_party_is_reported_and_not_fatal(
     with pytest.raises(DeviceError, match="device 'bad' is not available") as caught:
         open_device("bad")
     assert f"its module third_party.bad:BACKEND fails: {reason}" in str(caught.value)
+
+
+def test_a_name_that_is_taken_is_reported(register: Register) -> None:
+    first, second = Fake("fast", 5, "fast:0"), Fake("fast", 9, "fast:1")
+    register(Entry("fast", lambda: first, "ours"), Entry("fast", lambda: second, "theirs"))
+    reasons = {f.availability.reason for f in backends() if f.backend is None}
+    assert open_device("fast:1") == ("fast", 1)
+    (reason,) = reasons
+    assert "theirs.fast:BACKEND fails: ValueError: another package has a backend 'fast'" in reason
+
+
+def test_the_same_package_seen_twice_is_one(register: Register) -> None:
+    register(Fake("fast", 5, "fast:0"), Fake("fast", 5, "fast:0"))
+    assert [f.name for f in backends()] == ["fast"]
+
+
+@pytest.mark.parametrize(
+    ("fake", "reason"),
+    [
+        (Fake("other", 5, "other"), "it calls itself 'other', and is registered as 'mine'"),
+        (Fake("mine", 5), ""),
+    ],
+)
+def test_a_backend_is_who_it_says(fake: Fake, reason: str, register: Register) -> None:
+    register(Entry("mine", partial(_same, fake)))
+    assert reason in backends()[0].availability.reason
+    with pytest.raises(DeviceError, match="device 'mine' is not available"):
+        open_device("mine")
+
+
+def test_available_without_a_device_is_broken(register: Register) -> None:
+    fake = Fake("mine", 5)
+    fake._answer = Availability(True, "surely")
+    register(fake)
+    assert "it is available, and names no device" in backends()[0].availability.reason
+
+
+class Failing(Fake):
+    def open(self, index: int | None) -> Any:
+        raise RuntimeError("out of memory")
+
+
+class Half(Fake):
+    def open(self, index: int | None) -> Any:
+        runtime = Opened(self.name, index)
+        return type("Half", (), {"name": runtime.name, "device": runtime.device})()
+
+
+def test_what_goes_wrong_in_opening_is_the_backends_own(register: Register) -> None:
+    register(Failing("mine", 5, "mine:0"), Half("half", 4, "half:0"), Fake("slow", 0, "slow"))
+    wanted = "'mine' cannot open its device: RuntimeError: out of memory; devices here: auto, mine"
+    with pytest.raises(DeviceError, match=wanted):
+        open_device("mine")
+    with pytest.raises(DeviceError, match=r"'half': its runtime has no own_memory, ops, speeds.*"):
+        open_device("half")
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [("mps", "Apple's GPUs"), ("hpu", "Intel Gaudi accelerators")]
+)
+def test_devices_that_are_not_supported_say_so(name: str, who: str) -> None:
+    wanted = rf"device '{name}': {who} are not supported, unless another package .*devices here: .*"
+    with pytest.raises(DeviceError, match=wanted):
+        open_device(name)
+
+
+def test_another_package_may_bring_them(register: Register) -> None:
+    register(Fake("mps", 5, "mps"), Fake("slow", 0, "slow"))
+    assert open_device("mps") == open_device("auto") == ("mps", None)

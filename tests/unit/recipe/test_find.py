@@ -31,7 +31,7 @@ def test_default_states_every_default() -> None:
     [
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
-        ("light", {"tuning.iters": 50}),
+        ("light", {"tuning.iters": 50, "tuning.start": "compensated"}),
         (
             "turbo",
             {"tuning.iters": 20, "tuning.checks": 2, "tuning.start": "compensated"},

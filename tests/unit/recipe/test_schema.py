@@ -156,6 +156,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "minmax_lr": "auto",
             "batch_size": 8,
             "gradient_accumulate_steps": 1,
+            "low_memory": False,
             "clips": True,
             "init": "search",
             "start": "nearest",

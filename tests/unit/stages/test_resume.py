@@ -262,9 +262,9 @@ def test_what_is_done_is_not_done_again(
     done: list[int] = []
     original = tuning._quantize_block
 
-    def noted(job: Any, runner: Any, block: Any, streams: Any) -> Any:
+    def noted(job: Any, runner: Any, block: Any, *others: Any) -> Any:
         done.append(block.index)
-        return original(job, runner, block, streams)
+        return original(job, runner, block, *others)
 
     monkeypatch.setattr(tuning, "_quantize_block", noted)
     events: list[Event] = []

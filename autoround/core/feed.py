@@ -1,0 +1,114 @@
+"""Samples of a block, drawn in batches and brought to the device that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Pending(Protocol):
+    """Tensors on their way to a device."""
+
+    def result(self) -> dict[str, Tensor]:
+        """Return them on the device."""
+
+
+#: Starts to copy tensors to the device.
+Upload = Callable[[Mapping[str, Tensor]], Pending]
+
+
+class Samples(NamedTuple):
+    """Inputs of a block and the outputs it should have.
+
+    inputs, targets: [n, seq, hidden], on any device.
+    mask: bool [n, seq], True where a token is real, or None when all are.
+    rows: int64 [n], which samples of the whole set these are; None for all of it in order.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor | None
+    rows: Tensor | None = None
+
+    def take(self, indices: Tensor, *, device: torch.device) -> Samples:
+        """Copy some samples to a device."""
+        mask = None if self.mask is None else self.mask[indices].to(device)
+        inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
+        return Samples(inputs, targets, mask, indices)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that have a row for each sample."""
+        held = {"inputs": self.inputs, "targets": self.targets}
+        return held if self.mask is None else {**held, "mask": self.mask}
+
+    def parts(self, size: int) -> Iterator[tuple[Samples, float]]:
+        """Yield them a few at a time, each with its share of the tokens that count.
+
+        size: samples at a time; 0 for all.
+        """
+        count = self.inputs.shape[0]
+        if not 0 < size < count:
+            yield self, 1.0
+            return
+        whole = count if self.mask is None else int(self.mask.sum())
+        for start in range(0, count, size):
+            some = slice(start, start + size)
+            mask = None if self.mask is None else self.mask[some]
+            rows = None if self.rows is None else self.rows[some]
+            part = Samples(self.inputs[some], self.targets[some], mask, rows)
+            counted = part.inputs.shape[0] if mask is None else int(mask.sum())
+            if counted:
+                yield part, counted / whole
+
+
+def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
+    """Yield endless index batches [size]: every epoch a new order, the remainder dropped."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from (order[i : i + size] for i in range(0, count - size + 1, size))
+
+
+class Feed:
+    """Batches of samples, the next one on its way while one is computed with.
+
+    tensors: [n, ...] each, on any device. order: yields the rows of each batch, int64 [batch].
+    upload: how tensors are brought to the device beside its work; None to wait for them.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        order: Iterator[Tensor],
+        *,
+        device: torch.device,
+        upload: Upload | None = None,
+    ) -> None:
+        self._tensors, self._order, self._device = tensors, order, device
+        there = next(iter(tensors.values())).device.type == device.type
+        self._upload = None if there else upload
+        self._next: tuple[Tensor, Pending] | None = None
+
+    def take(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the rows of the next batch, and the batch on the device."""
+        if self._upload is None:
+            rows = next(self._order)
+            return rows, {n: tensor[rows].to(self._device) for n, tensor in self._tensors.items()}
+        self.ahead()
+        assert self._next is not None
+        rows, pending = self._next
+        self._next = None
+        return rows, pending.result()
+
+    def ahead(self) -> None:
+        """Start the next batch on its way, if there is one and it has to be brought."""
+        if self._upload is None or self._next is not None:
+            return
+        rows = next(self._order, None)
+        if rows is not None:
+            picked = {name: tensor[rows] for name, tensor in self._tensors.items()}
+            self._next = rows, self._upload(picked)

@@ -1,0 +1,165 @@
+"""What runs here and what does not: versions, backends, devices, kernels, and a short check."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from autoround._version import __version__
+from autoround.device.kernels import kernels
+from autoround.device.parity import disagreement
+from autoround.device.protocol import Runtime
+from autoround.device.registry import backends, open_device
+from autoround.errors import AutoRoundError
+
+#: Packages whose versions decide what runs.
+PACKAGES = ("torch", "transformers", "triton", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One device of a backend that can run.
+
+    type: what torch calls its kind; empty where it cannot be opened. gflops: measured speed of
+    matrix products by dtype, the one to compute in first. memory_total, memory_free: bytes.
+    notes: what the runtime says; slower: those among them that make runs slower. checked: whether
+    its operations were compared; meta tensors have no numbers. problem: why it cannot be opened,
+    or where it disagrees; empty if nowhere.
+    """
+
+    name: str
+    type: str
+    gflops: dict[str, float]
+    memory_total: int
+    memory_free: int
+    notes: tuple[str, ...]
+    slower: tuple[str, ...]
+    checked: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """One registered backend. broken: it is registered and cannot even be asked."""
+
+    name: str
+    available: bool
+    broken: bool
+    reason: str
+    devices: tuple[DeviceReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """One kernel for packed layers.
+
+    devices: types of devices it is for; none for all. here: whether one of these is here.
+    """
+
+    name: str
+    available: bool
+    here: bool
+    reason: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found. auto: the device that ``--device auto`` takes; empty where there is none.
+
+    versions: of packages, empty for those that are not installed.
+    """
+
+    versions: dict[str, str]
+    system: str
+    backends: tuple[BackendReport, ...]
+    kernels: tuple[KernelReport, ...]
+    auto: str
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps a device that should work from working."""
+        found = [
+            f"{device.name}: {device.problem}"
+            for backend in self.backends
+            for device in backend.devices
+            if device.problem
+        ]
+        return tuple(found if self.auto else ["no backend can run here", *found])
+
+
+def examine() -> Report:
+    """Look at everything, measure for some milliseconds a device, and compare its operations."""
+    reports = tuple(
+        BackendReport(
+            found.name,
+            found.availability.available,
+            found.backend is None,
+            found.availability.reason,
+            tuple(map(_device, found.availability.devices)) if found.availability.available else (),
+        )
+        for found in backends()
+    )
+    types = {device.type for report in reports for device in report.devices}
+    automatic = [
+        found.availability.devices[0]
+        for found in backends()
+        if found.backend is not None and found.availability.available and found.backend.rank >= 0
+    ]
+    return Report(
+        {"autoround": __version__, "python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
+        platform.platform(),
+        reports,
+        tuple(
+            KernelReport(
+                found.name,
+                found.availability.available,
+                found.kernel is not None
+                and (not found.kernel.devices or bool(types & set(found.kernel.devices))),
+                found.availability.reason,
+                found.kernel.devices if found.kernel is not None else (),
+            )
+            for found in kernels()
+        ),
+        automatic[0] if automatic else "",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _device(name: str) -> DeviceReport:
+    """Open a device and try it; what goes wrong in that is its report."""
+    try:
+        return _examined(name, open_device(name))
+    except AutoRoundError as error:
+        return DeviceReport(name, "", {}, 0, 0, (), (), False, str(error))
+    except Exception as error:  # a driver may fail in any way
+        problem = f"{type(error).__name__}: {error}"
+        return DeviceReport(name, "", {}, 0, 0, (), (), False, problem)
+
+
+def _examined(name: str, runtime: Runtime) -> DeviceReport:
+    memory = runtime.memory()
+    notes = runtime.notes()
+    computes = runtime.device.type != "meta"
+    return DeviceReport(
+        name,
+        runtime.device.type,
+        {
+            str(speed.dtype).removeprefix("torch."): round(speed.flops / 1e9, 1)
+            for speed in runtime.speeds()
+        },
+        memory.total,
+        memory.free,
+        tuple(note.text for note in notes),
+        tuple(note.text for note in notes if note.slower),
+        computes,
+        disagreement(runtime.ops, runtime.device) if computes else "",
+    )

@@ -1,0 +1,107 @@
+"""A check of some milliseconds: do a device's operations say what plain torch says on a CPU?
+
+It is what a backend asks of its own kernels before it uses them, and what ``autoround doctor``
+asks of every device. The whole suite is ``python -m autoround_backends.conformance``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.core import signsgd
+from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.ops import Ops, TorchOps
+from autoround.core.rounding import Rounding
+
+#: Share of the levels that may be another one, next to it: those that lie on a tie.
+TIES = 1e-3
+#: Relative size of a difference between sums of float32.
+CLOSE = 1e-4
+#: (bits, symmetric, group size): one that divides the width of the weights and one that does not.
+GRIDS = ((4, True, 32), (3, False, 32), (2, True, 24), (8, False, -1))
+#: Two tensors of different shapes, as a block has them.
+SHAPES = ((24, 96), (7, 160))
+
+
+class _Case(NamedTuple):
+    weights: list[Tensor]
+    roundings: list[Rounding]
+    grids: list[Grid]
+    upstream: list[Tensor]
+
+    def on(self, device: torch.device) -> _Case:
+        """Copy everything to a device."""
+        return _Case(
+            [weight.to(device) for weight in self.weights],
+            [
+                Rounding(*(part.clone().to(device).requires_grad_() for part in rounding))
+                for rounding in self.roundings
+            ],
+            [grid._replace(lo=grid.lo.to(device), hi=grid.hi.to(device)) for grid in self.grids],
+            [grad.to(device) for grad in self.upstream],
+        )
+
+
+def disagreement(ops: Ops, device: torch.device) -> str:
+    """Return where operations on a device differ from plain torch on a CPU; empty if nowhere."""
+    plain, host = TorchOps(), torch.device("cpu")
+    for bits, sym, size in GRIDS:
+        case = _drawn(bits, sym=sym, size=size)
+        found, wanted = _results(ops, case.on(device)), _results(plain, case.on(host))
+        for what, ours in found.items():
+            reason = _differs(what, ours, wanted[what])
+            if reason:
+                kind = "symmetric" if sym else "asymmetric"
+                return f"{reason} ({bits} bits, {kind}, groups of {size})"
+    return ""
+
+
+def _drawn(bits: int, *, sym: bool, size: int) -> _Case:
+    rng = torch.Generator().manual_seed(bits)
+    weights = [to_groups(torch.randn(shape, generator=rng) / 8, size) for shape in SHAPES]
+    roundings = []
+    for weight in weights:
+        ends = weight[..., :1].shape
+        clips = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
+        roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *clips))
+    grids = [min_max_grid(weight, bits=bits, sym=sym) for weight in weights]
+    upstream = [torch.randn(weight.shape, generator=rng) for weight in weights]
+    return _Case(weights, roundings, grids, upstream)
+
+
+def _results(ops: Ops, case: _Case) -> dict[str, list[Tensor]]:
+    """Run every operation of tuning once; levels are told from sums by their names."""
+    parts = [part for rounding in case.roundings for part in rounding]
+    rounded = ops.fake_quantize_all(
+        case.weights, case.roundings, grids=case.grids, dtype=torch.float32
+    )
+    grads = list(torch.autograd.grad(rounded, parts, case.upstream))
+    held = ops.quantize_all(case.weights, case.roundings, grids=case.grids)
+    moved = [rounding.value.detach().clone() for rounding in case.roundings]
+    ops.sign_step(moved, [grad.clone() for grad in grads[::3]], state=signsgd.init(0.1, 4))
+    return {
+        "levels": [codes for codes, _, _ in held],
+        "scales": [scale for _, scale, _ in held],
+        "zero points": [zero for _, _, zero in held],
+        "fake-quantized weights": [out.detach() for out in rounded],
+        "gradients of offsets": grads[::3],
+        "gradients of clip factors": [*grads[1::3], *grads[2::3]],
+        "offsets after a step": moved,
+    }
+
+
+def _differs(what: str, ours: list[Tensor], wanted: list[Tensor]) -> str:
+    for own, plain in zip(ours, wanted, strict=True):
+        found, exact = own.to("cpu").double(), plain.double()
+        if found.shape != exact.shape or own.dtype != plain.dtype:
+            return f"{what}: {tuple(found.shape)} {own.dtype} in place of {tuple(exact.shape)}"
+        near = CLOSE * exact.abs().max()
+        apart = int((~((found - exact).abs() <= near)).sum())
+        # A weight on a tie is another level, with another gradient for its group.
+        allowed = TIES * exact.numel() if "clip" not in what else 0.01 * exact.numel()
+        if apart > allowed:
+            return f"{what}: {apart} of {exact.numel()} differ"
+    return ""

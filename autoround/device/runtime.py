@@ -1,0 +1,100 @@
+"""A runtime to start from: right on every device torch knows, and fast where it is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from autoround.core.ops import Ops, TorchOps
+from autoround.device.protocol import (
+    Memory,
+    Note,
+    Speed,
+    Step,
+    Upload,
+    measure_matmul,
+    preferred,
+)
+
+
+class Uploaded:
+    """Tensors that are on the device already."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def result(self) -> dict[str, Tensor]:
+        """Return them."""
+        return self._tensors
+
+
+class TorchRuntime:
+    """What a device of torch does without help; memory figures are the only thing it lacks.
+
+    name: of the backend. device: as torch calls it.
+    """
+
+    #: Types that are timed; float32 must be among them.
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+    #: Rows and columns of the matrices that are timed.
+    timed_size = 768
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self.device = device
+        self.own_memory = device.type not in ("cpu", "meta")
+
+    @cached_property
+    def ops(self) -> Ops:
+        """The operations of the tuning loop, in plain torch."""
+        return TorchOps()
+
+    @cached_property
+    def _speeds(self) -> tuple[Speed, ...]:
+        return preferred(
+            [
+                measure_matmul(
+                    self.device, dtype, synchronize=self.synchronize, size=self.timed_size
+                )
+                for dtype in self.dtypes
+            ]
+        )
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Return speeds, measured once, the dtype to compute in first."""
+        return self._speeds
+
+    def memory(self) -> Memory:
+        """Return zeros: nothing is known."""
+        return Memory(0, 0)
+
+    def peak_bytes(self) -> int:
+        """Return zero: nothing is known."""
+        return 0
+
+    def synchronize(self) -> None:
+        """Do nothing: work is done when a call returns."""
+
+    def release(self) -> None:
+        """Do nothing: nothing is cached."""
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return that there is nothing to say."""
+        return ()
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Change nothing."""
+        return nullcontext()
+
+    def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
+        """Copy tensors to the device, and wait for it."""
+        return Uploaded({name: tensor.to(self.device) for name, tensor in tensors.items()})
+
+    def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
+        """Return the step itself."""
+        del examples
+        return step

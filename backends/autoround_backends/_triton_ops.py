@@ -1,0 +1,305 @@
+"""The operations of the tuning loop by our Triton kernels: a launch for all tensors of a block.
+
+Tensors of other groups or another kind of grid get a launch of their own; nested grids, groups
+wider than MAX_WIDTH and what is not laid out in float32 go through plain torch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autoround.core import signsgd
+from autoround.core.grid import Grid
+from autoround.core.ops import TorchOps
+from autoround.core.rounding import Rounding
+from autoround.core.signsgd import SignState
+from autoround_backends import _triton_tuning as kernels
+
+#: Wider groups, such as one for a whole tensor, would be the work of one program.
+MAX_WIDTH = 1 << 15
+#: Elements a program holds at a time, and those of one step along a group.
+BLOCK, BLOCK_W = 2048, 1024
+#: Bytes that addresses, and elements that groups, must be a multiple of to be read as vectors.
+ALIGNED = 16
+#: Tables that are kept: a few for each kind of block.
+TABLES = 32
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class Item(NamedTuple):
+    """One tensor to round."""
+
+    weight: Tensor
+    rounding: Rounding
+    grid: Grid
+
+
+class _Launch(NamedTuple):
+    """Tensors that share a launch, and what the kernels are told of them.
+
+    groups: of each. table: see _triton_tuning.py.
+    """
+
+    table: Tensor
+    groups: tuple[int, ...]
+    programs: int
+    width: int
+    sym: bool
+    aligned: bool
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        wide = min(BLOCK_W, 1 << max(0, self.width - 1).bit_length())
+        return {
+            "WIDTH": self.width,
+            "SYM": self.sym,
+            "BLOCK_G": max(1, BLOCK // wide),
+            "BLOCK_W": wide,
+            "ALIGNED": self.aligned,
+            # Products that are part of a sum must round as they do on a CPU.
+            "enable_fp_fusion": False,
+        }
+
+    def cut(self, flat: Tensor, width: int) -> list[Tensor]:
+        """Cut a buffer of all groups into tensors [groups, width]."""
+        return list(flat.view(-1, width).split(self.groups))
+
+
+class TritonOps(TorchOps):
+    """Ours where tensors are laid out as the kernels want them, else plain torch.
+
+    on: makes the device the current one while a kernel is started.
+    """
+
+    def __init__(
+        self, device: torch.device, on: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        self._device = device
+        self._on = on
+        self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def fake_quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        """Round a weight to its grid and back, differentiably."""
+        return self.fake_quantize_all([weight], [rounding], grids=[grid], dtype=dtype)[0]
+
+    def quantize(
+        self, weight: Tensor, rounding: Rounding, *, grid: Grid
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Round a weight to its grid for good."""
+        return self.quantize_all([weight], [rounding], grids=[grid])[0]
+
+    def fake_quantize_all(
+        self,
+        weights: Sequence[Tensor],
+        roundings: Sequence[Rounding],
+        *,
+        grids: Sequence[Grid],
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """Round the tensors of a block to their grids and back, differentiably."""
+        items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
+        found: dict[int, Tensor] = {}
+        for numbers in self._together(items) if dtype in _TYPES else ():
+            chosen = [items[number] for number in numbers]
+            launch = self._launch(chosen)
+            flat = [part for item in chosen for part in (item.weight, *item.rounding)]
+            outs = _Fused.apply(_How(self, launch, dtype), *flat)  # type: ignore[no-untyped-call]
+            found |= dict(zip(numbers, outs, strict=True))
+        for number, item in enumerate(items):
+            if number not in found:
+                found[number] = super().fake_quantize(
+                    item.weight, item.rounding, grid=item.grid, dtype=dtype
+                )
+        return [found[number] for number in range(len(items))]
+
+    @torch.no_grad()
+    def quantize_all(
+        self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Round the tensors of a block to their grids for good."""
+        items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
+        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for numbers in self._together(items):
+            launch = self._launch([items[number] for number in numbers])
+            total = sum(launch.groups)
+            codes = torch.empty(total * launch.width, dtype=torch.uint8, device=self._device)
+            scale = torch.empty(total, dtype=torch.float16, device=self._device)
+            zero = torch.empty(total, dtype=torch.uint8, device=self._device)
+            self.start(kernels.quantize, launch, codes, scale, zero)
+            parts = (
+                launch.cut(codes, launch.width),
+                launch.cut(scale, 1),
+                launch.cut(zero, 1),
+            )
+            for number, *held in zip(numbers, *parts, strict=True):
+                shape = items[number].weight.shape[:2]
+                whole = [part.view(*shape, -1) for part in held]
+                found[number] = (whole[0], whole[1], whole[2])
+        for number, item in enumerate(items):
+            if number not in found:
+                found[number] = super().quantize(item.weight, item.rounding, grid=item.grid)
+        return [found[number] for number in range(len(items))]
+
+    @torch.no_grad()
+    def sign_step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+    ) -> SignState:
+        """Move parameters against the signs of their gradients, in place."""
+        if not params or not all(map(self._fits, (*params, *grads))):
+            return super().sign_step(params, grads, state=state)
+        rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
+        sizes = [param.numel() for param in params]
+        firsts, programs = _firsts([-(-size // BLOCK) for size in sizes])
+        addresses = [[t.data_ptr() for t in tensors] for tensors in (params, grads)]
+        aligned = _aligned(*addresses[0], *addresses[1], *sizes)
+        table = self._table([*addresses, sizes, firsts])
+        with self._on():
+            kernels.sign_step[(programs,)](table, len(params), rate, BLOCK=BLOCK, ALIGNED=aligned)
+        return state._replace(step=state.step + 1)
+
+    def start(
+        self,
+        kernel: Any,
+        launch: _Launch,
+        *tensors: Tensor,
+        constants: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start a kernel over all tensors of a launch."""
+        held = {**launch.constants, **(constants or {})}
+        with self._on():
+            kernel[(launch.programs,)](launch.table, len(launch.groups), *tensors, **held)
+
+    def addresses(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return where tensors lie, int64 [tensors], made on the device: a graph can hold that."""
+        return torch.stack(
+            [
+                torch.full((), _signed(t.data_ptr()), dtype=torch.int64, device=self._device)
+                for t in tensors
+            ]
+        )
+
+    def _fits(self, tensor: Tensor) -> bool:
+        on_it = tensor.device.type == self._device.type
+        return on_it and tensor.dtype == torch.float32 and tensor.is_contiguous()
+
+    def _together(self, items: Sequence[Item]) -> Iterator[list[int]]:
+        """Yield the numbers of tensors that share a launch."""
+        kinds: dict[tuple[int, bool], list[int]] = {}
+        for number, (weight, rounding, grid) in enumerate(items):
+            held = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
+            narrow = 0 < weight.shape[-1] <= MAX_WIDTH and weight.numel() > 0
+            if held and narrow and grid.nested is None:
+                kinds.setdefault((weight.shape[-1], grid.sym), []).append(number)
+        yield from kinds.values()
+
+    def _launch(self, items: Sequence[Item]) -> _Launch:
+        width, sym = items[0].weight.shape[-1], items[0].grid.sym
+        groups = [item.weight.numel() // width for item in items]
+        tensors = [(i.weight, *i.rounding, i.grid.lo, i.grid.hi) for i in items]
+        rows = [[parts[field].data_ptr() for parts in tensors] for field in range(6)]
+        aligned = width % ALIGNED == 0 and _aligned(*rows[0], *rows[1])
+        bare = _Launch(torch.empty(0), tuple(groups), 0, width, sym, aligned)
+        each = bare.constants["BLOCK_G"]
+        firsts, programs = _firsts([-(-count // each) for count in groups])
+        rows += [groups, firsts, _firsts(groups)[0]]
+        rows += [[2**i.grid.bits - 1 for i in items], [i.grid.lowest_zero for i in items]]
+        return bare._replace(table=self._table(rows), programs=programs)
+
+    def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Put numbers on the device; those of the last few calls are there already."""
+        flat = tuple(number for row in rows for number in row)
+        if flat in self._tables:
+            self._tables.move_to_end(flat)
+            return self._tables[flat]
+        table = torch.tensor([_signed(number) for number in flat], dtype=torch.int64)
+        self._tables[flat] = table.to(self._device)
+        while len(self._tables) > TABLES:
+            self._tables.popitem(last=False)
+        return self._tables[flat]
+
+
+class _How(NamedTuple):
+    """What the node is told that is no tensor."""
+
+    ops: TritonOps
+    launch: _Launch
+    dtype: torch.dtype
+
+
+class _Fused(torch.autograd.Function):
+    """As the node of ``autoround/core/rounding.py``, for several tensors.
+
+    parts: weight, offset and the two clip factors of each tensor in turn.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, how: _How, *parts: Tensor) -> tuple[Tensor, ...]:
+        ops, launch, dtype = how
+        out = torch.empty(sum(launch.groups) * launch.width, dtype=dtype, device=parts[0].device)
+        ops.start(kernels.fake_quantize, launch, out)
+        ctx.save_for_backward(*parts)
+        ctx.how = how
+        pieces = launch.cut(out, launch.width)
+        return tuple(p.view(w.shape) for p, w in zip(pieces, parts[::4], strict=True))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        parts = ctx.saved_tensors
+        ops, launch, _ = ctx.how
+        given = [grad.contiguous() for grad in grads]
+        if not _aligned(*(grad.data_ptr() for grad in given)):
+            launch = launch._replace(aligned=False)
+        total, device = sum(launch.groups), parts[0].device
+        clips = any(ctx.needs_input_grad[number] for number in _clip_numbers(len(grads)))
+        by_value = torch.empty(total * launch.width, device=device)
+        by_lo, by_hi = (torch.empty(total if clips else 1, device=device) for _ in range(2))
+        ops.start(
+            kernels.backward,
+            launch,
+            ops.addresses(given),
+            *(by_value, by_lo, by_hi),
+            constants={"CLIPS": clips, "GRAD": _TYPES[given[0].dtype]},
+        )
+        values = launch.cut(by_value, launch.width)
+        ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if clips else []
+        found: list[Tensor | None] = [None]
+        for number, weight in enumerate(parts[::4]):
+            found += [None, values[number].view(weight.shape)]
+            shape = (*weight.shape[:2], 1)
+            found += [end[number].view(shape) for end in ends] or [None, None]
+        return tuple(found)
+
+
+def _clip_numbers(count: int) -> list[int]:
+    """Return which inputs of the node are clip factors."""
+    return [1 + 4 * number + part for number in range(count) for part in (2, 3)]
+
+
+def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
+    """Return where each of some runs begins when they follow each other, and their sum."""
+    found, total = [], 0
+    for count in counts:
+        found.append(total)
+        total += count
+    return found, total
+
+
+def _aligned(*numbers: int) -> bool:
+    """Tell whether vectors can be read from these addresses, and are as long as that."""
+    return all(number % ALIGNED == 0 for number in numbers)
+
+
+def _signed(number: int) -> int:
+    """Return an address as int64 holds it: some devices have them in the upper half."""
+    return number - 2**64 if number >= 2**63 else number

@@ -1,0 +1,127 @@
+"""What a backend and its runtime promise besides numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from autoround.device.protocol import Availability
+from autoround.errors import DeviceError
+from autoround_backends.conformance.subject import Case, Disagreement, Subject, require
+
+#: An index that no machine has.
+BEYOND = 10**6
+#: Elements of float32 that memory is watched with: 64 MB.
+WATCHED = 1 << 24
+
+
+def contract_cases() -> Iterator[Case]:
+    """Yield the cases of this file."""
+    yield Case("a backend says what it is", _says_what_it_is, False)
+    yield Case("probing changes nothing", _probes_alike, False)
+    yield Case("an index beyond the last device is refused", _refuses_beyond, False)
+    yield Case("a runtime says what it is", _runtime, False)
+    yield Case("a setting is put back", _puts_back, False)
+    yield Case("speeds are measured once", _speeds)
+    yield Case("memory is accounted for", _memory)
+    yield Case("what is uploaded arrives as it was", _uploads)
+    yield Case("a captured step does what the step does", _captures)
+
+
+def _says_what_it_is(held: Subject) -> None:
+    found = held.backend.probe()
+    require(bool(found.reason), "probe() gives no reason, nor what it found")
+    require(isinstance(held.backend.rank, int), "rank is no integer")
+    require(bool(found.devices), "probe() names no device")
+    for name in found.devices:
+        known = name == held.backend.name or name.startswith(held.backend.name + ":")
+        require(known, f"device {name!r} is not named after the backend")
+
+
+def _probes_alike(held: Subject) -> None:
+    first: Availability = held.backend.probe()
+    require(first == held.backend.probe(), "two probes say different things")
+
+
+def _refuses_beyond(held: Subject) -> None:
+    try:
+        held.backend.open(BEYOND)
+    except DeviceError as error:
+        require(str(BEYOND) in str(error), f"the message does not name the index: {error}")
+    else:
+        raise Disagreement(f"open({BEYOND}) opens something")
+
+
+def _runtime(held: Subject) -> None:
+    runtime = held.runtime
+    require(runtime.name == held.backend.name, f"the runtime calls itself {runtime.name!r}")
+    require(isinstance(runtime.device, torch.device), "device is no torch.device")
+    require(isinstance(runtime.own_memory, bool), "own_memory is neither true nor false")
+    require(all(note.text for note in runtime.notes()), "a note without text")
+    runtime.synchronize()
+    runtime.release()
+    require(runtime.peak_bytes() >= 0, "a peak below zero")
+
+
+def _puts_back(held: Subject) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    with held.runtime.computing():
+        pass
+    after = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    require(before == after, f"threads and precision were {before} and are {after}")
+
+
+def _speeds(held: Subject) -> None:
+    speeds = held.runtime.speeds()
+    require(all(speed.flops > 0 for speed in speeds), "a speed that is not above zero")
+    require(torch.float32 in {speed.dtype for speed in speeds}, "float32 is not among them")
+    require(held.runtime.speeds() == speeds, "they are other ones when asked again")
+
+
+def _memory(held: Subject) -> None:
+    runtime = held.runtime
+    memory = runtime.memory()
+    require(0 < memory.free <= memory.total, f"{memory} is no memory")
+    tensor = torch.ones(WATCHED, device=runtime.device)
+    runtime.synchronize()
+    peak = runtime.peak_bytes()
+    require(peak >= tensor.numel() * 4, f"a peak of {peak} with {tensor.numel() * 4} bytes held")
+    del tensor
+    runtime.release()
+    require(runtime.peak_bytes() >= peak, "the peak fell")
+
+
+def _uploads(held: Subject) -> None:
+    rng = torch.Generator().manual_seed(0)
+    given = {
+        "weight": torch.randn((37, 5), generator=rng),
+        "short": torch.randn((4, 4), generator=rng).to(torch.bfloat16),
+        "turned": torch.randn((6, 3), generator=rng).t(),
+        "codes": torch.arange(7, dtype=torch.uint8),
+    }
+    found = held.runtime.upload(given).result()
+    require(list(found) == list(given), "other names, or in another order")
+    for name, tensor in given.items():
+        require(found[name].device.type == held.runtime.device.type, f"{name} is elsewhere")
+        require(torch.equal(found[name].to("cpu"), tensor), f"{name} is not what was given")
+
+
+def _captures(held: Subject) -> None:
+    device = held.runtime.device
+    weight = torch.randn((8, 8), generator=torch.Generator().manual_seed(1)).to(device)
+
+    def step(inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [inputs[0] @ weight, inputs[0].sum()]
+
+    captured = held.runtime.capture(step, [torch.ones((4, 8), device=device)])
+    for rows, seed in ((4, 2), (4, 3), (2, 4)):
+        x = torch.randn((rows, 8), generator=torch.Generator().manual_seed(seed)).to(device)
+        for found, wanted in zip(captured([x]), step([x]), strict=True):
+            near = torch.allclose(found.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
+            require(near, f"other numbers for {rows} rows")
+    weight.mul_(2.0)
+    x = torch.ones((4, 8), device=device)
+    near = torch.allclose(captured([x])[0].to("cpu"), (x @ weight).to("cpu"), rtol=1e-4)
+    require(near, "a tensor that was changed in place is not seen")

@@ -1,0 +1,93 @@
+"""Twenty steps of the tuning loop: they end where plain torch on a CPU ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from autoround.core.feed import Samples
+from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.ops import Ops, TorchOps
+from autoround.core.rounding import Rounding
+from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.tune import Problem, Schedule, Tuned, tune
+from autoround_backends.conformance.subject import Case, Subject, require
+
+#: Share of the codes that must be the same after twenty steps: gradients near zero have either
+#: sign, as sums of float32 are done in another order.
+SAME_CODES = 0.99
+TIMES = Schedule(
+    iters=20,
+    rate=0.05,
+    clip_rate=0.05,
+    batch_size=4,
+    accumulate=1,
+    checks=1,
+    check_samples=8,
+    clip_ceiling=1.0,
+    seed=0,
+)
+
+
+def loop_cases() -> Iterator[Case]:
+    """Yield the cases of this file."""
+    for bits in (2, 4):
+        for sym in (True, False):
+            about = f"[{bits} bits, {'sym' if sym else 'asym'}]"
+            run = partial(_twenty_steps, bits, sym)
+            yield Case(f"twenty steps end where plain torch ends {about}", run)
+
+
+def _twenty_steps(bits: int, sym: bool, held: Subject) -> None:
+    rng = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=rng) / 8 for shape in ((48, 64), (32, 48))]
+    mix = torch.randn((12, 64), generator=rng)
+    inputs = torch.randn((16, 8, 12), generator=rng) @ mix
+    grids = [min_max_grid(to_groups(w, 32), bits=bits, sym=sym) for w in weights]
+    plain = _tuned(weights, grids, inputs, TorchOps(), torch.device("cpu"))
+    ours = _tuned(weights, grids, inputs, held.runtime.ops, held.runtime.device)
+    start = round_to_nearest(
+        {
+            str(n): Task(to_groups(w, 32), g, tuple(w.shape))
+            for n, (w, g) in enumerate(zip(weights, grids, strict=True))
+        }
+    )
+    moved = same = total = 0
+    for number, (weight, grid) in enumerate(zip(weights, grids, strict=True)):
+        groups, name = to_groups(weight, 32), str(number)
+        before = TorchOps().quantize(groups, start[name], grid=grid)[0]
+        wanted = TorchOps().quantize(groups, plain.roundings[name], grid=grid)[0]
+        own = Rounding(*(part.cpu() for part in ours.roundings[name]))
+        found = TorchOps().quantize(groups, own, grid=grid)[0]
+        moved += int((wanted != before).sum())
+        same += int((found == wanted).sum())
+        total += found.numel()
+    require(moved > 0, "tuning moved nothing, so nothing was compared")
+    require(same >= SAME_CODES * total, f"{total - same} of {total} codes differ")
+    apart = abs(ours.loss_after - plain.loss_after)
+    require(apart <= 0.02 * plain.loss_after, f"{ours.loss_after} and not {plain.loss_after}")
+    require(ours.loss_after < ours.loss_before, "the loss did not fall")
+
+
+def _tuned(
+    weights: list[torch.Tensor],
+    grids: list[Grid],
+    inputs: torch.Tensor,
+    ops: Ops,
+    device: torch.device,
+) -> Tuned:
+    """Tune a block of two layers, one after the other."""
+    tasks = {}
+    for number, (weight, grid) in enumerate(zip(weights, grids, strict=True)):
+        own = grid._replace(lo=grid.lo.to(device), hi=grid.hi.to(device))
+        tasks[str(number)] = Task(to_groups(weight, 32).to(device), own, tuple(weight.shape))
+    first, second = weights
+    targets = (inputs @ first.T).tanh() @ second.T
+    problem = Problem(
+        lambda held, x, rows: (x @ held["0"].T).tanh() @ held["1"].T,
+        tasks,
+        Samples(inputs, targets, None),
+    )
+    return tune(problem, TIMES, ops=ops, dtype=torch.float32)

@@ -1,0 +1,131 @@
+"""The whole of tuning on a device that is not the host: nothing is mixed, the codes are the same.
+
+The device is a toy that computes on the CPU and refuses tensors of two devices in one operation, as
+accelerators do. What torch is told of it stays for the process, so it has one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import json, sys
+from tests import toy_device
+held = toy_device.register()
+from dataclasses import replace
+import torch
+from autoround.device.protocol import Availability, Memory, Speed
+from autoround.device.runtime import TorchRuntime
+from autoround.errors import DeviceError
+from autoround.stages.estimate import make_estimate
+from autoround_backends.conformance import Subject, failures
+from tests.runs import make_job, quantized
+from tests.tiny import make_model, token_ids
+
+class Runtime(TorchRuntime):
+    uploads = captures = 0
+    def speeds(self):
+        return (Speed(torch.float32, 1e12),)
+    def memory(self):
+        return Memory(1 << 40, 1 << 40)
+    def peak_bytes(self):
+        return 1 << 40
+    def upload(self, tensors):
+        Runtime.uploads += 1
+        return super().upload(tensors)
+    def capture(self, step, examples):
+        Runtime.captures += 1
+        return super().capture(step, examples)
+
+class Backend:
+    name, rank = "toy", 1
+    def probe(self):
+        return Availability(True, "a toy", ("toy:0",))
+    def open(self, index):
+        if index:
+            raise DeviceError(f"toy:{index} does not exist")
+        return Runtime("toy", torch.device("toy", 0))
+
+found = {"failures": []}
+if "suite" in sys.argv:
+    found["failures"] = failures(Subject(Backend(), Backend().open(0)))
+padded = [ids[: 16 - 3 * n] for n, ids in enumerate(token_ids(4, 16))]
+whole = token_ids(4, 16)
+runs = {
+    "llama": ("llama", {}, whole, False),
+    "llama, streams on the device": ("llama", {}, whole, True),
+    "llama, low memory": ("llama", {"tuning.low_memory": True}, whole, False),
+    "llama, padded": ("llama", {"tuning.gradient_accumulate_steps": 2}, padded, True),
+    "llama, head": ("llama", {"lm_head.bits": 8, "lm_head.group_size": 32}, whole, False),
+    "llama, distilled": ("llama", {"distill.steps": 2, "distill.batch_size": 2}, whole, True),
+    "experts": ("mixtral", {}, whole, False),
+    "experts, padded": ("mixtral", {}, padded, False),
+    "llama, compensated": ("llama", {"tuning.start": "compensated"}, padded, False),
+}
+for name, (kind, values, data, resident) in runs.items():
+    if name not in sys.argv:
+        continue
+    Runtime.uploads = Runtime.captures = 0
+    job = make_job(make_model(kind), values, data=data)
+    plain = quantized(job)
+    ours = quantized(replace(job, runtime=Backend().open(0), resident=resident))
+    shares = [float((ours[n].codes == plain[n].codes).double().mean()) for n in plain]
+    where = {str(part.device) for x in ours.values() for part in (x.codes, x.scale, x.zero)}
+    found[name] = [len(plain), min(shares), sorted(where), Runtime.uploads, Runtime.captures]
+runtime = Backend().open(0)
+estimates = [
+    make_estimate(job.plan, job.skeleton, recipe=job.recipe, runtime=runtime)
+    for job in (make_job(make_model("llama"), {"tuning.low_memory": low}, data=whole)
+                for low in (False, True))
+]
+found["on the device"] = [estimate.streams_on_device for estimate in estimates]
+print(json.dumps(found))
+"""
+
+
+QUICK = ("llama, padded", "llama, low memory")
+SLOW = (
+    *("suite", "llama", "llama, streams on the device", "llama, head", "llama, distilled"),
+    "experts",
+    "experts, padded",
+    "llama, compensated",
+)
+
+
+@pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
+def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *names],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("failures") == []
+    assert set(found) - {"on the device"} == set(names) - {"suite"}
+    assert found.pop("on the device") == [True, False]
+    for name, (layers, same, devices, uploads, captures) in found.items():
+        assert layers >= 14, name
+        # The same operations in the same order; nothing but the device differs.
+        assert same == 1.0, name
+        assert devices == ["cpu"], name
+        # Batches in parts, and several of them a step, are not recorded.
+        steady = 0 if name in QUICK else 2
+        assert captures == steady, name
+        if "low memory" in name:
+            assert uploads == 0
+        elif "streams" in name:
+            assert uploads <= 1, "the second block's weights, where they were read in time"
+        else:
+            assert uploads > 0, name

@@ -1,0 +1,82 @@
+"""A device that is none: numbers lie in the host's memory, and nothing mixes with the host's own.
+
+It stands for an accelerator where there is no one: an operation on tensors of both devices fails,
+as it does there, and results are real numbers. torch lets a backend be written in Python
+(``torch.utils.backend_registration``); this one does every operation on the CPU. What it registers
+stays for the process, so tests use it in one of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils import backend_registration
+
+NAME = "toy"
+#: Operations that take tensors of both devices on real ones, too: copies, and rows to pick.
+BOTH = ("aten.copy_", "aten._to_copy", "aten.index.", "aten.index_put")
+
+
+class ToyTensor(Tensor):
+    """A tensor of the device; ``raw`` holds its numbers."""
+
+    raw: Tensor
+
+    @staticmethod
+    def __new__(cls, raw: Tensor) -> ToyTensor:
+        made: ToyTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            raw.size(),
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=f"{NAME}:0",
+            requires_grad=False,
+        )
+        made.raw = raw
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(op, *args, **(kwargs or {}))
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def run(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do an operation on the numbers, and put the result where it belongs."""
+    name = str(op)
+    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    ours = [t for t in tensors if isinstance(t, ToyTensor)]
+    strangers = [t for t in tensors if not isinstance(t, ToyTensor) and t.dim() > 0]
+    if ours and strangers and not name.startswith(BOTH):
+        raise RuntimeError(f"{name}: a tensor on {strangers[0].device} beside one on {NAME}")
+    target = kwargs.get("device")
+    if target is not None:
+        kwargs["device"] = "cpu"
+    if name.startswith("aten.histc"):  # of integers, which accelerators count and CPUs do not
+        args = (args[0].float(), *args[1:])
+    held, named = pytree.tree_map_only(ToyTensor, lambda t: t.raw, (args, kwargs))
+    out = op(*held, **named)
+    home = torch.device(target).type if target is not None else NAME if ours else "cpu"
+    if name.startswith("aten.copy_"):
+        return args[0]
+    if home != NAME:
+        return out
+
+    def wrapped(found: Tensor) -> Tensor:
+        same = [t for t in ours if t.raw is found]  # done in place
+        return same[0] if same else ToyTensor(found)
+
+    return pytree.tree_map_only(Tensor, wrapped, out)
+
+
+def register() -> torch.library.Library:
+    """Make the device known to torch; lasts as long as what is returned."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME)
+    library = torch.library.Library("_", "IMPL")
+    library.fallback(run, "PrivateUse1")
+    return library

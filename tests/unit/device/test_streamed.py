@@ -1,0 +1,165 @@
+"""Uploads on a side stream and recorded steps, on a module that stands for torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoround_backends._accelerator import AcceleratorRuntime
+from autoround_backends._streamed import Recorded, SideUpload
+
+CPU = torch.device("cpu")
+
+
+class Stream:
+    """A queue that does everything at once, and notes who waits for whom."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waited: list[str] = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited.append(other.name)
+
+
+class Graph:
+    """Plays what was recorded, by doing it again."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self.plays = 0
+
+    def replay(self) -> None:
+        self.plays += 1
+        for found, exact in zip(self._module.outputs, self._module.again(), strict=True):
+            found.copy_(exact)
+
+
+class Module:
+    """Stands for torch.cuda or torch.xpu: one stream in use, one beside it."""
+
+    def __init__(self, *, fails: str = "", wrong: bool = False) -> None:
+        self.current, self.sides = Stream("main"), []  # type: ignore[var-annotated]
+        self.inside = self.current
+        self.fails, self.wrong = fails, wrong
+        self.recording = False
+        self.outputs: Sequence[Tensor] = ()
+        self.again: Any = None
+
+    def Stream(self, device: torch.device) -> Stream:  # noqa: N802
+        self.sides.append(Stream(f"side {len(self.sides)}"))
+        return self.sides[-1]
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        self.inside = stream
+        yield
+        self.inside = self.current
+
+    def current_stream(self, device: torch.device) -> Stream:
+        return self.inside
+
+    @contextmanager
+    def graph(self, graph: Graph) -> Iterator[None]:
+        self.recording = True
+        if self.fails:
+            raise RuntimeError(self.fails)
+        yield
+        self.recording = False
+
+    def CUDAGraph(self) -> Graph:  # noqa: N802
+        return Graph(self)
+
+
+def test_an_upload_is_waited_for_by_the_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module()
+    side = module.Stream(CPU)
+    used: list[Stream] = []
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: used.append(stream))
+    given = {"a": torch.arange(3.0), "b": torch.ones((2, 2), dtype=torch.bfloat16)}
+    upload = SideUpload(given, device=CPU, module=module, side=side, pin=False)
+    assert side.waited == ["main"], "memory of the device may still be in use"
+    assert module.current.waited == []
+    found = upload.result()
+    assert module.current.waited == ["side 0"]
+    assert used == [module.current, module.current]
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+
+
+class Steps:
+    """A step with a parameter of its own, counted."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.weight = torch.full((3,), 2.0)
+        self.calls = 0
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self.calls += 1
+        out = [inputs[0] * self.weight, inputs[0].sum()]
+        if self.module.recording:
+            held = list(inputs)
+            self.module.outputs = out
+            self.module.again = lambda: [held[0] * self.weight, held[0].sum()]
+            if self.module.wrong:
+                self.module.again = lambda: [held[0] + self.weight, held[0].sum()]
+        return out
+
+
+def test_a_recorded_step_is_played() -> None:
+    module = Module()
+    step = Steps(module)
+    recorded = Recorded(step, [torch.ones(3)], device=CPU, module=module, graph=Graph(module))
+    assert step.calls == 4, "three to warm up and one to record"
+    assert [side.waited for side in module.sides] == [["main"]]
+    for size in (3.0, 5.0):
+        product, total = recorded([torch.full((3,), size)])
+        assert torch.equal(product, torch.full((3,), 2.0 * size))
+        assert float(total) == 3 * size
+    step.weight.mul_(10.0)
+    assert torch.equal(recorded([torch.ones(3)])[0], torch.full((3,), 20.0))
+    assert step.calls == 4
+    found = recorded([torch.ones(3, dtype=torch.float64)])
+    assert found[0].dtype == torch.float64
+    assert step.calls == 5, "another kind of batch goes through the step itself"
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Module(fails="operation not permitted when stream is capturing\nmore"), "not permitted"),
+        (Module(wrong=True), "a recorded step gives other numbers than the step itself"),
+    ],
+)
+def test_a_step_that_cannot_be_recorded_is_done(module: Module, reason: str) -> None:
+    step = Steps(module)
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    assert runtime.capture(step, [torch.ones(3)]) is step
+    note = runtime._found["graph"]
+    assert note.slower
+    assert reason in note.text
+    assert "\n" not in note.text
+
+
+def test_what_is_recorded_is_noted() -> None:
+    module = Module()
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    captured = runtime.capture(Steps(module), [torch.ones(3)])
+    assert isinstance(captured, Recorded)
+    assert runtime._found["graph"] == ("steps are recorded as graphs", False)
+
+
+def test_without_graphs_steps_are_done() -> None:
+    module = Module()
+    for name in ("", "XPUGraph"):
+        runtime = AcceleratorRuntime("xpu", 0, module=module, graph=name)  # type: ignore[arg-type]
+        step = Steps(module)
+        assert runtime.capture(step, [torch.ones(3)]) is step
+        assert runtime._found == {}
