@@ -101,7 +101,7 @@ def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def speed(device: object, dtype: torch.dtype, **others: object) -> Speed:
         return Speed(dtype, 1e10 if dtype == torch.float32 else 1e9)
 
-    monkeypatch.setattr("autoround_backends.cpu.measure_matmul", speed)
+    monkeypatch.setattr("autoround.device.runtime.measure_matmul", speed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

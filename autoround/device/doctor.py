@@ -10,7 +10,7 @@ from autoround._version import __version__
 from autoround.device.kernels import kernels
 from autoround.device.parity import disagreement
 from autoround.device.protocol import Runtime
-from autoround.device.registry import backends, open_device
+from autoround.device.registry import automatic, backends, open_device
 from autoround.errors import AutoRoundError
 
 #: Packages whose versions decide what runs.
@@ -102,11 +102,7 @@ def examine() -> Report:
         for found in backends()
     )
     types = {device.type for report in reports for device in report.devices}
-    automatic = [
-        found.availability.devices[0]
-        for found in backends()
-        if found.backend is not None and found.availability.available and found.backend.rank >= 0
-    ]
+    taken = automatic()
     return Report(
         {"autoround": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES},
@@ -123,7 +119,7 @@ def examine() -> Report:
             )
             for found in kernels()
         ),
-        automatic[0] if automatic else "",
+        taken.availability.devices[0] if taken is not None else "",
     )
 
 

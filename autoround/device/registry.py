@@ -72,6 +72,14 @@ def _probe(name: str, backend: Backend) -> Availability:
     return answer
 
 
+def automatic() -> Found | None:
+    """Return the backend that ``auto`` takes: the first that can run and wants to be tried."""
+    return next(
+        (f for f in backends() if f.backend and f.backend.rank >= 0 and f.availability.available),
+        None,
+    )
+
+
 def open_device(device: str = "auto") -> Runtime:
     """Open a device by name: ``auto``, a backend's name, or ``name:index``.
 
@@ -85,10 +93,10 @@ def open_device(device: str = "auto") -> Runtime:
     if name == "auto":
         if index is not None:
             raise DeviceError(f"'auto' takes no index; {_choices()}")
-        for found in backends():
-            if found.backend and found.backend.rank >= 0 and found.availability.available:
-                return _opened(found.backend, None)
-        raise DeviceError(f"no backend can run here; {_choices()}")
+        found = automatic()
+        if found is None or found.backend is None:
+            raise DeviceError(f"no backend can run here; {_choices()}")
+        return _opened(found.backend, None)
     named = [found for found in backends() if found.name == name]
     for found in named:
         if found.backend is not None and found.availability.available:

@@ -55,13 +55,11 @@ class TorchRuntime:
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        return preferred(
-            [
-                measure_matmul(
-                    self.device, dtype, synchronize=self.synchronize, size=self.timed_size
-                )
-                for dtype in self.dtypes
-            ]
+        return preferred([self._measured(dtype) for dtype in self.dtypes])
+
+    def _measured(self, dtype: torch.dtype) -> Speed:
+        return measure_matmul(
+            self.device, dtype, synchronize=self.synchronize, size=self.timed_size
         )
 
     def speeds(self) -> tuple[Speed, ...]:

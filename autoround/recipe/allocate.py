@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from autoround.recipe.layers import AUTO, GgufType
 from autoround.recipe.section import Section
 from autoround.recipe.values import (
     COUNT,
@@ -20,7 +21,7 @@ from autoround.recipe.values import (
 from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
 
 #: Block types of GGUF that an option may name.
-GGUF_KINDS = ("q2_k", "q3_k", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0")
+GGUF_KINDS = tuple(sorted(set(get_args(GgufType)) - {AUTO, "f16"}))
 #: The option that keeps a layer.
 KEPT = "16"
 _OPTION = re.compile(r"[Ww]([2-8])(?:g([1-9][0-9]{0,5})|(channel))?(sym|asym)?")

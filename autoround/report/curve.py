@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 420, 80, 56, 24, 24
 #: Colours of what was chosen, what else there is, and what was measured.
@@ -103,8 +104,3 @@ def _document(parts: Sequence[str]) -> str:
             "</svg>\n",
         ]
     )
-
-
-def escape(text: str) -> str:
-    """Write a text so that XML takes it for one."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from autoround.device.protocol import Upload
-from autoround.stages.blocks import Job
+from autoround.stages.blocks import Job, inside
 from autoround.stages.replay import keep_dtypes, sum_of
 from autoround.types import BlockPlan
 
@@ -54,7 +54,7 @@ class Ahead:
         else:
             host, source = self._read(block)
             upload = None
-        placed = _inside(block, host) if upload is None else upload.result()
+        placed = inside(block, host) if upload is None else upload.result()
         return Weights(host, placed, source)
 
     def go_on(self, block: BlockPlan) -> None:
@@ -74,13 +74,9 @@ class Ahead:
         reading = self._reading[1]
         # A mistake of the reading is met where the block is needed.
         if self._upload is None and reading.done() and reading.exception() is None:
-            self._upload = self._job.runtime.upload(_inside(after, reading.result()[0]))
+            self._upload = self._job.runtime.upload(inside(after, reading.result()[0]))
 
     def _read(self, block: BlockPlan) -> tuple[dict[str, Tensor], int]:
         stored = self._job.skeleton.read(self._job.skeleton.names_under(block.name))
         source = 0 if self._job.journal is None else sum_of(stored)
         return keep_dtypes(self._job, block, stored), source
-
-
-def _inside(block: BlockPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(block.name + "."): tensor for name, tensor in tensors.items()}

@@ -6,7 +6,6 @@ nothing else, and anybody can run that recipe again.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -146,7 +145,7 @@ def _packed(recipe: Recipe, plan: Plan) -> Plan:
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:
-    return dataclasses.replace(
+    return replace(
         tokens,
         ids=tokens.ids[:count],
         lengths=tokens.lengths[:count],

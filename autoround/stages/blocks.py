@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.events import Sink
+from autoround.model.importance import Importance, observing
+from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.experts import as_kept
@@ -20,7 +23,15 @@ from autoround.stages.journal import PassJournal
 from autoround.stages.plan import DTYPES
 from autoround.types import BlockPlan, Plan
 
-__all__ = ["BlockOutput", "Carried", "Job", "as_stored"]
+__all__ = [
+    "BlockOutput",
+    "Carried",
+    "Job",
+    "as_stored",
+    "inside",
+    "observing_layers",
+    "run_rounded",
+]
 
 
 @dataclass(frozen=True)
@@ -63,3 +74,39 @@ def as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tens
         layers[name].tensor.removeprefix(block.name + "."): as_kept(layers[name], weight)
         for name, weight in weights.items()
     }
+
+
+def inside(block: BlockPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name a block's tensors as they are called inside it."""
+    return {name.removeprefix(block.name + "."): tensor for name, tensor in tensors.items()}
+
+
+def run_rounded(
+    runner: BlockRunner,
+    block: BlockPlan,
+    base: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    *,
+    hidden: Tensor,
+    rows: Tensor | None,
+) -> Tensor:
+    """Run a block with some of its weights given by layer name, [out, in].
+
+    base: its other tensors, by their names inside it. rows: which samples these are.
+    """
+    stored = {**base, **as_stored(block, weights)}
+    return runner.run(block.index, stored, hidden=hidden, rows=rows)
+
+
+def observing_layers(
+    job: Job, block: BlockPlan, *, into: Importance, linear: bool = True
+) -> AbstractContextManager[None]:
+    """Record the inputs of a block's quantized layers while the context lasts.
+
+    linear: whether those of linear layers are wanted; tokens of experts are always counted.
+    """
+    paths = {layer.name.removeprefix(block.name + "."): layer for layer in block.quantized}
+    names = [path for path, layer in paths.items() if not layer.experts]
+    stacked = {path: layer.experts for path, layer in paths.items() if layer.experts}
+    module = job.skeleton.model.get_submodule(block.name)
+    return observing(module, names if linear else (), into=into, stacked=stacked)

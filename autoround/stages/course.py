@@ -17,9 +17,9 @@ from torch import Tensor
 
 from autoround.core import sensitivity as core
 from autoround.errors import OutputError
-from autoround.model.importance import Importance, observing
+from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
-from autoround.stages.blocks import Job
+from autoround.stages.blocks import Job, inside, observing_layers
 from autoround.stages.distill import CHUNK
 from autoround.stages.replay import keep_dtypes
 from autoround.stages.streams import StreamFiles
@@ -119,8 +119,7 @@ def opened(course: Course, index: int) -> Opened:
     """Read a block."""
     job, plan = course.job, course.job.plan.blocks[index]
     stored = keep_dtypes(job, plan, job.skeleton.read(job.skeleton.names_under(plan.name)))
-    inside = {name.removeprefix(plan.name + "."): t for name, t in stored.items()}
-    return Opened(plan, course.runner.place(inside) | course.runner.buffers(index))
+    return Opened(plan, course.runner.place(inside(plan, stored)) | course.runner.buffers(index))
 
 
 @torch.no_grad()
@@ -131,11 +130,7 @@ def run_original(course: Course) -> None:
     for plan in job.plan.blocks:
         block = opened(course, plan.index)
         driven = Importance()
-        paths = {x.name.removeprefix(plan.name + "."): x for x in plan.quantized}
-        names = [path for path, layer in paths.items() if not layer.experts]
-        stacked = {path: layer.experts for path, layer in paths.items() if layer.experts}
-        module = job.skeleton.model.get_submodule(plan.name)
-        with observing(module, names, into=driven, stacked=stacked):
+        with observing_layers(job, plan, into=driven):
             for rows in course.parts():
                 driven.mask(job.tokens.mask[rows] if job.tokens.padded else None)
                 hidden = course.entered[plan.index][rows].to(job.runtime.device)

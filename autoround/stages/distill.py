@@ -22,7 +22,7 @@ from autoround.core.feed import batches
 from autoround.events import DistillStep
 from autoround.model.runner import BlockRunner
 from autoround.recipe.schema import Recipe
-from autoround.stages.blocks import BlockOutput, Job, as_stored
+from autoround.stages.blocks import BlockOutput, Job, inside, run_rounded
 from autoround.stages.distill_state import Keeping
 from autoround.stages.gguf import is_gguf
 from autoround.types import Plan, QuantizedTensor
@@ -141,10 +141,9 @@ def _parts(
 ) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
     """Place a finished block."""
     output, plan = done[index], job.plan.blocks[index]
-    inside = {n.removeprefix(plan.name + "."): t for n, t in output.kept.items()}
     layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
     placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
-    return runner.place(inside) | runner.buffers(plan.index), placed
+    return runner.place(inside(plan, output.kept)) | runner.buffers(plan.index), placed
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -171,8 +170,7 @@ def _run(
     course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
 ) -> Tensor:
     plan = course.job.plan.blocks[block.number]
-    stored = block.base | as_stored(plan, weights)
-    return course.runner.run(block.number, stored, hidden=hidden, rows=rows)
+    return run_rounded(course.runner, plan, block.base, weights, hidden=hidden, rows=rows)
 
 
 @torch.no_grad()

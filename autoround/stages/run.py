@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.core.metrics import weight_bits
+from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.errors import OutputError
 from autoround.events import Finished, Planned, Sink, StageStarted, Warned
@@ -39,7 +40,7 @@ from autoround.stages.resume import (
 from autoround.stages.tune import quantize_blocks
 from autoround.stages.verify import Rehearsal
 from autoround.stages.write import Staging, Writer, check_output, check_room
-from autoround.types import BlockResult, Destination, Estimate, OutputPlan, RunResult
+from autoround.types import BlockResult, Destination, Estimate, OutputPlan, Plan, RunResult
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,7 @@ def prepare(
         request = replace(request, recipe=recipe)
         job, estimate = prepare(request, sink=sink, max_memory=max_memory, about=about)
         return replace(job, allocation=allocation), estimate
-    tokens, what = calibration_tokens(
-        request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
-    )
-    plan = make_plan(
-        request.recipe,
-        request.skeleton,
-        runtime=request.runtime,
-        calibration=what,
-        model=request.model_name,
-    )
+    tokens, plan = _planned(request)
     plan = settled(request.recipe, plan, about)
     for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
         # A tokenizer that cannot be written is better told now.
@@ -110,6 +102,21 @@ def prepare(
     _tell_of_fallbacks(request, sink)
     job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
     return replace(job, resident=estimate.streams_on_device), estimate
+
+
+def _planned(request: Request) -> tuple[Tokens | None, Plan]:
+    """Read the calibration data, and resolve the recipe against the model."""
+    tokens, what = calibration_tokens(
+        request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
+    )
+    plan = make_plan(
+        request.recipe,
+        request.skeleton,
+        runtime=request.runtime,
+        calibration=what,
+        model=request.model_name,
+    )
+    return tokens, plan
 
 
 def _tell_of_fallbacks(request: Request, sink: Sink) -> None:
@@ -136,16 +143,7 @@ def scoring_job(request: Request, *, sink: Sink) -> Job:
     Raises:
         AutoRoundError: model, data and recipe do not go together.
     """
-    tokens, what = calibration_tokens(
-        request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
-    )
-    plan = make_plan(
-        request.recipe,
-        request.skeleton,
-        runtime=request.runtime,
-        calibration=what,
-        model=request.model_name,
-    )
+    tokens, plan = _planned(request)
     return Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
 
 

@@ -18,7 +18,7 @@ from autoround.core.rounding import Rounding
 from autoround.core.rtn import Task, round_to_nearest
 from autoround.core.sensitivity import squared_effects
 from autoround.core.tune import Problem, Schedule, rounded_weights, tune
-from autoround.stages.blocks import Job, as_stored
+from autoround.stages.blocks import Job, run_rounded
 from autoround.stages.course import Course, Opened
 from autoround.stages.schedule import schedule_of
 
@@ -66,8 +66,7 @@ def _forward(
     hidden: Tensor,
     rows: Tensor | None,
 ) -> Tensor:
-    stored = block.tensors | as_stored(block.plan, weights)
-    return course.runner.run(block.plan.index, stored, hidden=hidden, rows=rows)
+    return run_rounded(course.runner, block.plan, block.tensors, weights, hidden=hidden, rows=rows)
 
 
 @torch.no_grad()

@@ -15,10 +15,17 @@ from autoround.core.tune import Means, Problem, Tuned, check_loss, tune
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats.gguf_carried import dense
-from autoround.model.importance import Importance, observing
+from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
 from autoround.stages.ahead import Ahead
-from autoround.stages.blocks import BlockOutput, Carried, Job, as_stored
+from autoround.stages.blocks import (
+    BlockOutput,
+    Carried,
+    Job,
+    as_stored,
+    observing_layers,
+    run_rounded,
+)
 from autoround.stages.distill import distill, distills
 from autoround.stages.experts import as_matrix, spared, starved
 from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
@@ -203,15 +210,10 @@ def _advance_full(
 ) -> Importance:
     """Run the full-precision chain through a block; note what drives its layers."""
     importance = Importance(grams=compensates(job.recipe))
-    paths = {layer: layer.name.removeprefix(block.name + ".") for layer in block.quantized}
-    names = [path for layer, path in paths.items() if not layer.experts]
-    stacked = {path: layer.experts for layer, path in paths.items() if layer.experts}
-    if job.recipe.tuning.init != "search" and not compensates(job.recipe):
-        names = []
+    driven = job.recipe.tuning.init == "search" or compensates(job.recipe)
     if not job.recipe.tuning.quantized_inputs:
         streams.fork()
-    module = job.skeleton.model.get_submodule(block.name)
-    with observing(module, names, into=importance, stacked=stacked):
+    with observing_layers(job, block, into=importance, linear=driven):
         _advance(job, runner, block, base, streams, FULL, importance)
     return importance
 
@@ -269,8 +271,7 @@ class _Worked(NamedTuple):
 
     def forward(self, weights: Mapping[str, Tensor], hidden: Tensor, rows: Tensor | None) -> Tensor:
         """Run it with its other weights given by layer name, [out, in]."""
-        stored = {**self.base, **as_stored(self.block, weights)}
-        return self.runner.run(self.block.index, stored, hidden=hidden, rows=rows)
+        return run_rounded(self.runner, self.block, self.base, weights, hidden=hidden, rows=rows)
 
     def means(self) -> Means:
         """Return what the device can do beside the operations."""

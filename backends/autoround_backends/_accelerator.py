@@ -20,7 +20,6 @@ from autoround.device.protocol import (
     Speed,
     Step,
     Upload,
-    measure_matmul,
     preferred,
 )
 from autoround.device.runtime import TorchRuntime
@@ -81,11 +80,6 @@ class AcceleratorRuntime(TorchRuntime):
         if ordered[0] is half and bfloat.flops * 1.5 > half.flops:
             return (bfloat, *(s for s in ordered if s is not bfloat))
         return ordered
-
-    def _measured(self, dtype: torch.dtype) -> Speed:
-        return measure_matmul(
-            self.device, dtype, synchronize=self.synchronize, size=self.timed_size
-        )
 
     @cached_property
     def _short_products(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, Memory, Note, Speed, measure_matmul, preferred
+from autoround.device.protocol import Availability, Memory, Note, Speed, preferred
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
@@ -70,9 +70,6 @@ class CpuRuntime(TorchRuntime):
             yield
         finally:
             torch.set_num_threads(before)
-
-    def _measured(self, dtype: torch.dtype) -> Speed:
-        return measure_matmul(self.device, dtype, synchronize=self.synchronize)
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:

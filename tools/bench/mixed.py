@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import store
-from bench import Bench, Settings
+from bench import Bench, Settings, written
 from geometry import fingerprint, geometry, stored_bits
 from machine import code_mark, default_threads, machine_name
 from mixed_page import write_page
@@ -168,7 +168,7 @@ class Mixed:
             },
             python=a.peer_python,
         )
-        inner = next((p.parent for p in sorted(folder.rglob("config.json"))), folder)
+        inner = written(folder)
         if inner != folder:
             for path in list(inner.iterdir()):
                 shutil.move(str(path), str(folder / path.name))

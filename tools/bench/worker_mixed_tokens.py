@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import worker
+from worker_tokens import saved
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,19 +42,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["work"])
     place = folder / "mixed-calibration.jsonl"
     place.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-
-    def save(name: str, ids: Any) -> dict[str, str]:
-        array = np.asarray(ids, dtype=np.int64)
-        mark = hashlib.sha256(array.tobytes()).hexdigest()[:8]
-        path = folder / f"{name}-{mark}.npy"
-        np.save(path, array)
-        return {"path": str(path), "mark": mark}
-
+    scored = tokenizer(evaluation)["input_ids"][: job["eval_tokens"]]
     return {
-        "calibration": save("mixed-calibration", rows),
-        "evaluation": save(
-            "mixed-evaluation", tokenizer(evaluation)["input_ids"][: job["eval_tokens"]]
-        ),
+        "calibration": saved(folder, "mixed-calibration", rows),
+        "evaluation": saved(folder, "mixed-evaluation", scored),
         "text": str(place),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ def windows(count: int, length: int, *, total: int, seed: int) -> list[int]:
     starts = np.floor(rng.uniform(edges[:-1], edges[1:])).astype(int).clip(0, last)
     rng.shuffle(starts)
     return [int(start) for start in starts]
+
+
+def saved(folder: Path, name: str, ids: Any) -> dict[str, str]:
+    """Save token ids under a name that tells them apart; returns their file and mark."""
+    import numpy as np
+
+    array = np.asarray(ids, dtype=np.int64)
+    mark = hashlib.sha256(array.tobytes()).hexdigest()[:8]
+    path = folder / f"{name}-{mark}.npy"
+    np.save(path, array)
+    return {"path": str(path), "mark": mark}
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -53,13 +65,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         parts = (ids[start : start + step] for start in range(0, len(ids), step))
         return [token for part in parts for token in first + part][: job["eval_tokens"]]
 
-    def save(name: str, ids: Any) -> dict[str, str]:
-        ids = np.asarray(ids, dtype=np.int64)
-        mark = hashlib.sha256(ids.tobytes()).hexdigest()[:8]
-        path = folder / f"{name}-{mark}.npy"
-        np.save(path, ids)
-        return {"path": str(path), "mark": mark}
-
+    save = partial(saved, folder)
     lines = Path(job["text"]).read_text("utf-8").splitlines(keepends=True)
     cut = len(lines) * 6 // 10
     ids = np.array(encode("".join(lines[:cut])), dtype=np.int64)

@@ -89,7 +89,7 @@ def test_the_dtype_to_compute_in(
         measured.append((device, dtype))
         return Speed(dtype, speeds[dtype])
 
-    monkeypatch.setattr(_accelerator, "measure_matmul", measure)
+    monkeypatch.setattr("autoround.device.runtime.measure_matmul", measure)
     runtime = AcceleratorRuntime("xpu", 0, module=FakeModule())
     assert [speed.dtype for speed in runtime.speeds()] == order
     assert [speed.dtype for speed in runtime.speeds()] == order
@@ -223,7 +223,7 @@ def test_short_products_only_where_float32_was_chosen(monkeypatch: pytest.Monkey
         with AcceleratorRuntime("cuda", 0, module=FakeModule()).computing():
             return torch.get_float32_matmul_precision()
 
-    monkeypatch.setattr(_accelerator, "measure_matmul", measure)
+    monkeypatch.setattr("autoround.device.runtime.measure_matmul", measure)
     assert torch.get_float32_matmul_precision() == "highest"
     assert inside() == "high"
     flops[BF16] = 800.0
@@ -274,7 +274,9 @@ def test_triton_is_used_where_it_agrees(
 
 def test_notes_tell_what_the_operations_are(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter((Speed(FP32, 1.0), Speed(BF16, 9.0), Speed(FP16, 9.0)))
-    monkeypatch.setattr(_accelerator, "measure_matmul", lambda *args, **options: next(speeds))
+    monkeypatch.setattr(
+        "autoround.device.runtime.measure_matmul", lambda *args, **options: next(speeds)
+    )
     monkeypatch.setattr(_accelerator, "find_spec", lambda name: None)
     runtime = AcceleratorRuntime("xpu", 0, module=FakeModule())
     assert [note.slower for note in runtime.notes()] == [True]

@@ -356,7 +356,7 @@ def test_the_dtype_that_was_measured_is_kept(
     model, out = checkpoint("llama"), tmp_path / "out"
     interrupted(model, out, values)
     monkeypatch.setattr(
-        "autoround_backends.cpu.measure_matmul",
+        "autoround.device.runtime.measure_matmul",
         lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
     )
     result = quantize(model, out, values, resume=True)
