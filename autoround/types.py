@@ -154,6 +154,7 @@ class Plan:
 
     further: plans of other passes over the blocks, for formats whose grids differ.
     rules: what the recipe's rules for some of the layers did.
+    compiled: whether blocks are compiled for their many steps.
     """
 
     model: str
@@ -170,6 +171,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     further: tuple[Plan, ...] = ()
     rules: tuple[RulePlan, ...] = ()
+    compiled: bool = False
 
     @property
     def layers(self) -> tuple[LayerPlan, ...]:

@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from autoround.core.ops import Ops
 
 #: Tensors in, tensors out: what :meth:`Runtime.capture` takes and gives.
 Step = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
+
+#: Runs a module with other tensors, by name, and arguments: what :meth:`Runtime.compile` takes
+#: and gives.
+BlockCall = Callable[["nn.Module", dict[str, "Tensor"], tuple[Any, ...], dict[str, Any]], Any]
 
 #: A 16-bit dtype must beat float32 by this factor before its lost digits are worth it.
 WORTHWHILE_SPEEDUP = 1.2
@@ -104,6 +108,15 @@ class Runtime(Protocol):
         """Return a step that does the same for tensors like the examples, in less time.
 
         What it returns holds until it is called again. The step itself is always a right answer.
+        """
+
+    def compiles(self) -> bool:
+        """Tell whether :meth:`compile` has anything to give here."""
+
+    def compile(self, call: BlockCall) -> BlockCall:
+        """Return a call that does the same in less time after the first; gradients too.
+
+        The call itself is always a right answer.
         """
 
 

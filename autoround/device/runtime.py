@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.protocol import (
+    BlockCall,
     Memory,
     Note,
     Speed,
@@ -96,3 +97,11 @@ class TorchRuntime:
         """Return the step itself."""
         del examples
         return step
+
+    def compiles(self) -> bool:
+        """Tell that it does not."""
+        return False
+
+    def compile(self, call: BlockCall) -> BlockCall:
+        """Return the call itself."""
+        return call

@@ -28,10 +28,37 @@ class _HeadReached(Exception):  # noqa: N818 (control flow, not an error)
     """Ends a run of the model where its head begins."""
 
 
-class BlockRunner:
-    """Runs blocks of one model on one device, in one dtype."""
+#: Runs a module with other tensors, by name, and arguments.
+BlockCall = Callable[[nn.Module, dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
 
-    def __init__(self, skeleton: Skeleton, *, device: torch.device, dtype: torch.dtype) -> None:
+
+def call_block(
+    block: nn.Module,
+    tensors: dict[str, Tensor],
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
+) -> Any:
+    """Call a block with other tensors than it holds."""
+    return functional_call(block, tensors, arguments, named)
+
+
+class BlockRunner:
+    """Runs blocks of one model on one device, in one dtype.
+
+    often: how to call a block in steps that are taken many times. attention: what transformers
+    calls the attention to compute with; None is the model's own.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        often: BlockCall = call_block,
+        attention: str | None = None,
+    ) -> None:
+        self._often, self._attention = often, attention
         self._skeleton = skeleton
         self._device = device
         self._dtype = dtype
@@ -82,12 +109,14 @@ class BlockRunner:
         *,
         hidden: Tensor,
         rows: Tensor | None = None,
+        often: bool = False,
     ) -> Tensor:
         """Run one block, with what the model adds to its input.
 
         weights: all of its tensors, by their names inside the block, on the device.
         hidden: [batch, seq, hidden], seq as prepared. rows: int64 [batch], which samples these
-        are; needed where the model calls its blocks differently for each. Returns hidden's shape.
+        are; needed where the model calls its blocks differently for each.
+        often: whether this is one of many runs that are alike. Returns hidden's shape.
         """
         assert self._calls is not None, "prepare() comes before run()"
         held = self._outer is not None
@@ -101,7 +130,9 @@ class BlockRunner:
         if added is not None:
             hidden = hidden + added.to(hidden.dtype)
         block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
-        out = functional_call(block, dict(weights), (hidden, *call.args), call.kwargs)
+        run = self._often if often else call_block
+        with _attending(self._skeleton, self._attention):
+            out = run(block, dict(weights), (hidden, *call.args), call.kwargs)
         output: Tensor = out[0] if isinstance(out, tuple) else out
         return output
 
@@ -180,7 +211,8 @@ class BlockRunner:
         for as_tuple in (False, True):
             recorded: dict[int, tuple[Tensor, Call]] = {}
             passing = _Passing(recorded, as_tuple=as_tuple, factor=factor, last=count - 1)
-            with _blocks_as(skeleton, passing.block), torch.no_grad():
+            how = _attending(skeleton, self._attention)
+            with _blocks_as(skeleton, passing.block), how, torch.no_grad():
                 try:
                     functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
                 except _LastBlockReached:
@@ -258,3 +290,18 @@ def _blocks_as(skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]])
     finally:
         for module in modules:
             module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _attending(skeleton: Skeleton, attention: str | None) -> Iterator[None]:
+    """Let a model compute its attention in another way, for a call."""
+    if attention is None:
+        yield
+        return
+    config: Any = skeleton.model.config
+    before = config._attn_implementation
+    config._attn_implementation = attention
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

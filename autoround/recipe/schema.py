@@ -152,6 +152,14 @@ class TuningOptions(Section):
         Field(description="Type blocks are run in; auto is the fastest by measurement."),
         Legal(" or ".join(LEGAL_DTYPES)),
     ] = "auto"
+    compile: Annotated[
+        Literal["auto"] | bool,
+        Field(
+            description="Compile blocks for their many steps (torch.compile); auto does where "
+            "16-bit steps on a CPU are long enough to be worth it."
+        ),
+        Legal("auto, true or false"),
+    ] = "auto"
 
     @property
     def resolved_lr(self) -> float:

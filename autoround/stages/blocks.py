@@ -14,7 +14,7 @@ from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.events import Sink
 from autoround.model.importance import Importance, observing
-from autoround.model.runner import BlockRunner
+from autoround.model.runner import BlockRunner, call_block
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.experts import as_kept
@@ -31,7 +31,13 @@ __all__ = [
     "inside",
     "observing_layers",
     "run_rounded",
+    "runner_of",
 ]
+
+
+#: Tokens of a sample up to which plain products, compiled, are the fastest attention: the backward
+#: of torch's kernel for CPUs is slow, and grows by the token where theirs grows by its square.
+SHORT = 128
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,17 @@ class Job:
         return DTYPES[self.plan.compute_dtype]
 
 
+def runner_of(job: Job) -> BlockRunner:
+    """Return what runs the blocks of a job, compiled where its plan says so."""
+    place, dtype = job.runtime.device, job.compute
+    if not job.plan.compiled:
+        return BlockRunner(job.skeleton, device=place, dtype=dtype)
+    often = job.runtime.compile(call_block)
+    short = job.recipe.calibration.seqlen <= SHORT
+    attention = "eager" if short else None
+    return BlockRunner(job.skeleton, device=place, dtype=dtype, often=often, attention=attention)
+
+
 def as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name weights as the block does, and turn them the way it stores them."""
     layers = {layer.name: layer for layer in block.layers}
@@ -89,13 +106,15 @@ def run_rounded(
     *,
     hidden: Tensor,
     rows: Tensor | None,
+    often: bool = False,
 ) -> Tensor:
     """Run a block with some of its weights given by layer name, [out, in].
 
     base: its other tensors, by their names inside it. rows: which samples these are.
+    often: whether this is one of many runs that are alike.
     """
     stored = {**base, **as_stored(block, weights)}
-    return runner.run(block.index, stored, hidden=hidden, rows=rows)
+    return runner.run(block.index, stored, hidden=hidden, rows=rows, often=often)
 
 
 def observing_layers(

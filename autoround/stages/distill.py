@@ -170,7 +170,9 @@ def _run(
     course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
 ) -> Tensor:
     plan = course.job.plan.blocks[block.number]
-    return run_rounded(course.runner, plan, block.base, weights, hidden=hidden, rows=rows)
+    return run_rounded(
+        course.runner, plan, block.base, weights, hidden=hidden, rows=rows, often=True
+    )
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
+from autoround.stages.compiled import compiles
 from autoround.stages.gguf import is_gguf
 from autoround.stages.plan_gguf import Pass, gguf_pass
 from autoround.stages.plan_outside import plan_outside
@@ -85,6 +86,7 @@ def make_plan(
                 rules=one.rules,
             )
         )
+        plans[-1] = replace(plans[-1], compiled=compiles(plans[-1], recipe, runtime))
     first = plans[0]
     written = [output for plan in plans for output in plan.outputs]
     common = (

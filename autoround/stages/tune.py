@@ -25,6 +25,7 @@ from autoround.stages.blocks import (
     as_stored,
     observing_layers,
     run_rounded,
+    runner_of,
 )
 from autoround.stages.distill import distill, distills
 from autoround.stages.experts import as_matrix, spared, starved
@@ -42,7 +43,7 @@ def quantize_blocks(job: Job) -> Iterator[BlockOutput]:
 
     Only one block's weights and tuning state are in memory at a time.
     """
-    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
+    runner = runner_of(job)
     distilled = job.tokens is not None and distills(job.recipe, job.plan)
     more = finished(job) < len(job.plan.blocks) or not _outside_done(job)
     streams = _streams(job, runner) if job.tokens is not None and (more or distilled) else None
@@ -271,7 +272,15 @@ class _Worked(NamedTuple):
 
     def forward(self, weights: Mapping[str, Tensor], hidden: Tensor, rows: Tensor | None) -> Tensor:
         """Run it with its other weights given by layer name, [out, in]."""
-        return run_rounded(self.runner, self.block, self.base, weights, hidden=hidden, rows=rows)
+        return run_rounded(
+            self.runner,
+            self.block,
+            self.base,
+            weights,
+            hidden=hidden,
+            rows=rows,
+            often=torch.is_grad_enabled(),
+        )
 
     def means(self) -> Means:
         """Return what the device can do beside the operations."""

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, Memory, Note, Speed, preferred
+from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, preferred
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
+from autoround_backends._compile import Compiled, can_compile
 from autoround_backends._cpu_ops import CpuOps
 
 #: Fewer threads must multiply faster by this factor to be used: noise must not decide.
@@ -86,6 +87,14 @@ class CpuRuntime(TorchRuntime):
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
         given = torch.get_num_threads()
         return Note(f"{self.threads} threads, the fastest of {given} and fewer"), about
+
+    def compiles(self) -> bool:
+        """Tell whether a C++ compiler is there."""
+        return can_compile()
+
+    def compile(self, call: BlockCall) -> BlockCall:
+        """Return a call that is compiled when it is first made."""
+        return Compiled(call)
 
     def memory(self) -> Memory:
         """Return the machine's memory; free counts what the system can reclaim."""

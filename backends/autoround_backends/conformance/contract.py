@@ -28,6 +28,7 @@ def contract_cases() -> Iterator[Case]:
     yield Case("memory is accounted for", _memory)
     yield Case("what is uploaded arrives as it was", _uploads)
     yield Case("a captured step does what the step does", _captures)
+    yield Case("a compiled call does what the call does", _compiles)
 
 
 def _says_what_it_is(held: Subject) -> None:
@@ -125,3 +126,33 @@ def _captures(held: Subject) -> None:
     x = torch.ones((4, 8), device=device)
     near = torch.allclose(captured([x])[0].to("cpu"), (x @ weight).to("cpu"), rtol=1e-4)
     require(near, "a tensor that was changed in place is not seen")
+
+
+def _compiles(held: Subject) -> None:
+    device = held.runtime.device
+    rng = torch.Generator().manual_seed(5)
+    module = torch.nn.Linear(8, 8, device="meta")
+    names = dict(module.named_parameters())
+    tensors = {n: torch.randn(p.shape, generator=rng).to(device) for n, p in names.items()}
+
+    def call(
+        block: torch.nn.Module,
+        inside: dict[str, Tensor],
+        given: tuple[Tensor, ...],
+        named: dict[str, Tensor],
+    ) -> Tensor:
+        out: Tensor = torch.func.functional_call(block, inside, given).square() * named["factor"]
+        return out
+
+    compiled = held.runtime.compile(call)
+    for rows in (4, 4, 2):
+        x = torch.randn((rows, 8), generator=rng).to(device)
+        factor = {"factor": torch.full((1,), 0.5, device=device)}
+        found = []
+        for one in (compiled, call):
+            learned = {n: t.clone().requires_grad_() for n, t in tensors.items()}
+            out = one(module, learned, (x,), factor)
+            found.append([out, *torch.autograd.grad(out.sum(), list(learned.values()))])
+        for one, other in zip(*found, strict=True):
+            near = torch.allclose(one.to("cpu"), other.to("cpu"), rtol=1e-4, atol=1e-5)
+            require(near, f"other numbers or gradients for {rows} rows")

@@ -164,6 +164,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "checks": 5,
             "check_samples": 16,
             "compute_dtype": "auto",
+            "compile": "auto",
         },
         "allocate": {
             "avg_bits": "none",
