@@ -7,7 +7,7 @@ counted as well: what few tokens say of an expert is not to be trusted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,21 @@ from torch import Tensor, nn
 
 #: Tokens that the mean of all experts counts for beside those an expert saw itself.
 PRIOR_TOKENS = 64
+
+
+@contextmanager
+def _factors_of_16_bits() -> Iterator[None]:
+    """Let products of float32 take their factors as bfloat16, which is exact where they came so.
+
+    Sums stay in float32. With a matrix unit it is three times as fast.
+    """
+    held: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = held.fp32_precision
+    held.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        held.fp32_precision = before
 
 
 class Importance:
@@ -42,13 +57,16 @@ class Importance:
         flat = activations.detach()
         if self._mask is not None and flat.shape[:-1] == self._mask.shape:
             flat = flat[self._mask]
+        short = flat.dtype == torch.bfloat16 and flat.device.type == "cpu"
         flat = flat.reshape(-1, flat.shape[-1]).float()
         if self._grams is not None:
             if self._last is None or self._last[0] is not activations:
                 self._last = (activations, name)
                 held = self._grams.get(name)
                 # Tokens of a batch at a time: the product is of the inputs' width only.
-                self._grams[name] = flat.t() @ flat if held is None else held.addmm_(flat.t(), flat)
+                with _factors_of_16_bits() if short else nullcontext():
+                    product = flat.t() @ flat
+                self._grams[name] = product if held is None else held.add_(product)
             self._owners[name] = self._last[1]
         self._add(name, flat.square().sum(0))
 

@@ -243,7 +243,9 @@ def _advance(
             if importance is not None:
                 importance.mask(None if streams.mask is None else streams.mask[part])
             rows, batch = feed.take()
-            out = runner.run(block.index, weights, hidden=batch["hidden"], rows=rows)
+            # Layers that are looked at are called one by one.
+            often = importance is None
+            out = runner.run(block.index, weights, hidden=batch["hidden"], rows=rows, often=often)
             feed.ahead()
             after[part] = out.to(after.device)
             streams.rest()

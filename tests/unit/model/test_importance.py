@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -122,3 +124,19 @@ def test_observing_leaves_no_hooks_even_when_the_block_fails() -> None:
     with pytest.raises(RuntimeError), observing(block, ["last"], into=Importance()):
         block(torch.zeros(1, 1, HIDDEN + 1))
     assert not any(m._forward_pre_hooks for m in block.modules())
+
+
+def test_products_of_16_bit_inputs_are_those_of_float32() -> None:
+    rng = torch.Generator().manual_seed(3)
+    x = torch.randn((4, 100, 24), generator=rng).to(torch.bfloat16)
+    setting: Any = torch.backends.mkldnn
+    before = setting.matmul.fp32_precision
+    importance = Importance(grams=True)
+    for part in x.split(2):
+        importance.mask(None)
+        importance.add("q", part)
+    flat = x.reshape(-1, 24).double()
+    held = importance.gram("q")
+    assert held is not None
+    torch.testing.assert_close(held[1].double(), flat.t() @ flat, rtol=1e-5, atol=1e-3)
+    assert setting.matmul.fp32_precision == before
