@@ -126,13 +126,14 @@ class TuningOptions(Section):
         Legal("minmax or search"),
     ] = "search"
     start: Annotated[
-        Literal["nearest", "compensated"],
+        Literal["auto", "nearest", "compensated"],
         Field(
             description="Where roundings start: the nearest level, or one that makes up for "
-            "the errors of the layer's other weights (as GPTQ does)."
+            "the errors of the layer's other weights (as GPTQ does); auto is compensated where "
+            "there are steps."
         ),
-        Legal("nearest or compensated"),
-    ] = "nearest"
+        Legal("auto, nearest or compensated"),
+    ] = "auto"
     quantized_inputs: Annotated[
         bool,
         Field(description="Feed a block the outputs of the quantized blocks before it."),
@@ -162,12 +163,17 @@ class TuningOptions(Section):
     ] = "auto"
 
     @property
+    def compensates(self) -> bool:
+        """Whether roundings start where errors make up for each other."""
+        return self.start == "compensated" or (self.start == "auto" and self.iters > 0)
+
+    @property
     def resolved_lr(self) -> float:
         """The step size of the roundings with auto worked out; 0 without tuning."""
         if self.iters == 0:
             return 0.0
         # What a compensated start has found is lost on the way at the rate of a plain one.
-        reach = 1.0 if self.start == "nearest" else 0.2
+        reach = 0.2 if self.compensates else 1.0
         return reach / self.iters if self.lr == "auto" else self.lr
 
     @property
@@ -188,7 +194,7 @@ class DistillOptions(Section):
     ] = 0
     lr: Annotated[
         Rate,
-        Field(description="Relative step size of the scales; auto is 0.016 / 2**bits."),
+        Field(description="Relative step size of the scales; auto is 0.064 / 8**(bits/2)."),
         RATE,
     ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8

@@ -64,7 +64,7 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     on_host = not runtime.own_memory
     sparing = recipe.tuning.low_memory and not on_host
     tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
-    if recipe.tuning.start == "compensated":
+    if recipe.tuning.compensates:
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
         tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)

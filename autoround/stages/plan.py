@@ -31,7 +31,7 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    looks = tuning.init == "search" or tuning.start == "compensated"
+    looks = tuning.init == "search" or tuning.compensates
     tunes = tuning.iters > 0 or recipe.distill.steps > 0
     return looks or tunes or bool(recipe.allocate.budgets)
 

@@ -13,7 +13,7 @@ from autoround.types import BlockPlan
 
 def compensates(recipe: Recipe) -> bool:
     """Tell whether rounding starts where errors make up for each other."""
-    return recipe.tuning.start == "compensated"
+    return recipe.tuning.compensates
 
 
 def with_offsets(

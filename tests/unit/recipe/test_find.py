@@ -31,11 +31,8 @@ def test_default_states_every_default() -> None:
     [
         ("default", {}),
         ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
-        ("light", {"tuning.iters": 50, "tuning.start": "compensated"}),
-        (
-            "turbo",
-            {"tuning.iters": 20, "tuning.checks": 2, "tuning.start": "compensated"},
-        ),
+        ("light", {"tuning.iters": 50}),
+        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
         ("flash", {"tuning.iters": 0, "tuning.start": "compensated"}),
         ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
@@ -43,14 +40,14 @@ def test_default_states_every_default() -> None:
             "w2",
             {
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"distill.steps": 100, "distill.codes": True},
+                **{"tuning.iters": 50, "distill.steps": 200, "distill.codes": True},
             },
         ),
         (
             "w3",
             {
                 **{"scheme.bits": 3, "scheme.group_size": 64},
-                **{"distill.steps": 50, "distill.codes": True},
+                **{"tuning.iters": 50, "distill.steps": 100, "distill.codes": True},
             },
         ),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
@@ -63,7 +60,8 @@ def test_default_states_every_default() -> None:
                     {"kind": "attention", "bits": 4},
                     {"blocks": ["first 1/8", "last 1/8"], "bits": 4},
                 ],
-                **{"scheme.bits": 3, "distill.steps": 50, "distill.codes": True},
+                **{"scheme.bits": 3, "tuning.iters": 50},
+                **{"distill.steps": 100, "distill.codes": True},
             },
         ),
         (
@@ -74,7 +72,7 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1", "last 1"], "bits": 3, "group_size": 128},
                 ],
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"distill.steps": 100, "distill.codes": True},
+                **{"tuning.iters": 50, "distill.steps": 200, "distill.codes": True},
             },
         ),
         (
