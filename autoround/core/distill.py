@@ -62,7 +62,7 @@ def rate_of(bits: int) -> float:
     1e-3 at 4 bits, where four times as much does harm, and 8e-3 at 2, where half as much learns
     less.
     """
-    return 0.064 / 8.0 ** (bits / 2.0)
+    return 0.064 / math.pow(8.0, bits / 2.0)
 
 
 def rate_at(step: int, *, rate: float, steps: int) -> float:

@@ -205,9 +205,10 @@ def test_scheme_as_shared_value() -> None:
 @pytest.mark.parametrize(
     ("options", "lr", "minmax_lr"),
     [
-        (TuningOptions(iters=50), 0.02, 0.02),
+        (TuningOptions(iters=50), 0.004, 0.004),
+        (TuningOptions(iters=50, start="nearest"), 0.02, 0.02),
         (TuningOptions(iters=50, lr=0.5), 0.5, 0.5),
-        (TuningOptions(iters=50, minmax_lr=0.5), 0.02, 0.5),
+        (TuningOptions(iters=50, minmax_lr=0.5), 0.004, 0.5),
         (TuningOptions(iters=0, lr=0.5), 0.0, 0.0),
         (TuningOptions(iters=0, minmax_lr=0.5), 0.0, 0.0),
     ],

@@ -145,7 +145,7 @@ def test_blocks_have_schedules_of_their_own() -> None:
     assert schedule_of(small({"tuning.clips": False}), 0).clip_rate == 0
     assert schedule_of(small({"tuning.init": "search"}), 0).clip_ceiling == 2
     assert schedule_of(small({"tuning.init": "minmax"}), 0).clip_ceiling == 1
-    assert schedule_of(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.02)
+    assert schedule_of(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.004)
 
 
 def test_quantized_inputs_reach_the_second_block_only() -> None:
