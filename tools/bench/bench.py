@@ -37,7 +37,7 @@ def sizes(name: str) -> Size:
     """Return the size of that name: one to try ideas with, and one for results."""
     if name == "quick":
         return Size(blocks=8, nsamples=64, seqlen=128, eval_tokens=8192, seeds=[0, 1, 2])
-    return Size(blocks=0, nsamples=512, seqlen=256, eval_tokens=16384, seeds=[0])
+    return Size(blocks=0, nsamples=512, seqlen=128, eval_tokens=16384, seeds=[0])
 
 
 @dataclass(frozen=True)
