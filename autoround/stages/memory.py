@@ -25,6 +25,8 @@ BASE_BYTES = 600 << 20
 TUNING_COPIES = 7
 #: The same with low_memory: the best values are elsewhere, and gradients of weights come in parts.
 SPARING_COPIES = 5
+#: What the compiler of blocks leaves in memory.
+COMPILER_BYTES = 200 << 20
 #: Width of what blocks hand on, where a config does not say.
 UNKNOWN_WIDTH = 4096
 #: Share of the free memory that a run may plan with.
@@ -82,8 +84,9 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
     held = block * 4 * 2
+    base = BASE_BYTES + COMPILER_BYTES * plan.compiled
     return Needs(
-        BASE_BYTES + (outside + tuning if on_host else outside + held),
+        base + (outside + tuning if on_host else outside + held),
         2 * streams,
         codes,
         0 if on_host else _apart(outside // 4 * item, tuning, together=distills(recipe, plan)),
