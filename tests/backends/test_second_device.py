@@ -121,7 +121,8 @@ def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
         )  # two blocks of mixtral have six each, stacked experts counted once
         # The sum behind a clip factor may come out otherwise in its last bit; a scale then differs
         # in its own, and a few codes of what comes after it (4 of 8,192 of the head) by a level.
-        assert same >= 0.999, name
+        # Compensation hands such bits on to all columns that follow (28 of 8,192, padded samples).
+        assert same >= 0.99, name
         assert devices == ["cpu"], name
         # Batches in parts, and several of them a step, are not recorded.
         steady = 0 if name in QUICK else 2

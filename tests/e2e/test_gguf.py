@@ -223,7 +223,8 @@ def test_the_codes_in_the_file_are_those_that_were_tuned(
 
 def test_tuning_on_the_k_quant_grid_beats_rounding(tmp_path: Path) -> None:
     model = tiny()
-    tuned = quantize(model, tmp_path / "t", "gguf:q2_k_s", **{"tuning.iters": 30})
+    nearest = {"tuning.iters": 30, "tuning.start": "nearest"}
+    tuned = quantize(model, tmp_path / "t", "gguf:q2_k_s", **nearest)
     assert all(block.loss_after < 0.97 * block.loss_before for block in tuned.blocks)
     before, error = logits(model), {}
     quantize(model, tmp_path / "r", "gguf:q2_k_s", **{"tuning.iters": 0, "tuning.init": "search"})
