@@ -9,7 +9,7 @@ from autoround.errors import RecipeError
 from autoround.recipe.schema import Recipe
 from autoround.types import Plan
 
-#: Floating-point operations of all steps from which compiling is worth its ten seconds.
+#: Floating-point operations from which compiling is worth its ten seconds.
 WORTHWHILE = 1.5e13
 
 
@@ -40,9 +40,10 @@ def compiles(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
 
 
 def _operations(plan: Plan, recipe: Recipe) -> float:
-    """Count the operations of products in steps that learn, roughly."""
+    """Count the operations of products in compiled blocks, roughly: steps and the rounded chain."""
     weights = sum(math.prod(layer.shape) for block in plan.blocks for layer in block.layers)
     tuning, distill = recipe.tuning, recipe.distill
     samples = tuning.iters * tuning.batch_size * tuning.gradient_accumulate_steps
     visits = 4.0 * weights * samples + 8.0 * weights * distill.steps * distill.batch_size
+    visits += 2.0 * weights * recipe.calibration.nsamples * tuning.quantized_inputs
     return visits * recipe.calibration.seqlen
