@@ -330,6 +330,9 @@ def _tune(
     after = check_loss(
         problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
     )
+    if not after <= tuned.loss_before:
+        # What the others learned was right beside these experts as they learned.
+        return Tuned(round_to_nearest(tasks), tuned.loss_before, tuned.loss_before, 0)
     return tuned._replace(roundings=roundings, loss_after=after)
 
 
