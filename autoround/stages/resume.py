@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from autoround._version import __version__
+from autoround.device.protocol import Runtime
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
 from autoround.recipe.schema import Recipe
 from autoround.stages.blocks import Job
+from autoround.stages.compiled import compiles
 from autoround.stages.identity import differences, identity_of, machine_of
 from autoround.stages.journal import Journal, blocks_in, journal_of, result_of
 from autoround.stages.jsons import to_json
@@ -67,13 +69,16 @@ def check_leftover(place: Destination) -> int:
     return done
 
 
-def settled(recipe: Recipe, plan: Plan, about: Mapping[str, Any] | None) -> Plan:
-    """Take over the dtype that an interrupted run measured to be the fastest."""
+def settled(
+    recipe: Recipe, plan: Plan, *, runtime: Runtime, about: Mapping[str, Any] | None
+) -> Plan:
+    """Take over the dtype that an interrupted run measured to be the fastest, and what follows."""
     if about is None or recipe.tuning.compute_dtype != "auto":
         return plan
     dtype = str(about["identity"]["compute dtype"])
-    further = tuple(replace(one, compute_dtype=dtype) for one in plan.further)
-    return replace(plan, compute_dtype=dtype, further=further)
+    taken = [replace(one, compute_dtype=dtype) for one in plan.passes]
+    first, *further = (replace(x, compiled=compiles(x, recipe, runtime)) for x in taken)
+    return replace(first, further=tuple(further))
 
 
 def with_journal(

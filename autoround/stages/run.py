@@ -82,7 +82,7 @@ def prepare(
         job, estimate = prepare(request, sink=sink, max_memory=max_memory, about=about)
         return replace(job, allocation=allocation), estimate
     tokens, plan = _planned(request)
-    plan = settled(request.recipe, plan, about)
+    plan = settled(request.recipe, plan, runtime=request.runtime, about=about)
     for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
         # A tokenizer that cannot be written is better told now.
         gguf_fields(

@@ -363,6 +363,24 @@ def test_the_dtype_that_was_measured_is_kept(
     assert result.plan.compute_dtype == "float32"
 
 
+def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoround.device.protocol import Speed
+
+    values: dict[str, object] = {"tuning.compute_dtype": "auto"}
+    model, out = checkpoint("llama"), tmp_path / "out"
+    monkeypatch.setattr("autoround.stages.compiled.WORTHWHILE", 0.0)
+    monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
+    interrupted(model, out, values)
+    monkeypatch.setattr(
+        "autoround.device.runtime.measure_matmul",
+        lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
+    )
+    result = quantize(model, out, values, resume=True)
+    assert (result.plan.compute_dtype, result.plan.compiled) == ("float32", False)
+
+
 @pytest.mark.parametrize("name", ["pass-1/00000.safetensors", "streams/pass-1/full-1", "run.json"])
 def test_damage_is_told(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     model, out = checkpoint("llama"), tmp_path / "out"
