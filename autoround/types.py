@@ -193,6 +193,7 @@ class Estimate:
     device, else in memory_bytes unless they are on the disk. journal_bytes: on the disk while the
     run lasts, streams included.
     codes_on_disk: whether tuning the whole model unpacks one block at a time.
+    graphs_held: whether it runs each block once a step; else twice, with less in memory.
     bits_per_weight: of quantized layers. block_bits: of all layers of the blocks, kept ones too.
     """
 
@@ -208,6 +209,7 @@ class Estimate:
     streams_on_disk: bool = False
     streams_on_device: bool = False
     codes_on_disk: bool = False
+    graphs_held: bool = False
     block_bits: float = 0.0
 
 

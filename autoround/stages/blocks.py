@@ -46,7 +46,8 @@ class Job:
 
     journal: where finished blocks are kept, if they are. mapped: whether streams live there.
     packed: whether finished blocks stay there, too, when all of them are needed. resident: whether
-    streams stay on the device.
+    streams stay on the device. graphs: whether those of all blocks are held in a step over the
+    whole model.
     allocation: what was predicted of the recipe's rules, where a budget of bits made them.
     """
 
@@ -61,6 +62,7 @@ class Job:
     packed: bool = False
     allocation: Mapping[str, Any] | None = None
     resident: bool = False
+    graphs: bool = False
 
     @property
     def stream_device(self) -> torch.device:

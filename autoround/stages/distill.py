@@ -176,42 +176,78 @@ def _run(
 
 
 @torch.no_grad()
-def _forward(course: _Course, rows: Tensor) -> list[Tensor]:
-    """Run samples through all blocks; returns every block's input, and the last one's output."""
+def _forward(course: _Course, rows: Tensor) -> Tensor:
+    """Run samples through all blocks; returns what the last one puts out."""
+    hidden = _embedded(course, rows)
+    for block in map(_Block.open, course.blocks):
+        hidden = _run(course, block, hidden, _unpacked(course, block), rows)
+    return hidden
+
+
+@torch.no_grad()
+def _embedded(course: _Course, rows: Tensor) -> Tensor:
     assert course.job.tokens is not None
     tokens = course.job.tokens
     media = [tokens.media[int(row)] for row in rows] if tokens.media else []
-    hidden = [course.runner.embed(tokens.ids[rows], media)]
-    for block in map(_Block.open, course.blocks):
-        hidden.append(_run(course, block, hidden[-1], _unpacked(course, block), rows))
-    return hidden
+    return course.runner.embed(tokens.ids[rows], media)
+
+
+class _Visit(NamedTuple):
+    """One run of a block in a step, with the graph from what entered and its weights to its output.
+
+    entered, out: [batch, seq, hidden]. weights: by layer name, [out, in].
+    """
+
+    entered: Tensor
+    weights: dict[str, Tensor]
+    out: Tensor
+
+
+def _visit(course: _Course, block: _Block, hidden: Tensor, rows: Tensor) -> _Visit:
+    weights = {name: w.requires_grad_() for name, w in _unpacked(course, block).items()}
+    entered = hidden.detach().requires_grad_()
+    return _Visit(entered, weights, _run(course, block, entered, weights, rows))
 
 
 def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
     """Return the mean divergence of a batch and its gradient for every factor, in order.
 
+    Blocks run again for their gradients where the graphs of all of them are too much to hold. Both
+    ways compute the same, so a run may go on in the other.
+
     Codes that may move lean by ``units`` on the way, block by block: no later gradient of
     this batch needs them.
     """
-    ops = course.job.runtime.ops
-    hidden = _forward(course, rows)
-    loss, grad = _judge(course, hidden.pop(), rows, backward=True)
+    hidden = _embedded(course, rows)
+    passed: list[_Visit | Tensor] = []
+    for block in map(_Block.open, course.blocks):
+        visit = _visit(course, block, hidden, rows)
+        passed.append(visit if course.job.graphs else hidden)
+        hidden = visit.out.detach()
+        del visit
+    loss, grad = _judge(course, hidden, rows, backward=True)
     found: list[Tensor] = []
     for block in map(_Block.open, reversed(course.blocks)):
-        weights = {n: w.requires_grad_() for n, w in _unpacked(course, block).items()}
-        entered = hidden.pop().requires_grad_()
-        out = _run(course, block, entered, weights, rows)
-        # A weight that no token of this batch reached has gradient zero.
-        grads = torch.autograd.grad(
-            out, [entered, *weights.values()], grad, allow_unused=True, materialize_grads=True
-        )
-        grad = grads[0]
-        own = []
-        for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
-            lean = None if block.leans is None else core.Lean(block.leans[name], units)
-            own.append(ops.scale_gradient(layer, upstream, lean))
+        last = passed.pop()
+        visit = last if isinstance(last, _Visit) else _visit(course, block, last, rows)
+        grad, own = _backward(course, block, visit, grad, units=units)
         found = [*own, *found]
+        del last, visit
     return loss, found
+
+
+def _backward(
+    course: _Course, block: _Block, visit: _Visit, grad: Tensor, *, units: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradients for what entered a block, and for its factors; its codes may move."""
+    inputs = [visit.entered, *visit.weights.values()]
+    # A weight that no token of this batch reached has gradient zero.
+    grads = torch.autograd.grad(visit.out, inputs, grad, allow_unused=True, materialize_grads=True)
+    ops, own = course.job.runtime.ops, []
+    for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
+        lean = None if block.leans is None else core.Lean(block.leans[name], units)
+        own.append(ops.scale_gradient(layer, upstream, lean))
+    return grads[0], own
 
 
 def _judge(
@@ -247,5 +283,5 @@ def _score(course: _Course, rows: Tensor) -> float:
     size = course.job.recipe.distill.batch_size
     total = 0.0
     for part in rows.split(size):
-        total += _judge(course, _forward(course, part)[-1], part, backward=False)[0] * len(part)
+        total += _judge(course, _forward(course, part), part, backward=False)[0] * len(part)
     return total / len(rows)

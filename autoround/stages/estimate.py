@@ -13,7 +13,7 @@ from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
 from autoround.stages.gguf import gguf_layout, is_gguf, kept_in
-from autoround.stages.memory import needs_of, placed, resident
+from autoround.stages.memory import graphs_fit, needs_of, placed, resident
 from autoround.stages.plan import DTYPES, needs_data
 from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
@@ -39,6 +39,10 @@ def make_estimate(
     stays = resident(needs, recipe, runtime)
     in_host = needs._replace(streams=0 if stays else needs.streams)
     mapped, packed = placed(in_host, budget)
+    held = graphs_fit(needs, recipe, runtime, budget)
+    on_host, on_device = (
+        needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
+    )
     quantized = [layer for block in plan.blocks for layer in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
     weights = sum(math.prod(x.shape) for x in quantized)
@@ -49,17 +53,19 @@ def make_estimate(
         source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
         memory_bytes=needs.block
         + (0 if mapped else in_host.streams)
-        + (0 if packed else needs.codes),
+        + (0 if packed else needs.codes)
+        + on_host,
         seconds_low=low,
         seconds_high=high,
         bits_per_weight=bits / weights,
         block_bits=block_bits(plan),
-        device_bytes=needs.device + (needs.streams if stays else 0),
+        device_bytes=needs.device + (needs.streams if stays else 0) + on_device,
         stream_bytes=needs.streams,
         journal_bytes=needs.journal,
         streams_on_disk=mapped,
         streams_on_device=stays,
         codes_on_disk=packed,
+        graphs_held=held,
     )
 
 

@@ -101,7 +101,8 @@ def prepare(
         sink(Warned(warning))
     _tell_of_fallbacks(request, sink)
     job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
-    return replace(job, resident=estimate.streams_on_device), estimate
+    held = replace(job, resident=estimate.streams_on_device, graphs=estimate.graphs_held)
+    return held, estimate
 
 
 def _planned(request: Request) -> tuple[Tokens | None, Plan]:

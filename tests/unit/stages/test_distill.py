@@ -161,3 +161,36 @@ def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]
     job = make_job(checkpoint("llama"), values, data=IDS)
     assert any("distill is left out for gguf:q8_0" in note for note in job.plan.notes)
     assert not stage.distills(job.recipe, job.plan)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
+    model = make_model(kind)
+    values = {**COURSE, "distill.codes": True, "tuning.compute_dtype": dtype}
+    job = make_job(model, values, data=IDS)
+    assert job.graphs
+    again, held = quantized(replace(job, graphs=False)), quantized(job)
+    for name, layer in again.items():
+        assert torch.equal(layer.codes, held[name].codes)
+        assert torch.equal(layer.scale, held[name].scale)
+
+
+def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama")
+    course, _ = course_of(replace(make_job(model, COURSE, data=IDS), graphs=False))
+    runs: list[int] = []
+    visit = stage._visit
+
+    def counted(course: stage._Course, block: stage._Block, *rest: torch.Tensor) -> stage._Visit:
+        runs.append(block.number)
+        return visit(course, block, *rest)
+
+    monkeypatch.setattr(stage, "_visit", counted)
+    stage._gradients(course, torch.arange(4), units=0)
+    last = len(course.blocks) - 1
+    assert runs == [*range(last + 1), *range(last, -1, -1)]
+    runs.clear()
+    held = course._replace(job=replace(course.job, graphs=True))
+    stage._gradients(held, torch.arange(4), units=0)
+    assert runs == [*range(last + 1)]

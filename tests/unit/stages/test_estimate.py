@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoround.device.registry import open_device
 from autoround.model.skeleton import adopt_model, open_model
+from autoround.recipe.schema import Recipe
 from autoround.stages.estimate import disk_bytes, layer_bytes, make_estimate
 from autoround.stages.plan import make_plan
 from autoround.stages.run import Request, run
@@ -132,6 +133,28 @@ def test_memory_grows_with_the_samples_and_not_at_all_without_data() -> None:
     assert many - few == 10_000 * 2 * 16 * 64 * 4
     plain = [estimate({**NEAREST, "calibration.nsamples": n}).memory_bytes for n in (1, 20_000)]
     assert plain[0] == plain[1] < few
+
+
+def test_graphs_are_held_where_a_quarter_of_the_memory_is_enough() -> None:
+    recipe, skeleton = small({"distill.steps": 2}), adopt_model(make_model("llama"))
+    runtime = open_device("cpu")
+    plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
+
+    def found(budget: int | None, recipe: Recipe = recipe) -> Estimate:
+        return make_estimate(plan, skeleton, recipe=recipe, runtime=runtime, budget=budget)
+
+    much, none = found(10 << 30), found(None)
+    assert much.graphs_held
+    assert not none.graphs_held
+    graphs = much.memory_bytes - none.memory_bytes
+    # At least the unpacked weights and what enters each product.
+    assert graphs > sum(math.prod(x.shape) for b in plan.blocks for x in b.layers) * 4
+    little = found(none.memory_bytes + graphs - 1)
+    assert not little.graphs_held
+    assert little.memory_bytes == none.memory_bytes
+    assert not found(10 << 30, small({"distill.steps": 0})).graphs_held
+    sparing = small({"distill.steps": 2, "tuning.low_memory": True})
+    assert not found(10 << 30, sparing).graphs_held
 
 
 def test_time_grows_with_the_steps() -> None:
