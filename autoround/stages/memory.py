@@ -31,8 +31,9 @@ COMPILER_BYTES = 200 << 20
 UNKNOWN_WIDTH = 4096
 #: Share of the free memory that a run may plan with.
 SHARE = 0.9
-#: Activations a token that a block's graph holds, in the block's widest; 7 were measured.
-GRAPH_WIDTHS = 12
+#: Activations a token that a block's graph holds, in the block's widest: 7 were measured where
+#: blocks are compiled, and what is not fused holds more.
+GRAPH_WIDTHS = 16
 #: Share of the memory that a run may use above which graphs of all blocks are not held: it is
 #: time alone that they save, a sixth of a step.
 GRAPHS_SHARE = 0.25
