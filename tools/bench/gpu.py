@@ -77,7 +77,8 @@ def make_model(case: Case, folder: Path) -> None:
         eos_token_id=1,
     )
     torch.set_default_dtype(torch.bfloat16)
-    model = LlamaForCausalLM(config)
+    with torch.device(case.device):  # a processor would draw a minute
+        model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
     vocabulary = {f"t{number}": number for number in range(held["vocab_size"])}
@@ -186,16 +187,18 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         from autoround.device.registry import open_device
 
         case = Case(**{**vars(case), "device": str(open_device().device)})
-    rows = [("ours", sys.executable), ("ours, low memory", sys.executable)]
+    rows = [("ours", sys.executable)]
     if given.peer:
         rows.append(("auto-round", given.peer))
+    rows.append(("ours, low memory", sys.executable))
     with tempfile.TemporaryDirectory(prefix="autoround-gpu-", dir=given.work) as folder:
         work = Path(folder)
         make_model(case, work / "model")
         make_tokens(case, work / "tokens.npy")
-        found = [row(name, case, work, python=python) for name, python in rows]
-    for figures in found:
-        print(json.dumps({**figures, "case": vars(case)}))
+        found = []
+        for name, python in rows:
+            found.append(row(name, case, work, python=python))
+            print(json.dumps({**found[-1], "case": vars(case)}), flush=True)
     return found
 
 

@@ -1,0 +1,69 @@
+"""The whole of tuning on every accelerator of this machine, beside the CPU; skipped where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from autoround.device.registry import backends, open_device
+from autoround.stages.blocks import Job
+from autoround.types import QuantizedTensor
+
+from ..runs import make_job, quantized
+from ..tiny import make_model, token_ids
+
+HERE = [
+    found.name
+    for found in backends()
+    if found.availability.available and found.name not in ("cpu", "null")
+]
+pytestmark = pytest.mark.skipif(not HERE, reason="no accelerator here")
+
+WHOLE = token_ids(4, 16)
+PADDED = [ids[: 16 - 3 * n] for n, ids in enumerate(WHOLE)]
+#: Kind of model, settings, samples, whether streams stay on the device.
+RUNS: dict[str, tuple[str, dict[str, object], Any, bool]] = {
+    "plain": ("llama", {}, WHOLE, False),
+    "streams on the device": ("llama", {}, WHOLE, True),
+    "low memory": ("llama", {"tuning.low_memory": True}, WHOLE, False),
+    "padded": ("llama", {"tuning.gradient_accumulate_steps": 2}, PADDED, True),
+    "head": ("llama", {"lm_head.bits": 8, "lm_head.group_size": 32}, WHOLE, False),
+    "distilled": ("llama", {"distill.steps": 2, "distill.batch_size": 2}, WHOLE, True),
+    "codes distilled": (
+        "llama",
+        {"distill.steps": 2, "distill.batch_size": 2, "distill.codes": True},
+        WHOLE,
+        True,
+    ),
+    "experts": ("mixtral", {}, WHOLE, False),
+    "compensated": ("llama", {"tuning.start": "compensated"}, PADDED, False),
+    "two bits, searched": ("llama", {"scheme.bits": 2, "tuning.init": "search"}, WHOLE, False),
+    "asymmetric": ("llama", {"scheme.sym": False}, WHOLE, True),
+    "exact inputs": ("llama", {"tuning.quantized_inputs": False}, WHOLE, True),
+}
+
+
+def both(name: str, backend: str) -> tuple[dict[str, QuantizedTensor], dict[str, QuantizedTensor]]:
+    """Quantize on the CPU and on a device from the same job."""
+    kind, values, data, resident = RUNS[name]
+    job: Job = make_job(make_model(kind), values, data=data)
+    plain = quantized(job)
+    return plain, quantized(replace(job, runtime=open_device(backend), resident=resident))
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("name", RUNS)
+def test_codes_are_those_of_the_cpu(name: str, backend: str) -> None:
+    plain, ours = both(name, backend)
+    assert set(ours) == set(plain)
+    shares = {n: float((ours[n].codes.cpu() == plain[n].codes).double().mean()) for n in plain}
+    # Sums come in another order: a scale may differ in its last bit, and a sign of a gradient.
+    assert min(shares.values()) >= 0.98, shares
+    assert sum(shares.values()) / len(shares) >= 0.995, shares
+    for part in (p for x in ours.values() for p in (x.codes, x.scale, x.zero)):
+        assert part.device.type == "cpu"
+    for n in plain:
+        torch.testing.assert_close(ours[n].scale, plain[n].scale, rtol=0.05, atol=1e-5)
