@@ -13,12 +13,14 @@ a descent finds each weight as far from the next level as it really is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from autoround.core.grid import Levels, from_groups, levels_of
+from autoround.core.panel import Panel, round_panel
 from autoround.core.rtn import Task
 
 #: What is added to the correlations' diagonal: calibration has few tokens, and what a column is
@@ -28,6 +30,8 @@ DAMPING = 0.1
 FLOOR = 1e-6
 #: Columns between two updates of all that come after.
 COLUMNS = 64
+#: What rounds the columns of a panel; see round_panel.
+Rounded = Callable[[Panel], tuple[Tensor, Tensor]]
 
 
 class Factor(NamedTuple):
@@ -66,10 +70,11 @@ def factor_of(gram: Tensor) -> Factor | None:
 
 
 @torch.no_grad()
-def compensated_offsets(task: Task, factor: Factor) -> Tensor:
+def compensated_offsets(task: Task, factor: Factor, *, rounded: Rounded = round_panel) -> Tensor:
     """Return the offset of each weight once the errors of columns before it are made up for.
 
-    Returns float32 of the shape of the task's groups, 0 in the padding.
+    rounded: what rounds the columns of a panel in turn. Returns float32 of the shape of the
+    task's groups, 0 in the padding.
     """
     groups, grid = task.groups, task.grid
     one = torch.ones_like(grid.lo)
@@ -77,21 +82,23 @@ def compensated_offsets(task: Task, factor: Factor) -> Tensor:
     # Columns lie in rows, so that each step works on whole ones.
     weight = _columns(groups, task, order)
     scale, low, minimum = (_columns(t, task, order) for t in _held(levels_of(grid, one, one)))
-    high = low + (2**grid.bits - 1)
     plain = torch.div(weight + minimum, scale)
     aimed = torch.empty_like(weight)
     for start in range(0, columns, COLUMNS):
         end = min(start + COLUMNS, columns)
-        errors = torch.empty_like(weight[start:end])
-        part = factor.upper[start:end]
-        for j in range(start, end):
-            now, row = weight[j], part[j - start]
-            torch.div(now + minimum[j], scale[j], out=aimed[j])
-            level = torch.minimum(torch.maximum(aimed[j].round(), low[j]), high[j])
-            error = (now - (level * scale[j] - minimum[j])).div_(row[j])
-            weight[j + 1 : end].addr_(row[j + 1 : end], error, alpha=-1.0)
-            errors[j - start] = error
-        weight[end:].addmm_(part[:, end:].t(), errors, alpha=-1.0)
+        part = slice(start, end)
+        upper = factor.upper[part]
+        aimed[part], errors = rounded(
+            Panel(
+                weight[part],
+                scale[part],
+                low[part],
+                minimum[part],
+                upper[:, part],
+                2**grid.bits - 1,
+            )
+        )
+        weight[end:].addmm_(upper[:, end:].t(), errors, alpha=-1.0)
     offsets = torch.empty((weight.shape[1], columns), device=weight.device)
     offsets[:, order] = (aimed - plain).t()
     if len(groups) == 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from autoround.core import distill, rounding, signsgd
 from autoround.core.distill import Lean
 from autoround.core.grid import Grid
+from autoround.core.panel import Panel, round_panel
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
@@ -48,6 +49,9 @@ class Ops(Protocol):
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
+
+    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+        """Round columns one after the other, each making up for those before it."""
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
@@ -110,6 +114,10 @@ class TorchOps:
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
         return signsgd.step(params, grads, state=state)
+
+    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+        """Round columns one after the other, each making up for those before it."""
+        return round_panel(panel)
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype

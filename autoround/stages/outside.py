@@ -126,7 +126,8 @@ def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTe
     for rows in weight.split(step):
         task = make_task(job, layer, rows, driven)
         if factor is not None:
-            task = task._replace(offsets=compensated_offsets(task, factor))
+            offsets = compensated_offsets(task, factor, rounded=job.runtime.ops.round_panel)
+            task = task._replace(offsets=offsets)
         rounding, first, last = _tuned_rows(job, layer.name, task, rows, inputs)
         held = carried(layer, task, rounding, ops=job.runtime.ops)
         assert isinstance(held, QuantizedTensor)

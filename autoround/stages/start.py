@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoround.core.compensate import Factor, compensated_offsets, factor_of
+from autoround.core.ops import Ops
 from autoround.core.rtn import Task
 from autoround.model.importance import Importance
 from autoround.recipe.schema import Recipe
@@ -17,7 +18,7 @@ def compensates(recipe: Recipe) -> bool:
 
 
 def with_offsets(
-    block: BlockPlan, tasks: Mapping[str, Task], importance: Importance
+    block: BlockPlan, tasks: Mapping[str, Task], importance: Importance, *, ops: Ops
 ) -> dict[str, Task]:
     """Give every layer the offsets that make up for its errors.
 
@@ -34,5 +35,6 @@ def with_offsets(
             factors[owner] = factor_of(gram)
         factor = factors[owner]
         if factor is not None:
-            found[name] = task._replace(offsets=compensated_offsets(task, factor))
+            offsets = compensated_offsets(task, factor, rounded=ops.round_panel)
+            found[name] = task._replace(offsets=offsets)
     return found

@@ -175,7 +175,7 @@ def _quantize_block(
     replaced = {layer.tensor for layer in block.quantized}
     base = {name: t for name, t in base.items() if f"{block.name}.{name}" not in replaced}
     if compensates(job.recipe):
-        tasks = with_offsets(block, tasks, importance)
+        tasks = with_offsets(block, tasks, importance, ops=job.runtime.ops)
     # Cross-attention to images is not run for samples that have none.
     run = streams is not None and runner.runs(block.index)
     few = starved(block, importance.tokens)

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from autoround.core import signsgd
 from autoround.core.grid import Grid
 from autoround.core.ops import TorchOps
+from autoround.core.panel import Panel
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
@@ -27,6 +28,8 @@ from autoround_backends import _triton_tuning as kernels
 MAX_WIDTH = 1 << 15
 #: Elements a program holds at a time, and those of one step along a group.
 BLOCK, BLOCK_W = 2048, 1024
+#: Columns of a panel at most, and rows of it that a program holds.
+PANEL, PANEL_ROWS = 64, 32
 #: Bytes that addresses, and elements that groups, must be a multiple of to be read as vectors.
 ALIGNED = 16
 #: Tables that are kept: a few for each kind of block.
@@ -166,6 +169,23 @@ class TritonOps(TorchOps):
         with self._on():
             kernels.sign_step[(programs,)](table, len(params), rate, BLOCK=BLOCK, ALIGNED=aligned)
         return state._replace(step=state.step + 1)
+
+    @torch.no_grad()
+    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+        """Round columns one after the other, each making up for those before it."""
+        laid = (panel.weight, panel.scale, panel.low, panel.minimum)
+        columns, rows = panel.weight.shape
+        fits = all(map(self._fits, laid)) and panel.upper.stride(-1) == 1
+        if not fits or not 0 < columns <= PANEL or not rows:
+            return super().round_panel(panel)
+        aimed, errors = torch.empty_like(panel.weight), torch.empty_like(panel.weight)
+        sizes = (columns, rows, panel.upper.stride(0), float(panel.top))
+        with self._on():
+            kernels.round_panel[(-(-rows // PANEL_ROWS),)](
+                *laid, panel.upper, aimed, errors, *sizes,
+                BLOCK_C=PANEL, BLOCK_R=PANEL_ROWS, enable_fp_fusion=False,
+            )  # fmt: skip
+        return aimed, errors
 
     def start(
         self,

@@ -228,3 +228,36 @@ def sign_step(  # type: ignore[no-untyped-def]
     g = tl.load(grad + at, mask=mask, other=0.0)
     moved = tl.where(g > 0, p - rate, tl.where(g < 0, p + rate, p))
     tl.store(param + at, moved, mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def round_panel(  # type: ignore[no-untyped-def]
+    weight, scale, low, minimum, upper, aimed, errors, columns, rows, stride, top,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Round columns in turn, each program those of some rows.
+
+    All but ``upper`` are [columns, rows] and dense; that is [columns, columns] with a stride. Columns that
+    are still to come stay in registers: what a step says of them is never written.
+    """
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    inside = r < rows
+    c = tl.arange(0, BLOCK_C)
+    held = c < columns
+    left = tl.load(
+        weight + c[:, None] * rows + r[None, :], mask=held[:, None] & inside[None, :], other=0.0
+    )
+    for j in range(columns):
+        now = tl.sum(tl.where((c == j)[:, None], left, 0.0), axis=0)
+        at = j * rows + r
+        step = tl.load(scale + at, mask=inside, other=1.0)
+        lowest = tl.load(low + at, mask=inside, other=0.0)
+        least = tl.load(minimum + at, mask=inside, other=0.0)
+        aim = tl.math.div_rn(now + least, step)
+        tl.store(aimed + at, aim, mask=inside)
+        level = tl.minimum(tl.maximum(_round_even(aim), lowest), lowest + top)
+        own = tl.load(upper + j * stride + j) + tl.zeros_like(now)
+        error = tl.math.div_rn(now - (level * step - least), own)
+        tl.store(errors + at, error, mask=inside)
+        row = tl.load(upper + j * stride + c, mask=held & (c > j), other=0.0)
+        left -= row[:, None] * error[None, :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,3 +46,33 @@ def compensated(weight: Any, scale: Any, low: Any, high: Any, matrix: Any, order
             inner = hessian[np.ix_(left, left)]
             aimed[:, left] += np.outer(error, np.linalg.solve(inner, hessian[left, column]))
     return aimed
+
+
+class PanelResult(NamedTuple):
+    """aimed, errors: [columns, rows]. apart: [rows], least distance of a weight from a tie."""
+
+    aimed: Array
+    errors: Array
+    apart: Array
+
+
+def panel(
+    weight: Any, scale: Any, low: Any, minimum: Any, upper: Any, *, top: int
+) -> PanelResult:
+    """Round columns in turn, each taking its error off those after it; all [columns, rows].
+
+    upper: [columns, columns]. Distances are in levels; what lies beyond the grid has none.
+    """
+    left, scale, low, minimum, upper = (
+        np.array(x, dtype=np.float64) for x in (weight, scale, low, minimum, upper)
+    )
+    aimed, errors = np.zeros_like(left), np.zeros_like(left)
+    apart = np.full(left.shape[1], np.inf)
+    for j, now in enumerate(left):
+        aimed[j] = (now + minimum[j]) / scale[j]
+        level = np.clip(np.round(aimed[j]), low[j], low[j] + top)
+        errors[j] = (now - (level * scale[j] - minimum[j])) / upper[j, j]
+        beyond = (aimed[j] < low[j]) | (aimed[j] > low[j] + top)
+        apart = np.minimum(apart, np.where(beyond, np.inf, np.abs(np.abs(aimed[j] % 1.0) - 0.5)))
+        left[j + 1 :] -= np.outer(upper[j, j + 1 :], errors[j])
+    return PanelResult(aimed, errors, apart)

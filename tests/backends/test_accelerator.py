@@ -65,5 +65,8 @@ def test_codes_are_those_of_the_cpu(name: str, backend: str) -> None:
     assert sum(shares.values()) / len(shares) >= 0.995, shares
     for part in (p for x in ours.values() for p in (x.codes, x.scale, x.zero)):
         assert part.device.type == "cpu"
-    for n in plain:
-        torch.testing.assert_close(ours[n].scale, plain[n].scale, rtol=0.05, atol=1e-5)
+        assert bool(part.isfinite().all())
+    close = [
+        torch.isclose(ours[n].scale.float(), plain[n].scale.float(), rtol=0.01) for n in plain
+    ]
+    assert min(float(same.double().mean()) for same in close) >= 0.95

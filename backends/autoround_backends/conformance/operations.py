@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autoround.core import signsgd
 from autoround.core.rounding import Rounding, dequantize
 from autoround_backends import reference
+from autoround_backends.conformance.columns import panel_cases
 from autoround_backends.conformance.given import SHAPES, SIZES, Given, Shape
 from autoround_backends.conformance.subject import Case, Subject, require
 
@@ -45,6 +46,7 @@ def operation_cases() -> Iterator[Case]:
     yield Case("a block at once is each by itself", _at_once)
     yield Case("sign steps are those of the oracle", _sign_steps)
     yield Case("there is a sign step of nothing", _no_step)
+    yield from panel_cases()
 
 
 def _given(kind: _Kind) -> Given:

@@ -1,0 +1,68 @@
+"""Columns rounded one after the other, against the float64 oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from autoround.core.panel import Panel
+from autoround_backends import reference_compensate as oracle
+from autoround_backends.conformance.subject import Case, Subject, require
+
+#: Columns and rows: one of each, a program's worth, more and less, and more columns than any takes.
+SIZES = ((1, 1), (1, 40), (7, 5), (64, 32), (64, 100), (50, 33), (130, 9))
+#: How far from a tie, in levels, float32 rounds as float64 does after all columns before.
+CERTAIN = 1e-3
+
+
+class _Kind(NamedTuple):
+    columns: int
+    rows: int
+    bits: int
+    sym: bool
+
+
+def panel_cases() -> Iterator[Case]:
+    """Yield the cases of this file."""
+    for columns, rows in SIZES:
+        for bits, sym in ((2, True), (4, False), (8, False)):
+            kind = _Kind(columns, rows, bits, sym)
+            about = f"{columns}x{rows}-{bits}bit-{'sym' if sym else 'asym'}"
+            yield Case(f"columns in turn are the oracle's [{about}]", partial(_panel, kind))
+
+
+def _drawn(kind: _Kind) -> Panel:
+    """Draw columns whose factor is a narrow part of a wider one, as it is in use."""
+    rng = np.random.default_rng(kind.columns + kind.bits)
+    shape = (kind.columns, kind.rows)
+    weight = rng.normal(size=shape)
+    signs = np.sign(rng.normal(size=shape)) if kind.sym else np.ones(shape)
+    scale = signs * rng.uniform(0.5, 1.5, size=shape) * 4.0 / 2**kind.bits
+    half = 2 ** (kind.bits - 1)
+    zero = np.full(shape, half) if kind.sym else rng.integers(0, 2 * half, size=shape)
+    minimum = np.zeros(shape) if kind.sym else rng.uniform(-0.1, 0.1, size=shape)
+    wide = np.triu(rng.normal(size=(kind.columns, kind.columns + 3)) * 0.1, k=3)
+    wide += np.eye(*wide.shape, k=3) * rng.uniform(0.8, 1.2)
+    upper = torch.from_numpy(wide).float()[:, 3:]
+    parts = (torch.from_numpy(x).float() for x in (weight, scale, -zero, minimum))
+    return Panel(*parts, upper, 2**kind.bits - 1)
+
+
+def _panel(kind: _Kind, held: Subject) -> None:
+    runtime, drawn = held.runtime, _drawn(kind)
+    wanted = oracle.panel(*(part.double().numpy() for part in drawn[:-1]), top=drawn.top)
+    # The factor stays a part of a wider one: its rows are not one after the other.
+    wide = torch.nn.functional.pad(drawn.upper, (0, 3)).to(runtime.device)
+    parts = [part.clone().to(runtime.device) for part in drawn[:4]]
+    found = runtime.ops.round_panel(Panel(*parts, wide[:, : kind.columns], drawn.top))
+    certain = wanted.apart > CERTAIN * max(1, kind.columns // 8)
+    require(kind.rows < 30 or certain.mean() > 0.1, "nothing is certain: draw others")
+    for ours, theirs in zip(found, wanted[:2], strict=True):
+        require(ours.dtype == torch.float32 and ours.shape == theirs.shape, "another kind of result")
+        gap = np.abs(ours.cpu().numpy() - theirs)[:, certain]
+        size = np.abs(theirs)[:, certain] + 1.0
+        require(bool((gap <= 2e-4 * size).all()), f"apart by {gap.max(initial=0.0):.2g}")
