@@ -66,7 +66,8 @@ def factor_of(gram: Tensor) -> Factor | None:
     if int(failed):
         return None
     upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-    return Factor(order, upper / root)
+    # Columns take its rows, and solvers leave it laid out by columns.
+    return Factor(order, (upper / root).contiguous())
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from torch import Tensor
 class Panel(NamedTuple):
     """A run of columns, laid out in rows; all float32.
 
-    weight: [columns, rows], may be overwritten. scale, low, minimum: [columns, rows], of each weight's
-    group: its step, its lowest level and what is taken off the grid. upper: [columns, columns], the
-    part of the factor that belongs to these columns. top: number of the highest level above the lowest.
+    weight: [columns, rows], may be overwritten. scale, low, minimum: [columns, rows], of each
+    weight's group: its step, its lowest level and what is taken off the grid. upper: [columns,
+    columns], the part of the factor that belongs to these columns. top: levels above the lowest.
     """
 
     weight: Tensor

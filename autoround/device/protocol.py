@@ -110,8 +110,8 @@ class Runtime(Protocol):
         What it returns holds until it is called again. The step itself is always a right answer.
         """
 
-    def compiles(self) -> bool:
-        """Tell whether :meth:`compile` has anything to give here."""
+    def compiles_from(self) -> float:
+        """Return how many operations of products make :meth:`compile` worth it; inf: never."""
 
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that does the same in less time after the first; gradients too.

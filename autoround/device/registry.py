@@ -21,7 +21,7 @@ NOT_BUILT = {
 #: What a runtime has to have; the protocol says what it is for.
 _PARTS = (
     *("name", "device", "own_memory", "ops", "speeds", "memory", "peak_bytes", "synchronize"),
-    *("release", "notes", "computing", "upload", "capture", "compiles"),
+    *("release", "notes", "computing", "upload", "capture", "compiles_from"),
     "compile",
 )
 

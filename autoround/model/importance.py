@@ -17,7 +17,7 @@ from torch import Tensor, nn
 PRIOR_TOKENS = 64
 
 
-#: Numbers of each kind of device that matrix units take without loss, as factors of float32 products.
+#: What factors of float32 products may be cut to without loss, if they come so.
 _SHORT = {"cpu": (torch.bfloat16,)}
 _SHORT_ELSEWHERE = (torch.bfloat16, torch.float16)
 

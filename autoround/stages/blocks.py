@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 
-#: Tokens of a sample up to which plain products, compiled, are the fastest attention: the backward
-#: of torch's kernel for CPUs is slow, and grows by the token where theirs grows by its square.
+#: Tokens of a sample up to which plain products, compiled, are the fastest attention on a CPU:
+#: torch's kernel has a slow backward there, which grows by the token, theirs by its square.
 SHORT = 128
 
 
@@ -81,7 +81,7 @@ def runner_of(job: Job) -> BlockRunner:
     if not job.plan.compiled:
         return BlockRunner(job.skeleton, device=place, dtype=dtype)
     often = job.runtime.compile(call_block)
-    short = job.recipe.calibration.seqlen <= SHORT
+    short = job.recipe.calibration.seqlen <= SHORT and not job.runtime.own_memory
     attention = "eager" if short else None
     return BlockRunner(job.skeleton, device=place, dtype=dtype, often=often, attention=attention)
 

@@ -9,9 +9,6 @@ from autoround.errors import RecipeError
 from autoround.recipe.schema import Recipe
 from autoround.types import Plan
 
-#: Floating-point operations from which compiling is worth its ten seconds.
-WORTHWHILE = 1.5e13
-
 
 def compiles(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
     """Tell whether to compile.
@@ -27,16 +24,16 @@ def compiles(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
     if asked is False:
         return False
     if asked is True:
-        if not runtime.compiles():
+        if runtime.compiles_from() == float("inf"):
             raise RecipeError(
-                f"tuning.compile: {plan.device} compiles nothing here (on a CPU a C++ compiler "
-                "has to be on the path): leave it at auto"
+                f"tuning.compile: {plan.device} compiles nothing here (a CPU needs a C++ compiler "
+                "on the path, other devices need Triton): leave it at auto"
             )
         return True
     layers = [layer for block in plan.blocks for layer in block.layers]
     if plan.compute_dtype == "float32" or any(layer.experts for layer in layers):
         return False
-    return _operations(plan, recipe) >= WORTHWHILE and runtime.compiles()
+    return _operations(plan, recipe) >= runtime.compiles_from()
 
 
 def _operations(plan: Plan, recipe: Recipe) -> float:

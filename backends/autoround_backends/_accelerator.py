@@ -15,6 +15,7 @@ from autoround.core.ops import Ops, TorchOps
 from autoround.device.parity import disagreement
 from autoround.device.protocol import (
     WORTHWHILE_SPEEDUP,
+    BlockCall,
     Memory,
     Note,
     Speed,
@@ -24,6 +25,7 @@ from autoround.device.protocol import (
 )
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
+from autoround_backends._compile import Compiled
 from autoround_backends._streamed import Recorded, SideUpload, StreamModule
 
 
@@ -53,15 +55,25 @@ class AcceleratorRuntime(TorchRuntime):
     """One accelerator reached through a torch device module.
 
     graph: name of the module's class that records work; empty where there is none.
+    compiles_from: operations of products from which compiling blocks pays, where Triton is there.
     """
 
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     timed_size = 2048
 
-    def __init__(self, name: str, index: int, *, module: DeviceModule, graph: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        *,
+        module: DeviceModule,
+        graph: str = "",
+        compiles_from: float = float("inf"),
+    ) -> None:
         super().__init__(name, torch.device(name, index))
         self._module = module
         self._graph = graph
+        self._compiles_from = compiles_from
         self._found: dict[str, Note] = {}
 
     @cached_property
@@ -132,6 +144,14 @@ class AcceleratorRuntime(TorchRuntime):
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
         """Copy tensors from pinned memory on a stream of its own."""
         return SideUpload(tensors, device=self.device, module=self._module, side=self._side)
+
+    def compiles_from(self) -> float:
+        """Return from how many operations compiling is worth it; never without Triton."""
+        return self._compiles_from if find_spec("triton") is not None else float("inf")
+
+    def compile(self, call: BlockCall) -> BlockCall:
+        """Return a call that is compiled when it is first made, where that is known to pay."""
+        return call if self.compiles_from() == float("inf") else Compiled(call)
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Record a step as a graph; the step itself where that fails or says something else."""

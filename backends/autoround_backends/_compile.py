@@ -1,4 +1,4 @@
-"""Blocks compiled for the CPU: what is not a product is fused, in the backward as well."""
+"""Blocks compiled: what is not a product is fused, in the backward as well."""
 
 from __future__ import annotations
 

@@ -237,8 +237,8 @@ def round_panel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Round columns in turn, each program those of some rows.
 
-    All but ``upper`` are [columns, rows] and dense; that is [columns, columns] with a stride. Columns that
-    are still to come stay in registers: what a step says of them is never written.
+    All but ``upper`` are [columns, rows] and dense; that is [columns, columns] with a stride.
+    Columns that are still to come stay in registers: what a step says of them is never written.
     """
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside = r < rows

@@ -25,6 +25,9 @@ WORTHWHILE_FEWER = 1.25
 #: What a container may use of the processor, in control groups of version 2.
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
+#: Operations of products from which compiling blocks pays, here and with a matrix unit.
+COMPILES_FROM = 1.5e13
+
 
 class CpuRuntime(TorchRuntime):
     """The host processor and its memory."""
@@ -88,9 +91,9 @@ class CpuRuntime(TorchRuntime):
         given = torch.get_num_threads()
         return Note(f"{self.threads} threads, the fastest of {given} and fewer"), about
 
-    def compiles(self) -> bool:
-        """Tell whether a C++ compiler is there."""
-        return can_compile()
+    def compiles_from(self) -> float:
+        """Return from how many operations compiling is worth its ten seconds."""
+        return COMPILES_FROM if can_compile() else float("inf")
 
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that is compiled when it is first made."""

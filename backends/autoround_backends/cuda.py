@@ -7,6 +7,9 @@ import torch
 from autoround.device.protocol import Availability
 from autoround_backends._accelerator import AcceleratorRuntime, checked_index
 
+#: Compiling took an H100 nine seconds, and then spared it a seventh of a step (at 0.6 PFLOP/s).
+COMPILES_FROM = 4e16
+
 
 class CudaBackend:
     """GPUs that torch.cuda sees."""
@@ -30,7 +33,13 @@ class CudaBackend:
             DeviceError: there is no GPU of that index.
         """
         chosen = checked_index(self.name, index, devices=self.probe().devices)
-        return AcceleratorRuntime(self.name, chosen, module=torch.cuda, graph="CUDAGraph")
+        return AcceleratorRuntime(
+            self.name,
+            chosen,
+            module=torch.cuda,
+            graph="CUDAGraph",
+            compiles_from=COMPILES_FROM,
+        )
 
 
 BACKEND = CudaBackend()

@@ -56,9 +56,7 @@ class PanelResult(NamedTuple):
     apart: Array
 
 
-def panel(
-    weight: Any, scale: Any, low: Any, minimum: Any, upper: Any, *, top: int
-) -> PanelResult:
+def panel(weight: Any, scale: Any, low: Any, minimum: Any, upper: Any, *, top: int) -> PanelResult:
     """Round columns in turn, each taking its error off those after it; all [columns, rows].
 
     upper: [columns, columns]. Distances are in levels; what lies beyond the grid has none.

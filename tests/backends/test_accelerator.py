@@ -1,4 +1,4 @@
-"""The whole of tuning on every accelerator of this machine, beside the CPU; skipped where there is none."""
+"""The whole of tuning on every accelerator that is here, beside the CPU; else skipped."""
 
 from __future__ import annotations
 
@@ -66,7 +66,5 @@ def test_codes_are_those_of_the_cpu(name: str, backend: str) -> None:
     for part in (p for x in ours.values() for p in (x.codes, x.scale, x.zero)):
         assert part.device.type == "cpu"
         assert bool(part.isfinite().all())
-    close = [
-        torch.isclose(ours[n].scale.float(), plain[n].scale.float(), rtol=0.01) for n in plain
-    ]
+    close = [torch.isclose(ours[n].scale.float(), plain[n].scale.float(), rtol=0.01) for n in plain]
     assert min(float(same.double().mean()) for same in close) >= 0.95

@@ -8,7 +8,7 @@
 as the peer starts. A few blocks are tuned and 32 are extrapolated; blocks of one model cost the
 same. Rows: ours, ours with --low-memory, and auto-round on the same device in the same run. The
 ceiling is that of the block's own products in bfloat16, measured before each row.
-It has not been run on a GPU.
+Figures of an H100 are in docs/benchmarks.md.
 """
 
 from __future__ import annotations

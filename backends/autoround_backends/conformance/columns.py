@@ -46,10 +46,10 @@ def _drawn(kind: _Kind) -> Panel:
     zero = np.full(shape, half) if kind.sym else rng.integers(0, 2 * half, size=shape)
     minimum = np.zeros(shape) if kind.sym else rng.uniform(-0.1, 0.1, size=shape)
     wide = np.triu(rng.normal(size=(kind.columns, kind.columns + 3)) * 0.1, k=3)
-    wide += np.eye(*wide.shape, k=3) * rng.uniform(0.8, 1.2)
+    wide += np.eye(kind.columns, kind.columns + 3, k=3) * rng.uniform(0.8, 1.2)
     upper = torch.from_numpy(wide).float()[:, 3:]
-    parts = (torch.from_numpy(x).float() for x in (weight, scale, -zero, minimum))
-    return Panel(*parts, upper, 2**kind.bits - 1)
+    first, *others = (torch.from_numpy(x).float() for x in (weight, scale, -zero, minimum))
+    return Panel(first, others[0], others[1], others[2], upper, 2**kind.bits - 1)
 
 
 def _panel(kind: _Kind, held: Subject) -> None:
@@ -57,12 +57,21 @@ def _panel(kind: _Kind, held: Subject) -> None:
     wanted = oracle.panel(*(part.double().numpy() for part in drawn[:-1]), top=drawn.top)
     # The factor stays a part of a wider one: its rows are not one after the other.
     wide = torch.nn.functional.pad(drawn.upper, (0, 3)).to(runtime.device)
-    parts = [part.clone().to(runtime.device) for part in drawn[:4]]
-    found = runtime.ops.round_panel(Panel(*parts, wide[:, : kind.columns], drawn.top))
+    there = Panel(
+        drawn.weight.clone().to(runtime.device),
+        drawn.scale.to(runtime.device),
+        drawn.low.to(runtime.device),
+        drawn.minimum.to(runtime.device),
+        wide[:, : kind.columns],
+        drawn.top,
+    )
+    found = runtime.ops.round_panel(there)
     certain = wanted.apart > CERTAIN * max(1, kind.columns // 8)
     require(kind.rows < 30 or certain.mean() > 0.1, "nothing is certain: draw others")
     for ours, theirs in zip(found, wanted[:2], strict=True):
-        require(ours.dtype == torch.float32 and ours.shape == theirs.shape, "another kind of result")
+        require(
+            ours.dtype == torch.float32 and ours.shape == theirs.shape, "another kind of result"
+        )
         gap = np.abs(ours.cpu().numpy() - theirs)[:, certain]
         size = np.abs(theirs)[:, certain] + 1.0
         require(bool((gap <= 2e-4 * size).all()), f"apart by {gap.max(initial=0.0):.2g}")
