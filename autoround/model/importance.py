@@ -17,27 +17,43 @@ from torch import Tensor, nn
 PRIOR_TOKENS = 64
 
 
-#: What factors of float32 products may be cut to without loss, if they come so.
-_SHORT = {"cpu": (torch.bfloat16,)}
-_SHORT_ELSEWHERE = (torch.bfloat16, torch.float16)
+#: Least columns of a Gram matrix that are computed at once, and how many parts it is cut into.
+PANEL, PARTS = 256, 8
+
+
+def _panels(width: int) -> Iterator[tuple[int, int]]:
+    """Yield the columns of a symmetric matrix in turn, some at a time."""
+    step = max(PANEL, -(-width // PARTS))
+    return ((start, min(start + step, width)) for start in range(0, width, step))
+
+
+def _add_gram(flat: Tensor, into: Tensor) -> None:
+    """Add the products of all pairs of channels: of each pair once, above the diagonal.
+
+    flat: [tokens, in]. into: float32 [in, in]. A batch that came in 16 bit on a CPU is summed up
+    in its own dtype by the product, a third of the time, and in float32 over batches: two or three
+    digits, where a tenth is added to the diagonal. Elsewhere factors are cut short without loss:
+    TF32 has the digits of both 16-bit types.
+    """
+    short = flat.dtype in (torch.bfloat16, torch.float16)
+    on_cpu = flat.device.type == "cpu"
+    if not (on_cpu and flat.dtype == torch.bfloat16):
+        flat = flat.float()
+    with _short_factors() if short and not on_cpu else nullcontext():
+        for start, end in _panels(flat.shape[1]):
+            into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
+
+
+def _mirrored(gram: Tensor) -> Tensor:
+    """Fill in what lies below the diagonal, in place."""
+    for start, end in _panels(len(gram)):
+        gram[end:, start:end] = gram[start:end, end:].t()
+    return gram
 
 
 @contextmanager
-def _short_factors(device: torch.device) -> Iterator[None]:
-    """Let products of float32 cut their factors short, which is exact where they came so.
-
-    Sums stay in float32. Processors take bfloat16, three times as fast with a matrix unit; others
-    TF32, which has the digits of both 16-bit types.
-    """
-    if device.type == "cpu":
-        held: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        before = held.fp32_precision
-        held.fp32_precision = "bf16"
-        try:
-            yield
-        finally:
-            held.fp32_precision = before
-        return
+def _short_factors() -> Iterator[None]:
+    """Let products of float32 cut their factors short; sums stay in float32."""
     whole = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -71,23 +87,24 @@ class Importance:
         flat = activations.detach()
         if self._mask is not None and flat.shape[:-1] == self._mask.shape:
             flat = flat[self._mask]
-        short = flat.dtype in _SHORT.get(flat.device.type, _SHORT_ELSEWHERE)
-        flat = flat.reshape(-1, flat.shape[-1]).float()
+        flat = flat.reshape(-1, flat.shape[-1])
         if self._grams is not None:
             if self._last is None or self._last[0] is not activations:
                 self._last = (activations, name)
-                held = self._grams.get(name)
+                if name not in self._grams:
+                    width = flat.shape[1]
+                    self._grams[name] = torch.zeros((width, width), device=flat.device)
                 # Tokens of a batch at a time: the product is of the inputs' width only.
-                with _short_factors(flat.device) if short else nullcontext():
-                    product = flat.t() @ flat
-                self._grams[name] = product if held is None else held.add_(product)
+                _add_gram(flat, self._grams[name])
             self._owners[name] = self._last[1]
-        self._add(name, flat.square().sum(0))
+        self._add(name, flat.float().square().sum(0))
 
     def gram(self, name: str) -> tuple[str, Tensor] | None:
         """Return a layer's Gram matrix, float32 [in, in], and which layer's it is; None of none."""
         owner = self._owners.get(name)
-        return (owner, self._grams[owner]) if self._grams is not None and owner else None
+        if self._grams is None or not owner:
+            return None
+        return owner, _mirrored(self._grams[owner])
 
     def add_routed(self, name: str, squares: Tensor) -> None:
         """Add sums of squared inputs of every expert: float32 [experts, in]."""
