@@ -97,6 +97,7 @@ class Importance:
                 # Tokens of a batch at a time: the product is of the inputs' width only.
                 _add_gram(flat, self._grams[name])
             self._owners[name] = self._last[1]
+            return  # squares are what lies on the diagonal
         self._add(name, flat.float().square().sum(0))
 
     def gram(self, name: str) -> tuple[str, Tensor] | None:
@@ -130,6 +131,8 @@ class Importance:
         Of stacked experts: float32 [experts, in], drawn towards the mean of all where an
         expert saw few tokens.
         """
+        if self._grams is not None and name in self._owners:
+            return self._grams[self._owners[name]].diagonal().clone()
         sums = self._sums.get(name)
         tokens = self._tokens.get(name.rpartition(".")[0])
         if sums is None or sums.dim() == 1 or tokens is None:

@@ -370,7 +370,7 @@ def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
 
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
     model, out = checkpoint("llama"), tmp_path / "out"
-    monkeypatch.setattr("autoround.stages.compiled.WORTHWHILE", 0.0)
+    monkeypatch.setattr("autoround_backends.cpu.COMPILES_FROM", 0.0)
     monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
     interrupted(model, out, values)
     monkeypatch.setattr(
