@@ -130,7 +130,7 @@ class TuningOptions(Section):
         Field(
             description="Where roundings start: the nearest level, or one that makes up for "
             "the errors of the layer's other weights (as GPTQ does); auto is compensated where "
-            "there are steps."
+            "there are steps and `scheme.bits` is above 2."
         ),
         Legal("auto, nearest or compensated"),
     ] = "auto"
@@ -161,27 +161,6 @@ class TuningOptions(Section):
         ),
         Legal("auto, true or false"),
     ] = "auto"
-
-    @property
-    def compensates(self) -> bool:
-        """Whether roundings start where errors make up for each other."""
-        return self.start == "compensated" or (self.start == "auto" and self.iters > 0)
-
-    @property
-    def resolved_lr(self) -> float:
-        """The step size of the roundings with auto worked out; 0 without tuning."""
-        if self.iters == 0:
-            return 0.0
-        # What a compensated start has found is lost on the way at the rate of a plain one.
-        reach = 0.2 if self.compensates else 1.0
-        return reach / self.iters if self.lr == "auto" else self.lr
-
-    @property
-    def resolved_minmax_lr(self) -> float:
-        """The step size of the clip factors with auto worked out; 0 without tuning."""
-        if self.iters == 0 or self.minmax_lr == "auto":
-            return self.resolved_lr
-        return self.minmax_lr
 
 
 class DistillOptions(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from autoround.recipe.rates import starts_compensated
 from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 
@@ -132,7 +133,8 @@ def method(plan: Plan) -> str:
         start = "searched scales" if searched else "min-max scales"
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
         found = f"SignRound, {steps}, from {start}"
-    if tuning.get("start") == "compensated":
+    bits = plan.recipe["scheme"]["bits"]
+    if starts_compensated(tuning["start"], iters=tuning["iters"], bits=bits):
         found += ", roundings that make up for each other"
     course = plan.recipe["distill"]
     if not course["steps"]:

@@ -11,6 +11,7 @@ from autoround.device.registry import open_device
 from autoround.errors import UsageError
 from autoround.model.positions import hidden_size
 from autoround.model.skeleton import Skeleton
+from autoround.recipe.rates import compensates
 from autoround.recipe.schema import Recipe
 from autoround.stages.distill import distills
 from autoround.stages.plan import DTYPES, needs_data
@@ -74,7 +75,7 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     on_host = not runtime.own_memory
     sparing = recipe.tuning.low_memory and not on_host
     tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
-    if recipe.tuning.compensates:
+    if compensates(recipe):
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
         tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)

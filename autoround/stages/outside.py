@@ -21,11 +21,11 @@ from autoround.core.tune import Problem, Schedule, tune
 from autoround.events import StageStarted
 from autoround.model.blocks import head_path
 from autoround.model.runner import BlockRunner
+from autoround.recipe.rates import compensates
 from autoround.stages.blocks import BlockOutput, Job
 from autoround.stages.experts import as_matrix
 from autoround.stages.gguf import is_gguf
 from autoround.stages.schedule import schedule_of
-from autoround.stages.start import compensates
 from autoround.stages.tasks import carried, make_task
 from autoround.types import BlockResult, LayerPlan, QuantizedTensor
 

@@ -12,6 +12,7 @@ from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
+from autoround.recipe.rates import compensates
 from autoround.recipe.schema import Recipe
 from autoround.stages.compiled import compiles
 from autoround.stages.gguf import is_gguf
@@ -31,7 +32,7 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    looks = tuning.init == "search" or tuning.compensates
+    looks = tuning.init == "search" or compensates(recipe)
     tunes = tuning.iters > 0 or recipe.distill.steps > 0
     return looks or tunes or bool(recipe.allocate.budgets)
 

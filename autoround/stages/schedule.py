@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoround.core.tune import Schedule
+from autoround.recipe.rates import clip_rate, rounding_rate
 from autoround.recipe.schema import Recipe
 
 
@@ -11,8 +12,8 @@ def schedule_of(recipe: Recipe, block: int) -> Schedule:
     tuning = recipe.tuning
     return Schedule(
         iters=tuning.iters,
-        rate=tuning.resolved_lr,
-        clip_rate=tuning.resolved_minmax_lr if tuning.clips else 0.0,
+        rate=rounding_rate(recipe),
+        clip_rate=clip_rate(recipe) if tuning.clips else 0.0,
         batch_size=tuning.batch_size,
         accumulate=tuning.gradient_accumulate_steps,
         checks=tuning.checks,

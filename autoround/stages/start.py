@@ -8,13 +8,7 @@ from autoround.core.compensate import Factor, compensated_offsets, factor_of
 from autoround.core.ops import Ops
 from autoround.core.rtn import Task
 from autoround.model.importance import Importance
-from autoround.recipe.schema import Recipe
 from autoround.types import BlockPlan
-
-
-def compensates(recipe: Recipe) -> bool:
-    """Tell whether rounding starts where errors make up for each other."""
-    return recipe.tuning.compensates
 
 
 def with_offsets(

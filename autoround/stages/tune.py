@@ -17,6 +17,7 @@ from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats.gguf_carried import dense
 from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
+from autoround.recipe.rates import compensates
 from autoround.stages.ahead import Ahead
 from autoround.stages.blocks import (
     BlockOutput,
@@ -32,7 +33,7 @@ from autoround.stages.experts import as_matrix, spared, starved
 from autoround.stages.outside import planned_outside, quantize_outside, tunes_head
 from autoround.stages.replay import Replay, finished, replayed
 from autoround.stages.schedule import forward_size, schedule_of
-from autoround.stages.start import compensates, with_offsets
+from autoround.stages.start import with_offsets
 from autoround.stages.streams import FULL, QUANTIZED, StreamFiles, Streams, stream_names
 from autoround.stages.tasks import carried_all, make_task
 from autoround.types import BlockPlan, BlockResult, LayerPlan

@@ -15,6 +15,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     import autoround
     from autoround.recipe.load import load_recipe
+    from autoround.recipe.rates import rounding_rate
 
     rest = "|".join(map(str, range(job["blocks"], job["all_blocks"])))
     recipe = load_recipe(
@@ -47,7 +48,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "dtype": result.plan.compute_dtype,
         "version": autoround.__version__,
         "scheme": recipe.to_dict()["scheme"],
-        "lr": tuning.resolved_lr,
+        "lr": rounding_rate(recipe),
         "effort": {
             "steps": tuning.iters,
             "batch": tuning.batch_size * tuning.gradient_accumulate_steps,

@@ -40,7 +40,7 @@ def test_default_states_every_default() -> None:
             "w2",
             {
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"tuning.iters": 50, "distill.steps": 200, "distill.codes": True},
+                **{"distill.steps": 100, "distill.codes": True},
             },
         ),
         (
@@ -72,7 +72,7 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1", "last 1"], "bits": 3, "group_size": 128},
                 ],
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"tuning.iters": 50, "distill.steps": 200, "distill.codes": True},
+                **{"distill.steps": 100, "distill.codes": True},
             },
         ),
         (

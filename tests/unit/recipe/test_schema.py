@@ -17,7 +17,6 @@ from autoround.recipe.schema import (
     OutputOptions,
     Recipe,
     Section,
-    TuningOptions,
     field_paths,
     keys_of,
 )
@@ -200,22 +199,6 @@ def test_a_recipe_is_frozen() -> None:
 
 def test_scheme_as_shared_value() -> None:
     assert Recipe().scheme.as_scheme() == Scheme(bits=4, group_size=128, sym=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "lr", "minmax_lr"),
-    [
-        (TuningOptions(iters=50), 0.004, 0.004),
-        (TuningOptions(iters=50, start="nearest"), 0.02, 0.02),
-        (TuningOptions(iters=50, lr=0.5), 0.5, 0.5),
-        (TuningOptions(iters=50, minmax_lr=0.5), 0.004, 0.5),
-        (TuningOptions(iters=0, lr=0.5), 0.0, 0.0),
-        (TuningOptions(iters=0, minmax_lr=0.5), 0.0, 0.0),
-    ],
-)
-def test_auto_rates(options: TuningOptions, lr: float, minmax_lr: float) -> None:
-    assert options.resolved_lr == lr
-    assert options.resolved_minmax_lr == minmax_lr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def test_a_plan_in_words() -> None:
         "keep 16-bit  h.0.gate and 1 more: a router",
         "keep 16-bit  h.1.odd: odd",
         "keep 16-bit  lm_head: outside the decoder blocks",
-        "method       SignRound, 200 steps of 8 samples, from searched scales",
+        "method       SignRound, 200 steps of 8 samples, from searched scales, roundings that make "
+        "up for each other",
         "calibration  some text, 4 × 16 tokens",
         "format       auto_round, packing auto_round:auto_gptq; kept tensors bfloat16",
         "device       cpu, computing in float32",
@@ -76,12 +77,24 @@ def test_no_time_is_named_that_is_not_known(values: dict[str, object], high: flo
     ],
 )
 def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
-    assert method(plan(values={"tuning.iters": iters, "tuning.init": init})) == words
+    values = {"tuning.iters": iters, "tuning.init": init, "tuning.start": "nearest"}
+    assert method(plan(values=values)) == words
 
 
-def test_a_compensated_start_is_said() -> None:
-    words = method(plan(values={"tuning.iters": 0, "tuning.start": "compensated"}))
-    assert words == ("opt-rtn (searched scales, no tuning), roundings that make up for each other")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"tuning.iters": 0, "tuning.start": "compensated"},
+            "opt-rtn (searched scales, no tuning)",
+        ),
+        ({"tuning.iters": 50}, "SignRound, 50 steps of 8 samples, from searched scales"),
+    ],
+)
+def test_a_compensated_start_is_said(values: dict[str, object], words: str) -> None:
+    assert method(plan(values=values)) == f"{words}, roundings that make up for each other"
+    two_bits = {**values, "tuning.start": "auto", "scheme.bits": 2}
+    assert method(plan(values=two_bits)) == words
 
 
 def test_kept_layers_are_grouped_by_reason() -> None:
@@ -105,6 +118,6 @@ def test_every_layer_has_a_line() -> None:
 def test_the_method_names_what_follows_the_blocks() -> None:
     found = method(plan(values={"distill.steps": 30, "distill.batch_size": 4}))
     assert found == (
-        "SignRound, 200 steps of 8 samples, from searched scales; then 30 steps of 4 samples over "
-        "the whole model, for its scales"
+        "SignRound, 200 steps of 8 samples, from searched scales, roundings that make up for each "
+        "other; then 30 steps of 4 samples over the whole model, for its scales"
     )

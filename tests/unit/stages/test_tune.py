@@ -81,12 +81,6 @@ def test_stacked_experts_start_at_the_nearest_level() -> None:
     assert {name for name in first if "experts" in name} == alike
 
 
-def test_the_rate_of_a_compensated_start_is_a_fifth() -> None:
-    plain, compensated = (small({"tuning.start": s}).tuning for s in ("nearest", "compensated"))
-    assert (plain.resolved_lr, compensated.resolved_lr) == (0.25, 0.05)
-    assert small({"tuning.start": "compensated", "tuning.lr": 0.5}).tuning.resolved_lr == 0.5
-
-
 def test_without_tuning_there_is_no_loss_to_report() -> None:
     for output in outputs(make_job(make_model("llama"), NEAREST)):
         assert math.isnan(output.result.loss_before)
