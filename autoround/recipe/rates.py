@@ -5,10 +5,10 @@ from __future__ import annotations
 from autoround.recipe.schema import Recipe
 
 #: Bits up to which a descent from the nearest level finds more than a compensated start gives it.
-NEAREST_BITS = 2
-#: How far all steps together may lead, in levels: what a compensated start has found is lost on
-#: the way at the rate of a plain one.
-REACH, REACH_COMPENSATED = 1.0, 0.2
+FEW_BITS = 2
+#: Steps times their first rate, in levels, as the rate falls to 0. At few bits most roundings are
+#: open, so that steps lead further; what a compensated start has found is lost at such rates.
+REACH, REACH_FEW_BITS, REACH_COMPENSATED = 1.0, 2.0, 0.2
 
 
 def compensates(recipe: Recipe) -> bool:
@@ -20,7 +20,7 @@ def compensates(recipe: Recipe) -> bool:
 def starts_compensated(start: str, *, iters: int, bits: int) -> bool:
     """Tell the same by the values of ``tuning.start``, ``tuning.iters`` and ``scheme.bits``."""
     if start == "auto":
-        return iters > 0 and bits > NEAREST_BITS
+        return iters > 0 and bits > FEW_BITS
     return start == "compensated"
 
 
@@ -29,7 +29,10 @@ def rounding_rate(recipe: Recipe) -> float:
     tuning = recipe.tuning
     if tuning.iters == 0:
         return 0.0
-    reach = REACH_COMPENSATED if compensates(recipe) else REACH
+    if compensates(recipe):
+        reach = REACH_COMPENSATED
+    else:
+        reach = REACH if recipe.scheme.bits > FEW_BITS else REACH_FEW_BITS
     return reach / tuning.iters if tuning.lr == "auto" else tuning.lr
 
 

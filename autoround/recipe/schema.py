@@ -94,7 +94,7 @@ class TuningOptions(Section):
         Rate,
         Field(
             description="Step size of the roundings, falling to 0; auto is 1/iters, "
-            "and a fifth of it from a compensated start."
+            "twice that at 2 bits, and a fifth of it from a compensated start."
         ),
         RATE,
     ] = "auto"

@@ -32,7 +32,7 @@ def test_start(options: TuningOptions, bits: int, start: bool) -> None:
     ("options", "bits", "lr", "minmax_lr"),
     [
         (TuningOptions(iters=50), 4, 0.004, 0.004),
-        (TuningOptions(iters=50), 2, 0.02, 0.02),
+        (TuningOptions(iters=50), 2, 0.04, 0.04),
         (TuningOptions(iters=50, start="nearest"), 4, 0.02, 0.02),
         (TuningOptions(iters=50, start="compensated"), 2, 0.004, 0.004),
         (TuningOptions(iters=50, lr=0.5), 4, 0.5, 0.5),
