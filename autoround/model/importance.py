@@ -102,10 +102,13 @@ class Importance:
 
     def gram(self, name: str) -> tuple[str, Tensor] | None:
         """Return a layer's Gram matrix, float32 [in, in], and which layer's it is; None of none."""
+        held = self._held(name)
+        return None if held is None else (held[0], _mirrored(held[1]))
+
+    def _held(self, name: str) -> tuple[str, Tensor] | None:
+        """Return a layer's Gram matrix as it is summed up, its upper half, and whose it is."""
         owner = self._owners.get(name)
-        if self._grams is None or not owner:
-            return None
-        return owner, _mirrored(self._grams[owner])
+        return None if self._grams is None or owner is None else (owner, self._grams[owner])
 
     def add_routed(self, name: str, squares: Tensor) -> None:
         """Add sums of squared inputs of every expert: float32 [experts, in]."""
@@ -131,8 +134,9 @@ class Importance:
         Of stacked experts: float32 [experts, in], drawn towards the mean of all where an
         expert saw few tokens.
         """
-        if self._grams is not None and name in self._owners:
-            return self._grams[self._owners[name]].diagonal().clone()
+        held = self._held(name)
+        if held is not None:
+            return held[1].diagonal().clone()
         sums = self._sums.get(name)
         tokens = self._tokens.get(name.rpartition(".")[0])
         if sums is None or sums.dim() == 1 or tokens is None:

@@ -24,16 +24,21 @@ def starts_compensated(start: str, *, iters: int, bits: int) -> bool:
     return start == "compensated"
 
 
+def looks_at_inputs(recipe: Recipe) -> bool:
+    """Tell whether scales or roundings start by what goes into a layer."""
+    return recipe.tuning.init == "search" or compensates(recipe)
+
+
 def rounding_rate(recipe: Recipe) -> float:
     """Return the step size of the roundings; 0 without tuning."""
     tuning = recipe.tuning
     if tuning.iters == 0:
         return 0.0
+    if tuning.lr != "auto":
+        return tuning.lr
     if compensates(recipe):
-        reach = REACH_COMPENSATED
-    else:
-        reach = REACH if recipe.scheme.bits > FEW_BITS else REACH_FEW_BITS
-    return reach / tuning.iters if tuning.lr == "auto" else tuning.lr
+        return REACH_COMPENSATED / tuning.iters
+    return (REACH if recipe.scheme.bits > FEW_BITS else REACH_FEW_BITS) / tuning.iters
 
 
 def clip_rate(recipe: Recipe) -> float:

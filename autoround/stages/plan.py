@@ -12,7 +12,7 @@ from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
-from autoround.recipe.rates import compensates
+from autoround.recipe.rates import looks_at_inputs
 from autoround.recipe.schema import Recipe
 from autoround.stages.compiled import compiles
 from autoround.stages.gguf import is_gguf
@@ -32,9 +32,8 @@ DTYPES = {
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    looks = tuning.init == "search" or compensates(recipe)
     tunes = tuning.iters > 0 or recipe.distill.steps > 0
-    return looks or tunes or bool(recipe.allocate.budgets)
+    return looks_at_inputs(recipe) or tunes or bool(recipe.allocate.budgets)
 
 
 def make_plan(

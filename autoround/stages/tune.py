@@ -17,7 +17,7 @@ from autoround.events import BlockDone, StageStarted, StepDone
 from autoround.formats.gguf_carried import dense
 from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
-from autoround.recipe.rates import compensates
+from autoround.recipe.rates import compensates, looks_at_inputs
 from autoround.stages.ahead import Ahead
 from autoround.stages.blocks import (
     BlockOutput,
@@ -212,10 +212,9 @@ def _advance_full(
 ) -> Importance:
     """Run the full-precision chain through a block; note what drives its layers."""
     importance = Importance(grams=compensates(job.recipe))
-    driven = job.recipe.tuning.init == "search" or compensates(job.recipe)
     if not job.recipe.tuning.quantized_inputs:
         streams.fork()
-    with observing_layers(job, block, into=importance, linear=driven):
+    with observing_layers(job, block, into=importance, linear=looks_at_inputs(job.recipe)):
         _advance(job, runner, block, base, streams, FULL, importance)
     return importance
 
