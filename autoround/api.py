@@ -10,27 +10,30 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
 from autoround.errors import AutoRoundError, DataError, UsageError
-from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
+from autoround.export.staging import check_output
 from autoround.formats.layouts import GGUF
+from autoround.mixed_precision.score_file import Scores
+from autoround.mixed_precision.search import Allocated, allocates, by_hand, choose, score
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.model.stacked_experts import as_kept
+from autoround.model.tokenizer import load_tokenizer
+from autoround.pipeline import Request, prepare, run, scoring_job, write_blocks
+from autoround.planning.hyperparameters import needs_data
+from autoround.planning.plan import make_plan
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.load import Given, load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.stages.allocate import Allocated, allocates, by_hand, choose, score
-from autoround.stages.blocks import BlockOutput, Job
-from autoround.stages.experts import as_kept
-from autoround.stages.plan import DTYPES, make_plan, needs_data
-from autoround.stages.resume import check_leftover
-from autoround.stages.run import Request, prepare, run, scoring_job, write_blocks
-from autoround.stages.scores import Scores
-from autoround.stages.tune import quantize_blocks
-from autoround.stages.write import check_output
+from autoround.resume.policy import check_leftover
+from autoround.session.session import BlockOutput, Job
+from autoround.tuning.block import quantize_blocks
 from autoround.types import Destination, Estimate, Plan, QuantizedTensor, RunResult
 
 #: A folder, a hub id, a model in memory, or None for the embedded default.

@@ -20,6 +20,8 @@ PER_TENSOR = 0
 FEW_TOKENS = 64
 #: Kind of a scheme whose groups have one float16 scale each.
 PLAIN = "int"
+#: The two streams of activations: of the original, and of the model as far as it is quantized.
+FULL, QUANTIZED = "full", "quantized"
 
 
 @dataclass(frozen=True, slots=True)

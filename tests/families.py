@@ -14,14 +14,14 @@ from autoround.data.tokens import Tokens
 from autoround.device.registry import open_device
 from autoround.events import ignore
 from autoround.inference.load import load
-from autoround.model.calls import Media, together
+from autoround.model.block_calls import Media, together
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.stages.blocks import Job
-from autoround.stages.estimate import make_estimate
-from autoround.stages.plan import make_plan
-from autoround.stages.run import Request, run
-from autoround.stages.tune import quantize_blocks
+from autoround.pipeline import Request, run
+from autoround.planning.estimate import make_estimate
+from autoround.planning.plan import make_plan
+from autoround.session.session import Job
+from autoround.tuning.block import quantize_blocks
 from autoround.types import Plan
 
 from .runs import logits, small

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from autoround.stages import records, streams
-from autoround.stages.shard import Spool
+from autoround.export.spool import Spool
+from autoround.resume import records
+from autoround.session import activations as streams
 
 #: Everything that changes the disk, by where it is looked up.
 CALLS: tuple[tuple[Any, str], ...] = (

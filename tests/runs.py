@@ -15,11 +15,11 @@ from autoround.device.protocol import Speed
 from autoround.device.registry import open_device
 from autoround.events import Event, ignore
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.pipeline import Request, prepare
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.stages.blocks import Job
-from autoround.stages.run import Request, prepare
-from autoround.stages.tune import quantize_blocks
+from autoround.session.session import Job
+from autoround.tuning.block import quantize_blocks
 from autoround.types import QuantizedTensor
 
 #: What makes the default recipe fit tiny models.

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from autoround.core.grid import from_groups, min_max_grid, to_groups
 from autoround.core.rounding import dense_weight, initial_rounding, quantize
-from autoround.formats import auto_round, layouts
+from autoround.formats import layouts
+from autoround.formats.auto_round import config as auto_round
 from autoround.model.blocks import Matrix, is_transposed, matrices
 from autoround.model.names import expert_files
 from autoround.model.skeleton import Skeleton, open_model

@@ -19,7 +19,7 @@ from autoround.evaluate.generate import generate
 from autoround.inference.kernels import explain, installed
 from autoround.inference.load import dtype_for
 from autoround.report.doctor import doctor_lines
-from autoround.stages.jsons import to_json
+from autoround.storage.json_text import to_json
 
 
 def show_generated(

@@ -12,29 +12,30 @@ import typer
 from rich.console import Console
 
 from autoround import api
+from autoround.checkpoints.convert import convert
+from autoround.checkpoints.inspect import inspect_folder
+from autoround.checkpoints.inspect_gguf import inspect_gguf
 from autoround.cli._options import Invocation
 from autoround.cli._quiet import quiet_libraries
 from autoround.data.holdout import check_text
 from autoround.errors import AutoRoundError, OutputError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
+from autoround.mixed_precision.budget import predicted_kl
+from autoround.mixed_precision.search import Allocated
 from autoround.model.embedded import embedded_model
 from autoround.model.locate import gguf_file, locate_model
 from autoround.recipe.schema import Recipe
+from autoround.report.allocation import allocation_lines, uniform_points
+from autoround.report.conversion import lines as convert_lines
 from autoround.report.curve import Point, curve_svg
+from autoround.report.inspection import as_dict, lines
 from autoround.report.plan import layer_lines, plan_lines
 from autoround.report.progress import Progress
-from autoround.stages.allocate import Allocated
-from autoround.stages.allocation_lines import allocation_lines, uniform_points
-from autoround.stages.budget import predicted_kl
-from autoround.stages.convert import convert
-from autoround.stages.convert import lines as convert_lines
-from autoround.stages.inspect import as_dict, inspect_folder, lines
-from autoround.stages.inspect_gguf import inspect_gguf
-from autoround.stages.journal import blocks_in
-from autoround.stages.jsons import to_json
-from autoround.stages.resume import OtherRunError
-from autoround.stages.write import write_text
+from autoround.resume.journal import blocks_in
+from autoround.resume.policy import OtherRunError
+from autoround.storage.durable import write_text
+from autoround.storage.json_text import to_json
 from autoround.types import Destination, EvalResult, RunResult
 
 

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core import distill, rounding, signsgd
-from autoround.core.distill import Lean
+from autoround.core import end_to_end as distill
+from autoround.core import rounding, signsgd
+from autoround.core.end_to_end import Lean
 from autoround.core.grid import Grid
 from autoround.core.panel import Panel, round_panel
 from autoround.core.rounding import Rounding

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import signsgd
-from autoround.core.feed import Feed, Samples, Upload, batches
+from autoround.core.batches import Feed, Samples, Upload, batches
 from autoround.core.grid import from_groups
 from autoround.core.loss import block_mse
 from autoround.core.ops import Ops

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from autoround.data.draw import Drawn, Wish, draw
 from autoround.data.encode import Encoder, Tokenizer, make_encoder
+from autoround.data.sampling import Drawn, Wish, draw
 from autoround.data.sources import Source, open_source
 from autoround.data.spec import DatasetSpec, parse_datasets
 from autoround.data.tokens import Tokens, build_tokens

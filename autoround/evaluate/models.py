@@ -9,7 +9,7 @@ import torch
 
 from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
-from autoround.errors import DataError, ModelError
+from autoround.errors import ModelError
 from autoround.formats.checkpoints import METHODS, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
@@ -23,26 +23,6 @@ from autoround.model.locate import (
 )
 from autoround.model.skeleton import filled, open_model
 from autoround.model.source import tensor_files
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder.
-
-    Raises:
-        DataError: the folder has none that transformers can load.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, gguf_file=_foreign_gguf(folder), trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DataError(
-            f"{folder} has no tokenizer that can be loaded ({reason}); text needs one, token "
-            "ids do not"
-        ) from error
 
 
 def _foreign_gguf(folder: Path) -> str | None:

@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, compressed, layouts, mlx
+from autoround.formats import layouts
+from autoround.formats.auto_round import config as auto_round
+from autoround.formats.compressed_tensors import config as compressed
+from autoround.formats.mlx import config as mlx
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Expected, Scheme
 
 #: Values of ``quant_method`` that can be read.

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import awq_layout, compressed_layout, gptq_layout, mlx_layout
-from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
+from autoround.formats.auto_round.config import PACKING_AWQ, PACKING_PLAIN, PACKING_V1
+from autoround.formats.awq import layout as awq_layout
+from autoround.formats.compressed_tensors import layout as compressed_layout
+from autoround.formats.gptq import layout as gptq_layout
+from autoround.formats.mlx import layout as mlx_layout
 from autoround.types import QuantizedTensor, Scheme
 
 #: GPTQ checkpoints: version of the zero points.

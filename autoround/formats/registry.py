@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import auto_round, awq, compressed, fused, gguf_mix, gptq, layouts, mlx
+from autoround.formats import layouts
+from autoround.formats import merged_layers as fused
+from autoround.formats.auto_round import config as auto_round
+from autoround.formats.awq import config as awq
+from autoround.formats.compressed_tensors import config as compressed
+from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.gptq import config as gptq
+from autoround.formats.mlx import config as mlx
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Packing of each format; the first one depends on the schemes.
@@ -128,3 +135,8 @@ def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[st
     # Engines that merge layers read neither GGUF's mixtures nor Apple's files in that way.
     merging = [o for o in outputs if not o.packing.startswith((layouts.GGUF, layouts.MLX))]
     return [*clients, *(fused.notes(layers) if merging else [])]
+
+
+def is_gguf(output: OutputPlan) -> bool:
+    """Tell whether an output is a GGUF file."""
+    return output.packing.startswith(layouts.GGUF)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
+from autoround.model.block_calls import Call, Calls, Media, Pass, together
 from autoround.model.blocks import head_path
-from autoround.model.calls import Call, Calls, Media, Pass, together
 from autoround.model.skeleton import Skeleton
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoround.recipe.rates import starts_compensated
+from autoround.planning.hyperparameters import starts_compensated
 from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 

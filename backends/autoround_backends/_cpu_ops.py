@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
-from autoround.core.distill import Lean, code_groups
+from autoround.core.end_to_end import Lean, code_groups
 from autoround.core.grid import Grid, from_groups, levels_of, round_scale
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, clip_gradients

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoround.device.registry import backends, open_device
-from autoround.stages.blocks import Job
+from autoround.session.session import Job
 from autoround.types import QuantizedTensor
 
 from ..runs import make_job, quantized

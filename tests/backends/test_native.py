@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core import distill, signsgd
-from autoround.core.distill import Lean
+from autoround.core import end_to_end as distill
+from autoround.core import signsgd
+from autoround.core.end_to_end import Lean
 from autoround.core.grid import Grid, Nested, min_max_grid
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, initial_rounding

@@ -24,7 +24,7 @@ import torch
 from autoround.device.protocol import Availability, Memory, Speed
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
-from autoround.stages.estimate import make_estimate
+from autoround.planning.estimate import make_estimate
 from autoround_backends.conformance import Subject, failures
 from tests.runs import make_job, quantized
 from tests.tiny import make_model, token_ids

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoround.core.compensate import Factor, compensated_offsets, factor_of
+from autoround.core.gptq import Factor, compensated_offsets, factor_of
 from autoround.core.grid import Grid, Nested, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding, dense_weight

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autoround.checkpoints.convert import convert
+from autoround.checkpoints.inspect import inspect_folder
 from autoround.errors import AutoRoundError
 from autoround.inference.load import load
 from autoround.model.locate import locate_model
-from autoround.stages.convert import convert
-from autoround.stages.inspect import inspect_folder
 from autoround.types import Scheme
 
 from ..runs import even_device, tensors_of

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from autoround import api
+from autoround.checkpoints.convert import convert
 from autoround.cli.main import run
 from autoround.errors import FormatError, ModelError
 from autoround.inference.load import load
 from autoround.model.skeleton import open_model
 from autoround.recipe.load import load_recipe
-from autoround.stages.convert import convert, lines
+from autoround.report.conversion import lines
 
 from ..runs import SMALL, even_device, logits, tensors_of
 from ..tiny import token_ids

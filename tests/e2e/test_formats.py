@@ -190,7 +190,7 @@ def test_a_stopped_run_of_several_formats_leaves_nothing(
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoround.stages.outputs.output_config", stop)
+    monkeypatch.setattr("autoround.export.safetensors_writer.output_config", stop)
     with pytest.raises(KeyboardInterrupt):
         quantize(checkpoint("llama"), tmp_path / "out", ALL)
     # What is finished is kept for --resume, and nothing of the output.

@@ -13,8 +13,8 @@ from autoround.device.registry import open_device
 from autoround.errors import RecipeError
 from autoround.evaluate.models import load_any
 from autoround.model.skeleton import adopt_model
-from autoround.stages.estimate import make_estimate
-from autoround.stages.plan import make_plan
+from autoround.planning.estimate import make_estimate
+from autoround.planning.plan import make_plan
 from autoround.types import Plan
 
 from ..runs import NEAREST, even_device

@@ -13,6 +13,8 @@ import transformers
 
 import autoround
 from autoround import api
+from autoround.checkpoints.convert import convert
+from autoround.checkpoints.inspect import inspect_folder
 from autoround.errors import FormatError, RecipeError
 from autoround.evaluate.models import load_any
 from autoround.inference.load import load
@@ -20,8 +22,6 @@ from autoround.inference.opening import open_packed
 from autoround.model.build import build_empty
 from autoround.model.skeleton import adopt_model
 from autoround.recipe.load import load_recipe
-from autoround.stages.convert import convert
-from autoround.stages.inspect import inspect_folder
 from autoround.types import RunResult, Scheme
 
 from .. import zoo

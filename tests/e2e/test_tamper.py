@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from autoround import api
+from autoround.checkpoints.convert import convert
 from autoround.errors import VerificationError
+from autoround.export.shards import Writer
 from autoround.gguf.container import Container
-from autoround.stages.convert import convert
-from autoround.stages.write import Writer
 
 from ..runs import NEAREST, even_device, small
 

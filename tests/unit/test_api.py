@@ -16,7 +16,7 @@ from autoround.cli import _options
 from autoround.errors import DataError, DeviceError, OutputError, RecipeError, UsageError
 from autoround.events import BlockDone, Event, Planned
 from autoround.recipe.load import load_recipe
-from autoround.stages import tune
+from autoround.tuning import block as tune
 from autoround.types import LayerPlan
 
 from ..runs import NEAREST, SMALL, even_device, logits, names_of, small, tensors_of

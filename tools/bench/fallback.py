@@ -22,10 +22,10 @@ from autoround.core.ops import Ops, TorchOps
 from autoround.device.registry import open_device
 from autoround.events import Event, StepDone
 from autoround.model.skeleton import adopt_model
+from autoround.pipeline import Request, prepare
 from autoround.recipe.load import load_recipe
-from autoround.stages.blocks import Job
-from autoround.stages.run import Request, prepare
-from autoround.stages.tune import quantize_blocks
+from autoround.session.session import Job
+from autoround.tuning.block import quantize_blocks
 
 SAMPLES, BATCH = 16, 8
 

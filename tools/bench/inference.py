@@ -130,9 +130,9 @@ def quality(source: Path, work: Path) -> None:
 
     from autoround.data.embedded import embedded_split
     from autoround.data.holdout import text_tokens
-    from autoround.evaluate.models import load_tokenizer
     from autoround.evaluate.perplexity import evaluate
     from autoround.inference.load import load
+    from autoround.model.tokenizer import load_tokenizer
 
     packed = work / f"{source.name}-w4"
     if not packed.exists():

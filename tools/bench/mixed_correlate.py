@@ -27,10 +27,10 @@ from mixed_recipes import shared
 from autoround import api
 from autoround.core.rounding import dense_weight
 from autoround.evaluate.models import load_any
+from autoround.pipeline import prepare
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.stages.run import prepare
-from autoround.stages.tune import quantize_blocks
+from autoround.tuning.block import quantize_blocks
 from autoround.types import QuantizedTensor
 
 Weights = dict[str, torch.Tensor]

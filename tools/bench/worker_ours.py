@@ -14,8 +14,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import autoround
+    from autoround.planning.hyperparameters import rounding_rate
     from autoround.recipe.load import load_recipe
-    from autoround.recipe.rates import rounding_rate
 
     rest = "|".join(map(str, range(job["blocks"], job["all_blocks"])))
     recipe = load_recipe(

@@ -180,11 +180,11 @@ def one(work: Path, python: str, *, kind: str, values: dict[str, Any]) -> tuple[
 
 def write_plain(model: Any, path: Path) -> None:
     """Write a model without rounding anything."""
+    from autoround.export.gguf_writer import gguf_fields
     from autoround.gguf import arch
     from autoround.gguf.container import Container
     from autoround.model.skeleton import adopt_model
-    from autoround.stages.gguf import gguf_layout
-    from autoround.stages.gguf_output import gguf_fields
+    from autoround.planning.gguf_tensors import gguf_layout
     from autoround.types import OutputPlan
 
     skeleton = adopt_model(model)

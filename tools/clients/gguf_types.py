@@ -18,7 +18,7 @@ from typing import Any
 
 from gguf_archs import COMMON, write_plain
 
-from autoround.formats.gguf_mix import BASES
+from autoround.formats.gguf.type_mix import BASES
 from autoround.gguf.metadata import FILE_TYPES
 
 #: What the client runs: FILE OUT NUMBER, printing the types of OUT.
@@ -67,7 +67,7 @@ def main() -> None:
         import transformers
 
         from autoround.model.skeleton import adopt_model
-        from autoround.stages.gguf import gguf_layout
+        from autoround.planning.gguf_tensors import gguf_layout
         from autoround.types import OutputPlan
 
         torch.manual_seed(0)

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from autoround.core.feed import Samples
+from autoround.core.batches import Samples
 from autoround.core.grid import Grid, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding

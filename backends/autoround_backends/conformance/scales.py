@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoround.core.distill import HALF, Lean
+from autoround.core.end_to_end import HALF, Lean
 from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
 from autoround_backends.conformance.subject import Case, Subject, require
 

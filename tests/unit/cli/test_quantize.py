@@ -266,7 +266,7 @@ class TestRefused:
 
 
 @pytest.mark.parametrize(
-    "where", ["autoround.api.quantize", "autoround.stages.outputs.output_config"]
+    "where", ["autoround.api.quantize", "autoround.export.safetensors_writer.output_config"]
 )
 def test_ctrl_c_writes_nothing_and_ends_with_130(
     where: str, autoround: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autoround.core.feed import Samples
+from autoround.core.batches import Samples
 from autoround.core.grid import min_max_grid, to_groups
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import quantize

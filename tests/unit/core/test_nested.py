@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from autoround.core.gguf_types import KINDS, nested_of, scheme_of_kind
 from autoround.core.grid import Grid, levels_of, min_max_grid, nested_parts, to_groups
-from autoround.core.kinds import KINDS, nested_of, scheme_of_kind
 from autoround.core.metrics import weight_bits
 from autoround.core.rounding import Rounding, fake_quantize, quantize
 from autoround_backends import reference

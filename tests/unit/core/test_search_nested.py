@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from autoround.core.gguf_types import KINDS
 from autoround.core.grid import levels_of, min_max_grid, nested_parts, to_groups
-from autoround.core.kinds import KINDS
 from autoround.core.rounding import fake_quantize, initial_rounding
 from autoround.core.search_nested import rungs, search_nested
 

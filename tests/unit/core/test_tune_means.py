@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoround.core.feed import Feed, Pending, Samples, batches
+from autoround.core.batches import Feed, Pending, Samples, batches
 from autoround.core.ops import TorchOps
 from autoround.core.tune import Means, Problem, Tuned, tune
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.feed import Samples, batches
+from autoround.core.batches import Samples, batches
 from autoround.core.tune import check_steps
 
 from ._cases import few

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from autoround.data import draw
+from autoround.data import sampling as draw
 from autoround.data.calibration import shares, tokens_from_spec
-from autoround.data.draw import degenerate, shuffled
 from autoround.data.records import Ids, Text
+from autoround.data.sampling import degenerate, shuffled
 from autoround.data.spec import parse_datasets
 from autoround.errors import DataError
 

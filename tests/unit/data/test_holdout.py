@@ -68,7 +68,7 @@ def test_nothing_to_evaluate_on(tmp_path: Path, tokenizer: Any) -> None:
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = (
         "import sys\n"
-        "import autoround.data.calibration, autoround.data.given, autoround.data.holdout\n"
+        "import autoround.data.calibration, autoround.data.from_python, autoround.data.holdout\n"
         "import autoround.data.resolve\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'huggingface_hub'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"

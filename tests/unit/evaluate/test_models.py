@@ -13,8 +13,9 @@ import torch
 from autoround.errors import DataError, FormatError, ModelError, UsageError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
-from autoround.evaluate.models import load_any, load_tokenizer
+from autoround.evaluate.models import load_any
 from autoround.evaluate.perplexity import evaluate
+from autoround.model.tokenizer import load_tokenizer
 from autoround.types import Scheme
 
 from ...tiny import make_tokenizer

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats.auto_round import PACKING_PLAIN as PLAIN
-from autoround.formats.auto_round import PACKING_V1 as V1
+from autoround.formats.auto_round.config import PACKING_PLAIN as PLAIN
+from autoround.formats.auto_round.config import PACKING_V1 as V1
 from autoround.formats.layouts import GPTQ, from_tensors, to_tensors
 from autoround.types import QuantizedTensor, Scheme
 

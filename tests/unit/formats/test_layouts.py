@@ -10,8 +10,9 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import gptq_layout, layouts
-from autoround.formats.auto_round import PACKING_AWQ, PACKING_PLAIN, PACKING_V1, packing_for
+from autoround.formats import layouts
+from autoround.formats.auto_round.config import PACKING_AWQ, PACKING_PLAIN, PACKING_V1, packing_for
+from autoround.formats.gptq import layout as gptq_layout
 from autoround.formats.layouts import from_tensors, to_tensors
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 

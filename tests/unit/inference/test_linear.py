@@ -6,7 +6,7 @@ from torch import nn
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.auto_round import packing_for
+from autoround.formats.auto_round.config import packing_for
 from autoround.formats.layouts import to_tensors
 from autoround.inference.linear import QuantLinear
 from autoround.types import PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme

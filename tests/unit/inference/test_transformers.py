@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import autoround
+from autoround.checkpoints.convert import convert
 from autoround.errors import FormatError, UsageError
 from autoround.inference.kernels import quant_layers
 from autoround.inference.load import load
 from autoround.recipe.load import load_recipe
-from autoround.stages.convert import convert
 from autoround.types import Scheme
 
 from ...runs import logits

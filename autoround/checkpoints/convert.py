@@ -1,0 +1,282 @@
+"""From one integer format to another without tuning again: the codes are carried over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoround.checkpoints.packed_layers import held_layers
+from autoround.core.dtypes import DTYPES
+from autoround.errors import FormatError, ModelError
+from autoround.export.safetensors_writer import as_written, lay_out
+from autoround.export.shards import Writer
+from autoround.export.staging import Staging, check_output, check_room
+from autoround.formats import layouts, registry
+from autoround.formats.adapt import adapt, inexact
+from autoround.formats.auto_round import config as auto_round
+from autoround.formats.checkpoints import Stored, method_of
+from autoround.formats.regroup import regroup
+from autoround.formats.schemes import most_common
+from autoround.formats.written import written_layers
+from autoround.model.blocks import decoder_blocks
+from autoround.model.build import build_empty
+from autoround.model.legacy_config import with_older_names
+from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.model.source import CheckpointSource
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
+
+#: Bytes of one output file.
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did.
+
+    exact: layers whose weights are equal bit for bit. shifted: groups among them that
+    moved by a level to fit. lossy: the other layers, and what changed.
+    """
+
+    output_dir: Path
+    method: str
+    formats: tuple[str, ...]
+    exact: int
+    shifted: int
+    lossy: dict[str, str]
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A quantized checkpoint, opened; no weight is read yet."""
+
+    folder: Path
+    config: dict[str, Any]
+    method: str
+    files: CheckpointSource
+    stored: Mapping[str, Stored]
+    plan: Plan
+
+    @property
+    def transposed(self) -> set[str]:
+        """Layers whose weight the model stores as [in, out], by their names in the files."""
+        turned = [x for block in self.plan.blocks for x in block.layers if x.transposed]
+        return {x.name for x in written_layers(turned)}
+
+
+def convert(
+    model: str | Path, output: Path, *, formats: Sequence[str], allow_lossy: bool = False
+) -> Conversion:
+    """Write a quantized checkpoint in other formats.
+
+    Raises:
+        ModelError, FormatError: before anything is written, unless it takes reading the
+            codes to know; the output folder then does not exist.
+    """
+    check_output(output)
+    source = _open(locate_model(model))
+    plan = _with_outputs(source, formats)
+    check_room(output, len(formats) * sum(f.stat().st_size for f in _files(source)))
+    exact, shifted, lossy = 0, 0, {}
+    schemes: dict[str, Scheme] = {}
+    with ExitStack() as stack:
+        whole = stack.enter_context(Staging(output)) if len(formats) > 1 else None
+        root = output if whole is None else whole.staging
+        writers = [
+            (part, stack.enter_context(Writer(root / part.folder, max_shard_bytes=MAX_SHARD_BYTES)))
+            for part in plan.outputs
+        ]
+        for name in source.stored:
+            layer, moved, lost = _convert_layer(source, name, writers)
+            if lost and not allow_lossy:
+                raise FormatError(
+                    f"layer {name}: {lost}; allow it with --allow-lossy, or choose another format"
+                )
+            schemes[name] = layer.scheme
+            exact, shifted = exact + (not lost), shifted + moved
+            if lost:
+                lossy[name] = lost
+        _copy_kept(source, writers)
+        size = _finish(source, _described(plan, schemes), writers)
+        if whole is not None:
+            size = whole.publish()
+    return Conversion(output, source.method, tuple(formats), exact, shifted, lossy, size)
+
+
+def _open(folder: Path) -> _Source:
+    """Read config and headers, and find what is quantized how."""
+    config = read_config(folder)
+    quantization = read_quantization(folder, config)
+    if quantization is None:
+        raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
+    built = build_empty(folder)
+    files = CheckpointSource(folder)
+    unpacking, layers = held_layers(built, files, quantization)
+    stored = unpacking.layers
+    if not stored:
+        raise FormatError(f"{folder}: its quantization_config names no layer of this model")
+    blocks = decoder_blocks(built)
+    inside = tuple(b + "." for b in blocks)
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
+    plan = Plan(
+        model=str(folder),
+        architecture=type(built).__name__,
+        blocks=tuple(
+            BlockPlan(
+                i, b, tuple(x for n, own in layers.items() if n.startswith(b + ".") for x in own)
+            )
+            for i, b in enumerate(blocks)
+        ),
+        kept=tuple(x for n, own in layers.items() if not n.startswith(inside) for x in own),
+        recipe={},
+        outputs=(),
+        dtype=dtype.removeprefix("torch."),
+        device="cpu",
+        compute_dtype="none",
+        calibration="none",
+    )
+    return _Source(folder, config, method_of(quantization), files, stored, plan)
+
+
+def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
+    """Resolve the formats, and refuse what they cannot hold whatever the codes are."""
+    layers = [layer for block in source.plan.blocks for layer in block.quantized]
+    outside = [layer for layer in source.plan.kept if layer.scheme is not None]
+    layers = [*layers, *outside]
+    schemes = [layer.scheme for layer in layers if layer.scheme is not None]
+    outputs = []
+    for name in formats:
+        if name.startswith(layouts.GGUF):
+            raise FormatError(
+                f"{name} has grids of its own, which codes cannot be carried over to; quantize "
+                "the 16-bit model with this format instead"
+            )
+        found = registry.plan_output(
+            name,
+            {most_common(schemes): ""},
+            dtype=source.plan.dtype,
+            chosen=True,
+            folder=name.replace(":", "-") if len(formats) > 1 else "",
+        )
+        if name == "auto_round":
+            found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
+        outputs.append(found)
+        reason = layouts.headless(found.packing)
+        if outside and reason:
+            raise FormatError(f"layer {outside[0].name} to {name}: {reason}")
+        for layer in layers:
+            assert layer.scheme is not None
+            reason = layouts.illegal(layer.scheme, found.packing) or layouts.why_not(
+                layer.shape, layer.scheme, found.packing
+            )
+            if reason:
+                raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
+        reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
+        if reason:
+            raise FormatError(f"{name} cannot hold {reason}")
+    return dataclasses.replace(source.plan, outputs=tuple(outputs))
+
+
+def _convert_layer(
+    source: _Source, name: str, writers: Sequence[tuple[OutputPlan, Writer]]
+) -> tuple[QuantizedTensor, int, str]:
+    """Carry one layer over; returns it, the groups that moved, and what was lost."""
+    scheme, packing = source.stored[name]
+    headers = source.files.headers()
+    parts = [part for part in layouts.PARTS if f"{name}.{part}" in headers]
+    tensors = source.files.read(f"{name}.{part}" for part in parts)
+    held = {part: tensors[f"{name}.{part}"] for part in parts}
+    layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
+    if not bool(torch.isfinite(layer.scale).all()):
+        raise FormatError(f"layer {name}: its scales hold NaN or infinity")
+    order = _order(held.get("g_idx"), layer.scheme, name=name, groups=layer.scale.shape[1])
+    lowest = max(layouts.lowest_zero(part.packing) for part, _ in writers)
+    anew = ""
+    refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
+    if order is not None and refused:
+        layer, error = regroup(layer, order, lowest_zero=lowest)
+        order = None
+        if error:  # whole groups in another order may come out as they were
+            anew = (
+                f"its inputs are grouped out of order (desc_act), which {refused[0]} cannot hold "
+                f"(auto_gptq and gptq_v2 can): rounded anew, relative squared error {error:.1e}"
+            )
+    fitted = adapt(layer, lowest=lowest, highest=2**scheme.bits - 1)
+    if order is not None and fitted.shifted:
+        raise FormatError(
+            f"layer {name}: zero points that {writers[0][0].format} cannot hold, in groups out "
+            "of order (desc_act)"
+        )
+    lost = [reason for reason in (anew, fitted.lost) if reason]
+    for part, writer in writers:
+        changed = inexact(fitted.layer, part.packing, DTYPES[part.dtype])
+        lost += [f"{changed} in {part.format}"] if changed else []
+        turned = [name] if name in source.transposed else []
+        found = lay_out({name: fitted.layer}, part, transposed=turned)
+        if order is not None:
+            found[f"{name}.g_idx"] = order
+        writer.add(found)
+    return fitted.layer, fitted.shifted, "; ".join(lost)
+
+
+def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> Tensor | None:
+    """Return the group of each input where it is not simply its place."""
+    if index is None or scheme.group_size <= 0:
+        return None
+    if int(index.min()) < 0 or int(index.max()) >= groups:
+        raise FormatError(f"layer {name}: g_idx names groups outside 0 … {groups - 1}")
+    plain = torch.arange(len(index), dtype=index.dtype) // scheme.group_size
+    return None if torch.equal(index, plain) else index
+
+
+def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, Writer]]) -> None:
+    owned = {f"{name}.{part}" for name in source.stored for part in layouts.PARTS}
+    for name in source.files.headers():
+        if name in owned:
+            continue
+        tensors = source.files.read([name])
+        tensor = tensors[name]
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ModelError(f"{source.folder}: tensor {name} holds NaN")
+        for part, writer in writers:
+            own = {part.dtype: tensors} if part.dtype == source.plan.dtype else {}
+            writer.add(own.get(part.dtype) or as_written(part, tensors))
+
+
+def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
+    """Put the schemes as they were found into a plan: codes may belie their config."""
+
+    def found(layers: tuple[LayerPlan, ...]) -> tuple[LayerPlan, ...]:
+        return tuple(dataclasses.replace(x, scheme=schemes.get(x.file, x.scheme)) for x in layers)
+
+    blocks = tuple(dataclasses.replace(b, layers=found(b.layers)) for b in plan.blocks)
+    return dataclasses.replace(plan, blocks=blocks, kept=found(plan.kept))
+
+
+def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:
+    size = 0
+    for part, writer in writers:
+        dropped = ("torch_dtype", "quantization_config", "quantization")
+        plain = {k: v for k, v in source.config.items() if k not in dropped}
+        config = with_older_names(plain)
+        config["dtype"] = part.dtype
+        quantization: dict[str, Any] = {}
+        for key in registry.config_keys(part):
+            config[key] = quantization = registry.config(plan, part)
+        writer.copy_side_files(source.folder)
+        for file, content in registry.side_files(part, quantization).items():
+            writer.add_text(file, json.dumps(content, indent=2) + "\n")
+        size += writer.finish(config)
+    return size
+
+
+def _files(source: _Source) -> list[Path]:
+    return list(source.folder.glob("*.safetensors"))

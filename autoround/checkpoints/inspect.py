@@ -1,0 +1,151 @@
+"""What is in a model folder, from its config and the headers of its files alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoround.checkpoints.packed_layers import held_layers
+from autoround.errors import FormatError, ModelError
+from autoround.formats.auto_round.config import PACKING_AWQ
+from autoround.formats.checkpoints import Stored, method_of
+from autoround.formats.layouts import AWQ, CODES, PARTS
+from autoround.formats.unpacking import UnpackingSource
+from autoround.model.build import build_empty
+from autoround.model.locate import UNPACKED, read_config, read_quantization
+from autoround.model.source import CheckpointSource
+
+Header = tuple[tuple[int, ...], torch.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kind of content: how many tensors or layers, their weights and their bytes."""
+
+    what: str
+    count: int
+    weights: int
+    size: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits on disk for each weight, scales and zero points included."""
+        return 8 * self.size / self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a model folder holds.
+
+    quantized: one part per scheme and packing. kept: one part per dtype and role.
+    layers: the scheme of every quantized layer by name.
+    """
+
+    path: str
+    architecture: str
+    method: str
+    quantized: tuple[Part, ...]
+    kept: tuple[Part, ...]
+    layers: dict[str, str]
+
+    @property
+    def total(self) -> Part:
+        """Everything together."""
+        parts = (*self.quantized, *self.kept)
+        return Part(
+            "total",
+            sum(part.count for part in parts),
+            sum(part.weights for part in parts),
+            sum(part.size for part in parts),
+        )
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Read what a model folder holds; no weight is read.
+
+    Raises:
+        ModelError, FormatError: the folder is no model, or cannot be understood.
+    """
+    config = read_config(folder)
+    headers: dict[str, Header] = dict(CheckpointSource(folder).headers())
+    quantization = read_quantization(folder, config)
+    stored: dict[str, Stored] = {}
+    if isinstance(quantization, dict):
+        stored = _stored(folder, quantization)
+        if not stored and method_of(quantization) not in UNPACKED:
+            raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
+    architectures = config.get("architectures") or ["unknown"]
+    owned = {f"{name}.{part}" for name in stored for part in PARTS}
+    return Inspection(
+        path=str(folder),
+        architecture=str(architectures[0]),
+        method=method_of(quantization) if isinstance(quantization, dict) else "none",
+        quantized=tuple(_quantized_parts(stored, headers)),
+        kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
+        layers={name: f"{s.scheme}, {s.packing}" for name, s in stored.items()},
+    )
+
+
+def _stored(folder: Path, quantization: Mapping[str, Any]) -> dict[str, Stored]:
+    """Return the packed layers, held against the model where its class is known."""
+    files = CheckpointSource(folder)
+    if method_of(quantization) in UNPACKED:
+        return {}
+    try:
+        built = build_empty(folder)
+    except ModelError:
+        return UnpackingSource(files, quantization).layers  # what is in the files can be told
+    return held_layers(built, files, quantization)[0].layers
+
+
+def _size(header: Header) -> int:
+    return math.prod(header[0]) * header[1].itemsize
+
+
+def _quantized_parts(stored: Mapping[str, Stored], headers: Mapping[str, Header]) -> list[Part]:
+    counts: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, layer in stored.items():
+        what = f"{layer.scheme}, packing {layer.packing}"
+        found = {p: headers[f"{name}.{p}"] for p in PARTS if f"{name}.{p}" in headers}
+        codes = next((found[part][0] for part in (*CODES, "weight") if part in found), ())
+        if len(codes) != 2:
+            raise FormatError(f"layer {name}: the config calls it quantized, but it has no codes")
+        counts[what] += 1
+        weights[what] += _weights(layer, codes)
+        sizes[what] += sum(map(_size, found.values()))
+    return [Part(what, counts[what], weights[what], sizes[what]) for what in counts]
+
+
+def _weights(layer: Stored, codes: tuple[int, ...]) -> int:
+    words = math.prod(codes)
+    per_word = 8.0 if layer.packing in (AWQ, PACKING_AWQ) else 32 / layer.scheme.bits
+    return round(words * per_word)
+
+
+def _kept_parts(headers: Mapping[str, Header]) -> list[Part]:
+    counts: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, header in headers.items():
+        what = f"{_role(name, header)}, {str(header[1]).removeprefix('torch.')}"
+        counts[what] += 1
+        weights[what] += math.prod(header[0])
+        sizes[what] += _size(header)
+    return [Part(what, counts[what], weights[what], sizes[what]) for what in sorted(counts)]
+
+
+def _role(name: str, header: Header) -> str:
+    """Name what a kept tensor is for, by its name and shape."""
+    if any(word in name for word in ("embed", "wte", "wpe")):
+        return "embeddings"
+    if name.startswith(("lm_head", "output.", "embed_out")):
+        return "output head"
+    return "other matrices" if len(header[0]) > 1 else "norms and biases"

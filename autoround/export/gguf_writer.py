@@ -1,0 +1,231 @@
+"""One GGUF file, written tensor by tensor as blocks are finished."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoround.core.gguf_types import KINDS
+from autoround.core.grid import from_groups, nested_parts, to_groups
+from autoround.core.rounding import initial_rounding, quantize
+from autoround.core.search import search_grid
+from autoround.core.search_nested import search_nested
+from autoround.errors import VerificationError
+from autoround.export.model_config import model_config
+from autoround.export.staging import Staging
+from autoround.export.verify import Reading
+from autoround.formats.gguf import blocks
+from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.gguf.blocks import GgufTensor
+from autoround.formats.gguf.tensors import nested_tensor
+from autoround.formats.layouts import GGUF
+from autoround.gguf import arch
+from autoround.gguf.arch import Target
+from autoround.gguf.container import Container
+from autoround.gguf.metadata import metadata
+from autoround.gguf.reader import Reader
+from autoround.gguf.tokenizer import tokenizer_metadata
+from autoround.model.skeleton import Skeleton
+from autoround.planning.gguf_tensors import gguf_layout, kept_in
+from autoround.types import BlockPlan, OutputPlan, Plan, QuantizedTensor
+
+Part = Tensor | QuantizedTensor | GgufTensor
+#: Elements of an untuned tensor that are searched at a time.
+CHUNK_ELEMENTS = 1 << 22
+
+
+class GgufOutput:
+    """Collects what belongs to one tensor of the file, and writes it when it is complete."""
+
+    def __init__(
+        self, staging: Staging, plan: Plan, part: OutputPlan, *, skeleton: Skeleton, tokenizer: Any
+    ) -> None:
+        self._staging, self._skeleton = staging, skeleton
+        layout = gguf_layout(skeleton, part, ignored=kept_in(plan))
+        self._plan = plan
+        self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
+        self._expected = list(layout.tensors)
+        self._pending: dict[str, Part] = {}
+        self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
+        tuned = {x.tensor for block in plan.blocks for x in block.quantized}
+        self.rounds_kept = any(
+            kind in blocks.KINDS and len(target.shape) > 2 and target.sources[0] not in tuned
+            for target, kind in layout.tensors
+        )
+        self._path = staging.staging / file_name(plan.model, part)
+        self._container = Container(
+            self._path,
+            [(target.name, target.shape, kind) for target, kind in layout.tensors],
+            arch=arch.architecture(skeleton.config.to_dict()),
+            fields=gguf_fields(skeleton, tokenizer, model=plan.model, file_type=layout.file_type),
+        )
+
+    def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
+        """Take the quantized layers of a block; what lies outside them is rounded here."""
+        self._pending.update(
+            {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
+        )
+
+    def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take other tensors, and write whatever is complete."""
+        tied = self._skeleton.tied
+        self._pending.update({n: t for n, t in tensors.items() if n not in tied})
+        while self._expected:
+            target, kind = self._expected[0]
+            if not all(name in self._pending for name in target.sources):
+                return
+            parts = [self._pending[name] for name in target.sources]
+            data = as_bytes(target, kind, parts)
+            rounded = kind in blocks.KINDS and len(target.shape) > 2
+            if rounded and isinstance(parts[0], Tensor):
+                weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
+                self._rounded.setdefault(target.sources[0], []).append((target, weight))
+            self._container.add(target.name, data)
+            self._expected.pop(0)
+            later = {name for other, _ in self._expected for name in other.sources}
+            for name in set(target.sources) - later:
+                del self._pending[name]
+
+    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return kept tensors of a block as the file holds them: stacked experts are rounded."""
+        rounded, self._rounded = self._rounded, {}
+        return {
+            name: arch.restore(rounded[name], tuple(tensor.shape)) if name in rounded else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
+        """Leave out tensors that have no place in the file; the plan says so."""
+
+    def add_text(self, name: str, text: str) -> None:
+        """Write a small file beside the tensors."""
+        (self._staging.staging / name).write_text(text, encoding="utf-8")
+
+    def complete(self) -> Reading:
+        """Close and check the file; returns it opened again."""
+        if self._expected:
+            missing = self._expected[0][0].name
+            raise VerificationError(f"{self._path.name}: tensor {missing} was not written")
+        self._container.finish()
+        # With the config beside it the file can be loaded here, and its origin is plain.
+        config = model_config(self._skeleton, self._plan.architecture, "float32")
+        self.add_text("config.json", json.dumps(config, indent=2) + "\n")
+        return GgufReading(self._path, self._skeleton)
+
+    def publish(self) -> int:
+        """Move the complete folder into place; returns its bytes."""
+        return self._staging.publish()
+
+
+class GgufReading:
+    """A GGUF file, opened again; everything in it is read by the ``gguf`` package."""
+
+    def __init__(self, path: Path, skeleton: Skeleton) -> None:
+        shapes = {name: skeleton.header(name)[0] for name in skeleton.keys}
+        self._reader = Reader(path, skeleton.config.to_dict(), shapes)
+
+    def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the tensors of a block by the model's own names, weights unpacked."""
+        del block
+        return {name: self._reader.read(name) for name in names}
+
+
+def file_name(model: str, part: OutputPlan) -> str:
+    """Return the name of the file, by the custom of those who publish them.
+
+    One whose types are not all those of its file type says so.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
+    file_type = part.packing.removeprefix(GGUF).upper()
+    return f"{stem}-{file_type}{'-MIXED' * bool(part.types)}.gguf"
+
+
+def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: str) -> list[Any]:
+    """Return the metadata of a file; what a model has that it cannot express is refused."""
+    config = skeleton.config.to_dict()
+    rows = next(
+        skeleton.header(name)[0][0]
+        for name in skeleton.keys
+        if "embed_tokens" in name or "wte" in name
+    )
+    return [
+        *metadata(config, name=Path(model).name, file_type=file_type),
+        *tokenizer_metadata(tokenizer, vocab_size=rows, config=config),
+    ]
+
+
+def as_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
+    """Return what is written for a tensor: blocks uint8 [rows, bytes], or plain numbers.
+
+    Raises:
+        VerificationError: the blocks do not read back as they were.
+    """
+    held = parts[0] if len(parts) == 1 else None
+    if isinstance(held, QuantizedTensor | GgufTensor):
+        order = arch.row_order(target)
+        if len(target.shape) > 2:
+            order = arch.expert_rows(target, len(held.codes))
+        return pack_checked(_reordered(_as_gguf(held, kind), order), target.name)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    tensor = arch.apply(target, tensors)
+    if kind in (gguf_mix.F16, gguf_mix.F32):
+        return tensor.to(torch.float16 if kind == gguf_mix.F16 else torch.float32).contiguous()
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    step = max(1, CHUNK_ELEMENTS // rows.shape[1])
+    return torch.cat(
+        [pack_checked(round_rows(part, kind), target.name) for part in rows.split(step)]
+    )
+
+
+def pack_checked(layer: GgufTensor, name: str) -> Tensor:
+    """Pack a layer, and check that its bytes read back as it is."""
+    data = blocks.pack(layer)
+    back = blocks.unpack(data, layer.kind)
+    for part in ("codes", "scale", "sub_scale", "minimum", "sub_minimum"):
+        ours, theirs = getattr(layer, part), getattr(back, part)
+        if ours is not None and not bool((ours == theirs).all()):
+            raise VerificationError(f"tensor {name}: its {part} do not come back as they were")
+    return data
+
+
+def _as_gguf(layer: QuantizedTensor | GgufTensor, kind: str) -> GgufTensor:
+    if isinstance(layer, QuantizedTensor):
+        return GgufTensor(gguf_mix.kind_of(layer.scheme) or kind, layer.codes, layer.scale)
+    return layer
+
+
+def _reordered(layer: GgufTensor, order: Tensor | None) -> GgufTensor:
+    """Return the layer with its rows in the order of the file."""
+    if order is None:
+        return layer
+    parts = (layer.codes, layer.scale, layer.sub_scale, layer.minimum, layer.sub_minimum)
+    return GgufTensor(layer.kind, *(None if p is None else p[order] for p in parts))  # type: ignore[arg-type]
+
+
+def round_rows(weight: Tensor, kind: str) -> GgufTensor:
+    """Round rows of a weight by searched scales, for tensors that are not tuned.
+
+    weight: [rows, columns], any float dtype.
+    """
+    scheme = gguf_mix.scheme_of(kind)
+    assert scheme is not None
+    groups = to_groups(weight, scheme.group_size)
+    if kind in KINDS:
+        grid = search_nested(
+            groups, None, bits=scheme.bits, sym=scheme.sym, nested=KINDS[kind].nested
+        )
+    else:
+        grid = search_grid(groups, None, bits=scheme.bits, sym=scheme.sym)
+    rounding = initial_rounding(groups)
+    codes, scale, _ = quantize(groups, rounding, grid=grid)
+    shape = (weight.shape[0], weight.shape[1])
+    held = from_groups(codes, shape).contiguous()
+    if kind not in KINDS:
+        return GgufTensor(kind, held, scale.squeeze(-1))
+    return nested_tensor(kind, held, nested_parts(grid, rounding.clip_lo, rounding.clip_hi))

@@ -1,0 +1,129 @@
+"""The output folder: built beside its final place, and moved there when complete.
+
+Until then everything is in ``<output>.partial``, which has no config.json before its last
+moment, so nothing half-written can be taken for a model. The final move is one rename.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from autoround.errors import OutputError
+from autoround.model.side_files import side_files
+from autoround.storage.durable import existing_parent, sync_path
+
+#: Says that a folder is a run's unfinished output, and not somebody's own.
+MARKER = "INCOMPLETE"
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that would be overwritten or cannot be made.
+
+    Raises:
+        OutputError: it is a file, is not empty, or its parent cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output {folder} is a file; name a folder that does not exist yet")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(
+            f"output folder {folder} is not empty; name another one, or remove it first"
+        )
+    parent = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    if not parent.is_dir():
+        raise OutputError(f"output folder {folder} cannot be made: {parent} is a file")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"output folder {folder} cannot be made: {parent} is not writable")
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse a disk without room for the result.
+
+    Raises:
+        OutputError: with both figures.
+    """
+    parent = existing_parent(folder)
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise OutputError(
+            f"output needs {needed / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB free"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a run built a folder; the mark goes just before the last rename."""
+    return (
+        (folder / MARKER).is_file()
+        or (folder / "plan.json").is_file()
+        or any(folder.glob("*/plan.json"))
+        or not any(folder.iterdir())
+    )
+
+
+StagingT = TypeVar("StagingT", bound="Staging")
+
+
+class Staging:
+    """A folder that is built beside its final place, and moved there when complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self._staging = self._folder.with_name(self._folder.name + ".partial")
+
+    def __enter__(self: StagingT) -> StagingT:
+        check_output(self._folder)
+        if self._staging.exists() and not _is_ours(self._staging):
+            raise OutputError(
+                f"{self._staging} is in the way: the output is built there, and it is not "
+                "left over from an earlier run; move it, or name another output folder"
+            )
+        shutil.rmtree(self._staging, ignore_errors=True)
+        try:
+            self._staging.mkdir(parents=True)
+            mark = "An unfinished output of autoround; safe to delete.\n"
+            (self._staging / MARKER).write_text(mark)
+        except OSError as error:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            raise OutputError(f"{self._staging} cannot be written: {error}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Whatever did not become the output is of no use without a way to continue it.
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    @property
+    def staging(self) -> Path:
+        """Where files go until the folder is complete."""
+        return self._staging
+
+    def copy_side_files(self, source: Path) -> None:
+        """Copy tokenizer, generation and licence files of the original model."""
+        for path in side_files(source):
+            shutil.copyfile(path, self._staging / path.name)
+
+    def publish(self) -> int:
+        """Move the finished folder into place; returns the bytes of all files.
+
+        Raises:
+            OutputError: the folder appeared meanwhile and is not empty.
+        """
+        check_output(self._folder)
+        for path in sorted(self._staging.rglob("*")):
+            # Side files and folders, too: a rename that outlives a power cut names nothing empty.
+            sync_path(path)
+        (self._staging / MARKER).unlink(missing_ok=True)
+        sync_path(self._staging)
+        total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
+        if self._folder.is_dir():
+            self._folder.rmdir()
+        os.replace(self._staging, self._folder)
+        sync_path(self._folder.parent)
+        return total

@@ -1,0 +1,168 @@
+"""The last check of a run: one batch through the blocks as they can be read from the files.
+
+While blocks are handed to the writers, a few tokens are run through them as they are in
+memory. When the files are complete they are opened as a loader would, by their config;
+every block is unpacked from them and the same tokens are run again. What comes out of
+the last block must be the same but for the dtype of kept tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from autoround.errors import ModelError, VerificationError
+from autoround.formats.checkpoints import Stored
+from autoround.formats.gguf.blocks import GgufTensor
+from autoround.formats.gguf.tensors import dense
+from autoround.formats.unpacking import UnpackingSource
+from autoround.formats.written import written_layers
+from autoround.model.convert import ConvertedSource
+from autoround.model.locate import read_config
+from autoround.model.positions import text_config
+from autoround.model.runner import BlockRunner
+from autoround.model.skeleton import Skeleton
+from autoround.model.source import CheckpointSource, WeightSource
+from autoround.model.stacked_experts import as_stored
+from autoround.types import BlockPlan, LayerPlan, Plan, QuantizedTensor
+
+#: Tokens of the batch.
+TOKENS = 32
+#: Largest squared difference of the outputs, relative to their mean square. Rounding kept
+#: tensors to 16 bits stays below 1e-5; a zero point off by one is above 0.1.
+TOLERANCE = 1e-3
+
+
+class Reading(Protocol):
+    """A written output, opened again."""
+
+    def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the tensors of a block by the model's own names, weights unpacked."""
+
+
+class Rehearsal:
+    """A batch on its way through the blocks of a model, in float32 on the CPU."""
+
+    def __init__(self, skeleton: Skeleton, plan: Plan, *, ids: Tensor | None) -> None:
+        self._skeleton, self._plan = skeleton, plan
+        self._runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
+        if ids is None:
+            rng = torch.Generator().manual_seed(0)
+            ids = torch.randint(0, _vocabulary(skeleton), (1, TOKENS), generator=rng)
+        ids = ids[:1, :TOKENS]
+        try:
+            self._runner.prepare(ids)
+            first = self._runner.embed(ids)
+        except ModelError:
+            # Blocks that need the tokens themselves cannot be run by themselves.
+            first = None
+        self._runner.release()
+        self._first = first
+        self.hidden = first
+
+    @property
+    def what(self) -> str:
+        """Say in words what is run."""
+        tokens = 0 if self._first is None else self._first.shape[1]
+        return f"a batch of {tokens} tokens" if tokens else "no batch (blocks need the tokens)"
+
+    def advance(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Run the batch through a block; tensors by the model's own names."""
+        if self.hidden is None:
+            return
+        prefix = self._plan.blocks[index].name + "."
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        placed = self._runner.place(weights) | self._runner.buffers(index)
+        with torch.no_grad():
+            rows = torch.arange(len(self.hidden))
+            self.hidden = self._runner.run(index, placed, hidden=self.hidden, rows=rows)
+
+    def advance_carried(
+        self,
+        index: int,
+        layers: Mapping[str, QuantizedTensor | GgufTensor],
+        kept: Mapping[str, Tensor],
+    ) -> None:
+        """Run the batch through a block as it is in memory."""
+        if self.hidden is None or index >= len(self._plan.blocks):
+            return
+        block = self._plan.blocks[index]
+        weights = {name: dense(layer) for name, layer in layers.items()}
+        inside = as_stored(block, weights)
+        self.advance(index, {**kept, **{f"{block.name}.{n}": w for n, w in inside.items()}})
+
+    def compare(self, written: Reading, what: str) -> float | None:
+        """Run the batch through the written blocks; return the relative squared difference.
+
+        None where blocks cannot be run by themselves.
+
+        Raises:
+            VerificationError: the outputs differ.
+        """
+        if self.hidden is None or self._first is None:
+            return None
+        expected, self.hidden = self.hidden, self._first
+        for block in self._plan.blocks:
+            names = self._skeleton.names_under(block.name)
+            self.advance(block.index, written.block(block, names))
+        got, self.hidden = self.hidden, expected
+        power = float(expected.double().square().mean())
+        error = float((got.double() - expected.double()).square().mean()) / max(power, 1e-30)
+        if not error <= TOLERANCE:
+            raise VerificationError(
+                f"{what}: read back, the last block's output is {error:.2e} of its size away from "
+                f"that of the codes in memory (allowed: {TOLERANCE:.0e}); the files are not used"
+            )
+        return error
+
+
+def _vocabulary(skeleton: Skeleton) -> int:
+    return int(getattr(text_config(skeleton.model), "vocab_size", 0) or 256)
+
+
+class CheckpointReading:
+    """A folder of safetensors files, read by what its config says."""
+
+    def __init__(self, folder: Path, plan: Plan, skeleton: Skeleton) -> None:
+        """Open a folder; no weight is read.
+
+        Raises:
+            VerificationError: its config calls other layers quantized than the plan.
+        """
+        files = CheckpointSource(folder)
+        source: WeightSource = files
+        quantization = read_config(folder).get("quantization_config")
+        if quantization is not None:
+            unpacking = UnpackingSource(files, quantization)
+            _check_schemes(unpacking.layers, written_layers(plan.layers))
+            unpacking.turned = {
+                one.name
+                for layer in plan.layers
+                if layer.transposed and not layer.experts
+                for one in written_layers([layer])
+                if one.name in unpacking.layers
+            }
+            source = unpacking
+        self._source = ConvertedSource(source, skeleton.model)
+
+    def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the tensors of a block by the model's own names, weights unpacked."""
+        del block
+        return self._source.read(names)
+
+
+def _check_schemes(stored: Mapping[str, Stored], written: Sequence[LayerPlan]) -> None:
+    """Compare what a config says of each layer with what was written."""
+    for layer in written:
+        found = stored[layer.name].scheme if layer.name in stored else None
+        if (found is None) != (layer.scheme is None) or (
+            found is not None and layer.scheme is not None and found.bits != layer.scheme.bits
+        ):
+            raise VerificationError(
+                f"layer {layer.name} was written as {layer.scheme or '16 bit'}, and the config "
+                f"that was written calls it {found or '16 bit'}"
+            )

@@ -1,0 +1,246 @@
+"""The blocks of GGUF: from carried integers to the bytes of ggml's types, and back.
+
+A row is a sequence of blocks of 32 or 256 weights, each with its scales before, between
+or after its codes. Where each bit lies is said next to the code that puts it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.errors import FormatError
+from autoround.formats.gguf import kquants as gguf_kquants
+from autoround.formats.gguf import legacy as gguf_legacy
+
+#: Weights packed at a time: bounds the temporaries, and a few of them fit a cache.
+CHUNK_WEIGHTS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """One quantized weight as a block type of GGUF holds it.
+
+    kind: the type, one of KINDS. codes: uint8 [out, in], 0 … 2**bits - 1; types without a
+    minimum count levels from ``code - 2**(bits-1)``.
+    scale: float16 [out, blocks]. sub_scale: int8 [out, groups], k-quants only.
+    minimum: float16 [out, blocks], what is subtracted; None for types without one.
+    sub_minimum: int8 or uint8 [out, groups]; None where there is no minimum, or one each block.
+    """
+
+    kind: str
+    codes: Tensor
+    scale: Tensor
+    sub_scale: Tensor | None = None
+    minimum: Tensor | None = None
+    sub_minimum: Tensor | None = None
+
+
+class Kind(NamedTuple):
+    """One block type: weights and bytes of a block, weights of a group, and ggml's number.
+
+    group: 0 where the block is the group. signed: levels are counted from the middle.
+    sub_range: lowest and highest sub-scale (and sub-minimum); None where there are none.
+    """
+
+    block: int
+    bytes: int
+    bits: int
+    group: int
+    signed: bool
+    number: int
+    sub_range: tuple[int, int] | None = None
+
+
+KINDS: Mapping[str, Kind] = {
+    "q4_0": Kind(32, 18, 4, 0, True, 2),
+    "q4_1": Kind(32, 20, 4, 0, False, 3),
+    "q5_0": Kind(32, 22, 5, 0, True, 6),
+    "q5_1": Kind(32, 24, 5, 0, False, 7),
+    "q8_0": Kind(32, 34, 8, 0, True, 8),
+    "q2_k": Kind(256, 84, 2, 16, False, 10, (0, 15)),
+    "q3_k": Kind(256, 110, 3, 16, True, 11, (-32, 31)),
+    "q4_k": Kind(256, 144, 4, 32, False, 12, (0, 63)),
+    "q5_k": Kind(256, 176, 5, 32, False, 13, (0, 63)),
+    "q6_k": Kind(256, 210, 6, 16, True, 14, (-128, 127)),
+}
+_PACKERS = {**gguf_legacy.PACKERS, **gguf_kquants.PACKERS}
+_UNPACKERS = {**gguf_legacy.UNPACKERS, **gguf_kquants.UNPACKERS}
+#: The parts of a tensor, as packers take them, and the dtypes each may have.
+_DTYPES = {
+    "codes": (torch.uint8,),
+    "scale": (torch.float16,),
+    "sub_scale": (torch.int8,),
+    "minimum": (torch.float16,),
+    "sub_minimum": (torch.int8, torch.uint8),
+}
+
+
+def bytes_per_row(kind: str, columns: int) -> int:
+    """Return the bytes of a row of ``columns`` weights.
+
+    Raises:
+        FormatError: the type is unknown, or its blocks do not fit the row.
+    """
+    reason = why_not(columns, kind)
+    if reason:
+        raise FormatError(reason)
+    return columns // KINDS[kind].block * KINDS[kind].bytes
+
+
+def why_not(columns: int, kind: str) -> str:
+    """Return why rows of ``columns`` weights cannot be of a type, or an empty text."""
+    if kind not in KINDS:
+        return f"no block type is named {kind!r}; legal: {', '.join(KINDS)}"
+    if columns % KINDS[kind].block:
+        return f"rows of {columns} weights are no multiple of {kind}'s {KINDS[kind].block}"
+    return ""
+
+
+def pack(layer: GgufTensor) -> Tensor:
+    """Return the blocks of a weight: uint8 [out, bytes of a row]; meta tensors give the shape.
+
+    Raises:
+        FormatError: a part is missing, or has a shape, a dtype or values that the type lacks.
+    """
+    parts = _checked(layer)
+    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
+    _check_values(layer.kind, parts)
+    width = bytes_per_row(layer.kind, columns)
+    out = torch.empty((rows, width), dtype=torch.uint8, device=layer.codes.device)
+    for chunk in _chunks(layer.codes, columns):
+        count = (chunk.stop - chunk.start) * (columns // kind.block)
+        pieces = _PACKERS[layer.kind](*(_by_block(part[chunk], count) for part in parts.values()))
+        out[chunk] = torch.cat(pieces, dim=1).reshape(-1, width)
+    return out
+
+
+def unpack(data: Tensor, kind: str) -> GgufTensor:
+    """Read a weight back from its blocks; nothing of it shares memory with them.
+
+    data: uint8 [out, bytes of a row]. Meta tensors give shapes.
+
+    Raises:
+        FormatError: the type is unknown, or the rows are no whole number of blocks.
+    """
+    if kind not in KINDS:
+        raise FormatError(why_not(0, kind))
+    held = KINDS[kind]
+    if data.dtype != torch.uint8 or data.ndim != 2:
+        raise FormatError(f"{kind}: blocks are uint8 [out, bytes of a row], not {_described(data)}")
+    if data.shape[1] % held.bytes:
+        raise FormatError(
+            f"{kind}: rows of {data.shape[1]} bytes are no multiple of a block's {held.bytes}"
+        )
+    columns = data.shape[1] // held.bytes * held.block
+    parts = {
+        name: torch.empty(shape, dtype=_DTYPES[name][0], device=data.device)
+        for name, shape in _shapes(held, data.shape[0], columns).items()
+    }
+    for chunk in _chunks(data, columns):
+        count = (chunk.stop - chunk.start) * (columns // held.block)
+        found = _UNPACKERS[kind](data[chunk].reshape(count, held.bytes))
+        for part, values in zip(parts.values(), found, strict=True):
+            part[chunk] = values.reshape(-1, part.shape[1])
+    return GgufTensor(kind, **parts)
+
+
+def dequantize(layer: GgufTensor) -> Tensor:
+    """Return the weights, float32 [out, in], in the order of operations of ggml.
+
+    Raises:
+        FormatError: a part is missing, or has another shape or dtype than the type's.
+    """
+    _checked(layer)
+    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
+    width = kind.group or kind.block
+    levels = layer.codes.reshape(rows, columns // width, width).float()
+    if kind.signed:
+        levels -= 2 ** (kind.bits - 1)
+    levels *= _spread(layer.scale, layer.sub_scale)
+    if layer.minimum is not None:
+        levels -= _spread(layer.minimum, layer.sub_minimum)
+    return levels.reshape(rows, columns)
+
+
+def _spread(whole: Tensor, sub: Tensor | None) -> Tensor:
+    """Return what each group is multiplied by: float32 [out, groups, 1]."""
+    if sub is None:
+        return whole.float().unsqueeze(-1)
+    rows, blocks = whole.shape
+    each = sub.reshape(rows, blocks, sub.shape[1] // max(1, blocks)).float()
+    return (whole.float().unsqueeze(-1) * each).reshape(*sub.shape, 1)
+
+
+def _by_block(part: Tensor, count: int) -> Tensor:
+    """Cut rows of a part into blocks: [rows, …] to [count, part of a block]."""
+    return part.reshape(count, part.numel() // max(1, count)).contiguous()
+
+
+def _chunks(tensor: Tensor, columns: int) -> Iterator[slice]:
+    """Yield row ranges of about CHUNK_WEIGHTS; a meta tensor has nothing to save."""
+    rows = tensor.shape[0] if columns else 0
+    step = rows if tensor.is_meta else max(1, CHUNK_WEIGHTS // max(1, columns))
+    for start in range(0, rows, max(1, step)):
+        yield slice(start, min(start + step, rows))
+
+
+def _shapes(kind: Kind, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+    """Return the shape of each part that a type has, in the order of its packer."""
+    whole = (rows, columns // kind.block)
+    shapes = {"codes": (rows, columns), "scale": whole}
+    if kind.group:
+        shapes["sub_scale"] = (rows, columns // kind.group)
+    if not kind.signed:
+        shapes["minimum"] = whole
+    if kind.group and not kind.signed:
+        shapes["sub_minimum"] = shapes["sub_scale"]
+    return shapes
+
+
+def _checked(layer: GgufTensor) -> dict[str, Tensor]:
+    """Return the parts of a tensor once they are what its type has, and nothing else."""
+    name, codes = layer.kind, layer.codes
+    if codes.ndim != 2:
+        raise FormatError(f"{name}: codes should be uint8 [out, in], not {_described(codes)}")
+    rows, columns = codes.shape
+    bytes_per_row(name, columns)
+    shapes = _shapes(KINDS[name], rows, columns)
+    parts: dict[str, Tensor] = {}
+    for part, dtypes in _DTYPES.items():
+        held: Tensor | None = getattr(layer, part)
+        if part not in shapes:
+            if held is not None:
+                raise FormatError(f"{name}: has no {part}, but {_described(held)} was given")
+        elif held is None or held.shape != shapes[part] or held.dtype not in dtypes:
+            legal = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            given = "nothing" if held is None else _described(held)
+            raise FormatError(f"{name}: {part} should be {legal} {shapes[part]}, not {given}")
+        else:
+            parts[part] = held
+    return parts
+
+
+def _check_values(name: str, parts: Mapping[str, Tensor]) -> None:
+    """Refuse integers that would spill into the bits of others."""
+    kind = KINDS[name]
+    ranges = {"codes": (0, 2**kind.bits - 1)}
+    if kind.sub_range is not None:
+        ranges |= {"sub_scale": kind.sub_range, "sub_minimum": kind.sub_range}
+    for part, values in parts.items():
+        if part not in ranges or values.is_meta or not values.numel():
+            continue
+        low, high = (int(end) for end in values.aminmax())
+        if low < ranges[part][0] or high > ranges[part][1]:
+            raise FormatError(
+                f"{name}: {part} go from {low} to {high}; legal: {ranges[part][0]} … "
+                f"{ranges[part][1]}"
+            )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,0 +1,48 @@
+"""From what tuning finds to what the block types of GGUF hold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoround.core.gguf_types import KINDS
+from autoround.core.grid import NestedParts
+from autoround.core.rounding import dense_weight
+from autoround.formats.gguf.blocks import GgufTensor, dequantize
+from autoround.types import QuantizedTensor
+
+
+def dense(layer: QuantizedTensor | GgufTensor) -> Tensor:
+    """Dequantize a whole layer to float32 [out, in], whatever holds its scales."""
+    return dense_weight(layer) if isinstance(layer, QuantizedTensor) else dequantize(layer)
+
+
+def nested_tensor(kind: str, codes: Tensor, parts: NestedParts) -> GgufTensor:
+    """Put codes and the parts of their super-blocks together, on the CPU.
+
+    codes: uint8 [out, in].
+    """
+    rows = codes.shape[0]
+    legacy = KINDS[kind].sub_bits == 0
+
+    def flat(part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if part is None else part.reshape(rows, -1).to("cpu", dtype)
+
+    scale = flat(parts.scale, torch.float16)
+    assert scale is not None
+    return GgufTensor(
+        kind,
+        codes.to("cpu"),
+        scale,
+        None if legacy else flat(parts.sub_scale, torch.int8),
+        _minimum(parts, rows) if legacy else flat(parts.minimum, torch.float16),
+        None if legacy else flat(parts.sub_minimum, torch.int8),
+    )
+
+
+def _minimum(parts: NestedParts, rows: int) -> Tensor:
+    """Return the minimum of types that hold one a group: nothing or all of the super-block's."""
+    assert parts.minimum is not None
+    assert parts.sub_minimum is not None
+    whole = (parts.minimum * parts.sub_minimum).reshape(rows, -1)
+    return whole.to("cpu", torch.float16)

@@ -1,0 +1,81 @@
+"""The ``mlx`` format: checkpoints as mlx-lm writes them, for Apple's processors.
+
+config.json holds the scheme twice, as ``quantization`` and ``quantization_config``; layers
+that differ stand in it by name. mlx-lm itself goes by the files: a layer with ``scales``
+is quantized.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from autoround.errors import FormatError
+from autoround.formats.mlx import layout as mlx_layout
+from autoround.formats.schemes import most_common
+from autoround.formats.written import described
+from autoround.types import Plan, Scheme
+
+#: What a quantization_config of MLX is called here; it has no ``quant_method`` of its own.
+METHOD = "mlx"
+#: mlx-lm stacks the experts of a layer when it reads them, and then goes by its own names.
+_EXPERT = re.compile(r"^(.*)\.experts\.\d+\.(\w+)$")
+_PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+
+
+def config(plan: Plan) -> dict[str, Any]:
+    """Return the ``quantization`` that describes a plan to loaders."""
+    layers, outside = described(plan)
+    base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
+    found: dict[str, Any] = {**_keys(base), "mode": "affine"}
+    for layer in layers:
+        if layer.scheme is None:
+            found[layer.name] = False
+        elif layer.scheme != base:
+            found[layer.name] = _keys(layer.scheme)
+            expert = _EXPERT.match(layer.name)
+            if expert:
+                part = _PARTS.get(expert[2], expert[2])
+                found[f"{expert[1]}.switch_mlp.{part}"] = _keys(layer.scheme)
+    for layer in outside:
+        if layer.scheme is not None:
+            found[layer.name] = _keys(layer.scheme)
+    return found
+
+
+def _keys(scheme: Scheme) -> dict[str, Any]:
+    return {"group_size": scheme.group_size, "bits": scheme.bits}
+
+
+def is_mlx(config: Mapping[str, Any]) -> bool:
+    """Tell whether a quantization config is MLX's."""
+    known = "bits" in config and "group_size" in config
+    return known and "quant_method" not in config
+
+
+def quantized_layers(
+    config: Mapping[str, Any], names: Iterable[str], tensors: Collection[str]
+) -> dict[str, Scheme]:
+    """Return the scheme of every layer that the files hold quantized.
+
+    Raises:
+        FormatError: a value in the config is illegal.
+    """
+    if config.get("mode", "affine") != "affine":
+        raise FormatError(f"MLX quantization mode {config['mode']!r} cannot be read; legal: affine")
+    found = {}
+    for name in names:
+        if f"{name}.biases" not in tensors:
+            continue
+        own = config.get(name)
+        keys = {**config, **own} if isinstance(own, Mapping) else config
+        bits, size = keys.get("bits"), keys.get("group_size")
+        if not isinstance(bits, int) or not isinstance(size, int):
+            raise FormatError(f"quantization: bits and group_size of layer {name} are no numbers")
+        scheme = Scheme(bits, size, False)
+        reason = mlx_layout.illegal(scheme)
+        if reason:
+            raise FormatError(f"quantization of layer {name}: {reason}")
+        found[name] = scheme
+    return found

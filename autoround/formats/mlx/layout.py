@@ -1,0 +1,91 @@
+"""The tensors of MLX's affine quantization, as ``mlx.core.quantize`` packs them.
+
+Per layer: ``weight`` uint32 [out, in*bits/32], codes along the inputs as one little-endian
+bit stream; ``scales`` and ``biases`` [out, groups]. A weight is ``scale * code + bias``,
+so the zero point is in the bias, ``-scale * zero``: exact in float16 for symmetric grids,
+whose zero point is a power of two, and rounded to float16 for others. The integer can
+always be had back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.errors import FormatError
+from autoround.formats.gptq.layout import assemble
+from autoround.formats.parts import matrix_part
+from autoround.types import QuantizedTensor, Scheme
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+
+def illegal(scheme: Scheme) -> str:
+    """Return why no weight with this scheme can be held, or an empty text."""
+    if scheme.bits not in BITS:
+        return f"it holds {', '.join(map(str, BITS))} bits, not {scheme.bits}"
+    if scheme.group_size not in GROUP_SIZES:
+        return f"its groups are {', '.join(map(str, GROUP_SIZES))}, not {scheme.group_size}"
+    return ""
+
+
+def why_not(shape: tuple[int, int], scheme: Scheme) -> str:
+    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+    if shape[1] % max(scheme.group_size, BLOCK):
+        return (
+            f"its input width {shape[1]} is not a multiple of the group size "
+            f"{scheme.group_size}, which MLX needs"
+        )
+    return ""
+
+
+def to_tensors(layer: QuantizedTensor) -> dict[str, Tensor]:
+    """Lay a quantized weight out; meta tensors give shapes.
+
+    Raises:
+        FormatError: MLX has no such bits or groups.
+    """
+    reason = illegal(layer.scheme)
+    if reason:
+        raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
+    packed = pack_rows(layer.codes.t(), layer.scheme.bits).t().contiguous()
+    bias = -(layer.scale.float() * layer.zero.float())
+    return {
+        "weight": packed.view(torch.uint32),
+        "scales": layer.scale.contiguous(),
+        "biases": bias.to(layer.scale.dtype).contiguous(),
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) -> QuantizedTensor:
+    """Read a quantized weight back.
+
+    Raises:
+        FormatError: a tensor is missing, has another dtype or shape than the layout, or the
+            biases are no multiples of the scales, as those of MLX's own quantizer.
+    """
+    packed = matrix_part(tensors, "weight", name)
+    scale, bias = (matrix_part(tensors, part, name) for part in ("scales", "biases"))
+    if packed.shape[1] % scheme.bits or scale.shape != bias.shape:
+        raise FormatError(
+            f"layer {name}: weight {tuple(packed.shape)}, scales {tuple(scale.shape)} and biases "
+            f"{tuple(bias.shape)} do not hold {scheme.bits}-bit values"
+        )
+    codes = unpack_rows(packed.view(torch.int32).t(), scheme.bits).t()
+    if scale.device.type == "meta":
+        zero = torch.empty(scale.shape, dtype=torch.uint8, device="meta")
+        return assemble(codes, scale, zero, scheme, name=name)
+    position = -bias.float() / scale.float()
+    zero = position.round()
+    # Rounding a bias to float16 moves it by less than its size over 2048.
+    off = (position - zero).abs() > position.abs() / 1024 + 1e-3
+    if bool((off | (zero < 0) | (zero > 2**scheme.bits - 1) | ~position.isfinite()).any()):
+        raise FormatError(
+            f"layer {name}: its biases are no whole multiples of its scales; files of MLX's own "
+            "quantizer have no integer zero points and cannot be read"
+        )
+    return assemble(codes, scale, zero.to(torch.uint8), scheme, name=name)

@@ -1,0 +1,211 @@
+"""What an allocation decides on: layers that take one option together, and what each may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from autoround.core.dtypes import DTYPES
+from autoround.core.metrics import weight_bits
+from autoround.errors import FormatError, RecipeError
+from autoround.formats import layouts, registry
+from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.merged_layers import merged_under
+from autoround.formats.registry import is_gguf
+from autoround.formats.written import part_shape
+from autoround.mixed_precision.perturbation import Part
+from autoround.model.blocks import head_path, matrices
+from autoround.model.skeleton import Skeleton
+from autoround.planning.estimate import layer_bytes
+from autoround.planning.gguf_tensors import tensor_bytes
+from autoround.planning.layer_rules import apply_rules
+from autoround.planning.plan import outside_of
+from autoround.recipe.allocate import parse_option
+from autoround.recipe.schema import Recipe
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+
+#: Formats whose programs merge no layers.
+_UNMERGED = (layouts.GGUF, layouts.MLX)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Layers that share an option: one, those that are merged when served, or experts.
+
+    options: what they may take, None for 16 bit. sizes: bytes of all its layers in each.
+    """
+
+    name: str
+    layers: tuple[LayerPlan, ...]
+    options: tuple[Scheme | None, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        """The number of weights in it."""
+        return sum(math.prod(layer.shape) for layer in self.layers)
+
+
+def schemes_of(recipe: Recipe, output: OutputPlan) -> tuple[Scheme | None, ...]:
+    """Resolve the options of a recipe for a format.
+
+    Raises:
+        RecipeError: an option is of another family of formats, or two are the same.
+        FormatError: the format cannot hold an option.
+    """
+    found: list[Scheme | None] = []
+    for text in recipe.allocate.options:
+        parsed = parse_option(text, recipe.scheme.as_scheme())
+        if parsed is not None and isinstance(parsed, str) != is_gguf(output):
+            raise RecipeError(
+                f"allocate.options: {text} is no option for {output.format}: GGUF files take "
+                "its types (such as q4_0, q4_k), and other formats take W and bits (such as W4)"
+            )
+        scheme = gguf_mix.scheme_of(parsed) if isinstance(parsed, str) else parsed
+        if scheme in found:
+            raise RecipeError(f"allocate.options: {text} is there twice ({scheme or '16 bit'})")
+        reason = "" if scheme is None else layouts.illegal(scheme, output.packing)
+        if reason:
+            raise FormatError(f"allocate.options: format {output.format} has no {text}: {reason}")
+        found.append(scheme)
+    return tuple(found)
+
+
+def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
+    """Gather the layers that a plan quantizes into units, each with what it may take.
+
+    The head is one where the recipe lets it take part; layers that are kept are none.
+
+    Raises:
+        RecipeError, FormatError: as for :func:`schemes_of`.
+    """
+    output = plan.outputs[0]
+    options = schemes_of(recipe, output)
+    wish = recipe.allocate.fused
+    merged = not output.packing.startswith(_UNMERGED) if wish == "auto" else wish
+    units = []
+    ruled = ruled_layers(recipe, skeleton, plan)
+    for block in plan.blocks:
+        groups: dict[str, list[LayerPlan]] = {}
+        for layer in (x for x in block.quantized if x.name not in ruled):
+            groups.setdefault(_together(layer, merged=merged), []).append(layer)
+        units += [_unit(name, own, options, output) for name, own in groups.items()]
+    head = head_part(recipe, skeleton, plan)
+    if head is not None:
+        kept = [None] if None in options else []
+        fitting = [*head.options, *kept]
+        unit = _unit(head.name, head.layers, fitting, output)
+        units.append(_unwritten(unit, skeleton))
+    return [unit for unit in units if unit.options]
+
+
+def head_part(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> Part | None:
+    """Return the output head with the options it may take; None where it takes no part.
+
+    Raises:
+        RecipeError: the head of this model has no choice, or no option has bits enough.
+    """
+    floor, output = recipe.allocate.lm_head, plan.outputs[0]
+    if floor == "none":
+        return None
+    options = schemes_of(recipe, output)
+    head = next((x for x in plan.kept if x.name == head_path(skeleton.model)), None)
+    if head is None or layouts.headless(output.packing) or is_gguf(output):
+        raise RecipeError(
+            f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
+            "model; set it to none"
+        )
+    if head.scheme is not None:
+        raise RecipeError(
+            "allocate.lm_head, and a rule or the section lm_head, both speak of the head; keep one"
+        )
+    fitting = tuple(x for x in options if x is not None and x.bits >= floor)
+    if not fitting and None not in options:
+        raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
+    return Part(head.name, (head,), tuple(x for x in fitting if not unfit(head, x, output)))
+
+
+def _unwritten(unit: Unit, skeleton: Skeleton) -> Unit:
+    """Count nothing for a head that is kept where it shares its weight with the embeddings."""
+    if unit.layers[0].tensor not in skeleton.tied:
+        return unit
+    pairs = zip(unit.options, unit.sizes, strict=True)
+    return replace(unit, sizes=tuple(0 if o is None else size for o, size in pairs))
+
+
+def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[str]:
+    """Return the layers that rules of the recipe decide about, which a budget leaves alone."""
+    if not recipe.layers:
+        return frozenset()
+    found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
+    rules = apply_rules(recipe, skeleton, found, outside_of(skeleton))
+    owner = rules.gguf if is_gguf(plan.outputs[0]) else rules.plain
+    return frozenset(name for name in rules.names if owner(name) is not None)
+
+
+def parts_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[Part]]:
+    """Return what is judged by itself, for each block: linear layers, and modules of experts."""
+    ruled = ruled_layers(recipe, skeleton, plan)
+    output = plan.outputs[0]
+    options = [scheme for scheme in schemes_of(recipe, output) if scheme is not None]
+    found = []
+    for block in plan.blocks:
+        groups: dict[str, list[LayerPlan]] = {}
+        for layer in (x for x in block.quantized if x.name not in ruled):
+            groups.setdefault(part_name(layer), []).append(layer)
+        found.append([_part(name, own, options, output) for name, own in groups.items()])
+    return found
+
+
+def part_name(layer: LayerPlan) -> str:
+    """Return the name of the part that a layer is judged in."""
+    return layer.name.rpartition(".")[0] if layer.experts else layer.name
+
+
+def _part(
+    name: str, layers: Sequence[LayerPlan], options: Sequence[Scheme], output: OutputPlan
+) -> Part:
+    fitting = (s for s in options if not any(unfit(layer, s, output) for layer in layers))
+    return Part(name, tuple(layers), tuple(fitting))
+
+
+def _together(layer: LayerPlan, *, merged: bool) -> str:
+    """Return a name for what must agree with a layer: it alone, or more."""
+    if layer.experts:
+        return part_name(layer)
+    return merged_under(layer.name, experts_only=not merged) or layer.name
+
+
+def _unit(
+    name: str, layers: Sequence[LayerPlan], options: Iterable[Scheme | None], output: OutputPlan
+) -> Unit:
+    fitting = tuple(
+        option for option in options if not any(unfit(x, option, output) for x in layers)
+    )
+    sizes = tuple(sum(option_bytes(x, option, output) for x in layers) for option in fitting)
+    return Unit(name, tuple(layers), fitting, sizes)
+
+
+def unfit(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> str:
+    """Return why a layer cannot take an option, or an empty text."""
+    if option is None:
+        return ""
+    if is_gguf(output):
+        kind = gguf_mix.kind_of(option)
+        fits = kind is not None and layer.shape[1] % gguf_mix.block_of(kind) == 0
+        return "" if fits else f"its width {layer.shape[1]} is no multiple of a block"
+    return registry.why_not(part_shape(layer), option, [output.packing])
+
+
+def option_bytes(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> int:
+    """Return the bytes that a layer takes in the files, its scales and zero points included."""
+    if option is None:
+        dtype = "float16" if is_gguf(output) else output.dtype
+        return math.prod(layer.shape) * DTYPES[dtype].itemsize
+    if is_gguf(output):
+        return tensor_bytes(layer.shape, gguf_mix.kind_of(option) or gguf_mix.F16)
+    if output.packing == layouts.FAKE:
+        # Written in 16 bit whatever it is: what it would take is what counts.
+        return -(-weight_bits(layer.shape, option) // 8)
+    return layer_bytes(replace(layer, scheme=option), output.packing)

@@ -1,0 +1,286 @@
+"""Bits found under a budget: score the layers, choose, and say the choice as a recipe by hand.
+
+What comes out is a recipe with a rule for every layer and no budget; all that follows knows of
+nothing else, and anybody can run that recipe again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoround.core.allocate import Allocation, Choice, curve, least_loss, least_size
+from autoround.data.tokens import Tokens
+from autoround.errors import DataError, RecipeError
+from autoround.formats import registry
+from autoround.formats.auto_round import config as auto_round
+from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.registry import is_gguf
+from autoround.mixed_precision.layer_groups import (
+    Unit,
+    head_part,
+    option_bytes,
+    part_name,
+    parts_of,
+    schemes_of,
+    units_of,
+)
+from autoround.mixed_precision.score_file import Scores, load_scores, save_scores, scores_identity
+from autoround.mixed_precision.sensitivity import losses_of
+from autoround.model.skeleton import Skeleton
+from autoround.planning.estimate import disk_bytes
+from autoround.recipe.allocate import AllocateOptions
+from autoround.recipe.layers import LayerRule
+from autoround.recipe.schema import Recipe
+from autoround.session.session import Job
+from autoround.types import OutputPlan, Plan, Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """An allocation: what was chosen of what, and what it is predicted to cost.
+
+    units, losses, picks: for each unit, the loss of each of its options, and the one chosen.
+    fixed: bytes of all else that is written. budget: its key in the recipe, and its value.
+    corners: the best allocations of other sizes, the smallest first.
+    """
+
+    units: tuple[Unit, ...]
+    losses: tuple[tuple[float, ...], ...]
+    picks: tuple[int, ...]
+    fixed: int
+    budget: tuple[str, float]
+    corners: tuple[Allocation, ...]
+    unreached: tuple[str, ...]
+
+    @property
+    def schemes(self) -> list[tuple[Unit, Scheme | None]]:
+        """Every unit with what it was given."""
+        return [(u, u.options[pick]) for u, pick in zip(self.units, self.picks, strict=True)]
+
+    @property
+    def loss(self) -> float:
+        """The predicted divergence from the original, in nats per token."""
+        return sum(own[pick] for own, pick in zip(self.losses, self.picks, strict=True))
+
+    @property
+    def size(self) -> int:
+        """The bytes of the units."""
+        return sum(u.sizes[pick] for u, pick in zip(self.units, self.picks, strict=True))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many layers got each scheme, by the words for it; the fewest bits first."""
+        found: dict[Scheme | None, int] = {}
+        for unit, scheme in self.schemes:
+            found[scheme] = found.get(scheme, 0) + len(unit.layers)
+        return {str(s or "16 bit"): found[s] for s in sorted(found, key=rank)}
+
+    @property
+    def weights(self) -> int:
+        """The number of weights that were decided on."""
+        return sum(unit.weights for unit in self.units)
+
+    @property
+    def bits(self) -> float:
+        """The bits of a weight on average, scales and zero points counted."""
+        return 8 * self.size / self.weights
+
+
+def allocates(recipe: Recipe) -> bool:
+    """Tell whether a recipe leaves bits to a budget.
+
+    Raises:
+        RecipeError: it names more than one.
+    """
+    budgets = recipe.allocate.budgets
+    if len(budgets) > 1:
+        raise RecipeError(f"allocate: {' and '.join(budgets)} are both given; keep one of them")
+    return bool(budgets)
+
+
+def score(job: Job, *, folder: Path | None = None) -> Scores:
+    """Judge every layer in every option, or read that from the file that the recipe names.
+
+    folder: for activations that do not fit the memory.
+
+    Raises:
+        RecipeError: the file holds other scores.
+    """
+    options = job.recipe.allocate
+    if job.tokens is None:
+        raise DataError("layers are judged by calibration data, and this run has none")
+    if len(job.tokens.ids) > options.nsamples:
+        job = replace(job, tokens=_first(job.tokens, options.nsamples))
+    job = replace(job, plan=_packed(job.recipe, job.plan))
+    path = None if options.scores == "none" else Path(options.scores)
+    identity = scores_identity(job)
+    if path is not None and path.exists():
+        return load_scores(path, identity=identity)
+    started = time.perf_counter()
+    head = head_part(job.recipe, job.skeleton, job.plan)
+    found = losses_of(job, parts_of(job.recipe, job.skeleton, job.plan), head=head, folder=folder)
+    assert job.tokens is not None
+    scores = Scores(
+        identity,
+        {part: {str(s): loss for s, loss in own.items()} for part, own in found.items()},
+        int(job.tokens.mask.sum()),
+        time.perf_counter() - started,
+        job.runtime.peak_bytes(),
+    )
+    if path is not None:
+        save_scores(path, scores)
+    return scores
+
+
+def _packed(recipe: Recipe, plan: Plan) -> Plan:
+    """Let a format whose packing goes by the schemes take that of all options together."""
+    output = plan.outputs[0]
+    if registry.PACKINGS[output.format]:
+        return plan
+    schemes = {scheme for scheme in schemes_of(recipe, output) if scheme is not None}
+    packed = replace(output, packing=auto_round.packing_for(schemes))
+    return replace(plan, outputs=(packed, *plan.outputs[1:]))
+
+
+def _first(tokens: Tokens, count: int) -> Tokens:
+    return replace(
+        tokens,
+        ids=tokens.ids[:count],
+        lengths=tokens.lengths[:count],
+        media=tokens.media[:count],
+    )
+
+
+def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Allocated:
+    """Find the best allocation under the recipe's budget.
+
+    plan: of the recipe without its budget. scores: of this model.
+
+    Raises:
+        RecipeError: the options cannot meet the budget, or were not scored.
+    """
+    if plan.further:
+        raise RecipeError(
+            f"allocate: the formats of {recipe.output.format} hold weights in different ways, and "
+            "an allocation is for one: quantize to one of them at a time"
+        )
+    units = units_of(recipe, skeleton, plan)
+    losses, unreached = [], []
+    for number, unit in enumerate(units):
+        own = _unit_losses(unit, scores)
+        if any(map(math.isnan, own)):
+            # Nothing is known of it: it gets the most that there is.
+            most = max(range(len(unit.options)), key=lambda pick: unit.sizes[pick])
+            unit = replace(unit, options=(unit.options[most],), sizes=(unit.sizes[most],))
+            units[number], own = unit, (0.0,)
+            unreached.append(unit.name)
+        losses.append(own)
+    choices = [
+        [Choice(size, loss) for size, loss in zip(unit.sizes, own, strict=True)]
+        for unit, own in zip(units, losses, strict=True)
+    ]
+    fixed = disk_bytes(plan, skeleton) - sum(_planned_bytes(u, plan, skeleton) for u in units)
+    if not units:
+        raise RecipeError("allocate: rules or ignore decide about every layer; none is left")
+    budget = next(iter(recipe.allocate.budgets.items()))
+    corners = curve(choices)
+    found = _within(budget, units, choices, fixed=fixed)
+    if found is None:
+        raise RecipeError(_out_of_reach(budget, units, corners, fixed))
+    return Allocated(
+        tuple(units),
+        tuple(losses),
+        found.picks,
+        fixed,
+        budget,
+        tuple(corners),
+        tuple(unreached),
+    )
+
+
+def _unit_losses(unit: Unit, scores: Scores) -> tuple[float, ...]:
+    parts = dict.fromkeys(map(part_name, unit.layers))
+    return tuple(sum(scores.loss(part, option) for part in parts) for option in unit.options)
+
+
+def _planned_bytes(unit: Unit, plan: Plan, skeleton: Skeleton) -> int:
+    """Return the bytes that a unit takes in a plan; a tied head that is kept is not written."""
+    tied = {x.name for x in unit.layers if x.scheme is None and x.tensor in skeleton.tied}
+    output = plan.outputs[0]
+    return sum(option_bytes(x, x.scheme, output) for x in unit.layers if x.name not in tied)
+
+
+def _within(
+    budget: tuple[str, float],
+    units: Sequence[Unit],
+    choices: Sequence[Sequence[Choice]],
+    *,
+    fixed: int,
+) -> Allocation | None:
+    key, value = budget
+    if key == "max_kl":
+        return least_size(choices, loss=value)
+    if key == "target_size":
+        return least_loss(choices, size=value - fixed)
+    return least_loss(choices, size=value * sum(unit.weights for unit in units) / 8)
+
+
+def _out_of_reach(
+    budget: tuple[str, float], units: Sequence[Unit], corners: Sequence[Allocation], fixed: int
+) -> str:
+    key, value = budget
+    if key == "max_kl":
+        least = min(corner.loss for corner in corners)
+        return (
+            f"allocate.max_kl: {value:g} is less than the {least:.3g} that the options cost at "
+            "best; add an option of more bits, or 16"
+        )
+    if key == "target_size":
+        return (
+            f"allocate.target_size: {value / 1e6:.1f} MB is less than the "
+            f"{(fixed + corners[0].size) / 1e6:.1f} MB that the options take at least "
+            f"({fixed / 1e6:.1f} MB of it for what is not decided on)"
+        )
+    least = 8 * corners[0].size / sum(unit.weights for unit in units)
+    return (
+        f"allocate.avg_bits: {value:g} is less than the {least:.3f} bits that the options take at "
+        "least, scales and zero points counted; add an option of fewer bits or of larger groups"
+    )
+
+
+def by_hand(recipe: Recipe, allocated: Allocated, output: OutputPlan) -> Recipe:
+    """Say an allocation as a recipe: rules for its layers in place of the budget."""
+    named: dict[Scheme | None, list[str]] = {}
+    for unit, scheme in allocated.schemes:
+        whole = unit.name.endswith(".*")
+        named.setdefault(scheme, []).extend(
+            [unit.name] if whole else [layer.name for layer in unit.layers]
+        )
+    rules = tuple(
+        rule(scheme, named[scheme], gguf=is_gguf(output)) for scheme in sorted(named, key=rank)
+    )
+    return recipe.model_copy(
+        update={"layers": (*recipe.layers, *rules), "allocate": AllocateOptions()}
+    )
+
+
+def rank(scheme: Scheme | None) -> tuple[int, str]:
+    """Return a key that orders schemes by their bits."""
+    return (16, "") if scheme is None else (scheme.bits, str(scheme))
+
+
+def rule(scheme: Scheme | None, names: Sequence[str], *, gguf: bool) -> LayerRule:
+    """Return the rule that gives layers a scheme."""
+    if scheme is None:
+        return LayerRule(match=tuple(names), bits=16)
+    if gguf:
+        return LayerRule.model_validate(
+            {"match": tuple(names), "type": gguf_mix.kind_of(scheme) or gguf_mix.F16}
+        )
+    return LayerRule(
+        match=tuple(names), bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym
+    )

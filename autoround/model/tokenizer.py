@@ -1,0 +1,29 @@
+"""The tokenizer of a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autoround.errors import DataError
+from autoround.evaluate.models import _foreign_gguf
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        DataError: the folder has none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, gguf_file=_foreign_gguf(folder), trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(
+            f"{folder} has no tokenizer that can be loaded ({reason}); text needs one, token "
+            "ids do not"
+        ) from error

@@ -1,0 +1,150 @@
+"""What a run will cost, from shapes and a short measurement; nothing is read or run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from autoround.core.dtypes import DTYPES
+from autoround.core.metrics import weight_bits
+from autoround.device.protocol import Runtime
+from autoround.formats import layouts
+from autoround.formats.registry import is_gguf
+from autoround.formats.written import part_shape
+from autoround.model.skeleton import Skeleton
+from autoround.planning.gguf_tensors import gguf_layout, kept_in
+from autoround.planning.hyperparameters import needs_data
+from autoround.planning.memory import graphs_fit, needs_of, placed, resident
+from autoround.recipe.schema import Recipe
+from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
+
+#: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
+EFFICIENCY = (0.25, 0.9)
+
+
+def make_estimate(
+    plan: Plan,
+    skeleton: Skeleton,
+    *,
+    recipe: Recipe,
+    runtime: Runtime,
+    budget: int | None = None,
+) -> Estimate:
+    """Work out size, memory and time of a plan.
+
+    Bytes on disk are those of the tensors, exactly; file headers add a few kilobytes.
+
+    budget: bytes of memory; what does not fit goes to the disk where it can.
+    """
+    needs = needs_of(plan, skeleton, recipe, runtime)
+    stays = resident(needs, recipe, runtime)
+    in_host = needs._replace(streams=0 if stays else needs.streams)
+    mapped, packed = placed(in_host, budget)
+    held = graphs_fit(needs, recipe, runtime, budget)
+    on_host, on_device = (
+        needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
+    )
+    quantized = [layer for block in plan.blocks for layer in block.quantized]
+    bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
+    weights = sum(math.prod(x.shape) for x in quantized)
+    spans = [_seconds(one, recipe, runtime) for one in plan.passes]
+    low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
+    return Estimate(
+        disk_bytes=disk_bytes(plan, skeleton),
+        source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
+        memory_bytes=needs.block
+        + (0 if mapped else in_host.streams)
+        + (0 if packed else needs.codes)
+        + on_host,
+        seconds_low=low,
+        seconds_high=high,
+        bits_per_weight=bits / weights,
+        block_bits=block_bits(plan),
+        device_bytes=needs.device + (needs.streams if stays else 0) + on_device,
+        stream_bytes=needs.streams,
+        journal_bytes=needs.journal,
+        streams_on_disk=mapped,
+        streams_on_device=stays,
+        codes_on_disk=packed,
+        graphs_held=held,
+    )
+
+
+def block_bits(plan: Plan) -> float:
+    """Return the bits of a weight of the blocks, scales and layers kept in 16 bit included."""
+    layers = [layer for block in plan.blocks for layer in block.layers]
+    kept = 8 * DTYPES[plan.dtype].itemsize
+    bits = sum(
+        math.prod(x.shape) * kept if x.scheme is None else weight_bits(x.shape, x.scheme)
+        for x in layers
+    )
+    return bits / sum(math.prod(x.shape) for x in layers)
+
+
+def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
+    """Return the bytes of all tensors the plan writes, in all of its formats."""
+    return sum(output_bytes(one, output, skeleton) for one in plan.passes for output in one.outputs)
+
+
+def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
+    """Return the bytes of the tensors of one format."""
+    if is_gguf(output):
+        return gguf_layout(skeleton, output, ignored=kept_in(plan)).size()
+    quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
+    # A head that shares its weight with the embeddings is written beside them.
+    total = 0
+    for x in quantized.values():
+        if x.tensor in skeleton.tied:
+            plain = math.prod(x.shape) * DTYPES[output.dtype].itemsize
+            total += plain if output.packing == layouts.FAKE else layer_bytes(x, output.packing)
+    for name in skeleton.keys:
+        if name in quantized and output.packing != layouts.FAKE:
+            total += layer_bytes(quantized[name], output.packing)
+            continue
+        shape, dtype = skeleton.header(name)
+        written = DTYPES[output.dtype] if dtype.is_floating_point else dtype
+        total += math.prod(shape) * written.itemsize
+    for name in skeleton.extras:
+        shape, dtype = skeleton.source.headers()[name]
+        total += math.prod(shape) * dtype.itemsize
+    return total
+
+
+def layer_bytes(layer: LayerPlan, packing: str) -> int:
+    """Return the bytes of one quantized layer, by packing it on the meta device."""
+    assert layer.scheme is not None
+    rows, columns = part_shape(layer)
+    size = layer.scheme.group_size
+    groups = 1 if size <= 0 else -(-columns // min(size, columns))
+    first = 1 if size == PER_TENSOR else rows
+    tensor = QuantizedTensor(
+        torch.empty((rows, columns), dtype=torch.uint8, device="meta"),
+        torch.empty((first, groups), dtype=torch.float16, device="meta"),
+        torch.empty((first, groups), dtype=torch.uint8, device="meta"),
+        layer.scheme,
+    )
+    size = sum(t.numel() * t.element_size() for t in layouts.to_tensors(tensor, packing).values())
+    return size * max(1, layer.experts) * layer.parts
+
+
+def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float]:
+    """Bound the tuning time by floating-point operations at the measured speed."""
+    if not needs_data(recipe):
+        return 1.0, 60.0 + plan.tensors
+    dtype = DTYPES[plan.compute_dtype]
+    speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
+    if speed <= 0:
+        return 0.0, float("inf")
+    weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+    seqlen = recipe.calibration.seqlen
+    batch = min(recipe.tuning.batch_size, recipe.calibration.nsamples) * seqlen
+    steps = recipe.tuning.iters * recipe.tuning.gradient_accumulate_steps
+    checks = (1 + recipe.tuning.checks) * recipe.tuning.check_samples * seqlen
+    # A product forward, one for the weights' gradients, one for the inputs'; both streams.
+    passes = 3 * steps * batch + checks + 2 * recipe.calibration.nsamples * seqlen
+    # Over the whole model: a product forward, another when it runs again for the two backward.
+    outside = sum(math.prod(x.shape) for x in plan.kept)
+    course = 4 * recipe.distill.steps * recipe.distill.batch_size * seqlen
+    ideal = 2.0 * (weights * passes + (weights + outside) * course) / speed
+    return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0

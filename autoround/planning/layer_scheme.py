@@ -1,0 +1,85 @@
+"""One matrix of a model under a recipe: its scheme and its names in files, or why it is kept."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from autoround.formats import registry
+from autoround.formats.layouts import MLX
+from autoround.formats.written import part_shape
+from autoround.model.blocks import Matrix
+from autoround.model.names import files_of
+from autoround.model.skeleton import Skeleton
+from autoround.planning.gguf_tensors import IGNORED
+from autoround.types import LayerPlan, Scheme
+
+
+def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
+    """Give a matrix its scheme and the names it has in files."""
+    return LayerPlan(
+        m.name,
+        m.shape,
+        scheme,
+        reason,
+        m.transposed,
+        m.bias,
+        experts=m.experts,
+        files=files_of(skeleton.names, m, skeleton.stacked),
+        interleaved=m.interleaved,
+    )
+
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+class Asked(NamedTuple):
+    """What a recipe asks for a matrix: a scheme, or None and why it is kept in 16 bits."""
+
+    scheme: Scheme | None
+    reason: str
+
+
+def resolve(
+    skeleton: Skeleton, matrix: Matrix, asked: Asked, ignore: Iterable[str], packings: list[str]
+) -> LayerPlan:
+    """Give a matrix its scheme, or the reason why it is kept."""
+    scheme = asked.scheme
+    ignored = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
+    reason = next(ignored, "") or matrix.why_kept or asked.reason
+    if not reason and matrix.transposed and not matrix.experts and MLX in packings:
+        reason = "MLX has no place for matrices that are stored turned"
+    whole = plan_layer(skeleton, matrix, scheme, "")
+    if not reason and scheme is not None:
+        reason = registry.why_not(part_shape(whole), scheme, packings)
+    return replace(whole, scheme=None if reason else scheme, reason=reason)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern names a layer: whole name, glob, or ``re:`` and a regex.
+
+    A name or glob also matches the end of a path, so ``down_proj`` means every one.
+    """
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    if not _GLOB.search(pattern):
+        return name == pattern or name.endswith("." + pattern)
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether any of the patterns names a layer, quickly for many names."""
+    patterns = tuple(patterns)
+    plain = {p for p in patterns if not p.startswith("re:") and not _GLOB.search(p)}
+    others = [p for p in patterns if p not in plain]
+
+    def matched(name: str) -> bool:
+        steps = name.split(".")
+        if any(".".join(steps[i:]) in plain for i in range(len(steps))):
+            return True
+        return any(matches(pattern, name) for pattern in others)
+
+    return matched

@@ -1,0 +1,194 @@
+"""What a run holds in memory at its peak, and what goes to the disk where that is too much."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from autoround.core.dtypes import DTYPES
+from autoround.core.metrics import weight_bits
+from autoround.device.protocol import Runtime
+from autoround.device.registry import open_device
+from autoround.errors import UsageError
+from autoround.model.positions import hidden_size
+from autoround.model.skeleton import Skeleton
+from autoround.planning.hyperparameters import (
+    compensates,
+    distills,
+    forward_size,
+    needs_data,
+    stream_names,
+)
+from autoround.recipe.schema import Recipe
+from autoround.types import Estimate, Plan
+
+#: Memory of Python, torch and transformers before a model is opened.
+BASE_BYTES = 600 << 20
+#: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
+#: best values, gradients, and rounded weights with their gradients.
+TUNING_COPIES = 7
+#: The same with low_memory: the best values are elsewhere, and gradients of weights come in parts.
+SPARING_COPIES = 5
+#: What the compiler of blocks leaves in memory.
+COMPILER_BYTES = 200 << 20
+#: Width of what blocks hand on, where a config does not say.
+UNKNOWN_WIDTH = 4096
+#: Share of the free memory that a run may plan with.
+SHARE = 0.9
+#: Activations a token that a block's graph holds, in the block's widest: 7 were measured where
+#: blocks are compiled, and what is not fused holds more.
+GRAPH_WIDTHS = 16
+#: Share of the memory that a run may use above which graphs of all blocks are not held: it is
+#: time alone that they save, a sixth of a step.
+GRAPHS_SHARE = 0.25
+
+
+class Needs(NamedTuple):
+    """Bytes at the peak.
+
+    block: whatever the number of blocks and samples: the program, one block being tuned, the
+    embeddings. streams: both chains of activations. codes: of all blocks, where they are needed
+    together. device: of ``block``, on the device when that is not the host.
+    journal: on the disk while the run lasts. graphs: of all blocks in a step over the whole model,
+    with their unpacked weights; in none of the others, since blocks can run again instead.
+    """
+
+    block: int
+    streams: int
+    codes: int
+    device: int
+    journal: int
+    graphs: int = 0
+
+
+def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> Needs:
+    """Work out what a plan needs, from shapes."""
+    block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
+    item = DTYPES[plan.compute_dtype].itemsize
+    # The last check embeds in float32; tuning has the embeddings in its dtype, before the blocks.
+    outside = sum(math.prod(skeleton.header(n)[0]) * 4 for n in skeleton.names_outside_blocks())
+    if not needs_data(recipe):
+        return Needs(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
+    tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
+    batch = forward_size(recipe) * recipe.calibration.seqlen
+    widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
+    hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
+    streams = tokens * hidden * item
+    activations = 12 * batch * widest * 4
+    on_host = not runtime.own_memory
+    sparing = recipe.tuning.low_memory and not on_host
+    tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
+    if compensates(recipe):
+        # Products of all pairs of input channels, their factor, and the offsets.
+        pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
+        tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)
+        tuning += 4 * block
+    codes = graphs = 0
+    if distills(recipe, plan):
+        # The inputs of every block, the averages of the scales, and the head.
+        layers = [x for b in plan.blocks for x in b.quantized if x.scheme is not None]
+        codes = sum(math.prod(x.shape) for x in layers)
+        step = recipe.distill.batch_size * recipe.calibration.seqlen
+        graphs = item * (codes + len(plan.blocks) * GRAPH_WIDTHS * step * widest)
+        scales = sum(math.prod(x.shape) // max(x.scheme.group_size, 64) for x in layers if x.scheme)
+        course = block * 4 * 3 + activations + len(plan.blocks) * step * hidden * item + scales * 16
+        if recipe.distill.codes:
+            # The codes of before, those that move, and how far each leans, all at hand.
+            course, codes = course + 3 * codes, 0
+        tuning = max(tuning, course)
+    held = block * 4 * 2
+    base = BASE_BYTES + COMPILER_BYTES * plan.compiled
+    return Needs(
+        base + (outside + tuning if on_host else outside + held),
+        2 * streams,
+        codes,
+        0 if on_host else _apart(outside // 4 * item, tuning, together=distills(recipe, plan)),
+        _journal(plan) + 2 * len(stream_names(recipe)) * streams,
+        graphs,
+    )
+
+
+def _apart(outside: int, tuning: int, *, together: bool) -> int:
+    """Return the bytes on a device: embeddings are gone before a block is tuned, if not after."""
+    return outside + tuning if together else max(outside, tuning)
+
+
+def _journal(plan: Plan) -> int:
+    """Return the bytes of the records of all blocks, in all passes."""
+    layers = [x for one in plan.passes for b in one.blocks for x in b.quantized]
+    return sum(weight_bits(x.shape, x.scheme) // 8 for x in layers if x.scheme is not None)
+
+
+def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:
+    """Return the memory that a run may use: what was asked for, or most of what is free.
+
+    None where nothing is known.
+    """
+    if max_memory is not None:
+        return max_memory
+    host = open_device("cpu") if runtime.own_memory else runtime
+    free = host.memory().free
+    return int(SHARE * free) if free > 0 and runtime.device.type != "meta" else None
+
+
+def resident(needs: Needs, recipe: Recipe, runtime: Runtime) -> bool:
+    """Tell whether the streams fit the device, beside all else that it holds."""
+    if not runtime.own_memory or recipe.tuning.low_memory or not needs.streams:
+        return False
+    return needs.device + needs.streams <= SHARE * runtime.memory().free
+
+
+def placed(needs: Needs, budget: int | None) -> tuple[bool, bool]:
+    """Choose what goes from the host's memory to the disk: streams, and codes of all blocks."""
+    if budget is None:
+        return False, False
+    mapped = needs.streams > 0 and needs.block + needs.streams + needs.codes > budget
+    packed = needs.codes > 0 and mapped and needs.block + needs.codes > budget
+    return mapped, packed
+
+
+def graphs_fit(needs: Needs, recipe: Recipe, runtime: Runtime, budget: int | None) -> bool:
+    """Tell whether to hold the graphs of all blocks in a step over the whole model."""
+    if runtime.own_memory:
+        room = int(SHARE * runtime.memory().free)
+        left = room - needs.device - needs.streams
+    elif budget is not None:
+        room, left = budget, budget - needs.block - needs.streams - needs.codes
+    else:
+        return False
+    return not recipe.tuning.low_memory and 0 < needs.graphs <= min(left, GRAPHS_SHARE * room)
+
+
+def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
+    """Refuse a budget that one block does not fit.
+
+    Raises:
+        UsageError: with both figures.
+    """
+    if max_memory is not None and estimate.memory_bytes > max_memory:
+        raise UsageError(
+            f"about {estimate.memory_bytes / 1e9:.1f} GB of memory are needed for one block with "
+            f"all else on the disk, and --max-memory allows {max_memory / 1e9:.1f} GB: lower "
+            "tuning.batch_size or calibration.seqlen, or allow more"
+        )
+
+
+def warnings_of(
+    estimate: Estimate, recipe: Recipe, runtime: Runtime, budget: int | None
+) -> list[str]:
+    """Say in words where memory will be short."""
+    found = []
+    if budget is not None and estimate.memory_bytes > budget:
+        found.append(_short(estimate.memory_bytes, int(budget / SHARE), ""))
+    hint = "" if recipe.tuning.low_memory else ", or take --low-memory"
+    free = runtime.memory().free if estimate.device_bytes else 0
+    if 0 < free < estimate.device_bytes:
+        found.append(_short(estimate.device_bytes, free, f" on {runtime.device}") + hint)
+    return found
+
+
+def _short(needed: int, free: int, where: str) -> str:
+    return (
+        f"about {needed / 1e9:.1f} GB of memory{where} will be needed, and {free / 1e9:.1f} GB "
+        "are free: lower tuning.batch_size or calibration.seqlen"
+    )

@@ -1,0 +1,283 @@
+"""The plan: a recipe resolved against a model, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+
+from autoround.core.dtypes import DTYPES
+from autoround.device.protocol import Runtime, device_name
+from autoround.errors import ModelError, RecipeError
+from autoround.formats import registry
+from autoround.formats.registry import is_gguf
+from autoround.model.blocks import Matrix, matrices
+from autoround.model.skeleton import Skeleton
+from autoround.planning.gguf import Pass, gguf_pass
+from autoround.planning.hyperparameters import compiles
+from autoround.planning.layer_rules import Rules, apply_rules, near
+from autoround.planning.layer_scheme import matches, resolve
+from autoround.planning.non_block_layers import plan_outside
+from autoround.recipe.schema import Recipe
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
+
+
+def make_plan(
+    recipe: Recipe, skeleton: Skeleton, *, runtime: Runtime, calibration: str, model: str
+) -> Plan:
+    """Resolve a recipe against a model: every matrix gets a scheme or a reason.
+
+    Formats whose grids agree share a pass over the blocks; the first pass has the others
+    as its ``further`` ones.
+
+    calibration: what the calibration tokens are, for the reader of the plan.
+    model: the name the user knows the model by.
+
+    Raises:
+        RecipeError: a pattern of ``ignore`` matches no layer.
+        ModelError: no layer is left to quantize, or the group size divides none.
+        FormatError: a format cannot hold the scheme, or the architecture.
+    """
+    found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
+    every = [matrix for block in found.values() for matrix in block]
+    outside = outside_of(skeleton)
+    _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
+    rules = apply_rules(recipe, skeleton, found, outside)
+    dtype, notes = _kept_dtype(recipe, skeleton)
+    outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
+    passes = _passes(rules, skeleton, found, outside, outputs)
+    plans = []
+    for one in passes:
+        layers = [layer for block in one.blocks for layer in block.layers]
+        if all(layer.scheme is None for layer in layers):
+            reasons = sorted({layer.reason for layer in layers})
+            raise ModelError(
+                f"nothing to quantize in {model}: every layer of its blocks is kept "
+                f"({'; '.join(reasons)})"
+            )
+        plans.append(
+            Plan(
+                model=model,
+                architecture=type(skeleton.model).__name__,
+                blocks=one.blocks,
+                kept=one.kept,
+                recipe=recipe.to_dict(),
+                outputs=one.outputs,
+                dtype=dtype,
+                device=device_name(runtime),
+                compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
+                calibration=calibration,
+                tensors=len(skeleton.keys) + len(skeleton.extras),
+                notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
+                rules=one.rules,
+            )
+        )
+        plans[-1] = replace(plans[-1], compiled=compiles(plans[-1], recipe, runtime))
+    first = plans[0]
+    written = [output for plan in plans for output in plan.outputs]
+    common = (
+        *_pass_notes(plans),
+        *_distill_notes(recipe, written),
+        *_extra_notes(skeleton, written),
+    )
+    return replace(first, notes=(*first.notes, *common), further=tuple(plans[1:]))
+
+
+def _passes(
+    rules: Rules,
+    skeleton: Skeleton,
+    found: dict[str, list[Matrix]],
+    outside: list[Matrix],
+    written: tuple[OutputPlan, ...],
+) -> list[Pass]:
+    """Give formats whose blocks come out alike one pass, and others one each."""
+    passes: list[Pass] = []
+    for outputs in _families(written):
+        if is_gguf(outputs[0]):
+            one = gguf_pass(rules, skeleton, found, outside, outputs)
+        else:
+            _check_groups(rules, [m for own in found.values() for m in own])
+            one = _plain_pass(rules, skeleton, found, outside, outputs)
+        equal = next((i for i, other in enumerate(passes) if other.blocks == one.blocks), None)
+        if equal is None:
+            passes.append(one)
+        else:
+            passes[equal] = _merged(passes[equal], one)
+    return passes
+
+
+def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
+    """Group formats that take their schemes from the same place: the recipe, or themselves."""
+    plain = tuple(output for output in outputs if not is_gguf(output))
+    own = [(output,) for output in outputs if is_gguf(output)]
+    return [plain, *own] if plain else [*own]
+
+
+def _merged(one: Pass, other: Pass) -> Pass:
+    notes = dict.fromkeys((*one.notes, *other.notes))
+    rules = dict.fromkeys((*one.rules, *other.rules))
+    return Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules))
+
+
+def _pass_notes(plans: list[Plan]) -> list[str]:
+    if len(plans) < 2:
+        return []
+    listed = "; ".join(", ".join(output.format for output in plan.outputs) for plan in plans)
+    return [
+        f"the grids of these formats differ, so the blocks are done {len(plans)} times, and each "
+        f"time takes as long: {listed}"
+    ]
+
+
+def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
+    own = [output.format for output in outputs if is_gguf(output)]
+    if not recipe.distill.steps or not own:
+        return []
+    return [f"distill is left out for {', '.join(own)}: GGUF holds scales in ways of its own"]
+
+
+def _plain_pass(
+    rules: Rules,
+    skeleton: Skeleton,
+    found: dict[str, list[Matrix]],
+    outside: list[Matrix],
+    outputs: tuple[OutputPlan, ...],
+) -> Pass:
+    scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
+    packings = [output.packing for output in outputs]
+    blocks = tuple(
+        BlockPlan(
+            i,
+            name,
+            tuple(
+                resolve(skeleton, m, rules.asked(m.name, scheme), ignore, packings) for m in inside
+            ),
+        )
+        for i, (name, inside) in enumerate(found.items())
+    )
+    quantized = [layer for block in blocks for layer in block.quantized]
+    kept, notes = plan_outside(rules, skeleton, outside, outputs)
+    every = [layer for block in blocks for layer in block.layers]
+    report = rules.report([*every, *kept], gguf=False)
+    return Pass(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
+
+
+def plan_outputs(
+    recipe: Recipe, dtype: str, *, schemes: Mapping[Scheme, str]
+) -> tuple[OutputPlan, ...]:
+    """Resolve the formats of a recipe.
+
+    dtype: of kept tensors, where a format has no wish of its own.
+    schemes: what layers are to be held in, and what asks for it.
+
+    Raises:
+        FormatError: a format cannot hold the recipe's scheme.
+    """
+    names = recipe.output.formats
+    return tuple(
+        registry.plan_output(
+            name,
+            schemes or {recipe.scheme.as_scheme(): ""},
+            dtype=dtype,
+            chosen=recipe.output.dtype != "auto",
+            folder=name.replace(":", "-") if len(names) > 1 else "",
+        )
+        for name in names
+    )
+
+
+def compute_dtype(recipe: Recipe, runtime: Runtime) -> torch.dtype:
+    """Return the dtype to run blocks in: the recipe's, or the one measured fastest."""
+    if recipe.tuning.compute_dtype == "auto":
+        return runtime.speeds()[0].dtype
+    return DTYPES[recipe.tuning.compute_dtype]
+
+
+def outside_of(skeleton: Skeleton) -> list[Matrix]:
+    """Return the matrices that lie outside the decoder blocks."""
+    prefixes = tuple(block + "." for block in skeleton.blocks)
+    return [m for m in matrices(skeleton.model, "") if not m.name.startswith(prefixes)]
+
+
+def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
+    errors = [
+        f"ignore: {pattern!r} matches no layer of this model{near(pattern, names)}"
+        for pattern in patterns
+        if not any(matches(pattern, name) for name in names)
+    ]
+    if errors:
+        raise RecipeError("\n".join(errors))
+
+
+def _check_groups(rules: Rules, every: list[Matrix]) -> None:
+    """Refuse a group size that divides the input width of none of the layers it is asked for."""
+    base = rules.recipe.scheme.as_scheme()
+    widths: dict[int, set[int]] = {}
+    asking: dict[int, str] = {}
+    for m in every:
+        scheme, index = rules.asked(m.name, base).scheme, rules.plain(m.name)
+        if scheme is not None:
+            widths.setdefault(scheme.group_size, set()).add(m.shape[1])
+            by = "" if index is None else f"{rules.place(index)}: "
+            asking.setdefault(scheme.group_size, by)
+    for size, found in widths.items():
+        _check_group(size, sorted(found), asking[size])
+
+
+def _check_group(size: int, widths: list[int], asking: str) -> None:
+    if size <= 0 or any(width % size == 0 for width in widths):
+        return
+    fitting = [g for g in (256, 128, 64, 32, 16) if all(w % g == 0 for w in widths)]
+    shown = ", ".join(map(str, widths[:6])) + (", …" if len(widths) > 6 else "")
+    raise ModelError(
+        f"{asking}group size {size} divides the input width of no layer (widths: {shown}); use "
+        f"{' or '.join([*map(str, fitting[:2]), '-1 (one group per channel)'])}"
+    )
+
+
+def _group_notes(layers: list[LayerPlan]) -> list[str]:
+    short: dict[int, set[int]] = {}
+    for x in layers:
+        size = 0 if x.scheme is None else x.scheme.group_size
+        if size > 0 and x.shape[1] % size:
+            short.setdefault(size, set()).add(x.shape[1])
+    return [
+        f"group size {size} does not divide input widths "
+        f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter, which "
+        "some serving engines refuse"
+        for size, widths in short.items()
+    ]
+
+
+def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
+    """Return the dtype of kept tensors, and what that changes."""
+    stored = [skeleton.header(name)[1] for name in skeleton.keys]
+    floats = [dtype for dtype in stored if dtype.is_floating_point]
+    common = max(dict.fromkeys(floats), key=floats.count)
+    name = str(common).removeprefix("torch.")
+    if recipe.output.dtype != "auto":
+        changed = (
+            []
+            if recipe.output.dtype == name
+            else [f"kept tensors: {name} in the model, written as {recipe.output.dtype} as asked"]
+        )
+        return recipe.output.dtype, changed
+    if common in (torch.float16, torch.bfloat16):
+        return name, []
+    return "bfloat16", [
+        f"kept tensors: {name} in the model, written as bfloat16 (set output.dtype to change)"
+    ]
+
+
+def _extra_notes(skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
+    if not skeleton.extras:
+        return []
+    kinds = {is_gguf(output) for output in outputs}
+    fate = "copied unchanged" if False in kinds else "left out"
+    if len(kinds) > 1:
+        fate = "copied unchanged, and left out of GGUF files"
+    return [
+        f"{len(skeleton.extras)} tensors that the model class does not know, such as "
+        f"{skeleton.extras[0]}, are {fate}"
+    ]

@@ -1,0 +1,120 @@
+"""Who a run is: everything its bytes depend on, so that only the same run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoround._version import __version__
+from autoround.data.tokens import Tokens
+from autoround.model.side_files import side_files
+from autoround.model.skeleton import Skeleton
+from autoround.session.session import Job
+from autoround.storage.checksum import checksum, checksum_of_all
+
+#: Packages whose versions change numbers.
+PACKAGES = ("torch", "transformers")
+
+
+def identity_of(job: Job) -> dict[str, Any]:
+    """Return what must be the same for a run to go on; values are JSON."""
+    plan = job.plan
+    return {
+        "autoround": __version__,
+        **{name: _version(name) for name in PACKAGES},
+        "model": plan.model,
+        "device": plan.device,
+        "compute dtype": plan.compute_dtype,
+        "recipe": job.recipe.to_dict(),
+        "calibration": plan.calibration,
+        "calibration tokens": tokens_mark(job.tokens),
+        "model files": model_marks(job.skeleton),
+        # Follows from the above, but for what a change of this program does to it.
+        "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
+    }
+
+
+def machine_of(job: Job) -> dict[str, Any]:
+    """Return what may differ in the last bits only: a run goes on with a warning."""
+    return {
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "operations": type(job.runtime.ops).__name__,
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in words where two identities differ; the plan only where nothing else does."""
+    old, new = dict(_flat(then)), dict(_flat(now))
+    found = []
+    for key in dict.fromkeys((*old, *new)):
+        if old.get(key) != new.get(key):
+            found.append(f"{key}: {_shown(old.get(key))} then, {_shown(new.get(key))} now")
+    others = [line for line in found if not line.startswith("plan: ")]
+    return others or found
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _digest(text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def tokens_mark(tokens: Tokens | None) -> str | None:
+    """Return a sum of calibration tokens, and of what goes with them."""
+    if tokens is None:
+        return None
+    found = f"{checksum(tokens.ids):08x}{checksum(tokens.lengths):08x}"
+    if tokens.media:
+        sums = [[checksum(each[name]) for name in sorted(each)] for each in tokens.media]
+        found += _digest(json.dumps(sums))
+    return found
+
+
+def model_marks(skeleton: Skeleton) -> dict[str, Any]:
+    """Return sums of what can be read at once; blocks are compared when they are read again."""
+    headers = {
+        name: [list(shape), str(dtype)]
+        for name, (shape, dtype) in skeleton.source.headers().items()
+    }
+    names = skeleton.names_outside_blocks()
+    outside = checksum_of_all(skeleton.read([name])[name] for name in names)
+    return {
+        "config": _digest(json.dumps(skeleton.config.to_dict(), sort_keys=True, default=str)),
+        "tensors": _digest(json.dumps(headers, sort_keys=True)),
+        "tensors outside the blocks": f"{outside:016x}",
+        **_files(skeleton.folder),
+    }
+
+
+def _files(folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    return {path.name: _digest(path.read_bytes()) for path in side_files(folder)}

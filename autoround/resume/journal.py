@@ -1,0 +1,271 @@
+"""What is done of a run, kept beside its output until that is complete.
+
+``OUTPUT.journal`` holds who made it (``run.json``) and one folder for each pass over the blocks:
+a record for each finished block, and the streams that go into the next one. A block counts as
+done when its record has been renamed into place, after everything it speaks of is on the disk.
+So a run can end at any instant, and goes on after the last record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoround.errors import OutputError
+from autoround.resume.records import pack_layers, read_record, unpack_layers, write_record
+from autoround.session.activations import StreamFiles, Streams
+from autoround.session.block_output import BlockOutput
+from autoround.storage.durable import make_synced, replace_synced
+from autoround.types import BlockResult
+
+#: The file that says whose journal this is.
+RUN = "run.json"
+#: Version of the layout of a journal.
+LAYOUT = 1
+_LOCK = "lock"
+_RECORD = re.compile(r"^\d{5}\.safetensors$")
+
+
+def journal_of(output: Path) -> Path:
+    """Return where the journal of an output is."""
+    whole = output.absolute()
+    return whole.with_name(whole.name + ".journal")
+
+
+def blocks_in(output: Path) -> int:
+    """Count the finished blocks in the journal of an output; 0 where there is none."""
+    folder = journal_of(output)
+    if not (folder / RUN).is_file():
+        return 0
+    return sum(_RECORD.match(path.name) is not None for path in folder.glob("pass-*/*"))
+
+
+class Journal:
+    """The journal of one output, held by one run at a time."""
+
+    def __init__(self, output: Path, *, work_dir: Path | None = None) -> None:
+        self.folder = journal_of(output)
+        self._work_dir = None if work_dir is None else work_dir.absolute()
+        self._lock: int | None = None
+        self._about: dict[str, Any] = {}
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one to go on from."""
+        return (self.folder / RUN).is_file()
+
+    def open(self) -> Mapping[str, Any]:
+        """Take an existing journal; returns what it says of its run.
+
+        Raises:
+            OutputError: it is damaged, in use, or its streams are elsewhere than asked for.
+        """
+        self._take()
+        path = self.folder / RUN
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            layout, streams = about["layout"], about["streams"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
+        if layout != LAYOUT:
+            raise OutputError(
+                f"{self.folder} has layout {layout}, and this version reads {LAYOUT}: go on with "
+                "the version that began it, or begin again with --restart"
+            )
+        if self._work_dir is not None and self._work_dir != Path(streams).parent:
+            raise OutputError(
+                f"the streams of {self.folder} are in {Path(streams).parent}: leave --work-dir out"
+            )
+        self._about = dict(about)
+        return self._about
+
+    def create(self, about: Mapping[str, Any]) -> None:
+        """Begin a journal; whatever an earlier one left is deleted.
+
+        Raises:
+            OutputError: the folder is somebody else's, in use, or cannot be written.
+        """
+        self.clear()
+        self._take()
+        streams = self.folder / "streams"
+        if self._work_dir is not None:
+            streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
+        self._about = {"layout": LAYOUT, "streams": str(streams), **about}
+        text = json.dumps(self._about, indent=1) + "\n"
+        replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+    def _take(self) -> None:
+        """Make the folder and keep other runs out of it, for as long as this process lives."""
+        if self._lock is not None:
+            return
+        try:
+            make_synced(self.folder)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error}") from error
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such locks on this system
+        except OSError as error:
+            os.close(descriptor)
+            raise OutputError(f"another run is at work on {self.folder}; wait for it") from error
+        self._lock = descriptor
+
+    def release(self) -> None:
+        """Let others take the journal."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def clear(self) -> None:
+        """Delete the journal and its streams; what others keep in a folder of its name stays.
+
+        Raises:
+            OutputError: the folder holds something that no run put there.
+        """
+        if not self.folder.is_dir():
+            return
+        known = re.compile(r"run\.json(\.tmp)?|lock|streams|pass-\d+")
+        strange = [p.name for p in self.folder.iterdir() if not known.fullmatch(p.name)]
+        if strange:
+            raise OutputError(
+                f"{self.folder} is in the way: it holds {strange[0]!r}, which no run put there"
+            )
+        self._take()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            about = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            shutil.rmtree(_streams_folder(Path(about["streams"])), ignore_errors=True)
+        # First of all: without it the rest is nothing that could be gone on from.
+        (self.folder / RUN).unlink(missing_ok=True)
+        self.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def of_pass(self, number: int) -> PassJournal:
+        """Return the part of one pass over the blocks, from 1."""
+        streams = Path(self._about["streams"]) / f"pass-{number}"
+        return PassJournal(self.folder / f"pass-{number}", streams)
+
+
+def _streams_folder(path: Path) -> Path:
+    """Refuse to delete what is no folder of streams."""
+    if path.name != "streams" and not path.name.endswith(".streams"):
+        raise ValueError(f"{path} is no folder of streams")
+    return path
+
+
+class PassJournal:
+    """Finished units of one pass, in order: a unit is a block, or what else is tuned by itself."""
+
+    def __init__(self, folder: Path, streams: Path) -> None:
+        self._folder, self._streams = folder, streams
+        try:
+            make_synced(folder)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made: {error}") from error
+        self.done = 0
+        while self._record(self.done).is_file():
+            self.done += 1
+
+    def _record(self, index: int) -> Path:
+        return self._folder / f"{index:05d}.safetensors"
+
+    def commit(self, output: BlockOutput, *, streams: Streams | None, names: Sequence[str]) -> None:
+        """Make a unit done: its streams first, then its record.
+
+        names: the streams that go on from here.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written to.
+        """
+        sums = {} if streams is None else streams.save(names)
+        tensors, layers = pack_layers(output.layers)
+        facts = {
+            "result": dataclasses.asdict(output.result),
+            "source": output.source,
+            "layers": layers,
+            "streams": sums,
+            "turn": 0 if streams is None else streams.turn,
+        }
+        write_record(self._record(self.done), tensors, facts)
+        self.done += 1
+
+    def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
+        """Return a finished unit.
+
+        kept, source: its other tensors, read from the model again, and the sum of all it holds;
+        None where that was compared before.
+
+        Raises:
+            OutputError: the record is damaged, or the model is another by now.
+        """
+        tensors, facts = read_record(self._record(index))
+        result = result_of(facts["result"])
+        if source is not None and facts["source"] != source:
+            raise OutputError(
+                f"the weights of {result.name} are not those that the run was begun with; begin "
+                "again with --restart"
+            )
+        return BlockOutput(
+            unpack_layers(tensors, facts["layers"]), dict(kept), result, facts["source"]
+        )
+
+    def files(
+        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
+    ) -> StreamFiles:
+        """Return the files of the streams."""
+        return StreamFiles(self._streams, shape, dtype, names)
+
+    def streams(
+        self, index: int, files: StreamFiles, *, mask: Tensor | None, mapped: bool
+    ) -> Streams:
+        """Return the streams as the last finished block left them.
+
+        index: of that block.
+
+        Raises:
+            OutputError: they are not there, or damaged.
+        """
+        facts = read_record(self._record(index))[1]
+        turn, sums = facts["turn"], facts["streams"]
+        held = {}
+        for name, total in sums.items():
+            if mapped:
+                files.check(name, turn, total=total)
+            held[name] = files.mapped(name, turn) if mapped else files.read(name, turn, total=total)
+        full = held["full"]
+        own = held.get("quantized", full if mapped else full.clone())
+        return Streams(full, own, mask, files, mapped, turn)
+
+    def save_state(
+        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        """Keep the state of something that takes long, in place of an earlier one."""
+        write_record(self._folder / f"{name}.state", tensors, facts)
+
+    def load_state(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the state that was kept last; None where there is none."""
+        path = self._folder / f"{name}.state"
+        return read_record(path) if path.is_file() else None
+
+
+def result_of(values: Mapping[str, Any]) -> BlockResult:
+    """Build figures from JSON, which has lists for tuples, and null for NaN in reports."""
+    tokens = {path: tuple(seen) for path, seen in values["expert_tokens"].items()}
+    plain: dict[str, Any] = {
+        name: float("nan") if value is None else value for name, value in values.items()
+    }
+    return BlockResult(**{**plain, "expert_tokens": tokens})

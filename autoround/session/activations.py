@@ -1,0 +1,207 @@
+"""The two activation streams: in memory, or in files that are mapped into it.
+
+Each stream has two files. The even one holds what goes into blocks 0, 2, 4 …, the odd one what
+goes into the others: while a block is worked on, what went into it stays on the disk as it is.
+Files are given their whole size when they are made, so a full disk is told before any work
+and never met through a mapping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoround.errors import OutputError
+from autoround.storage.checksum import CHUNK, raw_bytes
+from autoround.storage.durable import make_synced, sync_path
+
+
+class StreamFiles:
+    """The files of a pass's streams.
+
+    shape: [n, seq, hidden] of each, in ``dtype``.
+    """
+
+    def __init__(
+        self, folder: Path, shape: Sequence[int], dtype: torch.dtype, names: Sequence[str]
+    ) -> None:
+        self.names = tuple(names)
+        self._folder, self._shape, self._dtype = folder, tuple(shape), dtype
+        self._size = int(torch.tensor(self._shape).prod()) * dtype.itemsize
+        self._mapped: dict[Path, tuple[mmap.mmap, Tensor]] = {}
+
+    def allocate(self) -> None:
+        """Make the files that are not there, at their whole size.
+
+        Raises:
+            OutputError: the disk has no room for them.
+        """
+        try:
+            make_synced(self._folder)
+            for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
+                with path.open("ab") as file:
+                    if os.fstat(file.fileno()).st_size != self._size:
+                        _reserve(file.fileno(), self._size)
+            # What is written to them later is synced by itself; their names are synced here.
+            sync_path(self._folder)
+        except OSError as error:
+            raise OutputError(
+                f"streams of activations need {2 * len(self.names) * self._size / 1e9:.1f} GB in "
+                f"{self._folder}: {error}; name another folder with --work-dir"
+            ) from error
+
+    def _path(self, name: str, turn: int) -> Path:
+        return self._folder / f"{name}-{turn % 2}"
+
+    def mapped(self, name: str, turn: int) -> Tensor:
+        """Return a stream as it is in its file; what is written to it goes there."""
+        path = self._path(name, turn)
+        if path not in self._mapped:
+            try:
+                with path.open("r+b") as file:
+                    view = mmap.mmap(file.fileno(), self._size)
+            except (OSError, ValueError) as error:
+                raise OutputError(f"{path} cannot be used: {error}") from error
+            tensor = torch.frombuffer(view, dtype=self._dtype).reshape(self._shape)
+            self._mapped[path] = view, tensor
+        return self._mapped[path][1]
+
+    def write(self, name: str, turn: int, stream: Tensor) -> None:
+        """Write a stream that is in memory, without mapping it."""
+        path = self._path(name, turn)
+        try:
+            with path.open("r+b") as file:
+                file.write(raw_bytes(stream))
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}") from error
+
+    def sync(self, name: str, turn: int) -> int:
+        """Put a stream on the disk for good; returns its sum."""
+        path = self._path(name, turn)
+        try:
+            if path in self._mapped:
+                self._mapped[path][0].flush()
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}") from error
+        return self._sum(path)
+
+    def read(self, name: str, turn: int, *, total: int) -> Tensor:
+        """Read a stream into memory and check it.
+
+        Raises:
+            OutputError: the file is missing, or holds something else.
+        """
+        self.check(name, turn, total=total)
+        stream = torch.empty(self._shape, dtype=self._dtype)
+        with self._path(name, turn).open("rb") as file:
+            file.readinto(raw_bytes(stream))
+        return stream
+
+    def check(self, name: str, turn: int, *, total: int) -> None:
+        """Check a stream by its sum.
+
+        Raises:
+            OutputError: the file is missing, or holds something else.
+        """
+        path = self._path(name, turn)
+        if not path.is_file() or path.stat().st_size != self._size or self._sum(path) != total:
+            raise OutputError(
+                f"{path} is not what the last finished block left there; begin again with --restart"
+            )
+
+    def _sum(self, path: Path) -> int:
+        """Add up a file's words: enough to tell a page that never reached the disk."""
+        total = 0
+        with path.open("rb") as file:
+            while piece := file.read(CHUNK):
+                whole = len(piece) // 8 * 8
+                words = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
+                total += int(words[:whole].view(torch.int64).sum())
+                total += int(words[whole:].sum(dtype=torch.int64))
+        return total % 2**63
+
+    def rest(self) -> None:
+        """Give back the memory that mapped files hold; they stay as they are."""
+        advice = getattr(mmap, "MADV_DONTNEED", None)
+        if advice is not None:
+            for view, _ in self._mapped.values():
+                view.madvise(advice)
+
+    def remove(self) -> None:
+        """Delete the files."""
+        self._mapped.clear()
+        for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its size with blocks on the disk, where the system can."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)
+
+
+@dataclass
+class Streams:
+    """Inputs of the next block: of the full-precision chain and of the quantized one.
+
+    full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
+    files: where they are kept between blocks, if they are; mapped: whether they live there.
+    turn: how many blocks are done.
+    """
+
+    full: Tensor
+    quantized: Tensor
+    mask: Tensor | None
+    files: StreamFiles | None = None
+    mapped: bool = False
+    turn: int = 0
+
+    def on(self, device: torch.device) -> Streams:
+        """Move the streams to a device."""
+        self.full, self.quantized = self.full.to(device), self.quantized.to(device)
+        return self
+
+    def fork(self) -> None:
+        """Let the quantized chain go on from the full-precision one."""
+        if self.mapped:
+            # What goes into this block is left as it is until the block is done.
+            self.quantized = self.full
+        else:
+            self.quantized.copy_(self.full)
+
+    def next_of(self, name: str) -> Tensor:
+        """Return where the outputs of this block are to be written."""
+        if self.mapped and self.files is not None:
+            return self.files.mapped(name, self.turn + 1)
+        stream: Tensor = getattr(self, name)
+        return stream
+
+    def save(self, names: Sequence[str]) -> dict[str, int]:
+        """Put the streams on the disk as what goes into the next block; returns their sums."""
+        self.turn += 1
+        sums = {}
+        for name in names if self.files is not None else ():
+            assert self.files is not None
+            if not self.mapped:
+                self.files.write(name, self.turn, getattr(self, name))
+            sums[name] = self.files.sync(name, self.turn)
+        self.rest()
+        return sums
+
+    def rest(self) -> None:
+        """Give back the memory of mapped streams."""
+        if self.files is not None:
+            self.files.rest()

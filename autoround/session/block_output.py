@@ -1,0 +1,27 @@
+"""A finished block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from autoround.formats.gguf.blocks import GgufTensor
+from autoround.types import BlockResult, QuantizedTensor
+
+#: A quantized weight, whatever holds its scales.
+Carried: TypeAlias = QuantizedTensor | GgufTensor
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """One finished block: quantized layers by name, kept tensors by name, and figures.
+
+    source: a sum of the tensors that the model holds for it; 0 where nobody will ask.
+    """
+
+    layers: dict[str, Carried]
+    kept: dict[str, Tensor]
+    result: BlockResult
+    source: int = 0

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from autoround.core.gguf_types import nested_of
+from autoround.core.gptq import DAMPING, FLOOR, Factor, compensated_offsets, factor_of
+from autoround.core.grid import from_groups, levels_of, to_groups
+from autoround.core.ops import TorchOps
+from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.search import search_grid
+from autoround.core.search_nested import search_nested
+from autoround.types import PER_CHANNEL, PER_TENSOR, Scheme
+from autoround_backends import reference_compensate as oracle
+
+from ._cases import few
+
+
+def inputs_of(columns: int, seed: int, *, tokens: int = 256) -> Tensor:
+    """Activations whose channels move together, and some of which are far larger."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(tokens, 4)) @ rng.normal(size=(4, columns))
+    inputs = mixed + 0.5 * rng.normal(size=(tokens, columns))
+    return torch.from_numpy(inputs * np.exp(rng.normal(size=columns))).float()
+
+
+def task_of(rows: int, columns: int, seed: int, *, size: int, bits: int = 4, sym: bool) -> Task:
+    weight = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(rows, columns))).float()
+    groups = to_groups(weight, size)
+    return Task(groups, search_grid(groups, None, bits=bits, sym=sym), (rows, columns))
+
+
+def offsets_of(task: Task, inputs: Tensor) -> Tensor:
+    factor = factor_of(inputs.t() @ inputs)
+    assert factor is not None
+    return compensated_offsets(task, factor)
+
+
+def output_error(task: Task, inputs: Tensor, offsets: Tensor | None) -> float:
+    """Mean squared error of a layer's output in float64."""
+    rounding = round_to_nearest({"x": task._replace(offsets=offsets)})["x"]
+    rounded = TorchOps().fake_quantize(task.groups, rounding, grid=task.grid, dtype=torch.float32)
+    change = from_groups(rounded - task.groups, task.shape).double()
+    return float((inputs.double() @ change.t()).square().mean())
+
+
+def everywhere(values: Tensor, task: Task) -> np.ndarray:
+    return from_groups(values.expand(task.groups.shape), task.shape).double().numpy()
+
+
+@few
+@given(
+    seed=st.integers(0, 1000),
+    columns=st.sampled_from([8, 30, 70, 96]),
+    size=st.sampled_from([PER_CHANNEL, PER_TENSOR, 8, 32]),
+    bits=st.sampled_from([2, 3, 4]),
+    sym=st.booleans(),
+)
+def test_offsets_are_those_of_the_textbook(
+    seed: int, columns: int, size: int, bits: int, sym: bool
+) -> None:
+    task = task_of(5, columns, seed, size=size, bits=bits, sym=sym)
+    inputs = inputs_of(columns, seed)
+    gram = inputs.t() @ inputs
+    one = torch.ones_like(task.grid.lo)
+    scale, zero, _ = levels_of(task.grid, one, one)
+    weight = from_groups(task.groups, task.shape).double().numpy()
+    steps = everywhere(scale, task)
+    wanted = oracle.compensated(
+        weight,
+        steps,
+        everywhere(-zero, task),
+        everywhere(2**bits - 1 - zero, task),
+        oracle.damped(gram.numpy(), damping=DAMPING, floor=FLOOR),
+        oracle.order_of(gram.numpy(), floor=FLOOR),
+    )
+    found = from_groups(offsets_of(task, inputs), task.shape).double().numpy()
+    # A row goes another way from where float32 rounds a level otherwise than float64 does.
+    apart = np.abs(found - (wanted - weight) / steps).max(1)
+    assert (apart < 2e-3).mean() >= 0.6
+    assert found.shape == (5, columns)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("sym", [True, False])
+def test_outputs_are_much_closer_than_those_of_nearest_levels(bits: int, sym: bool) -> None:
+    task = task_of(64, 96, 3, size=32, bits=bits, sym=sym)
+    inputs = inputs_of(96, 3)
+    offsets = offsets_of(task, inputs)
+    assert output_error(task, inputs, offsets) < 0.6 * output_error(task, inputs, None)
+
+
+def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, inputs = task_of(8, 96, 5, size=32, sym=True), inputs_of(96, 5)
+    found = []
+    for columns in (1, 7, 96):
+        monkeypatch.setattr("autoround.core.gptq.COLUMNS", columns)
+        found.append(offsets_of(task, inputs))
+    for other in found[1:]:
+        assert (other - found[0]).abs().amax((1, 2)).le(1e-3).float().mean() >= 0.7
+
+
+def test_channels_that_do_not_move_together_stay_at_the_nearest_level() -> None:
+    task = task_of(6, 40, 7, size=8, sym=False)
+    inputs = torch.diag(torch.arange(1.0, 41.0))
+    assert float(offsets_of(task, inputs).abs().max()) < 1e-5
+
+
+def test_padding_gets_no_offset() -> None:
+    task, inputs = task_of(4, 30, 2, size=8, sym=True), inputs_of(30, 2)
+    assert bool((offsets_of(task, inputs)[:, -1, -2:] == 0).all())
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q4_k"])
+def test_nested_grids_are_compensated_as_well(kind: str) -> None:
+    nested = nested_of(
+        Scheme(2 if kind == "q2_k" else 4, 16 if kind == "q2_k" else 32, False, kind)
+    )
+    assert nested is not None
+    weight = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 256))).float()
+    size = 16 if kind == "q2_k" else 32
+    groups = to_groups(weight, size)
+    grid = search_nested(groups, None, bits=2 if kind == "q2_k" else 4, sym=False, nested=nested)
+    task, inputs = Task(groups, grid, (32, 256)), inputs_of(256, 4)
+    assert output_error(task, inputs, offsets_of(task, inputs)) < 0.7 * output_error(
+        task, inputs, None
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_inputs_that_say_nothing_give_no_factor(value: float) -> None:
+    assert factor_of(torch.full((4, 4), value)) is None
+
+
+def test_dead_and_dominant_channels_are_survived() -> None:
+    inputs = inputs_of(48, 9)
+    inputs[:, 3] = 0.0
+    inputs[:, 5] *= 1e4
+    factor = factor_of(inputs.t() @ inputs)
+    assert isinstance(factor, Factor)
+    assert bool(factor.upper.isfinite().all())
+    assert int(factor.order[0]) == 5
+    task = task_of(8, 48, 9, size=16, sym=True)
+    offsets = compensated_offsets(task, factor)
+    assert output_error(task, inputs, offsets) <= output_error(task, inputs, None)

@@ -1,0 +1,96 @@
+"""Whatever goes wrong between the codes in memory and the files, the run fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoround import api
+from autoround.errors import AutoRoundError, ModelError, VerificationError
+from autoround.export import verify
+from autoround.formats import layouts, registry
+from autoround.formats.gptq import layout as gptq_layout
+from autoround.model.locate import locate_model
+
+from ...runs import NEAREST, even_device, small
+from ...tiny import token_ids
+
+__all__ = ["even_device"]
+
+CHECKPOINT = Callable[[str], Path]
+
+
+def quantize(model: Path, out: Path, **values: object) -> None:
+    recipe = small({**NEAREST, **values})
+    api.quantize(model, recipe, output_dir=out, data=token_ids(4, 16), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2"])
+def test_good_files_pass(kind: str, checkpoint: CHECKPOINT, tmp_path: Path) -> None:
+    seen: list[float | None] = []
+    real = verify.Rehearsal.compare
+
+    def spy(self: verify.Rehearsal, written: verify.Reading, what: str) -> float | None:
+        seen.append(real(self, written, what))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify.Rehearsal, "compare", spy)
+        quantize(checkpoint(kind), tmp_path / "a")
+        quantize(checkpoint(kind), tmp_path / "b", **{"output.dtype": "float16"})
+    assert seen[0] == 0.0
+    assert seen[1] is not None
+    assert 0.0 <= seen[1] < 1e-5
+
+
+@pytest.mark.parametrize(("key", "value"), [("sym", False), ("group_size", 16), ("bits", 8)])
+def test_a_config_that_says_something_else_fails_the_run(
+    key: str, value: Any, checkpoint: CHECKPOINT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = registry.config
+
+    def wrong(*args: Any) -> dict[str, Any]:
+        found = real(*args)
+        if key == "sym":
+            return {**found, "packing_format": "auto_round"}
+        return {**found, key: value}
+
+    monkeypatch.setattr(registry, "config", wrong)
+    with pytest.raises(AutoRoundError):
+        quantize(checkpoint("llama"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_zero_points_one_off_fail_the_run(
+    checkpoint: CHECKPOINT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a layout would whose writer and reader make the same mistake, but not the loader."""
+    real = layouts.from_tensors
+
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        layer = real(*args, **kwargs)
+        return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme)
+
+    monkeypatch.setattr(layouts, "from_tensors", reading)
+    monkeypatch.setattr("autoround.export.safetensors_writer.format_layers", _unchecked)
+    with pytest.raises(VerificationError, match=r"format auto_round: read back"):
+        quantize(checkpoint("llama"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _unchecked(layers: Any, packing: str) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{part}": tensor
+        for name, layer in layers.items()
+        for part, tensor in gptq_layout.to_tensors(layer, version=1, g_idx=False).items()
+    }
+
+
+def test_an_unfinished_folder_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "INCOMPLETE").write_text("")
+    with pytest.raises(ModelError, match="unfinished output"):
+        locate_model(tmp_path)

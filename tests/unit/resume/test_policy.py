@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from autoround.device.registry import open_device
+from autoround.errors import OutputError, UsageError
+from autoround.events import Event, Planned, StageStarted, Warned
+from autoround.model.skeleton import open_model
+from autoround.pipeline import Request, run
+from autoround.resume.journal import blocks_in, journal_of
+from autoround.tuning import block as tuning
+from autoround.tuning import end_to_end_state as distill_state
+from autoround.types import Destination, RunResult
+
+from ...faults import count, full_disk, killed
+from ...runs import NEAREST, small, tensors_of
+from ...tiny import token_ids
+
+IDS = token_ids(4, 16)
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())[:100]
+#: What a report measures anew in every run.
+MEASURED = ("seconds", "peak_bytes")
+BASE: dict[str, object] = {"tuning.iters": 1, "tuning.checks": 1, "tuning.check_samples": 2}
+#: Ways to make outputs that differ in what is kept: both streams or one, shards, two passes.
+KINDS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "one stream": {"tuning.quantized_inputs": False, "output.max_shard_size": 20_000},
+    "two passes": {"output.format": "auto_round,auto_gptq,gguf:q2_k_s", "tuning.iters": 0},
+    "head": {"lm_head.bits": 8, "distill.steps": 2, "distill.batch_size": 2},
+    "distilled": {"distill.steps": 3, "distill.batch_size": 2},
+}
+
+
+class Stop(BaseException):
+    """Ends a run from within."""
+
+
+def quantize(
+    model: Path,
+    output: Path,
+    values: dict[str, object] | None = None,
+    *,
+    data: Any = IDS,
+    sink: Callable[[Event], None] = lambda event: None,
+    **means: Any,
+) -> RunResult:
+    recipe = small({**BASE, **(values or {})})
+    tokenizer = byte_tokenizer() if "gguf" in recipe.output.format else None
+    request = Request(open_model(model), recipe, open_device("cpu"), "tiny", tokenizer, data=data)
+    return run(request, Destination(output, **means), sink=sink)
+
+
+def byte_tokenizer() -> Any:
+    """Return a tokenizer that GGUF has a name for, with no more tokens than the model."""
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Read all files of an output; times and peaks of memory are left out of the reports."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        if path.name == "report.jsonl":
+            rows = [json.loads(line) for line in data.splitlines()]
+            data = json.dumps(
+                [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
+            ).encode()
+        found[str(path.relative_to(folder))] = data
+    return found
+
+
+def stop_after(blocks: int, output: Path) -> Callable[[Event], None]:
+    """Return a sink that ends a run when so many blocks are done."""
+
+    def sink(event: Event) -> None:
+        if type(event).__name__ == "BlockDone" and blocks_in(output) >= blocks:
+            raise Stop
+
+    return sink
+
+
+def interrupted(model: Path, output: Path, *args: Any, blocks: int = 1, **others: Any) -> None:
+    with pytest.raises(Stop):
+        quantize(model, output, *args, sink=stop_after(blocks, output), **others)
+    assert blocks_in(output) == blocks
+    assert not output.exists()
+
+
+def resumed(model: Path, output: Path, *args: Any, **others: Any) -> dict[str, bytes]:
+    quantize(model, output, *args, resume=True, **others)
+    assert sorted(p.name for p in output.parent.iterdir()) == [output.name]
+    return content(output)
+
+
+@pytest.fixture
+def whole(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, bytes]]:
+    def make(values: dict[str, object], **means: Any) -> dict[str, bytes]:
+        quantize(checkpoint("llama"), tmp_path / "whole" / "out", values, **means)
+        return content(tmp_path / "whole" / "out")
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_random_changes_of_the_disk(
+    kind: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    whole: Callable[..., dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
+    kill_and_compare(kind, checkpoint("llama"), tmp_path, whole, points=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_twenty_changes_of_the_disk(
+    kind: str,
+    lost: bool,
+    mapped: bool,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    whole: Callable[..., dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
+    if mapped:
+        on_disk(monkeypatch)
+    kill_and_compare(kind, checkpoint("llama"), tmp_path, whole, points=20, lost=lost)
+
+
+def kill_and_compare(
+    kind: str,
+    model: Path,
+    folder: Path,
+    whole: Callable[..., dict[str, bytes]],
+    *,
+    points: int,
+    lost: bool = False,
+) -> None:
+    """Kill runs, resume each as often as it takes, and compare.
+
+    points: how many random instants; 0 for all of them, which takes minutes a kind.
+    """
+    values = KINDS[kind]
+    expected = whole(values)
+    calls = len(count(lambda: quantize(model, folder / "counted" / "out", values)))
+    chosen = range(1, calls + 1)
+    rng = random.Random(kind)
+    for at in rng.sample(chosen, points) if points else chosen:
+        place = folder / f"killed-{at}"
+        place.mkdir()
+        work = partial(quantize, model, place / "out", values, resume=True)
+        left = place if lost else None
+        if not killed(work, at=at, lost=left):
+            # Folders above the output were made by the run that was counted.
+            assert at > calls - 3
+            assert content(place / "out") == expected
+            continue
+        # And once more, while it goes on.
+        killed(work, at=rng.randrange(1, calls), lost=left)
+        assert resumed(model, place / "out", values) == expected, f"killed before call {at}"
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("kind", ["plain", "distilled"])
+def test_a_full_disk_is_an_error_that_can_be_resumed(
+    kind: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    whole: Callable[..., dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
+    fill_and_compare(kind, checkpoint("llama"), tmp_path, whole, step=17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_full_at_every_fifth_write(
+    kind: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    whole: Callable[..., dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
+    fill_and_compare(kind, checkpoint("llama"), tmp_path, whole, step=5)
+
+
+def fill_and_compare(
+    kind: str, model: Path, folder: Path, whole: Callable[..., dict[str, bytes]], *, step: int
+) -> None:
+    values = KINDS[kind]
+    expected = whole(values)
+    calls = count(lambda: quantize(model, folder / "counted" / "out", values))
+    last = max(number for number, name in enumerate(calls, start=1) if name != "rmtree")
+    for at in range(1, last, step):
+        place = folder / f"full-{at}"
+        place.mkdir()
+        try:
+            with full_disk(at=at):
+                quantize(model, place / "out", values)
+        except OutputError as error:
+            assert "No space left" in str(error)  # noqa: PT017 (the last few calls only delete)
+        assert not (place / "out.partial").exists()
+        if not (place / "out").exists():
+            quantize(model, place / "out", values, resume=True)
+        assert content(place / "out") == expected, f"full from call {at}"
+
+
+def on_disk(patch: pytest.MonkeyPatch) -> None:
+    """Let no stream and no codes fit the memory."""
+    patch.setattr("autoround.planning.estimate.placed", lambda needs, budget: (True, True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_and_codes_on_the_disk_change_nothing(
+    kind: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    whole: Callable[..., dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = whole(KINDS[kind])
+    on_disk(monkeypatch)
+    model, out = checkpoint("llama"), tmp_path / "disk" / "out"
+    work = tmp_path / "work"
+    interrupted(model, out, KINDS[kind], work_dir=work)
+    (streams,) = work.iterdir()
+    assert any(p.stat().st_size for p in streams.rglob("*"))
+    # Where streams live may change between the two.
+    monkeypatch.undo()
+    assert resumed(model, out, KINDS[kind]) == expected
+    assert list(work.iterdir()) == []
+
+
+def test_what_is_done_is_not_done_again(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out)
+    done: list[int] = []
+    original = tuning._quantize_block
+
+    def noted(job: Any, runner: Any, block: Any, *others: Any) -> Any:
+        done.append(block.index)
+        return original(job, runner, block, *others)
+
+    monkeypatch.setattr(tuning, "_quantize_block", noted)
+    events: list[Event] = []
+    result = quantize(model, out, resume=True, sink=events.append)
+    assert done == [1]
+    assert StageStarted("resume", "1 of 2 blocks are done") in events
+    assert [block.index for block in result.blocks] == [0, 1]
+
+
+def test_what_was_left_is_neither_thrown_away_nor_mixed_up(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out)
+    with pytest.raises(OutputError, match=r"1 finished block of .*--resume.*--restart"):
+        quantize(model, out)
+    with pytest.raises(UsageError, match="one of them"):
+        quantize(model, out, resume=True, restart=True)
+    assert blocks_in(out) == 1
+    quantize(model, out, {"tuning.iters": 2}, restart=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert json.loads((out / "plan.json").read_text())["recipe"]["tuning"]["iters"] == 2
+
+
+def test_another_run_does_not_go_on(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out)
+    changes: list[tuple[dict[str, object], Any, str]] = [
+        ({"tuning.iters": 3}, IDS, r"recipe.tuning.iters: 1 then, 3 now"),
+        ({"seed": 7, "ignore": ["o_proj"]}, IDS, r"seed: 42 then, 7 now"),
+        ({"output.format": "auto_gptq"}, IDS, "output.format: auto_round then, auto_gptq now"),
+        ({"tuning.compute_dtype": "bfloat16"}, IDS, "compute dtype: float32 then, bfloat16 now"),
+        ({}, token_ids(4, 16, seed=5), "calibration tokens: "),
+    ]
+    for values, data, message in changes:
+        with pytest.raises(OutputError, match=message) as caught:
+            quantize(model, out, values, data=data, resume=True)
+        assert "\n  plan: " not in str(caught.value)
+    assert blocks_in(out) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.norm.weight", "tensors outside the blocks: "),
+        ("model.layers.0.mlp.up_proj.weight", "the weights of model.layers.0 are not those"),
+    ],
+)
+def test_a_changed_model_does_not_go_on(
+    name: str, message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("llama"), model)
+    interrupted(model, tmp_path / "out")
+    tensors = tensors_of(model)
+    tensors[name].view(-1)[5] += 1
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OutputError, match=message):
+        quantize(model, tmp_path / "out", resume=True)
+
+
+def test_a_changed_version_does_not_go_on_and_another_machine_is_told(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out)
+    path = journal_of(out) / "run.json"
+    about = json.loads(path.read_text())
+    about["identity"]["torch"] = "1.0"
+    path.write_text(json.dumps(about))
+    with pytest.raises(OutputError, match=r"torch: 1\.0 then, "):
+        quantize(model, out, resume=True)
+    about["identity"]["torch"] = torch.__version__
+    about["machine"]["threads"] = 99
+    path.write_text(json.dumps(about))
+    events: list[Event] = []
+    quantize(model, out, resume=True, sink=events.append)
+    (warning,) = (event for event in events if isinstance(event, Warned))
+    assert "last bits may differ" in warning.message
+    assert "threads: 99 then, 1 now" in warning.message
+
+
+def test_the_dtype_that_was_measured_is_kept(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoround.device.protocol import Speed
+
+    values: dict[str, object] = {"tuning.compute_dtype": "auto"}
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out, values)
+    monkeypatch.setattr(
+        "autoround.device.runtime.measure_matmul",
+        lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
+    )
+    result = quantize(model, out, values, resume=True)
+    assert result.plan.compute_dtype == "float32"
+
+
+def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoround.device.protocol import Speed
+
+    values: dict[str, object] = {"tuning.compute_dtype": "auto"}
+    model, out = checkpoint("llama"), tmp_path / "out"
+    monkeypatch.setattr("autoround_backends.cpu.COMPILES_FROM", 0.0)
+    monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
+    interrupted(model, out, values)
+    monkeypatch.setattr(
+        "autoround.device.runtime.measure_matmul",
+        lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
+    )
+    result = quantize(model, out, values, resume=True)
+    assert (result.plan.compute_dtype, result.plan.compiled) == ("float32", False)
+
+
+@pytest.mark.parametrize("name", ["pass-1/00000.safetensors", "streams/pass-1/full-1", "run.json"])
+def test_damage_is_told(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    interrupted(model, out)
+    path = journal_of(out) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data if name != "run.json" else data[: len(data) // 2])
+    with pytest.raises(OutputError, match=f"{path}.*--restart"):
+        quantize(model, out, resume=True)
+
+
+def test_two_runs_do_not_share_a_journal(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    messages: list[str] = []
+
+    def sink(event: Event) -> None:
+        if type(event).__name__ == "BlockDone" and not messages:
+            with pytest.raises(OutputError, match="another run is at work") as caught:
+                quantize(model, out, resume=True)
+            messages.append(str(caught.value))
+            with pytest.raises(OutputError, match="another run is at work"):
+                quantize(model, out, restart=True)
+
+    quantize(model, out, sink=sink)
+    assert messages
+
+
+def test_resume_without_anything_to_resume(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, out = checkpoint("llama"), tmp_path / "out"
+    first = quantize(model, out, resume=True)
+    before = content(out)
+    events: list[Event] = []
+    again = quantize(model, out, resume=True, sink=events.append)
+    assert content(out) == before
+    assert events[-1] == StageStarted("resume", f"{out} is complete")
+    assert replace(again, seconds=0, tuning_seconds=0, peak_bytes=0) == replace(
+        first, seconds=0, tuning_seconds=0, peak_bytes=0
+    )
+    with pytest.raises(OutputError, match="not empty"):
+        quantize(model, out, {"tuning.iters": 2}, resume=True)
+
+
+def test_a_folder_of_somebody_else_is_never_deleted(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    own = tmp_path / "out.journal"
+    own.mkdir()
+    (own / "thesis").write_text("precious")
+    with pytest.raises(OutputError, match="'thesis', which no run put there"):
+        quantize(checkpoint("llama"), tmp_path / "out", restart=True)
+    assert (own / "thesis").read_text() == "precious"
+
+
+def test_plain_rounding_keeps_no_journal(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def sink(event: Event) -> None:
+        names.extend(p.name for p in tmp_path.iterdir())
+
+    quantize(checkpoint("llama"), tmp_path / "out", NEAREST, sink=sink)
+    assert set(names) == {"out.partial", "out"}
+
+
+def test_a_disk_without_room_for_the_journal(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = checkpoint("llama")
+    plans: list[Planned] = []
+
+    def sink(event: Event) -> None:
+        plans.extend([event] if isinstance(event, Planned) else [])
+
+    quantize(model, tmp_path / "one", sink=sink)
+    estimate = plans[0].estimate
+    total, used, _ = shutil.disk_usage(tmp_path)
+    room = 2 * estimate.disk_bytes + estimate.journal_bytes // 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: (total, used, room))
+    monkeypatch.setattr(shutil, "disk_usage", _usage(room))
+    events: list[Event] = []
+    quantize(model, tmp_path / "two", sink=events.append)
+    assert [e.message for e in events if isinstance(e, Warned)] == [
+        "the disk has no room for the 0.0 GB that would keep what is done, so this run cannot be "
+        "resumed when it is interrupted"
+    ]
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    on_disk(monkeypatch)
+    with pytest.raises(OutputError, match=r"for streams, in .* GB free"):
+        quantize(model, tmp_path / "three")
+
+
+def _usage(free: int) -> Callable[[Path], Any]:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    return lambda path: usage(10**12, 0, free)
+
+
+def test_memory_that_one_block_does_not_fit_is_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = checkpoint("llama")
+    with pytest.raises(UsageError, match=r"about 0\.6 GB .* allows 0\.1 GB: lower"):
+        quantize(model, tmp_path / "out", max_memory=10**8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_sends_streams_to_the_disk(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = checkpoint("llama")
+    plans: list[Planned] = []
+
+    def sink(event: Event) -> None:
+        plans.extend([event] if isinstance(event, Planned) else [])
+
+    quantize(model, tmp_path / "one", sink=sink)
+    needed = plans[0].estimate.memory_bytes
+    quantize(model, tmp_path / "two", sink=sink, max_memory=needed - 1)
+    one, two = (planned.estimate for planned in plans)
+    assert (one.streams_on_disk, two.streams_on_disk) == (False, True)
+    assert one.memory_bytes - two.memory_bytes == one.stream_bytes == 2 * 4 * 16 * 64 * 4
+    assert content(tmp_path / "one") == content(tmp_path / "two")

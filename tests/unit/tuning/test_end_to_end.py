@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from autoround.core.grid import from_groups, to_groups
+from autoround.core.rounding import dense_weight
+from autoround.data.tokens import Tokens
+from autoround.events import DistillStep, Event
+from autoround.inference.load import load
+from autoround.model.runner import BlockRunner
+from autoround.pipeline import write_blocks
+from autoround.planning.hyperparameters import distills
+from autoround.session.session import BlockOutput, Job
+from autoround.tuning import end_to_end as stage
+from autoround.tuning.block import quantize_blocks
+
+from ...runs import NEAREST, even_device, logits, make_job, quantized
+from ...tiny import make_model, token_ids
+
+__all__ = ["even_device"]
+
+IDS = token_ids(24, 16)
+COURSE: dict[str, object] = {
+    **{"tuning.iters": 0, "tuning.init": "search", "scheme.bits": 2},
+    **{"distill.steps": 12, "distill.lr": 0.02, "distill.batch_size": 4},
+    **{"calibration.nsamples": 24, "tuning.batch_size": 4},
+}
+
+
+def divergence(model: Any, job: Job, layers: dict[str, Any], ids: torch.Tensor) -> float:
+    """Return the mean KL of a model with quantized weights from the model itself."""
+    turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
+    dense = {n: dense_weight(x) for n, x in layers.items()}
+    weights = {f"{n}.weight": w.t() if n in turned else w for n, w in dense.items()}
+    with torch.no_grad():
+        own = functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits
+    p, q = logits(model, ids).log_softmax(-1), own.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_codes_that_may_move_bring_the_answers_closer_still(kind: str) -> None:
+    model = make_model(kind)
+    course = {**COURSE, "distill.steps": 48}
+    scales = quantized(make_job(model, course, data=IDS))
+    job = make_job(model, {**course, "distill.codes": True}, data=IDS)
+    both = quantized(job)
+    apart = [x.codes.int() - scales[n].codes.int() for n, x in both.items()]
+    moved = sum(int((x != 0).sum()) for x in apart) / sum(x.numel() for x in apart)
+    assert 0.0 < moved < 0.2
+    assert max(int(x.codes.max()) for x in both.values()) <= 3
+    assert divergence(model, job, both, IDS) < 0.97 * divergence(model, job, scales, IDS)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
+    model = make_model(kind)
+    events: list[Event] = []
+    job = make_job(model, COURSE, data=IDS, sink=events.append)
+    plain = quantized(make_job(model, {**COURSE, "distill.steps": 0}, data=IDS))
+    tuned = quantized(job)
+    assert divergence(model, job, tuned, IDS) < 0.97 * divergence(model, job, plain, IDS)
+    for name, layer in tuned.items():
+        assert torch.equal(layer.codes, plain[name].codes)
+        assert torch.equal(layer.zero, plain[name].zero)
+    assert any(not torch.equal(x.scale, plain[n].scale) for n, x in tuned.items())
+    steps = [event for event in events if isinstance(event, DistillStep)]
+    assert [event.step for event in steps] == [*range(1, 13), 12]
+    assert steps[-1].before is not None
+    assert steps[-1].loss < steps[-1].before
+
+
+def course_of(job: Job) -> tuple[stage._Course, list[BlockOutput]]:
+    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
+    assert job.tokens is not None
+    runner.embed(job.tokens.ids[:2])
+    runner.prepare(job.tokens.ids)
+    done = list(quantize_blocks(replace(job, recipe=_without(job.recipe))))
+    hidden = [runner.embed(job.tokens.ids)]
+    for plan in job.plan.blocks:
+        read = job.skeleton.read(job.skeleton.names_under(plan.name))
+        inside = {n.removeprefix(plan.name + "."): t for n, t in read.items()}
+        base = runner.place(inside) | runner.buffers(plan.index)
+        with torch.no_grad():
+            hidden.append(runner.run(plan.index, base, hidden=hidden[-1]))
+    blocks = stage._opened(job, runner, done)
+    return stage._Course(job, runner, runner.outer(), blocks, hidden[-1]), done
+
+
+def _without(recipe: Any) -> Any:
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"steps": 0})})
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padded: bool) -> None:
+    model = make_model(kind)
+    job = make_job(model, COURSE, data=IDS)
+    lengths = torch.full((len(IDS),), 16 if not padded else 11)
+    job = replace(job, tokens=Tokens(IDS, lengths, "given"))
+    course, _ = course_of(job)
+    rows = torch.tensor([3, 5, 8])
+    loss, grads = stage._gradients(course, rows, units=0)
+    factors = {n: f.clone().requires_grad_() for b in course.blocks for n, f in b.factors.items()}
+    layers = {n: x for b in course.blocks for n, x in b.layers.items()}
+    turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
+    weights = {}
+    for name, factor in factors.items():
+        layer = layers[name]
+        groups = to_groups(dense_weight(layer), layer.scheme.group_size)
+        dense = from_groups(groups * factor, tuple(layer.codes.shape))
+        weights[f"{name}.weight"] = dense.t() if name in turned else dense
+    ids, real = IDS[rows], job.tokens.mask[rows]  # type: ignore[union-attr]
+    own = functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits
+    p, q = logits(model, ids).log_softmax(-1)[real], own.log_softmax(-1)[real]
+    wanted = (p.exp() * (p - q)).sum(-1).mean()
+    assert loss == pytest.approx(float(wanted), rel=1e-4)
+    exact = torch.autograd.grad(wanted, list(factors.values()))
+    for got, other in zip(grads, exact, strict=True):
+        torch.testing.assert_close(got, other, rtol=1e-3, atol=1e-5)
+
+
+def test_scales_that_do_harm_are_not_kept() -> None:
+    model = make_model("llama")
+    values = {**COURSE, "distill.lr": 3.0, "distill.steps": 3}
+    plain = quantized(make_job(model, {**COURSE, "distill.steps": 0}, data=IDS))
+    tuned = quantized(make_job(model, values, data=IDS))
+    for name, layer in tuned.items():
+        assert torch.equal(layer.scale, plain[name].scale)
+
+
+def test_plain_rounding_can_be_followed_by_it() -> None:
+    values = {**COURSE, **NEAREST}
+    job = make_job(make_model("llama"), values, data=IDS)
+    assert job.tokens is not None
+    plain = quantized(make_job(make_model("llama"), {**NEAREST, "scheme.bits": 2}))
+    assert any(not torch.equal(x.scale, plain[n].scale) for n, x in quantized(job).items())
+
+
+def test_what_is_written_is_what_was_tuned(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = make_job(checkpoint("llama"), COURSE, data=IDS)
+    done = list(quantize_blocks(job))
+    write_blocks([(job, done)], tmp_path / "out", tokenizer=None)
+    model = load(tmp_path / "out", device="cpu", dense=True)
+    for output in done:
+        for name, layer in output.layers.items():
+            weight = model.get_submodule(name).weight
+            assert torch.equal(weight, dense_weight(layer))  # type: ignore[arg-type]
+
+
+def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]) -> None:
+    values = {**COURSE, "output.format": "gguf:q8_0", "distill.steps": 2}
+    job = make_job(checkpoint("llama"), values, data=IDS)
+    assert any("distill is left out for gguf:q8_0" in note for note in job.plan.notes)
+    assert not distills(job.recipe, job.plan)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
+    model = make_model(kind)
+    values = {**COURSE, "distill.codes": True, "tuning.compute_dtype": dtype}
+    job = make_job(model, values, data=IDS)
+    assert job.graphs
+    again, held = quantized(replace(job, graphs=False)), quantized(job)
+    for name, layer in again.items():
+        assert torch.equal(layer.codes, held[name].codes)
+        assert torch.equal(layer.scale, held[name].scale)
+
+
+def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama")
+    course, _ = course_of(replace(make_job(model, COURSE, data=IDS), graphs=False))
+    runs: list[int] = []
+    visit = stage._visit
+
+    def counted(course: stage._Course, block: stage._Block, *rest: torch.Tensor) -> stage._Visit:
+        runs.append(block.number)
+        return visit(course, block, *rest)
+
+    monkeypatch.setattr(stage, "_visit", counted)
+    stage._gradients(course, torch.arange(4), units=0)
+    last = len(course.blocks) - 1
+    assert runs == [*range(last + 1), *range(last, -1, -1)]
+    runs.clear()
+    held = course._replace(job=replace(course.job, graphs=True))
+    stage._gradients(held, torch.arange(4), units=0)
+    assert runs == [*range(last + 1)]
