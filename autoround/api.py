@@ -19,20 +19,26 @@ from autoround.events import Sink, ignore
 from autoround.export.staging import check_output
 from autoround.formats.layouts import GGUF
 from autoround.mixed_precision.score_file import Scores
-from autoround.mixed_precision.search import Allocated, allocates, by_hand, choose, score
+from autoround.mixed_precision.search import (
+    ChosenAllocation,
+    choose_allocation,
+    has_budget,
+    score_layers,
+    to_layer_rules,
+)
 from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.model.stacked_experts import as_kept
+from autoround.model.stacked_experts import from_matrix
 from autoround.model.tokenizer import load_tokenizer
 from autoround.pipeline import Request, prepare, run, scoring_job, write_blocks
 from autoround.planning.hyperparameters import needs_data
 from autoround.planning.plan import make_plan
 from autoround.recipe.allocate import AllocateOptions
-from autoround.recipe.load import Given, load_recipe
+from autoround.recipe.load import OverrideSource, load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import check_leftover
-from autoround.session.session import BlockOutput, Job
+from autoround.session.session import BlockOutput, Session
 from autoround.tuning.block import quantize_blocks
 from autoround.types import Destination, Estimate, Plan, QuantizedTensor, RunResult
 
@@ -109,7 +115,7 @@ def allocate(
     data: object | None = None,
     work_dir: Path | None = None,
     sink: Sink = ignore,
-) -> tuple[Recipe, Allocated, Scores]:
+) -> tuple[Recipe, ChosenAllocation, Scores]:
     """Find the bits of every layer under a recipe's budget, without quantizing anything.
 
     Returns the recipe with a rule for each layer in place of the budget, what it was chosen from
@@ -122,16 +128,16 @@ def allocate(
         AutoRoundError: the recipe has no budget, or one that cannot be met.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    if not allocates(loaded):
+    if not has_budget(loaded):
         raise UsageError(
             "this recipe has no budget: set allocate.avg_bits, allocate.target_size or "
             "allocate.max_kl"
         )
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
     job = scoring_job(_computing(request), sink=sink)
-    scores = score(job, folder=work_dir)
-    found = choose(loaded, job.skeleton, job.plan, scores)
-    return by_hand(loaded, found, job.plan.outputs[0]), found, scores
+    scores = score_layers(job, folder=work_dir)
+    found = choose_allocation(loaded, job.skeleton, job.plan, scores)
+    return to_layer_rules(loaded, found, job.plan.outputs[0]), found, scores
 
 
 def make_request(
@@ -208,7 +214,7 @@ class AutoRound:
 
     def __post_init__(self) -> None:
         self._outputs: list[BlockOutput] | None = None
-        self._job: Job | None = None
+        self._job: Session | None = None
         self._resolve("auto_round")
 
     def quantize(self) -> tuple[nn.Module, dict[str, QuantizedTensor]]:
@@ -242,10 +248,10 @@ class AutoRound:
         job = self._replanned(self._job, format)
         return write_blocks([(job, self._outputs)], output, tokenizer=self.tokenizer)
 
-    def _replanned(self, job: Job, format: str) -> Job:
+    def _replanned(self, job: Session, format: str) -> Session:
         """Give a finished job another format, where its codes can be held in it."""
         recipe = self._resolve(format)
-        if allocates(recipe):
+        if has_budget(recipe):
             # What a budget came to is settled.
             settled = {"layers": job.recipe.layers, "allocate": AllocateOptions()}
             recipe = recipe.model_copy(update=settled)
@@ -327,7 +333,7 @@ class AutoRound:
         for name, layer in layers.items():
             own = planned[name]
             weight = dense.get_parameter(own.tensor)
-            found = as_kept(own, dense_weight(layer)).to(weight.device, weight.dtype)
+            found = from_matrix(own, dense_weight(layer)).to(weight.device, weight.dtype)
             if own.tensor in self._job.skeleton.tied:
                 # The embeddings keep their weight; the head gets one of its own.
                 dense.get_submodule(name).weight = nn.Parameter(found, requires_grad=False)
@@ -340,7 +346,7 @@ def given_values(given: Mapping[str, tuple[object, str]]) -> dict[str, object]:
     """Keep the values that were given, each with the word that gave it for errors."""
     return {
         # A list of rules is too long for a message, which names the rule by its number.
-        path: value if path == "layers" else Given(value, f"{word}={value!r}")
+        path: value if path == "layers" else OverrideSource(value, f"{word}={value!r}")
         for path, (value, word) in given.items()
         if value is not None
     }

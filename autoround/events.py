@@ -44,7 +44,7 @@ class BlockDone:
 
 
 @dataclass(frozen=True, slots=True)
-class DistillStep:
+class EndToEndStep:
     """One step of the descent over the whole model is done; ``loss`` is of its own batch.
 
     before: the loss of before the descent, with the one of after it, on samples it did not
@@ -82,7 +82,7 @@ class Finished:
 
 
 Event: TypeAlias = (
-    Planned | StageStarted | StepDone | BlockDone | DistillStep | Scored | Warned | Finished
+    Planned | StageStarted | StepDone | BlockDone | EndToEndStep | Scored | Warned | Finished
 )
 Sink: TypeAlias = Callable[[Event], None]
 

@@ -15,30 +15,30 @@ from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
 from autoround.errors import OutputError
 from autoround.events import Finished, Planned, Sink, StageStarted, Warned
-from autoround.export.gguf_writer import GgufOutput, gguf_fields
-from autoround.export.safetensors_writer import CheckpointOutput, Output
-from autoround.export.shards import Writer
+from autoround.export.gguf_writer import GgufWriter, gguf_fields
+from autoround.export.safetensors_writer import OutputWriter, SafetensorsWriter
+from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging, check_output, check_room
-from autoround.export.verify import Rehearsal
+from autoround.export.verify import ReadBackCheck
 from autoround.formats import layouts
 from autoround.formats.registry import is_gguf
-from autoround.mixed_precision.budget import FILE, resolved, resumed
-from autoround.mixed_precision.search import allocates
+from autoround.mixed_precision.budget import FILE, resolve_budget, restore_budget
+from autoround.mixed_precision.search import has_budget
 from autoround.model.skeleton import Skeleton
-from autoround.planning.calibration import calibration_tokens
+from autoround.planning.calibration import load_calibration
 from autoround.planning.estimate import disk_bytes, make_estimate
-from autoround.planning.memory import host_budget, refuse_too_little, warnings_of
+from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
 from autoround.planning.plan import make_plan
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import (
+    attach_journal,
     check_rooms,
-    finished_before,
+    completed_results,
     journal_for,
-    settled,
-    with_journal,
-    written_plan,
+    plan_record,
+    with_measured_dtype,
 )
-from autoround.session.session import BlockOutput, Job
+from autoround.session.session import BlockOutput, Session
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import quantize_blocks
 from autoround.types import BlockResult, Destination, Estimate, OutputPlan, Plan, RunResult
@@ -66,7 +66,7 @@ def prepare(
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
     scoring: Path | bool = True,
-) -> tuple[Job, Estimate]:
+) -> tuple[Session, Estimate]:
     """Check everything that can be checked before the first block, plan, and tell the cost.
 
     max_memory: bytes that the run may use; what is beyond goes to the disk where it can.
@@ -77,13 +77,13 @@ def prepare(
     Raises:
         AutoRoundError: whatever would stop the run before its first block.
     """
-    if allocates(request.recipe):
+    if has_budget(request.recipe):
         recipe, allocation = _by_hand(request, sink, about, scoring)
         request = replace(request, recipe=recipe)
         job, estimate = prepare(request, sink=sink, max_memory=max_memory, about=about)
         return replace(job, allocation=allocation), estimate
     tokens, plan = _planned(request)
-    plan = settled(request.recipe, plan, runtime=request.runtime, about=about)
+    plan = with_measured_dtype(request.recipe, plan, runtime=request.runtime, about=about)
     for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
         # A tokenizer that cannot be written is better told now.
         gguf_fields(
@@ -98,17 +98,17 @@ def prepare(
     )
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
-    for warning in warnings_of(estimate, request.recipe, request.runtime, budget):
+    for warning in memory_warnings(estimate, request.recipe, request.runtime, budget):
         sink(Warned(warning))
     _tell_of_fallbacks(request, sink)
-    job = Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+    job = Session(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
     held = replace(job, resident=estimate.streams_on_device, graphs=estimate.graphs_held)
     return held, estimate
 
 
 def _planned(request: Request) -> tuple[Tokens | None, Plan]:
     """Read the calibration data, and resolve the recipe against the model."""
-    tokens, what = calibration_tokens(
+    tokens, what = load_calibration(
         request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
     )
     plan = make_plan(
@@ -133,20 +133,20 @@ def _by_hand(
 ) -> tuple[Recipe, dict[str, Any]]:
     """Turn a recipe with a budget into one by hand; a run that goes on has done that before."""
     if about is not None:
-        return resumed(request.recipe, about)
+        return restore_budget(request.recipe, about)
     job = scoring_job(request, sink=sink)
     folder = scoring if isinstance(scoring, Path) else None
-    return resolved(job, folder=folder, may_score=scoring is not False)
+    return resolve_budget(job, folder=folder, may_score=scoring is not False)
 
 
-def scoring_job(request: Request, *, sink: Sink) -> Job:
+def scoring_job(request: Request, *, sink: Sink) -> Session:
     """Return the job of a recipe as if it had no budget: what layers are judged in.
 
     Raises:
         AutoRoundError: model, data and recipe do not go together.
     """
     tokens, plan = _planned(request)
-    return Job(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+    return Session(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
 
 
 def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
@@ -167,7 +167,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             about=about,
             scoring=place.work_dir or True,
         )
-        before = finished_before(place.folder, job.plan) if place.resume else None
+        before = completed_results(place.folder, job.plan) if place.resume else None
         if before is not None:
             sink(StageStarted("resume", f"{place.folder} is complete"))
             journal.clear()
@@ -177,7 +177,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
         check_room(place.folder, size)
         jobs = [replace(job, plan=plan) for plan in (job.plan, *job.plan.passes[1:])]
         if check_rooms(place, job, output=size, estimate=estimate):
-            jobs = with_journal(jobs, journal, about, estimate=estimate)
+            jobs = attach_journal(jobs, journal, about, estimate=estimate)
         elif estimate.journal_bytes:
             sink(Warned(_no_journal(estimate)))
         sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
@@ -199,7 +199,7 @@ def _no_journal(estimate: Estimate) -> str:
 
 
 def write_blocks(
-    jobs: Sequence[tuple[Job, Iterable[BlockOutput]]], output: Path, *, tokenizer: Any
+    jobs: Sequence[tuple[Session, Iterable[BlockOutput]]], output: Path, *, tokenizer: Any
 ) -> RunResult:
     """Write blocks as they come, then everything around them, and finish the folder.
 
@@ -240,7 +240,7 @@ def write_blocks(
     )
 
 
-def _result(job: Job, results: Sequence[BlockResult], output: Path) -> RunResult:
+def _result(job: Session, results: Sequence[BlockResult], output: Path) -> RunResult:
     layers = [x for block in job.plan.blocks for x in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
     return RunResult(
@@ -255,13 +255,15 @@ def _result(job: Job, results: Sequence[BlockResult], output: Path) -> RunResult
     )
 
 
-def _rehearsal(job: Job) -> Rehearsal:
+def _rehearsal(job: Session) -> ReadBackCheck:
     ids = None if job.tokens is None else job.tokens.ids
-    return Rehearsal(job.skeleton, job.plan, ids=ids)
+    return ReadBackCheck(job.skeleton, job.plan, ids=ids)
 
 
 def _tuned(
-    blocks: Iterable[BlockOutput], opened: Sequence[Output], rehearsals: Sequence[Rehearsal]
+    blocks: Iterable[BlockOutput],
+    opened: Sequence[OutputWriter],
+    rehearsals: Sequence[ReadBackCheck],
 ) -> Iterator[BlockResult]:
     """Hand finished blocks to all outputs, and run the rehearsals, which some of them share."""
     for block in blocks:
@@ -274,7 +276,9 @@ def _tuned(
         yield block.result
 
 
-def _write_rest(job: Job, opened: Sequence[Output], results: Sequence[BlockResult]) -> None:
+def _write_rest(
+    job: Session, opened: Sequence[OutputWriter], results: Sequence[BlockResult]
+) -> None:
     """Hand over what lies outside the blocks, and the reports."""
     for name in job.skeleton.names_outside_blocks():
         tensors = job.skeleton.read([name])
@@ -288,20 +292,22 @@ def _write_rest(job: Job, opened: Sequence[Output], results: Sequence[BlockResul
         _write_reports(target, job, results)
 
 
-def open_output(job: Job, part: OutputPlan, root: Path, stack: ExitStack, tokenizer: Any) -> Output:
+def open_output(
+    job: Session, part: OutputPlan, root: Path, stack: ExitStack, tokenizer: Any
+) -> OutputWriter:
     """Open the output of one format; it is completed by its ``finish``."""
     folder = root / part.folder
     if is_gguf(part):
         staging = stack.enter_context(Staging(folder))
         _write_side_files(staging, job, tokenizer)
-        return GgufOutput(staging, job.plan, part, skeleton=job.skeleton, tokenizer=tokenizer)
-    writer = Writer(folder, max_shard_bytes=job.recipe.output.max_shard_bytes)
+        return GgufWriter(staging, job.plan, part, skeleton=job.skeleton, tokenizer=tokenizer)
+    writer = ShardWriter(folder, max_shard_bytes=job.recipe.output.max_shard_bytes)
     writer = stack.enter_context(writer)
     _write_side_files(writer, job, tokenizer)
-    return CheckpointOutput(writer, job.plan, part, job.skeleton)
+    return SafetensorsWriter(writer, job.plan, part, job.skeleton)
 
 
-def _write_side_files(staging: Staging, job: Job, tokenizer: Any) -> None:
+def _write_side_files(staging: Staging, job: Session, tokenizer: Any) -> None:
     """Write what goes with a model whatever its weights are: tokenizer, generation, licence."""
     if job.skeleton.folder is not None:
         staging.copy_side_files(job.skeleton.folder)
@@ -313,9 +319,9 @@ def _write_side_files(staging: Staging, job: Job, tokenizer: Any) -> None:
         tokenizer.save_pretrained(staging.staging)
 
 
-def _write_reports(target: Output, job: Job, results: Sequence[BlockResult]) -> None:
+def _write_reports(target: OutputWriter, job: Session, results: Sequence[BlockResult]) -> None:
     target.add_text("recipe.yaml", job.recipe.to_yaml())
-    target.add_text("plan.json", to_json(written_plan(job.plan), indent=1) + "\n")
+    target.add_text("plan.json", to_json(plan_record(job.plan), indent=1) + "\n")
     if job.allocation is not None:
         target.add_text(FILE, to_json(job.allocation, indent=1) + "\n")
     lines = [to_json(dataclasses.asdict(result)) for result in results]

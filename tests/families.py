@@ -20,7 +20,7 @@ from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.pipeline import Request, run
 from autoround.planning.estimate import make_estimate
 from autoround.planning.plan import make_plan
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.tuning.block import quantize_blocks
 from autoround.types import Plan
 
@@ -136,7 +136,7 @@ def tune_on(skeleton: Skeleton, ids: Tensor, media: list[Media]) -> list[tuple[f
     make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
     lengths = torch.full((len(ids),), ids.shape[1])
     tokens = Tokens(ids, lengths, "images", tuple(media))
-    job = Job(plan, recipe, skeleton, runtime, tokens, ignore)
+    job = Session(plan, recipe, skeleton, runtime, tokens, ignore)
     results = [output.result for output in quantize_blocks(job)]
     losses = [(r.loss_before, r.loss_after) for r in results]
     return [pair for pair in losses if pair[0] == pair[0]]

@@ -29,7 +29,7 @@ CALLS: tuple[tuple[Any, str], ...] = (
     (Path, "unlink"),
     (Spool, "add"),
     (Spool, "finish"),
-    (streams.StreamFiles, "write"),
+    (streams.ActivationFiles, "write"),
     (records, "save_file"),
 )
 #: Calls that an error may come from on a full disk.

@@ -18,7 +18,7 @@ from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.pipeline import Request, prepare
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.tuning.block import quantize_blocks
 from autoround.types import QuantizedTensor
 
@@ -27,15 +27,15 @@ SMALL: dict[str, object] = {
     "scheme.group_size": 32,
     "tuning.iters": 4,
     "tuning.batch_size": 2,
-    "tuning.checks": 2,
-    "tuning.check_samples": 4,
+    "tuning.num_validations": 2,
+    "tuning.validation_samples": 4,
     "tuning.compute_dtype": "float32",
     "calibration.nsamples": 4,
     "calibration.seqlen": 16,
     "output.dtype": "float32",
 }
 #: Plain rounding of the weights, which needs no data.
-NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init": "minmax"}
+NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
 
 
 def small(values: dict[str, object] | None = None) -> Recipe:
@@ -49,7 +49,7 @@ def make_job(
     *,
     data: object | None = None,
     sink: Any = ignore,
-) -> Job:
+) -> Session:
     """Prepare a run of a small recipe on the CPU."""
     if not isinstance(model, Skeleton):
         model = adopt_model(model) if isinstance(model, nn.Module) else open_model(model)
@@ -57,7 +57,7 @@ def make_job(
     return prepare(request, sink=sink)[0]
 
 
-def quantized(job: Job) -> dict[str, QuantizedTensor]:
+def quantized(job: Session) -> dict[str, QuantizedTensor]:
     """Run all blocks of a job; return the quantized layers by name."""
     return {n: q for output in quantize_blocks(job) for n, q in output.layers.items()}
 

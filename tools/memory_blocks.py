@@ -66,15 +66,15 @@ def ours(args: argparse.Namespace, model: Path, output: Path) -> None:
 
     values: dict[str, object] = {
         "tuning.iters": STEPS,
-        "tuning.init": init,
+        "tuning.init_scale": init,
         "tuning.batch_size": BATCH,
-        "tuning.checks": 1,
-        "tuning.check_samples": 2,
+        "tuning.num_validations": 1,
+        "tuning.validation_samples": 2,
         "calibration.nsamples": SAMPLES,
         "calibration.seqlen": SEQLEN,
         "output.format": formats,
-        "distill.steps": distill,
-        "distill.batch_size": BATCH,
+        "end_to_end.steps": distill,
+        "end_to_end.batch_size": BATCH,
         "scheme.group_size": 64,
     }
     ids = torch.randint(0, CONFIG["vocab_size"], (SAMPLES, SEQLEN))

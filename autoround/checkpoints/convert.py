@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.checkpoints.packed_layers import held_layers
+from autoround.checkpoints.packed_layers import match_packed_layers
 from autoround.core.dtypes import DTYPES
 from autoround.errors import FormatError, ModelError
-from autoround.export.safetensors_writer import as_written, lay_out
-from autoround.export.shards import Writer
+from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
+from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging, check_output, check_room
 from autoround.formats import layouts, registry
 from autoround.formats.adapt import adapt, inexact
@@ -91,7 +91,12 @@ def convert(
         whole = stack.enter_context(Staging(output)) if len(formats) > 1 else None
         root = output if whole is None else whole.staging
         writers = [
-            (part, stack.enter_context(Writer(root / part.folder, max_shard_bytes=MAX_SHARD_BYTES)))
+            (
+                part,
+                stack.enter_context(
+                    ShardWriter(root / part.folder, max_shard_bytes=MAX_SHARD_BYTES)
+                ),
+            )
             for part in plan.outputs
         ]
         for name in source.stored:
@@ -119,7 +124,7 @@ def _open(folder: Path) -> _Source:
         raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
     built = build_empty(folder)
     files = CheckpointSource(folder)
-    unpacking, layers = held_layers(built, files, quantization)
+    unpacking, layers = match_packed_layers(built, files, quantization)
     stored = unpacking.layers
     if not stored:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
@@ -186,7 +191,7 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
 
 
 def _convert_layer(
-    source: _Source, name: str, writers: Sequence[tuple[OutputPlan, Writer]]
+    source: _Source, name: str, writers: Sequence[tuple[OutputPlan, ShardWriter]]
 ) -> tuple[QuantizedTensor, int, str]:
     """Carry one layer over; returns it, the groups that moved, and what was lost."""
     scheme, packing = source.stored[name]
@@ -220,7 +225,7 @@ def _convert_layer(
         changed = inexact(fitted.layer, part.packing, DTYPES[part.dtype])
         lost += [f"{changed} in {part.format}"] if changed else []
         turned = [name] if name in source.transposed else []
-        found = lay_out({name: fitted.layer}, part, transposed=turned)
+        found = layer_tensors({name: fitted.layer}, part, transposed=turned)
         if order is not None:
             found[f"{name}.g_idx"] = order
         writer.add(found)
@@ -237,7 +242,7 @@ def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> T
     return None if torch.equal(index, plain) else index
 
 
-def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, Writer]]) -> None:
+def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> None:
     owned = {f"{name}.{part}" for name in source.stored for part in layouts.PARTS}
     for name in source.files.headers():
         if name in owned:
@@ -248,7 +253,7 @@ def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, Writer]]) ->
             raise ModelError(f"{source.folder}: tensor {name} holds NaN")
         for part, writer in writers:
             own = {part.dtype: tensors} if part.dtype == source.plan.dtype else {}
-            writer.add(own.get(part.dtype) or as_written(part, tensors))
+            writer.add(own.get(part.dtype) or in_output_dtype(part, tensors))
 
 
 def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
@@ -261,7 +266,7 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     return dataclasses.replace(plan, blocks=blocks, kept=found(plan.kept))
 
 
-def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Writer]]) -> int:
+def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> int:
     size = 0
     for part, writer in writers:
         dropped = ("torch_dtype", "quantization_config", "quantization")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autoround.checkpoints.packed_layers import held_layers
+from autoround.checkpoints.packed_layers import match_packed_layers
 from autoround.errors import FormatError, ModelError
 from autoround.formats.auto_round.config import PACKING_AWQ
 from autoround.formats.checkpoints import Stored, method_of
@@ -101,7 +101,7 @@ def _stored(folder: Path, quantization: Mapping[str, Any]) -> dict[str, Stored]:
         built = build_empty(folder)
     except ModelError:
         return UnpackingSource(files, quantization).layers  # what is in the files can be told
-    return held_layers(built, files, quantization)[0].layers
+    return match_packed_layers(built, files, quantization)[0].layers
 
 
 def _size(header: Header) -> int:

@@ -23,7 +23,7 @@ from autoround.types import LayerPlan
 KEPT = "kept in the checkpoint"
 
 
-def held_layers(
+def match_packed_layers(
     model: nn.Module, files: CheckpointSource, quantization: Mapping[str, Any]
 ) -> tuple[UnpackingSource, dict[str, list[LayerPlan]]]:
     """Return a checkpoint's packed layers, and all layers of the model as its files have them.

@@ -158,10 +158,10 @@ def resolve_recipe(
     name: str, flags: Mapping[str, object], *, overrides: Sequence[str] | None
 ) -> Recipe:
     """Load a recipe with the options that were given on the command line."""
-    from autoround.recipe.load import Given, load_recipe
+    from autoround.recipe.load import OverrideSource, load_recipe
 
     values: dict[str, object] = {
-        (PATHS | ALLOCATE_PATHS)[flag]: Given(value, _spell(flag, value))
+        (PATHS | ALLOCATE_PATHS)[flag]: OverrideSource(value, _spell(flag, value))
         for flag, value in flags.items()
         if value is not None
     }

@@ -22,7 +22,7 @@ from autoround.errors import AutoRoundError, OutputError
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.mixed_precision.budget import predicted_kl
-from autoround.mixed_precision.search import Allocated
+from autoround.mixed_precision.search import ChosenAllocation
 from autoround.model.embedded import embedded_model
 from autoround.model.locate import gguf_file, locate_model
 from autoround.recipe.schema import Recipe
@@ -127,7 +127,7 @@ def allocate_and_report(
             typer.echo(f"written      {path}")
 
 
-def _drawing(found: Allocated) -> str:
+def _drawing(found: ChosenAllocation) -> str:
     """Draw size against predicted loss: the best allocations, this one, and uniform ones."""
     corners = [Point("", 8 * c.size / found.weights, c.loss) for c in found.corners]
     chosen = Point(f"chosen, {found.bits:.2f} bits", found.bits, found.loss)

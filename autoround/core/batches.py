@@ -73,7 +73,7 @@ def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
         yield from (order[i : i + size] for i in range(0, count - size + 1, size))
 
 
-class Feed:
+class BatchLoader:
     """Batches of samples, the next one on its way while one is computed with.
 
     tensors: [n, ...] each, on any device. order: yields the rows of each batch, int64 [batch].

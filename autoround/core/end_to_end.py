@@ -32,9 +32,9 @@ EPSILON = 1e-12
 #: Share of the steps over which the rate rises.
 WARM_UP = 0.1
 #: Units of a lean in half a level; a lean is a signed byte.
-HALF = 127
+VOTES_PER_HALF_LEVEL = 127
 #: Half a level in standard deviations of where gradients of random signs would lead a code.
-SURE = 3.0
+SIGMAS = 3.0
 
 
 class AdamState(NamedTuple):
@@ -56,7 +56,7 @@ def init(params: Sequence[Tensor], *, rates: Sequence[float], steps: int) -> Ada
     return AdamState(means, squares, tuple(rates), 0, steps)
 
 
-def rate_of(bits: int) -> float:
+def learning_rate_for(bits: int) -> float:
     """Return a rate for the scales of a grid: the fewer levels, the more there is to mend.
 
     1e-3 at 4 bits, where four times as much does harm, and 8e-3 at 2, where half as much learns
@@ -65,7 +65,7 @@ def rate_of(bits: int) -> float:
     return 0.064 / math.pow(8.0, bits / 2.0)
 
 
-def rate_at(step: int, *, rate: float, steps: int) -> float:
+def learning_rate_at(step: int, *, rate: float, steps: int) -> float:
     """Return the rate of a step: a short rise, then linearly to zero."""
     rise = max(1.0, WARM_UP * steps)
     return rate * min(1.0, (step + 1) / rise) * (1.0 - step / steps)
@@ -78,14 +78,14 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: AdamState)
     first, second = 1.0 - BETAS[0] ** number, 1.0 - BETAS[1] ** number
     held = zip(params, grads, state.means, state.squares, state.rates, strict=True)
     for param, grad, mean, square, highest in held:
-        rate = rate_at(state.step, rate=highest, steps=state.steps)
+        rate = learning_rate_at(state.step, rate=highest, steps=state.steps)
         mean.lerp_(grad, 1.0 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(grad, grad, value=1.0 - BETAS[1])
         param.addcdiv_(mean, (square / second).sqrt_().add_(EPSILON), value=-rate / first)
     return state._replace(step=number)
 
 
-def factors_of(layer: QuantizedTensor) -> Tensor:
+def unit_factors(layer: QuantizedTensor) -> Tensor:
     """Return the factors to start from: ones, float32 [rows, groups, 1]."""
     return torch.ones((*layer.scale.shape, 1), dtype=torch.float32, device=layer.scale.device)
 
@@ -101,7 +101,7 @@ def scaled_weight(layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype)
     return from_groups(levels.mul_(stored).to(dtype), tuple(layer.codes.shape))
 
 
-class Lean(NamedTuple):
+class SignVotes(NamedTuple):
     """How far the codes of a layer lean, and by how much a step adds to it.
 
     leans: int8 [out, in], in units of which half a level has HALF.
@@ -111,17 +111,21 @@ class Lean(NamedTuple):
     units: int
 
 
-def lean_at(step: int, *, steps: int) -> int:
+def votes_at(step: int, *, steps: int) -> int:
     """Return the units of a step: as the rate of scales, it rises and falls linearly to zero.
 
     A sum of ``steps`` random signs times a rate that falls linearly to zero has a standard
     deviation of ``rate * sqrt(steps / 3)``; half a level is SURE of these.
     """
-    return round(rate_at(step, rate=HALF / (SURE * math.sqrt(steps / 3.0)), steps=steps))
+    return round(
+        learning_rate_at(
+            step, rate=VOTES_PER_HALF_LEVEL / (SIGMAS * math.sqrt(steps / 3.0)), steps=steps
+        )
+    )
 
 
 @torch.no_grad()
-def scale_gradient(layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None) -> Tensor:
+def scale_gradient(layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None) -> Tensor:
     """Return the gradient of a layer's factors; let its codes lean and move, in place.
 
     grad: [out, in], gradient of the unpacked weight, any float dtype.
@@ -135,11 +139,15 @@ def scale_gradient(layer: QuantizedTensor, grad: Tensor, lean: Lean | None = Non
     if lean is not None and lean.units:
         signs = from_groups(upstream.sign().mul_(scale.sign()), tuple(layer.codes.shape))
         leaned = lean.leans - (signs * lean.units).to(torch.int16)
-        moves = (leaned > HALF).to(torch.int16) - (leaned < -HALF).to(torch.int16)
+        moves = (leaned > VOTES_PER_HALF_LEVEL).to(torch.int16) - (
+            leaned < -VOTES_PER_HALF_LEVEL
+        ).to(torch.int16)
         codes = layer.codes.to(torch.int16)
         moved = (codes + moves).clamp_(0, 2**layer.scheme.bits - 1)
         # A code at the end of the grid stays there, leaning outwards as far as it can.
-        leaned.sub_((moved - codes) * (2 * HALF)).clamp_(-HALF, HALF)
+        leaned.sub_((moved - codes) * (2 * VOTES_PER_HALF_LEVEL)).clamp_(
+            -VOTES_PER_HALF_LEVEL, VOTES_PER_HALF_LEVEL
+        )
         layer.codes.copy_(moved)
         lean.leans.copy_(leaned)
     return found

@@ -13,7 +13,7 @@ from autoround.core.grid import Nested
 from autoround.types import PLAIN, Scheme
 
 
-class Kind(NamedTuple):
+class GgufType(NamedTuple):
     """One block type.
 
     bits, group_size, sym: as in a scheme. nested: how its scales are held.
@@ -33,23 +33,23 @@ class Kind(NamedTuple):
 
 
 #: Every kind that is not plain.
-KINDS = {
-    "q4_1": Kind(4, 32, False, Nested(1, 1, 1), 0),
-    "q5_1": Kind(5, 32, False, Nested(1, 1, 1), 0),
-    "q2_k": Kind(2, 16, False, Nested(16, 0, 15), 4),
-    "q3_k": Kind(3, 16, True, Nested(16, -32, 31), 6),
-    "q4_k": Kind(4, 32, False, Nested(8, 0, 63), 6),
-    "q5_k": Kind(5, 32, False, Nested(8, 0, 63), 6),
-    "q6_k": Kind(6, 16, True, Nested(16, -128, 127), 8),
+NESTED_TYPES = {
+    "q4_1": GgufType(4, 32, False, Nested(1, 1, 1), 0),
+    "q5_1": GgufType(5, 32, False, Nested(1, 1, 1), 0),
+    "q2_k": GgufType(2, 16, False, Nested(16, 0, 15), 4),
+    "q3_k": GgufType(3, 16, True, Nested(16, -32, 31), 6),
+    "q4_k": GgufType(4, 32, False, Nested(8, 0, 63), 6),
+    "q5_k": GgufType(5, 32, False, Nested(8, 0, 63), 6),
+    "q6_k": GgufType(6, 16, True, Nested(16, -128, 127), 8),
 }
 
 
-def scheme_of_kind(name: str) -> Scheme:
+def scheme_of_type(name: str) -> Scheme:
     """Return the scheme of a kind."""
-    kind = KINDS[name]
+    kind = NESTED_TYPES[name]
     return Scheme(kind.bits, kind.group_size, kind.sym, name)
 
 
 def nested_of(scheme: Scheme) -> Nested | None:
     """Return how a scheme holds its scales; None for one float16 each."""
-    return None if scheme.kind == PLAIN else KINDS[scheme.kind].nested
+    return None if scheme.kind == PLAIN else NESTED_TYPES[scheme.kind].nested

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.grid import Levels, from_groups, levels_of
-from autoround.core.panel import Panel, round_panel
-from autoround.core.rtn import Task
+from autoround.core.panel import ColumnBlock, gptq_block
+from autoround.core.rtn import Target
 
 #: What is added to the correlations' diagonal: calibration has few tokens, and what a column is
 #: told of the others is worth the less the fewer there are. (Chosen at 8 thousand tokens.)
@@ -31,10 +31,10 @@ FLOOR = 1e-6
 #: Columns between two updates of all that come after.
 COLUMNS = 64
 #: What rounds the columns of a panel; see round_panel.
-Rounded = Callable[[Panel], tuple[Tensor, Tensor]]
+Rounded = Callable[[ColumnBlock], tuple[Tensor, Tensor]]
 
 
-class Factor(NamedTuple):
+class InverseCholesky(NamedTuple):
     """What compensation needs of a Gram matrix; layers of the same input share it.
 
     order: int64 [in], columns by how strongly they are driven. upper: float32 [in, in], the
@@ -46,7 +46,7 @@ class Factor(NamedTuple):
 
 
 @torch.no_grad()
-def factor_of(gram: Tensor) -> Factor | None:
+def inverse_cholesky(gram: Tensor) -> InverseCholesky | None:
     """Factor the inverse of a Gram matrix.
 
     gram: float32 [in, in], sums of products of inputs. Returns None where it holds nothing or
@@ -67,11 +67,11 @@ def factor_of(gram: Tensor) -> Factor | None:
         return None
     upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     # Columns take its rows, and solvers leave it laid out by columns.
-    return Factor(order, (upper / root).contiguous())
+    return InverseCholesky(order, (upper / root).contiguous())
 
 
 @torch.no_grad()
-def compensated_offsets(task: Task, factor: Factor, *, rounded: Rounded = round_panel) -> Tensor:
+def gptq_offsets(task: Target, factor: InverseCholesky, *, rounded: Rounded = gptq_block) -> Tensor:
     """Return the offset of each weight once the errors of columns before it are made up for.
 
     rounded: what rounds the columns of a panel in turn. Returns float32 of the shape of the
@@ -90,7 +90,7 @@ def compensated_offsets(task: Task, factor: Factor, *, rounded: Rounded = round_
         part = slice(start, end)
         upper = factor.upper[part]
         aimed[part], errors = rounded(
-            Panel(
+            ColumnBlock(
                 weight[part],
                 scale[part],
                 low[part],
@@ -114,7 +114,7 @@ def _held(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
     return scale, -zero, torch.zeros_like(scale) if minimum is None else minimum
 
 
-def _columns(values: Tensor, task: Task, order: Tensor) -> Tensor:
+def _columns(values: Tensor, task: Target, order: Tensor) -> Tensor:
     """Lay values of groups out by columns, in their order: [in, rows]."""
     matrix = from_groups(values.expand(task.groups.shape), task.shape)
     return matrix[:, order].t().contiguous()

@@ -1,7 +1,7 @@
 """Integer grids: how weights are cut into groups, and which levels a group has.
 
 Every group has a range [lo, hi] that contains zero, and two clip factors that tuning
-moves. The effective range [lo * clip_lo, hi * clip_hi] fixes scale and zero point
+moves. The effective range [lo * min_scale, hi * max_scale] fixes scale and zero point
 (SignRound, arXiv 2309.05516, eq. 2-3):
 
 - asymmetric: levels 0 … 2**b - 1, ``scale = (hi' - lo') / (2**b - 1)`` and an integer
@@ -28,11 +28,11 @@ from torch import Tensor
 from autoround.types import PER_CHANNEL, PER_TENSOR
 
 #: Smallest magnitude of a scale: below it float16 has too few digits left.
-MIN_SCALE = 1e-5
+SMALLEST_SCALE = 1e-5
 #: Largest finite float16.
-MAX_SCALE = 65504.0
+LARGEST_SCALE = 65504.0
 #: Smallest positive float16: the least scale of a super-block.
-MIN_SUPER_SCALE = 2.0**-24
+SMALLEST_SUPER_SCALE = 2.0**-24
 
 
 class Nested(NamedTuple):
@@ -167,23 +167,23 @@ def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int, lowest_zer
 
 
 def round_scale(scale: Tensor) -> Tensor:
-    """Round a scale to what float16 holds, keeping its sign and at least MIN_SCALE.
+    """Round a scale to what float16 holds, keeping its sign and at least SMALLEST_SCALE.
 
-    scale: float32, any shape, may be negative. A zero scale becomes +MIN_SCALE.
+    scale: float32, any shape, may be negative. A zero scale becomes +SMALLEST_SCALE.
     """
-    magnitude = scale.abs().clamp(MIN_SCALE, MAX_SCALE).half().float()
+    magnitude = scale.abs().clamp(SMALLEST_SCALE, LARGEST_SCALE).half().float()
     return torch.where(scale < 0, -magnitude, magnitude)
 
 
-def scale_and_zero(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> tuple[Tensor, Tensor]:
+def scale_and_zero(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> tuple[Tensor, Tensor]:
     """Compute scale and zero point of every group from its clipped range.
 
-    clip_lo, clip_hi: float32 [rows, groups, 1], factors on the two ends of the range.
+    min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
     Returns float32 [rows, groups, 1] each; the zero point is integer-valued, counted
     from level 0, and is the constant 2**(bits-1) for a symmetric grid.
     """
-    lo = grid.lo * clip_lo
-    hi = grid.hi * clip_hi
+    lo = grid.lo * min_scale
+    hi = grid.hi * max_scale
     if grid.sym:
         half = 2 ** (grid.bits - 1)
         scale = round_scale(torch.where(-lo > hi, -lo, -hi) / half)
@@ -194,32 +194,32 @@ def scale_and_zero(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> tuple[Tensor
     return scale, zero
 
 
-def levels_of(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> Levels:
+def levels_of(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> Levels:
     """Compute the levels of every group from its clipped range, whatever holds its scale.
 
-    clip_lo, clip_hi: float32 [rows, groups, 1], factors on the two ends of the range.
+    min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
     """
     if grid.nested is None:
-        return Levels(*scale_and_zero(grid, clip_lo, clip_hi))
-    parts = nested_parts(grid, clip_lo, clip_hi)
-    scale = (parts.scale * parts.sub_scale).reshape(clip_lo.shape)
+        return Levels(*scale_and_zero(grid, min_scale, max_scale))
+    parts = nested_parts(grid, min_scale, max_scale)
+    scale = (parts.scale * parts.sub_scale).reshape(min_scale.shape)
     if parts.minimum is None or parts.sub_minimum is None:
         return Levels(scale, torch.full_like(scale, 2 ** (grid.bits - 1)))
-    minimum = (parts.minimum * parts.sub_minimum).reshape(clip_lo.shape)
+    minimum = (parts.minimum * parts.sub_minimum).reshape(min_scale.shape)
     return Levels(scale, torch.zeros_like(scale), minimum)
 
 
-def nested_parts(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> NestedParts:
+def nested_parts(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> NestedParts:
     """Round the scales and minima of every super-block to what its format holds.
 
-    clip_lo, clip_hi: float32 [rows, groups, 1], as for :func:`levels_of`.
+    min_scale, max_scale: float32 [rows, groups, 1], as for :func:`levels_of`.
     The largest scale of a super-block takes the last integer. No group gets the integer 0:
     a group of which nothing should be left has its codes at zero, which says the same.
     """
     assert grid.nested is not None
     groups, low, high = grid.nested
-    lo = (grid.lo * clip_lo).reshape(clip_lo.shape[0], -1, groups)
-    hi = (grid.hi * clip_hi).reshape(lo.shape)
+    lo = (grid.lo * min_scale).reshape(min_scale.shape[0], -1, groups)
+    hi = (grid.hi * max_scale).reshape(lo.shape)
     if grid.sym:
         raw = torch.where(-lo > hi, -lo, -hi) / 2 ** (grid.bits - 1)
         most, least = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
@@ -236,5 +236,5 @@ def nested_parts(grid: Grid, clip_lo: Tensor, clip_hi: Tensor) -> NestedParts:
 
 def _round_super(scale: Tensor) -> Tensor:
     """Round to what float16 holds, away from zero where it would vanish."""
-    magnitude = scale.abs().clamp(MIN_SUPER_SCALE, MAX_SCALE).half().float()
+    magnitude = scale.abs().clamp(SMALLEST_SUPER_SCALE, LARGEST_SCALE).half().float()
     return torch.where(scale < 0, -magnitude, magnitude)

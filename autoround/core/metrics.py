@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoround.core.gguf_types import KINDS
+from autoround.core.gguf_types import NESTED_TYPES
 from autoround.core.grid import group_width
 from autoround.types import PER_TENSOR, PLAIN, Scheme
 
@@ -26,7 +26,7 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
     layout stores it. Groups of a nested grid share the float16 of their super-block.
     """
     if scheme.kind != PLAIN:
-        kind = KINDS[scheme.kind]
+        kind = NESTED_TYPES[scheme.kind]
         parts = 1 if kind.sym else 2
         supers = shape[0] * -(-shape[1] // kind.block)
         held = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)

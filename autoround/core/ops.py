@@ -10,9 +10,9 @@ from torch import Tensor
 
 from autoround.core import end_to_end as distill
 from autoround.core import rounding, signsgd
-from autoround.core.end_to_end import Lean
+from autoround.core.end_to_end import SignVotes
 from autoround.core.grid import Grid
-from autoround.core.panel import Panel, round_panel
+from autoround.core.panel import ColumnBlock, gptq_block
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
@@ -51,7 +51,7 @@ class Ops(Protocol):
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
 
-    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round columns one after the other, each making up for those before it."""
 
     def scaled_weight(
@@ -60,7 +60,7 @@ class Ops(Protocol):
         """Unpack a layer with its scales multiplied."""
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
     ) -> Tensor:
         """Return the gradient of scale factors; codes may lean and move, in place."""
 
@@ -116,9 +116,9 @@ class TorchOps:
         """Move parameters against the signs of their gradients, in place."""
         return signsgd.step(params, grads, state=state)
 
-    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round columns one after the other, each making up for those before it."""
-        return round_panel(panel)
+        return gptq_block(panel)
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
@@ -127,7 +127,7 @@ class TorchOps:
         return distill.scaled_weight(layer, factor, dtype=dtype)
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
     ) -> Tensor:
         """Return the gradient of scale factors; codes may lean and move, in place."""
         return distill.scale_gradient(layer, grad, lean)

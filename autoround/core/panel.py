@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Panel(NamedTuple):
+class ColumnBlock(NamedTuple):
     """A run of columns, laid out in rows; all float32.
 
     weight: [columns, rows], may be overwritten. scale, low, minimum: [columns, rows], of each
@@ -25,7 +25,7 @@ class Panel(NamedTuple):
 
 
 @torch.no_grad()
-def round_panel(panel: Panel) -> tuple[Tensor, Tensor]:
+def gptq_block(panel: ColumnBlock) -> tuple[Tensor, Tensor]:
     """Round the columns of a panel in turn (GPTQ, arXiv 2210.17323, eq. 2-3).
 
     Returns what each weight was in units of its scale when its turn came, and the error that

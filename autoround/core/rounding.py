@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autoround.core.grid import MIN_SCALE, Grid, from_groups, levels_of, to_groups
+from autoround.core.grid import SMALLEST_SCALE, Grid, from_groups, levels_of, to_groups
 from autoround.types import QuantizedTensor
 
 #: Elements of one chunk: a few float32 temporaries of it fit a core's second-level cache.
@@ -38,12 +38,12 @@ class Rounding(NamedTuple):
     """What tuning learns about one tensor.
 
     value: float32 [rows, groups, width], offset of each weight in units of its scale.
-    clip_lo, clip_hi: float32 [rows, groups, 1], factors on the ends of the range.
+    min_scale, max_scale: float32 [rows, groups, 1], factors on the ends of the range.
     """
 
     value: Tensor
-    clip_lo: Tensor
-    clip_hi: Tensor
+    min_scale: Tensor
+    max_scale: Tensor
 
 
 def initial_rounding(groups: Tensor) -> Rounding:
@@ -87,12 +87,12 @@ class _FakeQuantize(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         value: Tensor,
-        clip_lo: Tensor,
-        clip_hi: Tensor,
+        min_scale: Tensor,
+        max_scale: Tensor,
         grid: Grid,
         dtype: torch.dtype,
     ) -> Tensor:
-        scale, zero, minimum = levels_of(grid, clip_lo, clip_hi)
+        scale, zero, minimum = levels_of(grid, min_scale, max_scale)
         out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for rows in _chunks(weight):
             shifted = weight[rows] if minimum is None else weight[rows] + minimum[rows]
@@ -102,7 +102,7 @@ class _FakeQuantize(torch.autograd.Function):
                 torch.mul(levels, scale[rows], out=out[rows])
             else:
                 torch.sub(levels.mul_(scale[rows]), minimum[rows], out=out[rows])
-        ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero, minimum)
+        ctx.save_for_backward(weight, value, min_scale, max_scale, scale, zero, minimum)
         ctx.grid = grid
         return out
 
@@ -111,7 +111,7 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[None, Tensor, Tensor | None, Tensor | None, None, None]:
-        weight, value, clip_lo, clip_hi, scale, zero, minimum = ctx.saved_tensors
+        weight, value, min_scale, max_scale, scale, zero, minimum = ctx.saved_tensors
         grid: Grid = ctx.grid
         grad_value = torch.empty_like(value)
         with_clips = bool(ctx.needs_input_grad[2] or ctx.needs_input_grad[3])
@@ -133,25 +133,25 @@ class _FakeQuantize(torch.autograd.Function):
             passed.mul_(scale[rows])
         if not with_clips:
             return None, grad_value, None, None, None, None
-        grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
+        grad_lo, grad_hi = clip_gradients(grid, min_scale, max_scale, scale, sums)
         return None, grad_value, grad_lo, grad_hi, None, None
 
 
 def clip_gradients(
-    grid: Grid, clip_lo: Tensor, clip_hi: Tensor, scale: Tensor, sums: Tensor
+    grid: Grid, min_scale: Tensor, max_scale: Tensor, scale: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Chain group sums of the upstream gradient G to the two clip factors.
 
     sums: [sum G*c, sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1], with W + m
     for W in nested grids; the third is absent for symmetric grids.
     """
-    lo, hi = grid.lo * clip_lo, grid.hi * clip_hi
+    lo, hi = grid.lo * min_scale, grid.hi * max_scale
     if grid.sym:
         half = 2 ** (grid.bits - 1)
         lower_wins = -lo > hi
         reach = torch.where(lower_wins, -lo, hi) / half
         # A scale held at its floor does not follow the range.
-        free = (reach >= MIN_SCALE) | (grid.nested is not None)
+        free = (reach >= SMALLEST_SCALE) | (grid.nested is not None)
         by_scale = (sums[0] - sums[1] / scale) * free / half
         nothing = torch.zeros_like(by_scale)
         return (
@@ -161,7 +161,7 @@ def clip_gradients(
     top = 2**grid.bits - 1
     by_scale = sums[0] - sums[1] / scale
     if grid.nested is None:
-        by_scale = (by_scale - lo / scale * sums[2]) * ((hi - lo) / top >= MIN_SCALE)
+        by_scale = (by_scale - lo / scale * sums[2]) * ((hi - lo) / top >= SMALLEST_SCALE)
     by_scale = by_scale / top
     return grid.lo * (sums[2] - by_scale), grid.hi * by_scale
 
@@ -184,7 +184,7 @@ def quantize(weight: Tensor, rounding: Rounding, *, grid: Grid) -> tuple[Tensor,
     zero uint8, both [rows, groups, 1]. Scales of a nested grid are float32, and there is
     more to know of them: :func:`autoround.core.grid.nested_parts`.
     """
-    scale, zero, minimum = levels_of(grid, rounding.clip_lo, rounding.clip_hi)
+    scale, zero, minimum = levels_of(grid, rounding.min_scale, rounding.max_scale)
     shifted = weight if minimum is None else weight + minimum
     levels = torch.addcdiv(rounding.value, shifted, scale).round_()
     clamp_levels(levels, zero, bits=grid.bits, sym=grid.sym)

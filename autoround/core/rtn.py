@@ -14,7 +14,7 @@ from autoround.core.grid import Grid
 from autoround.core.rounding import Rounding, initial_rounding
 
 
-class Task(NamedTuple):
+class Target(NamedTuple):
     """One tensor to quantize: its groups, their grid and its shape outside the core.
 
     groups: float32 [rows, groups, width]; shape: as the block stores it, with the
@@ -28,7 +28,7 @@ class Task(NamedTuple):
     offsets: Tensor | None = None
 
 
-def round_to_nearest(tasks: Mapping[str, Task]) -> dict[str, Rounding]:
+def round_to_nearest(tasks: Mapping[str, Target]) -> dict[str, Rounding]:
     """Return the rounding of every tensor with no clipping, and no offset but its task's."""
     found = {name: initial_rounding(task.groups) for name, task in tasks.items()}
     for name, task in tasks.items():

@@ -27,7 +27,7 @@ SPAN = 16
 
 
 @torch.no_grad()
-def drawn_gradient(logits: Tensor, *, generator: torch.Generator) -> Tensor:
+def sampled_gradient(logits: Tensor, *, generator: torch.Generator) -> Tensor:
     """Draw an answer at every position; returns the gradient of its negative logarithm.
 
     logits: [tokens, vocabulary]. Returns float32 of that shape: ``p - onehot(y)``.

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from autoround.core import signsgd
-from autoround.core.batches import Feed, Samples, Upload, batches
+from autoround.core.batches import BatchLoader, Samples, Upload, batches
 from autoround.core.grid import from_groups
 from autoround.core.loss import block_mse
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.rtn import Target, round_to_nearest
 
 #: Keeps gradients of small losses clear of underflow in 16-bit forwards; signs ignore it.
 LOSS_SCALE = 1000.0
@@ -34,7 +34,7 @@ Forward = Callable[[Mapping[str, Tensor], Tensor, Tensor | None], Tensor]
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
-class Means(NamedTuple):
+class DeviceHooks(NamedTuple):
     """What a device can do for the loop beside the operations.
 
     upload: bring samples to it while it computes. capture: record a step for tensors like the
@@ -45,7 +45,7 @@ class Means(NamedTuple):
     capture: Callable[[Step, Sequence[Tensor]], Step] | None = None
 
 
-class Problem(NamedTuple):
+class Reconstruction(NamedTuple):
     """A block as tuning sees it: a function of weights, what to round, what to match.
 
     steady: whether the block does the same whatever samples it is given, so that a step of it can
@@ -53,9 +53,9 @@ class Problem(NamedTuple):
     """
 
     forward: Forward
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Target]
     samples: Samples
-    means: Means = Means()
+    means: DeviceHooks = DeviceHooks()
     steady: bool = False
 
     @property
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
         return next(iter(self.tasks.values())).groups.device
 
 
-class Schedule(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Plain numbers of the descent.
 
     checks: how often the fixed batches are scored to choose the best iterate.
@@ -100,7 +100,7 @@ class Tuned(NamedTuple):
 OnStep = Callable[[int, float], None]
 
 
-def check_steps(iters: int, checks: int) -> frozenset[int]:
+def validation_steps(iters: int, checks: int) -> frozenset[int]:
     """Return the steps after which the fixed batches are scored, the last one among them.
 
     All lie in the second half: before it the rate is still too high to stop at.
@@ -109,7 +109,7 @@ def check_steps(iters: int, checks: int) -> frozenset[int]:
 
 
 def rounded_weights(
-    tasks: Mapping[str, Task], roundings: Mapping[str, Rounding], *, ops: Ops, dtype: torch.dtype
+    tasks: Mapping[str, Target], roundings: Mapping[str, Rounding], *, ops: Ops, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Fake-quantize every tensor and give it its real shape, in the compute dtype."""
     rounded = ops.fake_quantize_all(
@@ -124,11 +124,11 @@ def rounded_weights(
     }
 
 
-def check_loss(
-    problem: Problem,
+def validation_loss(
+    problem: Reconstruction,
     roundings: Mapping[str, Rounding],
     *,
-    schedule: Schedule,
+    schedule: Hyperparameters,
     ops: Ops,
     dtype: torch.dtype,
 ) -> float:
@@ -149,8 +149,8 @@ def check_loss(
 
 
 def tune(
-    problem: Problem,
-    schedule: Schedule,
+    problem: Reconstruction,
+    schedule: Hyperparameters,
     *,
     ops: Ops,
     dtype: torch.dtype,
@@ -163,19 +163,21 @@ def tune(
     batch, and the least of many noisy numbers is mostly luck.
     """
     now = round_to_nearest(problem.tasks)
-    score = partial(check_loss, problem, schedule=schedule, ops=ops, dtype=dtype)
+    score = partial(validation_loss, problem, schedule=schedule, ops=ops, dtype=dtype)
     before = score(now)
     if not schedule.iters:
         return Tuned(now, before, before, 0)
     keep = torch.device("cpu") if schedule.sparing else problem.device
     best = Tuned(_copy(now, keep), before, before, 0)
     values = [r.value.requires_grad_() for r in now.values()]
-    clips = [c for r in now.values() for c in (r.clip_lo, r.clip_hi)] if schedule.clip_rate else []
+    clips = (
+        [c for r in now.values() for c in (r.min_scale, r.max_scale)] if schedule.clip_rate else []
+    )
     params = [*values, *(clip.requires_grad_() for clip in clips)]
-    gradients = Gradients(problem, now, params, schedule=schedule, ops=ops, dtype=dtype)
+    gradients = GradientStep(problem, now, params, schedule=schedule, ops=ops, dtype=dtype)
     value_state = signsgd.init(schedule.rate, schedule.iters)
     clip_state = signsgd.init(schedule.clip_rate, schedule.iters)
-    checked = check_steps(schedule.iters, schedule.checks)
+    checked = validation_steps(schedule.iters, schedule.checks)
     for step in range(1, schedule.iters + 1):
         grads, loss = gradients.next()
         value_state = ops.sign_step(values, grads[: len(values)], state=value_state)
@@ -194,16 +196,16 @@ def tune(
     return best._replace(roundings=_copy(best.roundings, problem.device))
 
 
-class Gradients:
+class GradientStep:
     """Gradients of a step, batch after batch."""
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Reconstruction,
         roundings: Mapping[str, Rounding],
         params: Sequence[Tensor],
         *,
-        schedule: Schedule,
+        schedule: Hyperparameters,
         ops: Ops,
         dtype: torch.dtype,
     ) -> None:
@@ -211,7 +213,7 @@ class Gradients:
         self._schedule, self._ops, self._dtype = schedule, ops, dtype
         samples = problem.samples
         order = batches(samples.inputs.shape[0], schedule.batch_size, seed=schedule.seed)
-        self._feed = Feed(
+        self._feed = BatchLoader(
             samples.tensors(), order, device=problem.device, upload=problem.means.upload
         )
         self._captured: Step | None = None

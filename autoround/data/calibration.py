@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from autoround.data.encode import Encoder, Tokenizer, make_encoder
-from autoround.data.sampling import Drawn, Wish, draw
+from autoround.data.sampling import Sampled, SampleSpec, sample
 from autoround.data.sources import Source, open_source
 from autoround.data.spec import DatasetSpec, parse_datasets
 from autoround.data.tokens import Tokens, build_tokens
@@ -39,9 +39,9 @@ def tokens_from_spec(
     counts = shares(specs, nsamples)
     sources = [open_source(one) for one in specs]
     encoder = make_encoder(tokenizer, vocab_size=vocab_size)
-    wishes = [Wish(count, seqlen, f"{seed}/{index}") for index, count in enumerate(counts)]
+    wishes = [SampleSpec(count, seqlen, f"{seed}/{index}") for index, count in enumerate(counts)]
     drawn = [
-        draw(one, source, encoder=encoder, wish=wish)
+        sample(one, source, encoder=encoder, wish=wish)
         for one, source, wish in zip(specs, sources, wishes, strict=True)
     ]
     drawn, filled = _fill(specs, sources, encoder=encoder, wishes=wishes, drawn=drawn)
@@ -86,9 +86,9 @@ def _fill(
     sources: Sequence[Source],
     *,
     encoder: Encoder,
-    wishes: Sequence[Wish],
-    drawn: list[Drawn],
-) -> tuple[list[Drawn], tuple[str, ...]]:
+    wishes: Sequence[SampleSpec],
+    drawn: list[Sampled],
+) -> tuple[list[Sampled], tuple[str, ...]]:
     """Let datasets without num fill what others without num lack, or raise."""
     lacking = [wish.count - len(one.samples) for wish, one in zip(wishes, drawn, strict=True)]
     for index, missing in enumerate(lacking):
@@ -100,8 +100,8 @@ def _fill(
     for index in donors:
         if left:
             wish = wishes[index]
-            more = Wish(wish.count + left, wish.seqlen, wish.seed)
-            result[index] = draw(specs[index], sources[index], encoder=encoder, wish=more)
+            more = SampleSpec(wish.count + left, wish.seqlen, wish.seed)
+            result[index] = sample(specs[index], sources[index], encoder=encoder, wish=more)
             left -= len(result[index].samples) - wish.count
     if left:
         first = next(index for index, missing in enumerate(lacking) if missing)
@@ -115,7 +115,7 @@ def _fill(
     return result, notes
 
 
-def _too_few(source: Source, wish: Wish, *, drawn: Drawn) -> DataError:
+def _too_few(source: Source, wish: SampleSpec, *, drawn: Sampled) -> DataError:
     joined = "concatenated" in drawn.notes
     what = "text" if joined else "longest document"
     ways = "" if joined else "use ':concat', "
@@ -128,7 +128,7 @@ def _too_few(source: Source, wish: Wish, *, drawn: Drawn) -> DataError:
 
 
 def _describe(
-    sources: Sequence[Source], drawn: Sequence[Drawn], *, seqlen: int, filled: Sequence[str]
+    sources: Sequence[Source], drawn: Sequence[Sampled], *, seqlen: int, filled: Sequence[str]
 ) -> str:
     size = f"{sum(len(one.samples) for one in drawn)} {_TIMES} {seqlen} tokens"
     if len(drawn) == 1:

@@ -31,7 +31,7 @@ SMALLEST_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Sampled:
     """Samples of exactly the asked length, and what is worth saying about them.
 
     longest: ids in the longest document met (documents), or in the text (concatenated).
@@ -45,7 +45,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SampleSpec:
     """What to draw: ``count`` samples of ``seqlen`` ids, in an order that ``seed`` decides."""
 
     count: int
@@ -53,7 +53,7 @@ class Wish:
     seed: str
 
 
-def draw(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: Wish) -> Drawn:
+def sample(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleSpec) -> Sampled:
     """Draw at most ``wish.count`` samples; equal arguments give equal samples.
 
     Raises: DataError when the dataset is empty or unreadable.
@@ -77,8 +77,8 @@ def draw(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: Wish) -> 
 
 
 def _documents(
-    spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: Wish, rng: random.Random
-) -> Drawn:
+    spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleSpec, rng: random.Random
+) -> Sampled:
     samples: list[list[int]] = []
     longest = repetitive = 0
     for record in shuffled(source.records(), rng):
@@ -97,12 +97,12 @@ def _documents(
         samples.append(ids)
         if len(samples) == wish.count:
             break
-    return Drawn(samples, _chat_notes(spec), longest, repetitive)
+    return Sampled(samples, _chat_notes(spec), longest, repetitive)
 
 
 def _joined(
-    spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: Wish, rng: random.Random
-) -> Drawn:
+    spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleSpec, rng: random.Random
+) -> Sampled:
     body = wish.seqlen - len(encoder.prefix)
     samples: list[list[int]] = []
     buffer: list[int] = []
@@ -126,12 +126,12 @@ def _joined(
         if len(samples) >= wish.count:
             break
     notes = ("concatenated", *_chat_notes(spec))
-    return Drawn(samples[: wish.count], notes, total, repetitive)
+    return Sampled(samples[: wish.count], notes, total, repetitive)
 
 
 def _running(
-    source: Source, encoder: Encoder, *, wish: Wish, rng: random.Random, concat: bool
-) -> Drawn:
+    source: Source, encoder: Encoder, *, wish: SampleSpec, rng: random.Random, concat: bool
+) -> Sampled:
     body = wish.seqlen - len(encoder.prefix)
     limit = CHOICE * wish.count * body if concat else body
     texts = (record.text for record in source.records() if isinstance(record, Text))
@@ -141,7 +141,7 @@ def _running(
         long_enough = len(sample) == wish.seqlen
         good = long_enough and not degenerate(sample)
         repetitive = int(long_enough and not good)
-        return Drawn([sample] if good else [], ("one document",), len(ids), repetitive)
+        return Sampled([sample] if good else [], ("one document",), len(ids), repetitive)
     starts: Sequence[int] = range(0, len(ids) - body + 1, body)
     windows = _windows(ids, starts, body=body, prefix=encoder.prefix)
     notes = ["concatenated"]
@@ -154,7 +154,7 @@ def _running(
             windows = _windows(ids, starts, body=body, prefix=encoder.prefix)
             notes.append(f"overlapping windows of a text of {len(ids)} tokens")
     repetitive = len(starts) - len(windows)
-    return Drawn(_spread(windows, wish.count, rng=rng), tuple(notes), len(ids), repetitive)
+    return Sampled(_spread(windows, wish.count, rng=rng), tuple(notes), len(ids), repetitive)
 
 
 def _windows(

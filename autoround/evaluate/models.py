@@ -16,6 +16,7 @@ from autoround.inference.load_gguf import load_gguf
 from autoround.model.build import class_of
 from autoround.model.locate import (
     UNPACKED,
+    foreign_gguf,
     gguf_file,
     locate_model,
     read_config,
@@ -23,11 +24,6 @@ from autoround.model.locate import (
 )
 from autoround.model.skeleton import filled, open_model
 from autoround.model.source import tensor_files
-
-
-def _foreign_gguf(folder: Path) -> str | None:
-    """Return the GGUF file that only transformers can make a model of."""
-    return None if (folder / "config.json").is_file() else gguf_file(folder)
 
 
 def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUTO) -> Any:
@@ -59,7 +55,7 @@ def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = to
     folder = locate_model(model)
     if gguf_file(folder) is not None and (folder / "config.json").is_file():
         return load_gguf(folder, device=device)
-    file = _foreign_gguf(folder)
+    file = foreign_gguf(folder)
     quantization = None if file else read_quantization(folder, read_config(folder))
     if quantization is not None and method_of(quantization) in METHODS:
         return load(folder, device=device, dtype=dtype, dense=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import KINDS
+from autoround.core.gguf_types import NESTED_TYPES
 from autoround.core.grid import from_groups, nested_parts, to_groups
 from autoround.core.rounding import initial_rounding, quantize
 from autoround.core.search import search_grid
@@ -19,7 +19,7 @@ from autoround.core.search_nested import search_nested
 from autoround.errors import VerificationError
 from autoround.export.model_config import model_config
 from autoround.export.staging import Staging
-from autoround.export.verify import Reading
+from autoround.export.verify import WrittenModel
 from autoround.formats.gguf import blocks
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.gguf.blocks import GgufTensor
@@ -40,7 +40,7 @@ Part = Tensor | QuantizedTensor | GgufTensor
 CHUNK_ELEMENTS = 1 << 22
 
 
-class GgufOutput:
+class GgufWriter:
     """Collects what belongs to one tensor of the file, and writes it when it is complete."""
 
     def __init__(
@@ -81,7 +81,7 @@ class GgufOutput:
             if not all(name in self._pending for name in target.sources):
                 return
             parts = [self._pending[name] for name in target.sources]
-            data = as_bytes(target, kind, parts)
+            data = to_block_bytes(target, kind, parts)
             rounded = kind in blocks.KINDS and len(target.shape) > 2
             if rounded and isinstance(parts[0], Tensor):
                 weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
@@ -107,7 +107,7 @@ class GgufOutput:
         """Write a small file beside the tensors."""
         (self._staging.staging / name).write_text(text, encoding="utf-8")
 
-    def complete(self) -> Reading:
+    def complete(self) -> WrittenModel:
         """Close and check the file; returns it opened again."""
         if self._expected:
             missing = self._expected[0][0].name
@@ -116,14 +116,14 @@ class GgufOutput:
         # With the config beside it the file can be loaded here, and its origin is plain.
         config = model_config(self._skeleton, self._plan.architecture, "float32")
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
-        return GgufReading(self._path, self._skeleton)
+        return WrittenGguf(self._path, self._skeleton)
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
         return self._staging.publish()
 
 
-class GgufReading:
+class WrittenGguf:
     """A GGUF file, opened again; everything in it is read by the ``gguf`` package."""
 
     def __init__(self, path: Path, skeleton: Skeleton) -> None:
@@ -160,7 +160,7 @@ def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: st
     ]
 
 
-def as_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
+def to_block_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
     """Return what is written for a tensor: blocks uint8 [rows, bytes], or plain numbers.
 
     Raises:
@@ -216,9 +216,9 @@ def round_rows(weight: Tensor, kind: str) -> GgufTensor:
     scheme = gguf_mix.scheme_of(kind)
     assert scheme is not None
     groups = to_groups(weight, scheme.group_size)
-    if kind in KINDS:
+    if kind in NESTED_TYPES:
         grid = search_nested(
-            groups, None, bits=scheme.bits, sym=scheme.sym, nested=KINDS[kind].nested
+            groups, None, bits=scheme.bits, sym=scheme.sym, nested=NESTED_TYPES[kind].nested
         )
     else:
         grid = search_grid(groups, None, bits=scheme.bits, sym=scheme.sym)
@@ -226,6 +226,6 @@ def round_rows(weight: Tensor, kind: str) -> GgufTensor:
     codes, scale, _ = quantize(groups, rounding, grid=grid)
     shape = (weight.shape[0], weight.shape[1])
     held = from_groups(codes, shape).contiguous()
-    if kind not in KINDS:
+    if kind not in NESTED_TYPES:
         return GgufTensor(kind, held, scale.squeeze(-1))
-    return nested_tensor(kind, held, nested_parts(grid, rounding.clip_lo, rounding.clip_hi))
+    return nested_tensor(kind, held, nested_parts(grid, rounding.min_scale, rounding.max_scale))

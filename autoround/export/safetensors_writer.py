@@ -13,17 +13,17 @@ from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
 from autoround.export.model_config import model_config, untie
-from autoround.export.shards import Writer
-from autoround.export.verify import CheckpointReading, Reading
+from autoround.export.shards import ShardWriter
+from autoround.export.verify import WrittenCheckpoint, WrittenModel
 from autoround.formats import layouts, registry
 from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.written import NUMBER, split
 from autoround.model.skeleton import Skeleton
-from autoround.model.stacked_experts import as_kept
+from autoround.model.stacked_experts import from_matrix
 from autoround.types import OutputPlan, Plan, QuantizedTensor
 
 
-class Output(Protocol):
+class OutputWriter(Protocol):
     """One format of a run; blocks come in order, then what lies outside them.
 
     rounds_kept: whether it rounds tensors of blocks that are handed to it as kept ones.
@@ -46,19 +46,21 @@ class Output(Protocol):
     def add_text(self, name: str, text: str) -> None:
         """Write a small file beside the tensors."""
 
-    def complete(self) -> Reading:
+    def complete(self) -> WrittenModel:
         """Complete the files and check them; returns them opened again."""
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
 
 
-class CheckpointOutput:
+class SafetensorsWriter:
     """A folder of safetensors files with a config.json."""
 
     rounds_kept = False
 
-    def __init__(self, writer: Writer, plan: Plan, part: OutputPlan, skeleton: Skeleton) -> None:
+    def __init__(
+        self, writer: ShardWriter, plan: Plan, part: OutputPlan, skeleton: Skeleton
+    ) -> None:
         self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
         self._layers = {x.name: x for x in plan.layers}
         self._outside = {x.tensor for x in plan.kept if x.scheme is not None}
@@ -70,21 +72,21 @@ class CheckpointOutput:
             raise FormatError(f"format {self._part.format} cannot hold super-blocks of scales")
         if self._part.packing == layouts.FAKE:
             weights = {
-                self._layers[n].tensor: as_kept(self._layers[n], dense_weight(layer))
+                self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
                 for n, layer in plain.items()
             }
             self._write_kept(weights)
             return
         for name, layer in plain.items():
             matrices = dict(split(self._layers[name], layer))
-            self._writer.add(format_layers(matrices, self._part.packing))
+            self._writer.add(pack_layers(matrices, self._part.packing))
 
     def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
         """Take tensors in the dtype of this output."""
         self._write_kept({n: t for n, t in tensors.items() if n not in self._outside})
 
     def _write_kept(self, tensors: Mapping[str, Tensor]) -> None:
-        self._writer.add(as_written(self._part, file_tensors(self._skeleton, tensors)))
+        self._writer.add(in_output_dtype(self._part, file_tensors(self._skeleton, tensors)))
 
     def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the tensors themselves: their dtype is all that may change."""
@@ -98,14 +100,14 @@ class CheckpointOutput:
         """Write a small file beside the tensors."""
         self._writer.add_text(name, text)
 
-    def complete(self) -> Reading:
+    def complete(self) -> WrittenModel:
         """Write the configs and check the files; returns them opened again."""
         config = output_config(self._plan, self._part, self._skeleton)
         own = config.get("quantization_config") or {}
         for file, content in registry.side_files(self._part, own).items():
             self._writer.add_text(file, json.dumps(content, indent=2) + "\n")
         self._writer.complete(config)
-        return CheckpointReading(self._writer.staging, self._plan, self._skeleton)
+        return WrittenCheckpoint(self._writer.staging, self._plan, self._skeleton)
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
@@ -129,7 +131,7 @@ def file_tensors(skeleton: Skeleton, tensors: Mapping[str, Tensor]) -> dict[str,
     return found
 
 
-def lay_out(
+def layer_tensors(
     layers: Mapping[str, QuantizedTensor], output: OutputPlan, *, transposed: Collection[str]
 ) -> dict[str, Tensor]:
     """Turn quantized layers into the tensors of an output.
@@ -140,13 +142,13 @@ def lay_out(
         VerificationError: a layer does not come back as it was.
     """
     if output.packing != layouts.FAKE:
-        return format_layers(layers, output.packing)
+        return pack_layers(layers, output.packing)
     dense = {name: dense_weight(layer) for name, layer in layers.items()}
     weights = {f"{n}.weight": w.t() if n in transposed else w for n, w in dense.items()}
-    return as_written(output, weights)
+    return in_output_dtype(output, weights)
 
 
-def format_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
+def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
     """Lay quantized layers out as named tensors of the output format, and read them back.
 
     Raises:
@@ -166,7 +168,7 @@ def format_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[s
     return found
 
 
-def as_written(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_output_dtype(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give kept tensors the dtype of an output.
 
     Raises:

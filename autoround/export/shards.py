@@ -27,7 +27,7 @@ METADATA = {"format": "pt"}
 READ_BYTES = 128 << 20
 
 
-class Writer(Staging):
+class ShardWriter(Staging):
     """Collects tensors into shards and turns the finished folder into the output."""
 
     def __init__(self, folder: Path, *, max_shard_bytes: int) -> None:

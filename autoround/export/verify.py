@@ -37,14 +37,14 @@ TOKENS = 32
 TOLERANCE = 1e-3
 
 
-class Reading(Protocol):
+class WrittenModel(Protocol):
     """A written output, opened again."""
 
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
 
 
-class Rehearsal:
+class ReadBackCheck:
     """A batch on its way through the blocks of a model, in float32 on the CPU."""
 
     def __init__(self, skeleton: Skeleton, plan: Plan, *, ids: Tensor | None) -> None:
@@ -95,7 +95,7 @@ class Rehearsal:
         inside = as_stored(block, weights)
         self.advance(index, {**kept, **{f"{block.name}.{n}": w for n, w in inside.items()}})
 
-    def compare(self, written: Reading, what: str) -> float | None:
+    def compare(self, written: WrittenModel, what: str) -> float | None:
         """Run the batch through the written blocks; return the relative squared difference.
 
         None where blocks cannot be run by themselves.
@@ -124,7 +124,7 @@ def _vocabulary(skeleton: Skeleton) -> int:
     return int(getattr(text_config(skeleton.model), "vocab_size", 0) or 256)
 
 
-class CheckpointReading:
+class WrittenCheckpoint:
     """A folder of safetensors files, read by what its config says."""
 
     def __init__(self, folder: Path, plan: Plan, skeleton: Skeleton) -> None:

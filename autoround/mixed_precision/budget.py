@@ -9,18 +9,23 @@ from typing import Any
 
 from autoround.errors import OutputError, UsageError
 from autoround.events import StageStarted, Warned
-from autoround.mixed_precision.search import Allocated, by_hand, choose, score
+from autoround.mixed_precision.search import (
+    ChosenAllocation,
+    choose_allocation,
+    score_layers,
+    to_layer_rules,
+)
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.schema import Recipe
 from autoround.resume.fingerprint import differences
-from autoround.session.session import Job
+from autoround.session.session import Session
 
 #: File beside a quantized model that says what its allocation was predicted to cost.
 FILE = "allocation.json"
 
 
-def resolved(
-    job: Job, *, folder: Path | None = None, may_score: bool = True
+def resolve_budget(
+    job: Session, *, folder: Path | None = None, may_score: bool = True
 ) -> tuple[Recipe, dict[str, Any]]:
     """Find the bits of a recipe with a budget; returns it by hand, and what was predicted.
 
@@ -37,12 +42,12 @@ def resolved(
             "fill: 'autoround allocate' does that and shows what comes of it; with allocate.scores "
             "set to a file, it is done once"
         )
-    scores = score(job, folder=folder)
-    found = choose(job.recipe, job.skeleton, job.plan, scores)
-    job.sink(StageStarted("allocate", in_words(found)))
+    scores = score_layers(job, folder=folder)
+    found = choose_allocation(job.recipe, job.skeleton, job.plan, scores)
+    job.sink(StageStarted("allocate", describe_allocation(found)))
     for name in found.unreached[:3]:
         job.sink(Warned(f"{name}: no calibration token came to it, so it got the most bits"))
-    return by_hand(job.recipe, found, job.plan.outputs[0]), summary(job.recipe, found)
+    return to_layer_rules(job.recipe, found, job.plan.outputs[0]), summary(job.recipe, found)
 
 
 def predicted_kl(folder: Path) -> float | None:
@@ -57,7 +62,7 @@ def predicted_kl(folder: Path) -> float | None:
     return float(found) if isinstance(found, int | float) and found > 0 else None
 
 
-def in_words(found: Allocated) -> str:
+def describe_allocation(found: ChosenAllocation) -> str:
     """Say an allocation in one line."""
     counts = ", ".join(f"{count} × {name}" for name, count in found.counts.items())
     return (
@@ -66,7 +71,7 @@ def in_words(found: Allocated) -> str:
     )
 
 
-def summary(recipe: Recipe, found: Allocated) -> dict[str, Any]:
+def summary(recipe: Recipe, found: ChosenAllocation) -> dict[str, Any]:
     """Return what is worth keeping of an allocation, as JSON."""
     return {
         "asked": recipe.allocate.model_dump(mode="json"),
@@ -78,7 +83,7 @@ def summary(recipe: Recipe, found: Allocated) -> dict[str, Any]:
     }
 
 
-def resumed(recipe: Recipe, about: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+def restore_budget(recipe: Recipe, about: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Return what an interrupted run made of a recipe with a budget.
 
     Raises:

@@ -19,27 +19,33 @@ from autoround.core import sensitivity as core
 from autoround.errors import OutputError
 from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
-from autoround.session.activations import StreamFiles
-from autoround.session.session import CHUNK, Job, inside, keep_dtypes, observing_layers
+from autoround.session.activations import ActivationFiles
+from autoround.session.session import (
+    POSITION_CHUNK,
+    Session,
+    by_param,
+    observing_layers,
+    with_kept_dtypes,
+)
 from autoround.types import BlockPlan
 
 #: Bytes of what enters the blocks above which it is kept on the disk.
 IN_MEMORY = 1 << 28
 
 
-class Course(NamedTuple):
+class FisherPass(NamedTuple):
     """What the whole way shares.
 
     entered: for each block what enters it, [n, seq, hidden], and last what the last one puts out.
     driven: what drives the layers of each block. real: how many tokens are no padding.
     """
 
-    job: Job
+    job: Session
     runner: BlockRunner
     entered: Sequence[Tensor]
     driven: list[Importance]
     real: int
-    files: StreamFiles | None
+    files: ActivationFiles | None
 
     def rest(self) -> None:
         """Give back the memory of what is on the disk."""
@@ -51,7 +57,7 @@ class Course(NamedTuple):
         yield from torch.arange(len(self.entered[0])).split(self.job.recipe.tuning.batch_size)
 
 
-class Opened(NamedTuple):
+class OpenedBlock(NamedTuple):
     """One block in memory: its plan, its tensors on the device by their names inside it."""
 
     plan: BlockPlan
@@ -59,7 +65,9 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def course_of(job: Job, runner: BlockRunner, folder: Path | None) -> Iterator[Course]:
+def open_fisher_pass(
+    job: Session, runner: BlockRunner, folder: Path | None
+) -> Iterator[FisherPass]:
     """Make room for what enters the blocks, and let the first be entered."""
     assert job.tokens is not None
     ids, media = job.tokens.ids, job.tokens.media
@@ -71,16 +79,16 @@ def course_of(job: Job, runner: BlockRunner, folder: Path | None) -> Iterator[Co
     held = int(job.tokens.mask.sum())
     if size <= IN_MEMORY:
         entered = [torch.empty(shape, dtype=job.compute) for _ in range(count)]
-        yield Course(job, runner, _embedded(job, runner, entered), [], held, None)
+        yield FisherPass(job, runner, _embedded(job, runner, entered), [], held, None)
         return
     with _room(folder) as room:
         # Two files a name.
         names = [str(number) for number in range((count + 1) // 2)]
-        files = StreamFiles(Path(room), shape, job.compute, names)
+        files = ActivationFiles(Path(room), shape, job.compute, names)
         files.allocate()
         entered = [files.mapped(str(number // 2), number % 2) for number in range(count)]
         try:
-            yield Course(job, runner, _embedded(job, runner, entered), [], held, files)
+            yield FisherPass(job, runner, _embedded(job, runner, entered), [], held, files)
         finally:
             entered.clear()
             files.remove()
@@ -103,7 +111,7 @@ def _room(folder: Path | None) -> Iterator[str]:
         yield place
 
 
-def _embedded(job: Job, runner: BlockRunner, entered: list[Tensor]) -> list[Tensor]:
+def _embedded(job: Session, runner: BlockRunner, entered: list[Tensor]) -> list[Tensor]:
     assert job.tokens is not None
     ids, media = job.tokens.ids, job.tokens.media
     for start in range(0, len(ids), job.recipe.tuning.batch_size):
@@ -113,20 +121,22 @@ def _embedded(job: Job, runner: BlockRunner, entered: list[Tensor]) -> list[Tens
     return entered
 
 
-def opened(course: Course, index: int) -> Opened:
+def open_block(course: FisherPass, index: int) -> OpenedBlock:
     """Read a block."""
     job, plan = course.job, course.job.plan.blocks[index]
-    stored = keep_dtypes(job, plan, job.skeleton.read(job.skeleton.names_under(plan.name)))
-    return Opened(plan, course.runner.place(inside(plan, stored)) | course.runner.buffers(index))
+    stored = with_kept_dtypes(job, plan, job.skeleton.read(job.skeleton.names_under(plan.name)))
+    return OpenedBlock(
+        plan, course.runner.place(by_param(plan, stored)) | course.runner.buffers(index)
+    )
 
 
 @torch.no_grad()
-def run_original(course: Course) -> None:
+def forward_original(course: FisherPass) -> None:
     """Run the original, noting what drives the layers."""
     job = course.job
     assert job.tokens is not None
     for plan in job.plan.blocks:
-        block = opened(course, plan.index)
+        block = open_block(course, plan.index)
         driven = Importance()
         with observing_layers(job, plan, into=driven):
             for rows in course.parts():
@@ -138,21 +148,21 @@ def run_original(course: Course) -> None:
         course.driven.append(driven)
 
 
-def spans(course: Course) -> Iterator[tuple[int, slice]]:
+def position_chunks(course: FisherPass) -> Iterator[tuple[int, slice]]:
     """Yield samples and ranges of their positions, so many that a large vocabulary fits."""
     assert course.job.tokens is not None
     for row, length in enumerate(course.job.tokens.lengths.tolist()):
-        for start in range(0, length, CHUNK):
-            yield row, slice(start, min(start + CHUNK, length))
+        for start in range(0, length, POSITION_CHUNK):
+            yield row, slice(start, min(start + POSITION_CHUNK, length))
 
 
-def pieces(course: Course) -> Iterator[Tensor]:
+def output_chunks(course: FisherPass) -> Iterator[Tensor]:
     """Yield what the last block puts out, [1, positions, hidden] on the device."""
-    for row, part in spans(course):
+    for row, part in position_chunks(course):
         yield course.entered[-1][row : row + 1, part].to(course.job.runtime.device)
 
 
-def answers(course: Course) -> Tensor:
+def sampled_gradients(course: FisherPass) -> Tensor:
     """Draw an answer at every position; returns the gradients for what the last block puts out.
 
     They are those of negative logarithms: [n, seq, hidden], zero where a token is padding.
@@ -161,9 +171,9 @@ def answers(course: Course) -> Tensor:
     last = course.entered[-1]
     grads = torch.zeros(last.shape, dtype=last.dtype)
     generator = torch.Generator().manual_seed(course.job.recipe.seed)
-    for row, part in spans(course):
+    for row, part in position_chunks(course):
         own = last[row : row + 1, part].to(course.job.runtime.device).requires_grad_()
         logits = course.runner.head(outer, own)[0]
-        drawn = core.drawn_gradient(logits.detach(), generator=generator)
+        drawn = core.sampled_gradient(logits.detach(), generator=generator)
         grads[row, part] = torch.autograd.grad(logits, own, drawn.to(logits.dtype))[0][0].cpu()
     return grads

@@ -14,7 +14,7 @@ from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.merged_layers import merged_under
 from autoround.formats.registry import is_gguf
 from autoround.formats.written import part_shape
-from autoround.mixed_precision.perturbation import Part
+from autoround.mixed_precision.perturbation import ScoredModule
 from autoround.model.blocks import head_path, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.planning.estimate import layer_bytes
@@ -30,7 +30,7 @@ _UNMERGED = (layouts.GGUF, layouts.MLX)
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class LayerGroup:
     """Layers that share an option: one, those that are merged when served, or experts.
 
     options: what they may take, None for 16 bit. sizes: bytes of all its layers in each.
@@ -72,7 +72,7 @@ def schemes_of(recipe: Recipe, output: OutputPlan) -> tuple[Scheme | None, ...]:
     return tuple(found)
 
 
-def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
+def layer_groups(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[LayerGroup]:
     """Gather the layers that a plan quantizes into units, each with what it may take.
 
     The head is one where the recipe lets it take part; layers that are kept are none.
@@ -91,7 +91,7 @@ def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
         for layer in (x for x in block.quantized if x.name not in ruled):
             groups.setdefault(_together(layer, merged=merged), []).append(layer)
         units += [_unit(name, own, options, output) for name, own in groups.items()]
-    head = head_part(recipe, skeleton, plan)
+    head = scored_head(recipe, skeleton, plan)
     if head is not None:
         kept = [None] if None in options else []
         fitting = [*head.options, *kept]
@@ -100,7 +100,7 @@ def units_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[Unit]:
     return [unit for unit in units if unit.options]
 
 
-def head_part(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> Part | None:
+def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule | None:
     """Return the output head with the options it may take; None where it takes no part.
 
     Raises:
@@ -123,10 +123,12 @@ def head_part(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> Part | None:
     fitting = tuple(x for x in options if x is not None and x.bits >= floor)
     if not fitting and None not in options:
         raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
-    return Part(head.name, (head,), tuple(x for x in fitting if not unfit(head, x, output)))
+    return ScoredModule(
+        head.name, (head,), tuple(x for x in fitting if not why_unfit(head, x, output))
+    )
 
 
-def _unwritten(unit: Unit, skeleton: Skeleton) -> Unit:
+def _unwritten(unit: LayerGroup, skeleton: Skeleton) -> LayerGroup:
     """Count nothing for a head that is kept where it shares its weight with the embeddings."""
     if unit.layers[0].tensor not in skeleton.tied:
         return unit
@@ -144,7 +146,7 @@ def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[st
     return frozenset(name for name in rules.names if owner(name) is not None)
 
 
-def parts_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[Part]]:
+def scored_modules(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[ScoredModule]]:
     """Return what is judged by itself, for each block: linear layers, and modules of experts."""
     ruled = ruled_layers(recipe, skeleton, plan)
     output = plan.outputs[0]
@@ -153,41 +155,41 @@ def parts_of(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[Part]]
     for block in plan.blocks:
         groups: dict[str, list[LayerPlan]] = {}
         for layer in (x for x in block.quantized if x.name not in ruled):
-            groups.setdefault(part_name(layer), []).append(layer)
+            groups.setdefault(module_name(layer), []).append(layer)
         found.append([_part(name, own, options, output) for name, own in groups.items()])
     return found
 
 
-def part_name(layer: LayerPlan) -> str:
+def module_name(layer: LayerPlan) -> str:
     """Return the name of the part that a layer is judged in."""
     return layer.name.rpartition(".")[0] if layer.experts else layer.name
 
 
 def _part(
     name: str, layers: Sequence[LayerPlan], options: Sequence[Scheme], output: OutputPlan
-) -> Part:
-    fitting = (s for s in options if not any(unfit(layer, s, output) for layer in layers))
-    return Part(name, tuple(layers), tuple(fitting))
+) -> ScoredModule:
+    fitting = (s for s in options if not any(why_unfit(layer, s, output) for layer in layers))
+    return ScoredModule(name, tuple(layers), tuple(fitting))
 
 
 def _together(layer: LayerPlan, *, merged: bool) -> str:
     """Return a name for what must agree with a layer: it alone, or more."""
     if layer.experts:
-        return part_name(layer)
+        return module_name(layer)
     return merged_under(layer.name, experts_only=not merged) or layer.name
 
 
 def _unit(
     name: str, layers: Sequence[LayerPlan], options: Iterable[Scheme | None], output: OutputPlan
-) -> Unit:
+) -> LayerGroup:
     fitting = tuple(
-        option for option in options if not any(unfit(x, option, output) for x in layers)
+        option for option in options if not any(why_unfit(x, option, output) for x in layers)
     )
     sizes = tuple(sum(option_bytes(x, option, output) for x in layers) for option in fitting)
-    return Unit(name, tuple(layers), fitting, sizes)
+    return LayerGroup(name, tuple(layers), fitting, sizes)
 
 
-def unfit(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> str:
+def why_unfit(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> str:
     """Return why a layer cannot take an option, or an empty text."""
     if option is None:
         return ""

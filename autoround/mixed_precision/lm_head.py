@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 from autoround.core.rtn import round_to_nearest
 from autoround.core.tune import rounded_weights
-from autoround.mixed_precision.fisher_pass import Course, pieces
-from autoround.mixed_precision.perturbation import Part
-from autoround.tuning.lm_head import weight_of
-from autoround.tuning.targets import make_task
+from autoround.mixed_precision.fisher_pass import FisherPass, output_chunks
+from autoround.mixed_precision.perturbation import ScoredModule
+from autoround.tuning.lm_head import read_matrix
+from autoround.tuning.targets import make_target
 from autoround.types import Scheme
 
 
 @torch.no_grad()
-def head_losses(course: Course, part: Part) -> dict[Scheme, float]:
+def head_losses(course: FisherPass, part: ScoredModule) -> dict[Scheme, float]:
     """Round the head alone to each option; returns the divergence of the answers, by the token."""
     job, layer = course.job, part.layers[0]
     outer = course.runner.outer()
-    weight = weight_of(job, layer)
+    weight = read_matrix(job, layer)
     driven = torch.zeros(weight.shape[1])
-    for own in pieces(course):
+    for own in output_chunks(course):
         inputs = course.runner.head_inputs(outer, own)
         driven += inputs[0].float().square().sum(0).cpu()
     found = {}
@@ -35,13 +35,13 @@ def head_losses(course: Course, part: Part) -> dict[Scheme, float]:
     plain = weight.to(job.runtime.device, job.compute)
     for scheme in part.options:
         planned = replace(layer, scheme=scheme)
-        tasks = {layer.name: make_task(job, planned, weight, driven / course.real)}
+        tasks = {layer.name: make_target(job, planned, weight, driven / course.real)}
         rounded = rounded_weights(
             tasks, round_to_nearest(tasks), ops=job.runtime.ops, dtype=job.compute
         )
         change = rounded[layer.name] - plain
         total = 0.0
-        for own in pieces(course):
+        for own in output_chunks(course):
             wanted = course.runner.head(outer, own)[0]
             with _moved(module, change):
                 logits = course.runner.head(outer, own)[0]

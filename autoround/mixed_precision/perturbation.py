@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.core.sensitivity import squared_effects
-from autoround.model.stacked_experts import as_kept, as_matrix
+from autoround.model.stacked_experts import as_matrix, from_matrix
 from autoround.types import LayerPlan, Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ScoredModule:
     """What is judged at once: a linear layer, or all stacked experts of a module.
 
     options: the schemes that it can be held in.
@@ -30,14 +30,14 @@ class Part:
 
 
 @dataclass(slots=True)
-class Move:
+class Perturbation:
     """A part rounded to one option, and the squares of what that did to the answers so far.
 
     block: path of its block. rounded: weights [out, in] by layer, in the compute dtype.
     calls: how often its module was run.
     """
 
-    part: Part
+    part: ScoredModule
     scheme: Scheme
     block: str
     rounded: Mapping[str, Tensor]
@@ -51,8 +51,8 @@ class Move:
 
 
 @contextmanager
-def watching(
-    block: nn.Module, moves: Sequence[Move], *, tensors: Mapping[str, Tensor]
+def accumulate_effects(
+    block: nn.Module, moves: Sequence[Perturbation], *, tensors: Mapping[str, Tensor]
 ) -> Iterator[None]:
     """Add up what moves do, whenever gradients go back through the block.
 
@@ -66,7 +66,7 @@ def watching(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
         ) -> None:
             if isinstance(out, Tensor) and out.requires_grad:
-                seen = _Seen(module, _detached(args), _detached(kwargs), out.detach())
+                seen = _ModuleCall(module, _detached(args), _detached(kwargs), out.detach())
                 out.register_hook(partial(_add, own, seen, tensors))
 
         return hook
@@ -84,7 +84,7 @@ def watching(
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _ModuleCall:
     """One call of a module."""
 
     module: nn.Module
@@ -102,13 +102,15 @@ def _detached(values: Any) -> Any:
 
 
 @torch.no_grad()
-def _add(moves: Sequence[Move], seen: _Seen, tensors: Mapping[str, Tensor], grad: Tensor) -> None:
+def _add(
+    moves: Sequence[Perturbation], seen: _ModuleCall, tensors: Mapping[str, Tensor], grad: Tensor
+) -> None:
     for move in moves:
         move.calls += 1
         move.total += squared_effects(grad, _change(move, seen, tensors))
 
 
-def _change(move: Move, seen: _Seen, tensors: Mapping[str, Tensor]) -> Tensor:
+def _change(move: Perturbation, seen: _ModuleCall, tensors: Mapping[str, Tensor]) -> Tensor:
     """Return by how much a module's output changes when its part is rounded."""
     first = move.part.layers[0]
     if not first.experts:
@@ -123,6 +125,6 @@ def _change(move: Move, seen: _Seen, tensors: Mapping[str, Tensor]) -> Tensor:
     }
     for layer in move.part.layers:
         inside = layer.tensor.removeprefix(f"{move.block}.{move.path}.")
-        held[inside] = as_kept(layer, move.rounded[layer.name])
+        held[inside] = from_matrix(layer, move.rounded[layer.name])
     out: Tensor = functional_call(seen.module, held, seen.args, seen.kwargs)
     return out - seen.out

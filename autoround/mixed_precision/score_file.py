@@ -11,8 +11,8 @@ from typing import Any
 
 from autoround.errors import OutputError, RecipeError
 from autoround.formats import layouts
-from autoround.resume.fingerprint import differences, model_marks, tokens_mark
-from autoround.session.session import Job
+from autoround.resume.fingerprint import differences, model_digests, tokens_digest
+from autoround.session.session import Session
 from autoround.storage.checksum import sum_of
 from autoround.storage.durable import write_text
 from autoround.storage.json_text import to_json
@@ -56,7 +56,7 @@ class Scores:
             ) from None
 
 
-def scores_identity(job: Job) -> dict[str, Any]:
+def scores_identity(job: Session) -> dict[str, Any]:
     """Return what scores depend on; values are JSON."""
     assert job.tokens is not None
     options = job.recipe.allocate
@@ -65,11 +65,11 @@ def scores_identity(job: Job) -> dict[str, Any]:
         "scores": VERSION,
         "method": options.method,
         **({"iters": options.iters} if options.method == "measured" else {}),
-        "scales from": job.recipe.tuning.init,
+        "scales from": job.recipe.tuning.init_scale,
         "lowest zero point": max(layouts.lowest_zero(x.packing) for x in job.plan.outputs),
-        "calibration tokens": tokens_mark(job.tokens),
+        "calibration tokens": tokens_digest(job.tokens),
         "model files": {
-            **model_marks(job.skeleton),
+            **model_digests(job.skeleton),
             # To read all blocks only to compare them would take as long as to score a small model.
             **{
                 name: f"{sum_of(job.skeleton.read(job.skeleton.names_under(name))):016x}"

@@ -20,13 +20,13 @@ from autoround.formats.auto_round import config as auto_round
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.registry import is_gguf
 from autoround.mixed_precision.layer_groups import (
-    Unit,
-    head_part,
+    LayerGroup,
+    layer_groups,
+    module_name,
     option_bytes,
-    part_name,
-    parts_of,
     schemes_of,
-    units_of,
+    scored_head,
+    scored_modules,
 )
 from autoround.mixed_precision.score_file import Scores, load_scores, save_scores, scores_identity
 from autoround.mixed_precision.sensitivity import losses_of
@@ -35,12 +35,12 @@ from autoround.planning.estimate import disk_bytes
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.layers import LayerRule
 from autoround.recipe.schema import Recipe
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.types import OutputPlan, Plan, Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class Allocated:
+class ChosenAllocation:
     """An allocation: what was chosen of what, and what it is predicted to cost.
 
     units, losses, picks: for each unit, the loss of each of its options, and the one chosen.
@@ -48,7 +48,7 @@ class Allocated:
     corners: the best allocations of other sizes, the smallest first.
     """
 
-    units: tuple[Unit, ...]
+    units: tuple[LayerGroup, ...]
     losses: tuple[tuple[float, ...], ...]
     picks: tuple[int, ...]
     fixed: int
@@ -57,7 +57,7 @@ class Allocated:
     unreached: tuple[str, ...]
 
     @property
-    def schemes(self) -> list[tuple[Unit, Scheme | None]]:
+    def schemes(self) -> list[tuple[LayerGroup, Scheme | None]]:
         """Every unit with what it was given."""
         return [(u, u.options[pick]) for u, pick in zip(self.units, self.picks, strict=True)]
 
@@ -90,7 +90,7 @@ class Allocated:
         return 8 * self.size / self.weights
 
 
-def allocates(recipe: Recipe) -> bool:
+def has_budget(recipe: Recipe) -> bool:
     """Tell whether a recipe leaves bits to a budget.
 
     Raises:
@@ -102,7 +102,7 @@ def allocates(recipe: Recipe) -> bool:
     return bool(budgets)
 
 
-def score(job: Job, *, folder: Path | None = None) -> Scores:
+def score_layers(job: Session, *, folder: Path | None = None) -> Scores:
     """Judge every layer in every option, or read that from the file that the recipe names.
 
     folder: for activations that do not fit the memory.
@@ -121,8 +121,10 @@ def score(job: Job, *, folder: Path | None = None) -> Scores:
     if path is not None and path.exists():
         return load_scores(path, identity=identity)
     started = time.perf_counter()
-    head = head_part(job.recipe, job.skeleton, job.plan)
-    found = losses_of(job, parts_of(job.recipe, job.skeleton, job.plan), head=head, folder=folder)
+    head = scored_head(job.recipe, job.skeleton, job.plan)
+    found = losses_of(
+        job, scored_modules(job.recipe, job.skeleton, job.plan), head=head, folder=folder
+    )
     assert job.tokens is not None
     scores = Scores(
         identity,
@@ -155,7 +157,9 @@ def _first(tokens: Tokens, count: int) -> Tokens:
     )
 
 
-def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Allocated:
+def choose_allocation(
+    recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores
+) -> ChosenAllocation:
     """Find the best allocation under the recipe's budget.
 
     plan: of the recipe without its budget. scores: of this model.
@@ -168,7 +172,7 @@ def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Al
             f"allocate: the formats of {recipe.output.format} hold weights in different ways, and "
             "an allocation is for one: quantize to one of them at a time"
         )
-    units = units_of(recipe, skeleton, plan)
+    units = layer_groups(recipe, skeleton, plan)
     losses, unreached = [], []
     for number, unit in enumerate(units):
         own = _unit_losses(unit, scores)
@@ -191,7 +195,7 @@ def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Al
     found = _within(budget, units, choices, fixed=fixed)
     if found is None:
         raise RecipeError(_out_of_reach(budget, units, corners, fixed))
-    return Allocated(
+    return ChosenAllocation(
         tuple(units),
         tuple(losses),
         found.picks,
@@ -202,12 +206,12 @@ def choose(recipe: Recipe, skeleton: Skeleton, plan: Plan, scores: Scores) -> Al
     )
 
 
-def _unit_losses(unit: Unit, scores: Scores) -> tuple[float, ...]:
-    parts = dict.fromkeys(map(part_name, unit.layers))
+def _unit_losses(unit: LayerGroup, scores: Scores) -> tuple[float, ...]:
+    parts = dict.fromkeys(map(module_name, unit.layers))
     return tuple(sum(scores.loss(part, option) for part in parts) for option in unit.options)
 
 
-def _planned_bytes(unit: Unit, plan: Plan, skeleton: Skeleton) -> int:
+def _planned_bytes(unit: LayerGroup, plan: Plan, skeleton: Skeleton) -> int:
     """Return the bytes that a unit takes in a plan; a tied head that is kept is not written."""
     tied = {x.name for x in unit.layers if x.scheme is None and x.tensor in skeleton.tied}
     output = plan.outputs[0]
@@ -216,7 +220,7 @@ def _planned_bytes(unit: Unit, plan: Plan, skeleton: Skeleton) -> int:
 
 def _within(
     budget: tuple[str, float],
-    units: Sequence[Unit],
+    units: Sequence[LayerGroup],
     choices: Sequence[Sequence[Choice]],
     *,
     fixed: int,
@@ -230,7 +234,10 @@ def _within(
 
 
 def _out_of_reach(
-    budget: tuple[str, float], units: Sequence[Unit], corners: Sequence[Allocation], fixed: int
+    budget: tuple[str, float],
+    units: Sequence[LayerGroup],
+    corners: Sequence[Allocation],
+    fixed: int,
 ) -> str:
     key, value = budget
     if key == "max_kl":
@@ -252,7 +259,7 @@ def _out_of_reach(
     )
 
 
-def by_hand(recipe: Recipe, allocated: Allocated, output: OutputPlan) -> Recipe:
+def to_layer_rules(recipe: Recipe, allocated: ChosenAllocation, output: OutputPlan) -> Recipe:
     """Say an allocation as a recipe: rules for its layers in place of the budget."""
     named: dict[Scheme | None, list[str]] = {}
     for unit, scheme in allocated.schemes:

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from autoround.core.batches import Samples
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.sensitivity import squared_effects
-from autoround.core.tune import Problem, Schedule, rounded_weights, tune
-from autoround.mixed_precision.fisher_pass import Course, Opened
-from autoround.planning.hyperparameters import schedule_of
-from autoround.session.session import Job, run_rounded
+from autoround.core.tune import Hyperparameters, Reconstruction, rounded_weights, tune
+from autoround.mixed_precision.fisher_pass import FisherPass, OpenedBlock
+from autoround.planning.hyperparameters import hyperparameters_for
+from autoround.session.session import Session, forward_block
 
 
-def share_left(
-    course: Course,
-    block: Opened,
-    tasks: Mapping[str, Task],
+def remaining_loss_fraction(
+    course: FisherPass,
+    block: OpenedBlock,
+    tasks: Mapping[str, Target],
     *,
     grads: Tensor,
 ) -> float:
@@ -37,7 +37,7 @@ def share_left(
     job, index = course.job, block.plan.index
     mask = job.tokens.mask if job.tokens is not None and job.tokens.padded else None
     forward = partial(_forward, course, block)
-    problem = Problem(
+    problem = Reconstruction(
         forward, tasks, Samples(course.entered[index], course.entered[index + 1], mask)
     )
     tuned = tune(
@@ -52,28 +52,30 @@ def share_left(
     return min(1.0, after / before) if before > 0 else 1.0
 
 
-def _schedule(job: Job, index: int) -> Schedule:
+def _schedule(job: Session, index: int) -> Hyperparameters:
     steps = job.recipe.allocate.iters
-    plain = schedule_of(job.recipe, index)
-    clip = 1.0 / steps if job.recipe.tuning.clips else 0.0
+    plain = hyperparameters_for(job.recipe, index)
+    clip = 1.0 / steps if job.recipe.tuning.tune_minmax else 0.0
     return plain._replace(iters=steps, rate=1.0 / steps, clip_rate=clip, accumulate=1, checks=2)
 
 
 def _forward(
-    course: Course,
-    block: Opened,
+    course: FisherPass,
+    block: OpenedBlock,
     weights: Mapping[str, Tensor],
     hidden: Tensor,
     rows: Tensor | None,
 ) -> Tensor:
-    return run_rounded(course.runner, block.plan, block.tensors, weights, hidden=hidden, rows=rows)
+    return forward_block(
+        course.runner, block.plan, block.tensors, weights, hidden=hidden, rows=rows
+    )
 
 
 @torch.no_grad()
 def _effect(
-    course: Course,
-    block: Opened,
-    tasks: Mapping[str, Task],
+    course: FisherPass,
+    block: OpenedBlock,
+    tasks: Mapping[str, Target],
     roundings: Mapping[str, Rounding],
     grads: Tensor,
 ) -> float:

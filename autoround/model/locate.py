@@ -134,3 +134,8 @@ def refuse_unquantizable(config: dict[str, Any], *, where: str) -> None:
         )
     if "model_type" not in config:
         raise ModelError(f"{where} is not a transformers model: its config has no model_type")
+
+
+def foreign_gguf(folder: Path) -> str | None:
+    """Return the GGUF file that only transformers can make a model of."""
+    return None if (folder / "config.json").is_file() else gguf_file(folder)

@@ -17,7 +17,7 @@ def as_matrix(layer: LayerPlan, weight: Tensor) -> Tensor:
     return weight.t() if layer.transposed else weight
 
 
-def as_kept(layer: LayerPlan, weight: Tensor) -> Tensor:
+def from_matrix(layer: LayerPlan, weight: Tensor) -> Tensor:
     """Undo :func:`as_matrix`: from [out, in] to how the model stores it."""
     if layer.experts:
         cut = weight.reshape(layer.experts, -1, layer.shape[1])
@@ -29,6 +29,6 @@ def as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tens
     """Name weights as the block does, and turn them the way it stores them."""
     layers = {layer.name: layer for layer in block.layers}
     return {
-        layers[name].tensor.removeprefix(block.name + "."): as_kept(layers[name], weight)
+        layers[name].tensor.removeprefix(block.name + "."): from_matrix(layers[name], weight)
         for name, weight in weights.items()
     }

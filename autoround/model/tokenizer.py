@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import DataError
-from autoround.evaluate.models import _foreign_gguf
+from autoround.model.locate import foreign_gguf
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -19,7 +19,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            folder, gguf_file=_foreign_gguf(folder), trust_remote_code=False
+            folder, gguf_file=foreign_gguf(folder), trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)

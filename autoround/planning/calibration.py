@@ -17,7 +17,7 @@ from autoround.planning.hyperparameters import needs_data
 from autoround.recipe.schema import CalibrationOptions, Recipe
 
 
-def calibration_tokens(
+def load_calibration(
     recipe: Recipe, skeleton: Skeleton, *, tokenizer: Any, data: object | None
 ) -> tuple[Tokens | None, str]:
     """Return the calibration tokens and what they are; None for a recipe without data.

@@ -15,7 +15,7 @@ from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout, kept_in
 from autoround.planning.hyperparameters import needs_data
-from autoround.planning.memory import graphs_fit, needs_of, placed, resident
+from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
 from autoround.recipe.schema import Recipe
 from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
@@ -37,10 +37,10 @@ def make_estimate(
 
     budget: bytes of memory; what does not fit goes to the disk where it can.
     """
-    needs = needs_of(plan, skeleton, recipe, runtime)
-    stays = resident(needs, recipe, runtime)
+    needs = memory_needs(plan, skeleton, recipe, runtime)
+    stays = streams_fit_device(needs, recipe, runtime)
     in_host = needs._replace(streams=0 if stays else needs.streams)
-    mapped, packed = placed(in_host, budget)
+    mapped, packed = offload_to_disk(in_host, budget)
     held = graphs_fit(needs, recipe, runtime, budget)
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
@@ -140,11 +140,11 @@ def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float
     seqlen = recipe.calibration.seqlen
     batch = min(recipe.tuning.batch_size, recipe.calibration.nsamples) * seqlen
     steps = recipe.tuning.iters * recipe.tuning.gradient_accumulate_steps
-    checks = (1 + recipe.tuning.checks) * recipe.tuning.check_samples * seqlen
+    checks = (1 + recipe.tuning.num_validations) * recipe.tuning.validation_samples * seqlen
     # A product forward, one for the weights' gradients, one for the inputs'; both streams.
     passes = 3 * steps * batch + checks + 2 * recipe.calibration.nsamples * seqlen
     # Over the whole model: a product forward, another when it runs again for the two backward.
     outside = sum(math.prod(x.shape) for x in plan.kept)
-    course = 4 * recipe.distill.steps * recipe.distill.batch_size * seqlen
+    course = 4 * recipe.end_to_end.steps * recipe.end_to_end.batch_size * seqlen
     ideal = 2.0 * (weights * passes + (weights + outside) * course) / speed
     return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0

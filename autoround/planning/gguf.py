@@ -11,14 +11,14 @@ from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.model.blocks import Matrix
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED, GgufLayout, gguf_layout
-from autoround.planning.layer_rules import Rules, kept_by
+from autoround.planning.layer_rules import Rules, kept_by_rule
 from autoround.planning.layer_scheme import matches, plan_layer
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, RulePlan, Scheme
 
 OUTSIDE = "outside the decoder blocks"
 
 
-class Pass(NamedTuple):
+class PassPlan(NamedTuple):
     """One pass over the blocks, and what it writes."""
 
     blocks: tuple[BlockPlan, ...]
@@ -34,7 +34,7 @@ def gguf_pass(
     found: Mapping[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
-) -> Pass:
+) -> PassPlan:
     """Resolve a GGUF file type, which has rules of its own for every tensor.
 
     found: matrices by decoder block. outside: those elsewhere.
@@ -71,7 +71,7 @@ def gguf_pass(
     layers = [layer for block in blocks for layer in block.layers]
     report = rules.report([*layers, *around, *_outer(rules, skeleton, layout, kept)], gguf=True)
     notes = layout.notes(rules.recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
-    return Pass(blocks, around, outputs, tuple(notes), report)
+    return PassPlan(blocks, around, outputs, tuple(notes), report)
 
 
 def _asked(rules: Rules, name: str) -> str:
@@ -79,7 +79,7 @@ def _asked(rules: Rules, name: str) -> str:
     index = rules.gguf(name)
     if index is None or rules.recipe.layers[index].gguf_type != gguf_mix.F16:
         return ""
-    return kept_by(index, rules.recipe.layers[index])
+    return kept_by_rule(index, rules.recipe.layers[index])
 
 
 def _types(rules: Rules, skeleton: Skeleton, kept: Collection[str]) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from autoround.core.tune import Schedule
+from autoround.core.tune import Hyperparameters
 from autoround.device.protocol import Runtime
 from autoround.errors import RecipeError
 from autoround.formats.registry import is_gguf
@@ -12,7 +12,7 @@ from autoround.recipe.schema import Recipe
 from autoround.types import FULL, QUANTIZED, Plan
 
 
-def compiles(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
+def compiles_blocks(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
     """Tell whether to compile.
 
     Nothing here is measured, so that a run that goes on computes as it did before. In float32
@@ -41,9 +41,9 @@ def compiles(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
 def _operations(plan: Plan, recipe: Recipe) -> float:
     """Count the operations of products in compiled blocks, roughly: steps and the rounded chain."""
     weights = sum(math.prod(layer.shape) for block in plan.blocks for layer in block.layers)
-    tuning, distill = recipe.tuning, recipe.distill
+    tuning, end_to_end = recipe.tuning, recipe.end_to_end
     samples = tuning.iters * tuning.batch_size * tuning.gradient_accumulate_steps
-    visits = 4.0 * weights * samples + 8.0 * weights * distill.steps * distill.batch_size
+    visits = 4.0 * weights * samples + 8.0 * weights * end_to_end.steps * end_to_end.batch_size
     visits += 2.0 * weights * recipe.calibration.nsamples * tuning.quantized_inputs
     return visits * recipe.calibration.seqlen
 
@@ -54,76 +54,76 @@ FEW_BITS = 2
 
 #: Steps times their first rate, in levels, as the rate falls to 0. At few bits most roundings are
 #: open, so that steps lead further; what a compensated start has found is lost at such rates.
-REACH = 1.0
-REACH_FEW_BITS = 2.0
-REACH_COMPENSATED = 0.2
+TRAVEL = 1.0
+TRAVEL_FEW_BITS = 2.0
+TRAVEL_FROM_GPTQ = 0.2
 
 
-def compensates(recipe: Recipe) -> bool:
+def uses_gptq(recipe: Recipe) -> bool:
     """Tell whether roundings start where errors make up for each other."""
     tuning = recipe.tuning
-    return starts_compensated(tuning.start, iters=tuning.iters, bits=recipe.scheme.bits)
+    return inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits)
 
 
-def starts_compensated(start: str, *, iters: int, bits: int) -> bool:
-    """Tell the same by the values of ``tuning.start``, ``tuning.iters`` and ``scheme.bits``."""
+def inits_by_gptq(start: str, *, iters: int, bits: int) -> bool:
+    """Tell the same by the values of those keys: ``init_rounding``, ``iters`` and ``bits``."""
     if start == "auto":
         return iters > 0 and bits > FEW_BITS
-    return start == "compensated"
+    return start == "gptq"
 
 
-def looks_at_inputs(recipe: Recipe) -> bool:
+def needs_input_statistics(recipe: Recipe) -> bool:
     """Tell whether scales or roundings start by what goes into a layer."""
-    return recipe.tuning.init == "search" or compensates(recipe)
+    return recipe.tuning.init_scale == "search" or uses_gptq(recipe)
 
 
-def rounding_rate(recipe: Recipe) -> float:
+def learning_rate(recipe: Recipe) -> float:
     """Return the step size of the roundings; 0 without tuning."""
     tuning = recipe.tuning
     if tuning.iters == 0:
         return 0.0
     if tuning.lr != "auto":
         return tuning.lr
-    if compensates(recipe):
-        return REACH_COMPENSATED / tuning.iters
-    return (REACH if recipe.scheme.bits > FEW_BITS else REACH_FEW_BITS) / tuning.iters
+    if uses_gptq(recipe):
+        return TRAVEL_FROM_GPTQ / tuning.iters
+    return (TRAVEL if recipe.scheme.bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
 
 
-def clip_rate(recipe: Recipe) -> float:
+def minmax_learning_rate(recipe: Recipe) -> float:
     """Return the step size of the clip factors; 0 without tuning."""
     tuning = recipe.tuning
     if tuning.iters == 0 or tuning.minmax_lr == "auto":
-        return rounding_rate(recipe)
+        return learning_rate(recipe)
     return tuning.minmax_lr
 
 
 def needs_data(recipe: Recipe) -> bool:
     """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
     tuning = recipe.tuning
-    tunes = tuning.iters > 0 or recipe.distill.steps > 0
-    return looks_at_inputs(recipe) or tunes or bool(recipe.allocate.budgets)
+    tunes = tuning.iters > 0 or recipe.end_to_end.steps > 0
+    return needs_input_statistics(recipe) or tunes or bool(recipe.allocate.budgets)
 
 
-def schedule_of(recipe: Recipe, block: int) -> Schedule:
+def hyperparameters_for(recipe: Recipe, block: int) -> Hyperparameters:
     """Return the plain numbers of one block's descent."""
     tuning = recipe.tuning
-    return Schedule(
+    return Hyperparameters(
         iters=tuning.iters,
-        rate=rounding_rate(recipe),
-        clip_rate=clip_rate(recipe) if tuning.clips else 0.0,
+        rate=learning_rate(recipe),
+        clip_rate=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
         batch_size=tuning.batch_size,
         accumulate=tuning.gradient_accumulate_steps,
-        checks=tuning.checks,
-        check_samples=tuning.check_samples,
+        checks=tuning.num_validations,
+        check_samples=tuning.validation_samples,
         # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if tuning.init == "search" else 1.0,
+        clip_ceiling=2.0 if tuning.init_scale == "search" else 1.0,
         seed=recipe.seed + block,
         part=1 if tuning.low_memory else 0,
         sparing=tuning.low_memory,
     )
 
 
-def forward_size(recipe: Recipe) -> int:
+def forward_batch_size(recipe: Recipe) -> int:
     """Return how many samples go through a block at a time where no gradients are asked for."""
     return 1 if recipe.tuning.low_memory else recipe.tuning.batch_size
 
@@ -133,6 +133,6 @@ def stream_names(recipe: Recipe) -> tuple[str, ...]:
     return (FULL, QUANTIZED) if recipe.tuning.quantized_inputs else (FULL,)
 
 
-def distills(recipe: Recipe, plan: Plan) -> bool:
+def tunes_end_to_end(recipe: Recipe, plan: Plan) -> bool:
     """Tell whether a pass ends with this: GGUF types hold their scales in other ways."""
-    return recipe.distill.steps > 0 and not any(map(is_gguf, plan.outputs))
+    return recipe.end_to_end.steps > 0 and not any(map(is_gguf, plan.outputs))

@@ -17,7 +17,7 @@ from autoround.errors import RecipeError
 from autoround.model.blocks import Matrix, embeddings_path, head_path, vision_blocks
 from autoround.model.layer_roles import EMBEDDINGS, HEAD, kinds_of
 from autoround.model.skeleton import Skeleton
-from autoround.planning.layer_scheme import Asked, matcher, matches
+from autoround.planning.layer_scheme import RequestedScheme, compile_patterns, matches
 from autoround.recipe.layers import ANY, LayerRule
 from autoround.recipe.ranges import ALL, chosen
 from autoround.recipe.schema import Recipe
@@ -68,14 +68,14 @@ class Rules:
                 found.setdefault(name, []).append(index)
         return found
 
-    def asked(self, name: str, otherwise: Scheme | None) -> Asked:
+    def asked(self, name: str, otherwise: Scheme | None) -> RequestedScheme:
         """Return what the recipe asks for a layer: by a rule, or else ``otherwise``."""
         index = self.plain(name)
         if index is None:
-            return Asked(otherwise, "")
+            return RequestedScheme(otherwise, "")
         rule = self.recipe.layers[index]
         scheme = rule.as_scheme(self.recipe.scheme)
-        return Asked(scheme, "" if scheme is not None else kept_by(index, rule))
+        return RequestedScheme(scheme, "" if scheme is not None else kept_by_rule(index, rule))
 
     def place(self, index: int) -> str:
         """Name a rule and where it stands, for messages."""
@@ -123,15 +123,15 @@ class Rules:
         return tuple(found)
 
     def _begin(self, index: int) -> str:
-        return begin(self.recipe.layers[index], index)
+        return error_prefix(self.recipe.layers[index], index)
 
 
-def begin(rule: LayerRule, index: int) -> str:
+def error_prefix(rule: LayerRule, index: int) -> str:
     """Begin a message about a rule as those about other mistakes in recipes begin."""
     return f"{rule.origin}: layers[{index}]" if rule.origin else f"layers[{index}]"
 
 
-def kept_by(index: int, rule: LayerRule) -> str:
+def kept_by_rule(index: int, rule: LayerRule) -> str:
     """Say that a rule keeps a layer in 16 bits."""
     return f"16 bits by layers[{index}] of the recipe ({rule})"
 
@@ -152,11 +152,11 @@ def apply_rules(
     every += filter(None, [embeddings_path(skeleton.model)])
     hits, errors = [], []
     for index, rule in enumerate(recipe.layers):
-        named = matcher(rule.patterns)
+        named = compile_patterns(rule.patterns)
         fitting = [s for s in subjects if fits(rule, s, len(found), named)]
         reason = _useless(rule, recipe) or _missed(rule, fitting, every, len(found))
         if reason:
-            errors.append(f"{begin(rule, index)}: {reason}")
+            errors.append(f"{error_prefix(rule, index)}: {reason}")
         hits.append(tuple(s.name for s in fitting))
     if errors:
         raise RecipeError("\n".join(errors))
@@ -230,7 +230,7 @@ def _missed(rule: LayerRule, fitting: list[Subject], every: list[str], blocks: i
         limits = [f"kind {rule.kind}"] if rule.kind != ANY else []
         limits += [f"blocks {', '.join(map(str, rule.forms))}"] if rule.blocks != ALL else []
         if not any(matches(pattern, name) for name in every):
-            return f"{pattern!r} matches no layer of this model{near(pattern, every)}"
+            return f"{pattern!r} matches no layer of this model{closest_name_hint(pattern, every)}"
         if limits:
             return f"{pattern!r} matches no layer of {' and '.join(limits)}; {blocks} blocks"
         return (
@@ -246,7 +246,7 @@ def _missed(rule: LayerRule, fitting: list[Subject], every: list[str], blocks: i
     return f"no layer of this model is of kind {rule.kind}; name layers by match"
 
 
-def near(pattern: str, names: Sequence[str]) -> str:
+def closest_name_hint(pattern: str, names: Sequence[str]) -> str:
     """Return a hint at the name that is closest to a pattern."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     close = difflib.get_close_matches(pattern, [*ends, *names], n=1)
@@ -262,6 +262,6 @@ def _check_head(rules: Rules, head: str) -> None:
     ruled = recipe.layers[index].as_scheme(recipe.scheme)
     if ruled != section:
         raise RecipeError(
-            f"{begin(recipe.layers[index], index)}: it makes the output head "
+            f"{error_prefix(recipe.layers[index], index)}: it makes the output head "
             f"{ruled or '16 bit'}, and the section lm_head makes it {section}; remove one of them"
         )

@@ -36,15 +36,19 @@ def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str
 _GLOB = re.compile(r"[*?\[]")
 
 
-class Asked(NamedTuple):
+class RequestedScheme(NamedTuple):
     """What a recipe asks for a matrix: a scheme, or None and why it is kept in 16 bits."""
 
     scheme: Scheme | None
     reason: str
 
 
-def resolve(
-    skeleton: Skeleton, matrix: Matrix, asked: Asked, ignore: Iterable[str], packings: list[str]
+def plan_scheme(
+    skeleton: Skeleton,
+    matrix: Matrix,
+    asked: RequestedScheme,
+    ignore: Iterable[str],
+    packings: list[str],
 ) -> LayerPlan:
     """Give a matrix its scheme, or the reason why it is kept."""
     scheme = asked.scheme
@@ -70,7 +74,7 @@ def matches(pattern: str, name: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)
 
 
-def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+def compile_patterns(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Return what tells whether any of the patterns names a layer, quickly for many names."""
     patterns = tuple(patterns)
     plain = {p for p in patterns if not p.startswith("re:") and not _GLOB.search(p)}

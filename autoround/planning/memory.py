@@ -13,11 +13,11 @@ from autoround.errors import UsageError
 from autoround.model.positions import hidden_size
 from autoround.model.skeleton import Skeleton
 from autoround.planning.hyperparameters import (
-    compensates,
-    distills,
-    forward_size,
+    forward_batch_size,
     needs_data,
     stream_names,
+    tunes_end_to_end,
+    uses_gptq,
 )
 from autoround.recipe.schema import Recipe
 from autoround.types import Estimate, Plan
@@ -43,7 +43,7 @@ GRAPH_WIDTHS = 16
 GRAPHS_SHARE = 0.25
 
 
-class Needs(NamedTuple):
+class MemoryNeeds(NamedTuple):
     """Bytes at the peak.
 
     block: whatever the number of blocks and samples: the program, one block being tuned, the
@@ -61,16 +61,16 @@ class Needs(NamedTuple):
     graphs: int = 0
 
 
-def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> Needs:
+def memory_needs(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> MemoryNeeds:
     """Work out what a plan needs, from shapes."""
     block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
     item = DTYPES[plan.compute_dtype].itemsize
     # The last check embeds in float32; tuning has the embeddings in its dtype, before the blocks.
     outside = sum(math.prod(skeleton.header(n)[0]) * 4 for n in skeleton.names_outside_blocks())
     if not needs_data(recipe):
-        return Needs(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
+        return MemoryNeeds(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
     tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
-    batch = forward_size(recipe) * recipe.calibration.seqlen
+    batch = forward_batch_size(recipe) * recipe.calibration.seqlen
     widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
     hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
     streams = tokens * hidden * item
@@ -78,31 +78,33 @@ def needs_of(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -
     on_host = not runtime.own_memory
     sparing = recipe.tuning.low_memory and not on_host
     tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
-    if compensates(recipe):
+    if uses_gptq(recipe):
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
         tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)
         tuning += 4 * block
     codes = graphs = 0
-    if distills(recipe, plan):
+    if tunes_end_to_end(recipe, plan):
         # The inputs of every block, the averages of the scales, and the head.
         layers = [x for b in plan.blocks for x in b.quantized if x.scheme is not None]
         codes = sum(math.prod(x.shape) for x in layers)
-        step = recipe.distill.batch_size * recipe.calibration.seqlen
+        step = recipe.end_to_end.batch_size * recipe.calibration.seqlen
         graphs = item * (codes + len(plan.blocks) * GRAPH_WIDTHS * step * widest)
         scales = sum(math.prod(x.shape) // max(x.scheme.group_size, 64) for x in layers if x.scheme)
         course = block * 4 * 3 + activations + len(plan.blocks) * step * hidden * item + scales * 16
-        if recipe.distill.codes:
+        if recipe.end_to_end.tune_codes:
             # The codes of before, those that move, and how far each leans, all at hand.
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
     held = block * 4 * 2
     base = BASE_BYTES + COMPILER_BYTES * plan.compiled
-    return Needs(
+    return MemoryNeeds(
         base + (outside + tuning if on_host else outside + held),
         2 * streams,
         codes,
-        0 if on_host else _apart(outside // 4 * item, tuning, together=distills(recipe, plan)),
+        0
+        if on_host
+        else _apart(outside // 4 * item, tuning, together=tunes_end_to_end(recipe, plan)),
         _journal(plan) + 2 * len(stream_names(recipe)) * streams,
         graphs,
     )
@@ -131,14 +133,14 @@ def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:
     return int(SHARE * free) if free > 0 and runtime.device.type != "meta" else None
 
 
-def resident(needs: Needs, recipe: Recipe, runtime: Runtime) -> bool:
+def streams_fit_device(needs: MemoryNeeds, recipe: Recipe, runtime: Runtime) -> bool:
     """Tell whether the streams fit the device, beside all else that it holds."""
     if not runtime.own_memory or recipe.tuning.low_memory or not needs.streams:
         return False
     return needs.device + needs.streams <= SHARE * runtime.memory().free
 
 
-def placed(needs: Needs, budget: int | None) -> tuple[bool, bool]:
+def offload_to_disk(needs: MemoryNeeds, budget: int | None) -> tuple[bool, bool]:
     """Choose what goes from the host's memory to the disk: streams, and codes of all blocks."""
     if budget is None:
         return False, False
@@ -147,7 +149,7 @@ def placed(needs: Needs, budget: int | None) -> tuple[bool, bool]:
     return mapped, packed
 
 
-def graphs_fit(needs: Needs, recipe: Recipe, runtime: Runtime, budget: int | None) -> bool:
+def graphs_fit(needs: MemoryNeeds, recipe: Recipe, runtime: Runtime, budget: int | None) -> bool:
     """Tell whether to hold the graphs of all blocks in a step over the whole model."""
     if runtime.own_memory:
         room = int(SHARE * runtime.memory().free)
@@ -173,7 +175,7 @@ def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
         )
 
 
-def warnings_of(
+def memory_warnings(
     estimate: Estimate, recipe: Recipe, runtime: Runtime, budget: int | None
 ) -> list[str]:
     """Say in words where memory will be short."""

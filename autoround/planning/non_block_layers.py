@@ -7,14 +7,14 @@ from autoround.formats import layouts
 from autoround.model.blocks import Matrix, head_path, vision_blocks
 from autoround.model.skeleton import Skeleton
 from autoround.planning.layer_rules import Rules
-from autoround.planning.layer_scheme import Asked, plan_layer, resolve
+from autoround.planning.layer_scheme import RequestedScheme, plan_layer, plan_scheme
 from autoround.types import LayerPlan, OutputPlan
 
 #: Why tensors are copied that transformers' class does not know.
-STRANGER = "unknown to the model class, copied as it is"
+UNMAPPED = "unknown to the model class, copied as it is"
 
 
-def plan_outside(
+def plan_non_block_layers(
     rules: Rules, skeleton: Skeleton, outside: list[Matrix], outputs: tuple[OutputPlan, ...]
 ) -> tuple[tuple[LayerPlan, ...], list[str]]:
     """Resolve what lies outside the decoder blocks: kept, but for a head or towers asked for.
@@ -28,13 +28,13 @@ def plan_outside(
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     found: list[LayerPlan] = []
     for m in outside:
-        asked = Asked(None, "")
+        asked = RequestedScheme(None, "")
         if m.name == head:
             asked = rules.asked(m.name, recipe.lm_head.as_scheme(recipe.scheme))
         elif recipe.quantize_vision and m.name.startswith(towers):
             asked = rules.asked(m.name, recipe.scheme.as_scheme())
         if asked.scheme is not None or asked.reason:
-            found.append(resolve(skeleton, m, asked, recipe.ignore, packings))
+            found.append(plan_scheme(skeleton, m, asked, recipe.ignore, packings))
             continue
         reason = "outside the decoder blocks"
         if m.name.startswith(towers):
@@ -51,7 +51,7 @@ def _strangers(skeleton: Skeleton) -> list[LayerPlan]:
     """
     headers = skeleton.source.headers()
     return [
-        LayerPlan(name.removesuffix(".weight"), (shape[0], shape[1]), None, STRANGER)
+        LayerPlan(name.removesuffix(".weight"), (shape[0], shape[1]), None, UNMAPPED)
         for name, shape in ((name, headers[name][0]) for name in skeleton.extras)
         if name.endswith(".weight") and len(shape) == 2
     ]

@@ -14,11 +14,11 @@ from autoround.formats import registry
 from autoround.formats.registry import is_gguf
 from autoround.model.blocks import Matrix, matrices
 from autoround.model.skeleton import Skeleton
-from autoround.planning.gguf import Pass, gguf_pass
-from autoround.planning.hyperparameters import compiles
-from autoround.planning.layer_rules import Rules, apply_rules, near
-from autoround.planning.layer_scheme import matches, resolve
-from autoround.planning.non_block_layers import plan_outside
+from autoround.planning.gguf import PassPlan, gguf_pass
+from autoround.planning.hyperparameters import compiles_blocks
+from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
+from autoround.planning.layer_scheme import matches, plan_scheme
+from autoround.planning.non_block_layers import plan_non_block_layers
 from autoround.recipe.schema import Recipe
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
@@ -73,7 +73,7 @@ def make_plan(
                 rules=one.rules,
             )
         )
-        plans[-1] = replace(plans[-1], compiled=compiles(plans[-1], recipe, runtime))
+        plans[-1] = replace(plans[-1], compiled=compiles_blocks(plans[-1], recipe, runtime))
     first = plans[0]
     written = [output for plan in plans for output in plan.outputs]
     common = (
@@ -90,9 +90,9 @@ def _passes(
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     written: tuple[OutputPlan, ...],
-) -> list[Pass]:
+) -> list[PassPlan]:
     """Give formats whose blocks come out alike one pass, and others one each."""
-    passes: list[Pass] = []
+    passes: list[PassPlan] = []
     for outputs in _families(written):
         if is_gguf(outputs[0]):
             one = gguf_pass(rules, skeleton, found, outside, outputs)
@@ -114,10 +114,12 @@ def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
     return [plain, *own] if plain else [*own]
 
 
-def _merged(one: Pass, other: Pass) -> Pass:
+def _merged(one: PassPlan, other: PassPlan) -> PassPlan:
     notes = dict.fromkeys((*one.notes, *other.notes))
     rules = dict.fromkeys((*one.rules, *other.rules))
-    return Pass(one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules))
+    return PassPlan(
+        one.blocks, one.kept, (*one.outputs, *other.outputs), tuple(notes), tuple(rules)
+    )
 
 
 def _pass_notes(plans: list[Plan]) -> list[str]:
@@ -132,9 +134,9 @@ def _pass_notes(plans: list[Plan]) -> list[str]:
 
 def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
     own = [output.format for output in outputs if is_gguf(output)]
-    if not recipe.distill.steps or not own:
+    if not recipe.end_to_end.steps or not own:
         return []
-    return [f"distill is left out for {', '.join(own)}: GGUF holds scales in ways of its own"]
+    return [f"end_to_end is left out for {', '.join(own)}: GGUF holds scales in ways of its own"]
 
 
 def _plain_pass(
@@ -143,7 +145,7 @@ def _plain_pass(
     found: dict[str, list[Matrix]],
     outside: list[Matrix],
     outputs: tuple[OutputPlan, ...],
-) -> Pass:
+) -> PassPlan:
     scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
     packings = [output.packing for output in outputs]
     blocks = tuple(
@@ -151,16 +153,17 @@ def _plain_pass(
             i,
             name,
             tuple(
-                resolve(skeleton, m, rules.asked(m.name, scheme), ignore, packings) for m in inside
+                plan_scheme(skeleton, m, rules.asked(m.name, scheme), ignore, packings)
+                for m in inside
             ),
         )
         for i, (name, inside) in enumerate(found.items())
     )
     quantized = [layer for block in blocks for layer in block.quantized]
-    kept, notes = plan_outside(rules, skeleton, outside, outputs)
+    kept, notes = plan_non_block_layers(rules, skeleton, outside, outputs)
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
-    return Pass(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
+    return PassPlan(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
 
 
 def plan_outputs(
@@ -202,7 +205,7 @@ def outside_of(skeleton: Skeleton) -> list[Matrix]:
 
 def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
     errors = [
-        f"ignore: {pattern!r} matches no layer of this model{near(pattern, names)}"
+        f"ignore: {pattern!r} matches no layer of this model{closest_name_hint(pattern, names)}"
         for pattern in patterns
         if not any(matches(pattern, name) for name in names)
     ]

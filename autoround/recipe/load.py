@@ -29,7 +29,7 @@ from autoround.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class OverrideSource:
     """A value and the words that gave it, such as ``--bits 9``, for error messages."""
 
     value: object
@@ -51,7 +51,7 @@ def load_recipe(
         source: a built-in name or a path, as :func:`autoround.recipe.find.find_recipe`
             reads it.
         overrides: ``path=value`` texts of ``--set``, such as ``tuning.lr=5e-3``.
-        values: dotted path to value, or to a :class:`Given` that says where from.
+        values: dotted path to value, or to a :class:`OverrideSource` that says where from.
 
     Raises:
         RecipeError: one line per mistake, each with its file and line.
@@ -205,7 +205,7 @@ def _display(path: Path) -> str:
 def _read_values(values: Mapping[str, object], problems: list[Problem]) -> list[Node]:
     layers = []
     for dotted, value in values.items():
-        given = value if isinstance(value, Given) else Given(value, dotted)
+        given = value if isinstance(value, OverrideSource) else OverrideSource(value, dotted)
         layers.extend(_nest(dotted, located(given.value, Origin(given.origin)), problems))
     return layers
 

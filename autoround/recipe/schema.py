@@ -114,10 +114,10 @@ class TuningOptions(Section):
         ),
         BOOL,
     ] = False
-    clips: Annotated[
+    tune_minmax: Annotated[
         bool, Field(description="Tune the two clip factors of each group as well."), BOOL
     ] = True
-    init: Annotated[
+    init_scale: Annotated[
         Literal["minmax", "search"],
         Field(
             description="Where scales start: the range of each group, "
@@ -125,26 +125,26 @@ class TuningOptions(Section):
         ),
         Legal("minmax or search"),
     ] = "search"
-    start: Annotated[
-        Literal["auto", "nearest", "compensated"],
+    init_rounding: Annotated[
+        Literal["auto", "nearest", "gptq"],
         Field(
             description="Where roundings start: the nearest level, or one that makes up for "
             "the errors of the layer's other weights (as GPTQ does); auto is compensated where "
             "there are steps and `scheme.bits` is above 2."
         ),
-        Legal("auto, nearest or compensated"),
+        Legal("auto, nearest or gptq"),
     ] = "auto"
     quantized_inputs: Annotated[
         bool,
         Field(description="Feed a block the outputs of the quantized blocks before it."),
         BOOL,
     ] = True
-    checks: Annotated[
+    num_validations: Annotated[
         Count,
         Field(description="Times that fixed samples are scored to choose the best iterate."),
         COUNT,
     ] = 5
-    check_samples: Annotated[
+    validation_samples: Annotated[
         Count, Field(description="Fixed samples that such a score is taken on."), COUNT
     ] = 16
 
@@ -163,7 +163,7 @@ class TuningOptions(Section):
     ] = "auto"
 
 
-class DistillOptions(Section):
+class EndToEndOptions(Section):
     """How scales, and codes, are tuned together, after the blocks."""
 
     steps: Annotated[
@@ -177,7 +177,7 @@ class DistillOptions(Section):
         RATE,
     ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
-    codes: Annotated[
+    tune_codes: Annotated[
         bool,
         Field(description="Let codes move by a level where gradients agree on it for long."),
         BOOL,
@@ -291,12 +291,12 @@ class Recipe(Section):
         AllocateOptions,
         Field(description="How bits are given to layers under a budget, by what each costs."),
     ] = AllocateOptions()
-    distill: Annotated[
-        DistillOptions,
+    end_to_end: Annotated[
+        EndToEndOptions,
         Field(
             description="How the scales of the whole model are tuned together, after the blocks."
         ),
-    ] = DistillOptions()
+    ] = EndToEndOptions()
     calibration: Annotated[
         CalibrationOptions, Field(description="Which text the model reads while quantized.")
     ] = CalibrationOptions()

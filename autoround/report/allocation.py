@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from autoround.mixed_precision.score_file import Scores
-from autoround.mixed_precision.search import Allocated
+from autoround.mixed_precision.search import ChosenAllocation
 
 
-def allocation_lines(found: Allocated, scores: Scores, *, layers: bool = False) -> list[str]:
+def allocation_lines(found: ChosenAllocation, scores: Scores, *, layers: bool = False) -> list[str]:
     """Return the lines that show an allocation and what it was chosen from."""
     key, value = found.budget
     counts = ", ".join(f"{count} layers to {name}" for name, count in found.counts.items())
@@ -31,7 +31,7 @@ def allocation_lines(found: Allocated, scores: Scores, *, layers: bool = False) 
     return lines
 
 
-def uniform_lines(found: Allocated) -> list[str]:
+def uniform_lines(found: ChosenAllocation) -> list[str]:
     """Return what one option for all would be, for those that all layers can take."""
     points = uniform_points(found)
     return [
@@ -39,7 +39,7 @@ def uniform_lines(found: Allocated) -> list[str]:
     ]
 
 
-def uniform_points(found: Allocated) -> list[tuple[str, float, float]]:
+def uniform_points(found: ChosenAllocation) -> list[tuple[str, float, float]]:
     """Return name, bits a weight and predicted loss of one option for all units."""
     shared = [o for o in found.units[0].options if all(o in u.options for u in found.units)]
     points = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoround.planning.hyperparameters import starts_compensated
+from autoround.planning.hyperparameters import inits_by_gptq
 from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 
@@ -126,7 +126,7 @@ def _format_lines(plan: Plan) -> list[str]:
 def method(plan: Plan) -> str:
     """Name what the plan's tuning and distill sections do."""
     tuning = plan.recipe["tuning"]
-    searched = tuning["init"] == "search"
+    searched = tuning["init_scale"] == "search"
     if tuning["iters"] == 0:
         found = "opt-rtn (searched scales, no tuning)" if searched else "rtn (round to nearest)"
     else:
@@ -134,9 +134,9 @@ def method(plan: Plan) -> str:
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
         found = f"SignRound, {steps}, from {start}"
     bits = plan.recipe["scheme"]["bits"]
-    if starts_compensated(tuning["start"], iters=tuning["iters"], bits=bits):
+    if inits_by_gptq(tuning["init_rounding"], iters=tuning["iters"], bits=bits):
         found += ", roundings that make up for each other"
-    course = plan.recipe["distill"]
+    course = plan.recipe["end_to_end"]
     if not course["steps"]:
         return found
     return (

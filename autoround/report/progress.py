@@ -12,7 +12,7 @@ from rich.segment import ControlType
 
 from autoround.events import (
     BlockDone,
-    DistillStep,
+    EndToEndStep,
     Event,
     Finished,
     Planned,
@@ -52,7 +52,7 @@ class Progress:
             self._live(event)
         elif isinstance(event, BlockDone):
             self._block(event)
-        elif isinstance(event, DistillStep):
+        elif isinstance(event, EndToEndStep):
             self._distill(event)
         elif isinstance(event, Scored):
             self._scored(event)
@@ -89,7 +89,7 @@ class Progress:
         )
         self._print(text, end="")
 
-    def _distill(self, event: DistillStep) -> None:
+    def _distill(self, event: EndToEndStep) -> None:
         if event.before is not None:
             self._clear()
             kept = "" if event.loss < event.before else "; no better, so the scales stay as before"

@@ -17,14 +17,14 @@ from autoround._version import __version__
 from autoround.data.tokens import Tokens
 from autoround.model.side_files import side_files
 from autoround.model.skeleton import Skeleton
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.storage.checksum import checksum, checksum_of_all
 
 #: Packages whose versions change numbers.
 PACKAGES = ("torch", "transformers")
 
 
-def identity_of(job: Job) -> dict[str, Any]:
+def fingerprint(job: Session) -> dict[str, Any]:
     """Return what must be the same for a run to go on; values are JSON."""
     plan = job.plan
     return {
@@ -35,14 +35,14 @@ def identity_of(job: Job) -> dict[str, Any]:
         "compute dtype": plan.compute_dtype,
         "recipe": job.recipe.to_dict(),
         "calibration": plan.calibration,
-        "calibration tokens": tokens_mark(job.tokens),
-        "model files": model_marks(job.skeleton),
+        "calibration tokens": tokens_digest(job.tokens),
+        "model files": model_digests(job.skeleton),
         # Follows from the above, but for what a change of this program does to it.
         "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
     }
 
 
-def machine_of(job: Job) -> dict[str, Any]:
+def machine_facts(job: Session) -> dict[str, Any]:
     """Return what may differ in the last bits only: a run goes on with a warning."""
     return {
         "threads": torch.get_num_threads(),
@@ -87,7 +87,7 @@ def _digest(text: str | bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def tokens_mark(tokens: Tokens | None) -> str | None:
+def tokens_digest(tokens: Tokens | None) -> str | None:
     """Return a sum of calibration tokens, and of what goes with them."""
     if tokens is None:
         return None
@@ -98,7 +98,7 @@ def tokens_mark(tokens: Tokens | None) -> str | None:
     return found
 
 
-def model_marks(skeleton: Skeleton) -> dict[str, Any]:
+def model_digests(skeleton: Skeleton) -> dict[str, Any]:
     """Return sums of what can be read at once; blocks are compared when they are read again."""
     headers = {
         name: [list(shape), str(dtype)]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autoround.errors import OutputError
 from autoround.resume.records import pack_layers, read_record, unpack_layers, write_record
-from autoround.session.activations import StreamFiles, Streams
+from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.storage.durable import make_synced, replace_synced
 from autoround.types import BlockResult
@@ -183,7 +183,9 @@ class PassJournal:
     def _record(self, index: int) -> Path:
         return self._folder / f"{index:05d}.safetensors"
 
-    def commit(self, output: BlockOutput, *, streams: Streams | None, names: Sequence[str]) -> None:
+    def commit(
+        self, output: BlockOutput, *, streams: ActivationStreams | None, names: Sequence[str]
+    ) -> None:
         """Make a unit done: its streams first, then its record.
 
         names: the streams that go on from here.
@@ -225,13 +227,13 @@ class PassJournal:
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
-    ) -> StreamFiles:
+    ) -> ActivationFiles:
         """Return the files of the streams."""
-        return StreamFiles(self._streams, shape, dtype, names)
+        return ActivationFiles(self._streams, shape, dtype, names)
 
     def streams(
-        self, index: int, files: StreamFiles, *, mask: Tensor | None, mapped: bool
-    ) -> Streams:
+        self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
+    ) -> ActivationStreams:
         """Return the streams as the last finished block left them.
 
         index: of that block.
@@ -248,7 +250,7 @@ class PassJournal:
             held[name] = files.mapped(name, turn) if mapped else files.read(name, turn, total=total)
         full = held["full"]
         own = held.get("quantized", full if mapped else full.clone())
-        return Streams(full, own, mask, files, mapped, turn)
+        return ActivationStreams(full, own, mask, files, mapped, turn)
 
     def save_state(
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]

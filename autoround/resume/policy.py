@@ -16,11 +16,11 @@ from autoround._version import __version__
 from autoround.device.protocol import Runtime
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
-from autoround.planning.hyperparameters import compiles
+from autoround.planning.hyperparameters import compiles_blocks
 from autoround.recipe.schema import Recipe
-from autoround.resume.fingerprint import differences, identity_of, machine_of
+from autoround.resume.fingerprint import differences, fingerprint, machine_facts
 from autoround.resume.journal import Journal, blocks_in, journal_of, result_of
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.storage.durable import existing_parent
 from autoround.storage.json_text import to_json
 from autoround.types import BlockResult, Destination, Estimate, Plan
@@ -69,7 +69,7 @@ def check_leftover(place: Destination) -> int:
     return done
 
 
-def settled(
+def with_measured_dtype(
     recipe: Recipe, plan: Plan, *, runtime: Runtime, about: Mapping[str, Any] | None
 ) -> Plan:
     """Take over the dtype that an interrupted run measured to be the fastest, and what follows."""
@@ -77,26 +77,30 @@ def settled(
         return plan
     dtype = str(about["identity"]["compute dtype"])
     taken = [replace(one, compute_dtype=dtype) for one in plan.passes]
-    first, *further = (replace(x, compiled=compiles(x, recipe, runtime)) for x in taken)
+    first, *further = (replace(x, compiled=compiles_blocks(x, recipe, runtime)) for x in taken)
     return replace(first, further=tuple(further))
 
 
-def with_journal(
-    passes: Sequence[Job], journal: Journal, about: Mapping[str, Any] | None, *, estimate: Estimate
-) -> list[Job]:
+def attach_journal(
+    passes: Sequence[Session],
+    journal: Journal,
+    about: Mapping[str, Any] | None,
+    *,
+    estimate: Estimate,
+) -> list[Session]:
     """Give the jobs of all passes their parts of the journal.
 
     Raises:
         OutputError: the journal is of another run; the message says where they differ.
     """
     job = passes[0]
-    identity = identity_of(job)
+    identity = fingerprint(job)
     if about is None:
         allocation = {} if job.allocation is None else {"allocation": dict(job.allocation)}
-        journal.create({"identity": identity, "machine": machine_of(job), **allocation})
+        journal.create({"identity": identity, "machine": machine_facts(job), **allocation})
     else:
         # As it comes out of JSON: tuples have become lists.
-        _check_same(about, json.loads(json.dumps(identity)), machine_of(job), journal, job.sink)
+        _check_same(about, json.loads(json.dumps(identity)), machine_facts(job), journal, job.sink)
     jobs = []
     for number, one in enumerate(passes, start=1):
         part = journal.of_pass(number)
@@ -129,7 +133,7 @@ def _check_same(
         sink(Warned(f"the last bits may differ from those of one run: {'; '.join(others)}"))
 
 
-def check_rooms(place: Destination, job: Job, *, output: int, estimate: Estimate) -> bool:
+def check_rooms(place: Destination, job: Session, *, output: int, estimate: Estimate) -> bool:
     """Refuse disks without room for the output; tells whether a journal has room, too.
 
     Raises:
@@ -154,12 +158,12 @@ def check_rooms(place: Destination, job: Job, *, output: int, estimate: Estimate
     return fits and kept > 0
 
 
-def written_plan(plan: Plan) -> dict[str, Any]:
+def plan_record(plan: Plan) -> dict[str, Any]:
     """Return a plan as it is written beside an output."""
     return {"version": __version__, **dataclasses.asdict(plan)}
 
 
-def finished_before(folder: Path, plan: Plan) -> list[BlockResult] | None:
+def completed_results(folder: Path, plan: Plan) -> list[BlockResult] | None:
     """Return the figures of an output that is complete and of this plan; None for any other."""
     results: list[BlockResult] = []
     for one in (plan, *plan.further):
@@ -171,7 +175,7 @@ def finished_before(folder: Path, plan: Plan) -> list[BlockResult] | None:
                 lines = (own / "report.jsonl").read_text(encoding="utf-8").splitlines()
             except (OSError, ValueError):
                 return None
-            if found != json.loads(to_json(written_plan(one))):
+            if found != json.loads(to_json(plan_record(one))):
                 return None
         results += [result_of(json.loads(line)) for line in lines]
     return results

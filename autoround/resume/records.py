@@ -20,13 +20,13 @@ from torch import Tensor
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import OutputError
 from autoround.formats.gguf.blocks import GgufTensor
-from autoround.session.block_output import Carried
+from autoround.session.block_output import QuantizedWeight
 from autoround.storage.checksum import checksum
 from autoround.storage.durable import replace_synced
 from autoround.types import QuantizedTensor, Scheme
 
 #: What a record may hold, by the name it is written under.
-KINDS: Mapping[str, type[Carried]] = {"plain": QuantizedTensor, "gguf": GgufTensor}
+KINDS: Mapping[str, type[QuantizedWeight]] = {"plain": QuantizedTensor, "gguf": GgufTensor}
 #: Key of a file's metadata that holds everything but tensors.
 KEY = "record"
 
@@ -66,7 +66,7 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, held["facts"]
 
 
-def pack_layers(layers: Mapping[str, Carried]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Turn layers into tensors and what else they are; codes take as many bits as they need."""
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
@@ -85,9 +85,11 @@ def pack_layers(layers: Mapping[str, Carried]) -> tuple[dict[str, Tensor], dict[
     return tensors, facts
 
 
-def unpack_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Carried]:
+def unpack_layers(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> dict[str, QuantizedWeight]:
     """Undo :func:`pack_layers`."""
-    found: dict[str, Carried] = {}
+    found: dict[str, QuantizedWeight] = {}
     for name, own in facts.items():
         kind = KINDS[own["held"]]
         parts: dict[str, Any] = {}

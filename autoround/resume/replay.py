@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from autoround.session.session import BlockOutput, Job, keep_dtypes
+from autoround.session.session import BlockOutput, Session, with_kept_dtypes
 from autoround.storage.checksum import sum_of
 
 
-def finished(job: Job) -> int:
+def finished_blocks(job: Session) -> int:
     """Return how many blocks of a pass are done."""
     return 0 if job.journal is None else min(job.journal.done, len(job.plan.blocks))
 
 
-def replayed(job: Job, index: int, *, check: bool = True) -> BlockOutput:
+def replay_block(job: Session, index: int, *, check: bool = True) -> BlockOutput:
     """Return a finished block.
 
     check: whether the model's weights are compared with those it was made of.
@@ -27,14 +27,14 @@ def replayed(job: Job, index: int, *, check: bool = True) -> BlockOutput:
     replaced = {layer.tensor for layer in block.quantized}
     names = job.skeleton.names_under(block.name)
     stored = job.skeleton.read(n for n in names if check or n not in replaced)
-    kept = {n: t for n, t in keep_dtypes(job, block, stored).items() if n not in replaced}
+    kept = {n: t for n, t in with_kept_dtypes(job, block, stored).items() if n not in replaced}
     return job.journal.read(index, kept, source=sum_of(stored) if check else None)
 
 
-class Replay(Sequence[BlockOutput]):
+class ReplayedBlocks(Sequence[BlockOutput]):
     """All blocks of a pass, each read when it is asked for; checked the first time."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Session) -> None:
         self._job = job
         self._checked: set[int] = set()
 
@@ -51,6 +51,6 @@ class Replay(Sequence[BlockOutput]):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        output = replayed(self._job, index, check=index not in self._checked)
+        output = replay_block(self._job, index, check=index not in self._checked)
         self._checked.add(index)
         return output

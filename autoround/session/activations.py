@@ -23,7 +23,7 @@ from autoround.storage.checksum import CHUNK, raw_bytes
 from autoround.storage.durable import make_synced, sync_path
 
 
-class StreamFiles:
+class ActivationFiles:
     """The files of a pass's streams.
 
     shape: [n, seq, hidden] of each, in ``dtype``.
@@ -154,7 +154,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 @dataclass
-class Streams:
+class ActivationStreams:
     """Inputs of the next block: of the full-precision chain and of the quantized one.
 
     full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
@@ -165,11 +165,11 @@ class Streams:
     full: Tensor
     quantized: Tensor
     mask: Tensor | None
-    files: StreamFiles | None = None
+    files: ActivationFiles | None = None
     mapped: bool = False
     turn: int = 0
 
-    def on(self, device: torch.device) -> Streams:
+    def on(self, device: torch.device) -> ActivationStreams:
         """Move the streams to a device."""
         self.full, self.quantized = self.full.to(device), self.quantized.to(device)
         return self

@@ -11,7 +11,7 @@ from autoround.formats.gguf.blocks import GgufTensor
 from autoround.types import BlockResult, QuantizedTensor
 
 #: A quantized weight, whatever holds its scales.
-Carried: TypeAlias = QuantizedTensor | GgufTensor
+QuantizedWeight: TypeAlias = QuantizedTensor | GgufTensor
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class BlockOutput:
     source: a sum of the tensors that the model holds for it; 0 where nobody will ask.
     """
 
-    layers: dict[str, Carried]
+    layers: dict[str, QuantizedWeight]
     kept: dict[str, Tensor]
     result: BlockResult
     source: int = 0

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from autoround.device.protocol import Upload
-from autoround.session.session import Job, inside, keep_dtypes
+from autoround.session.session import Session, by_param, with_kept_dtypes
 from autoround.storage.checksum import sum_of
 from autoround.types import BlockPlan
 
 
-class Weights(NamedTuple):
+class BlockWeights(NamedTuple):
     """A block's tensors.
 
     host: by the model's own names, kept ones in the dtype they are written in. placed: by their
@@ -32,16 +32,16 @@ class Weights(NamedTuple):
     source: int
 
 
-class Ahead:
+class BlockPrefetcher:
     """Reads the blocks of a job, one of them ahead of need where that is worth it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Session) -> None:
         self._job = job
         self._worth = job.runtime.own_memory and not job.recipe.tuning.low_memory
         self._reading: tuple[int, Future[tuple[dict[str, Tensor], int]]] | None = None
         self._upload: Upload | None = None
 
-    def take(self, block: BlockPlan) -> Weights:
+    def take(self, block: BlockPlan) -> BlockWeights:
         """Return the tensors of a block; waits for what is on its way.
 
         Raises:
@@ -54,8 +54,8 @@ class Ahead:
         else:
             host, source = self._read(block)
             upload = None
-        placed = inside(block, host) if upload is None else upload.result()
-        return Weights(host, placed, source)
+        placed = by_param(block, host) if upload is None else upload.result()
+        return BlockWeights(host, placed, source)
 
     def go_on(self, block: BlockPlan) -> None:
         """Start on the block after one that is being tuned, and bring it over once it is read.
@@ -74,9 +74,9 @@ class Ahead:
         reading = self._reading[1]
         # A mistake of the reading is met where the block is needed.
         if self._upload is None and reading.done() and reading.exception() is None:
-            self._upload = self._job.runtime.upload(inside(after, reading.result()[0]))
+            self._upload = self._job.runtime.upload(by_param(after, reading.result()[0]))
 
     def _read(self, block: BlockPlan) -> tuple[dict[str, Tensor], int]:
         stored = self._job.skeleton.read(self._job.skeleton.names_under(block.name))
         source = 0 if self._job.journal is None else sum_of(stored)
-        return keep_dtypes(self._job, block, stored), source
+        return with_kept_dtypes(self._job, block, stored), source

@@ -21,29 +21,29 @@ from autoround.model.runner import BlockRunner, call_block
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import as_stored
 from autoround.recipe.schema import Recipe
-from autoround.resume.journal import PassJournal
-from autoround.session.block_output import BlockOutput, Carried
+from autoround.session.block_output import BlockOutput, QuantizedWeight
+from autoround.session.block_store import BlockStore
 from autoround.types import BlockPlan, LayerPlan, Plan
 
 __all__ = [
     "BlockOutput",
-    "Carried",
-    "Job",
+    "QuantizedWeight",
+    "Session",
     "as_stored",
-    "inside",
+    "by_param",
+    "forward_block",
+    "make_runner",
     "observing_layers",
-    "run_rounded",
-    "runner_of",
 ]
 
 
 #: Tokens of a sample up to which plain products, compiled, are the fastest attention on a CPU:
 #: torch's kernel has a slow backward there, which grows by the token, theirs by its square.
-SHORT = 128
+EAGER_ATTENTION_TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Job:
+class Session:
     """What every block of a run shares.
 
     journal: where finished blocks are kept, if they are. mapped: whether streams live there.
@@ -59,7 +59,7 @@ class Job:
     runtime: Runtime
     tokens: Tokens | None
     sink: Sink
-    journal: PassJournal | None = None
+    journal: BlockStore | None = None
     mapped: bool = False
     packed: bool = False
     allocation: Mapping[str, Any] | None = None
@@ -77,23 +77,23 @@ class Job:
         return DTYPES[self.plan.compute_dtype]
 
 
-def runner_of(job: Job) -> BlockRunner:
+def make_runner(job: Session) -> BlockRunner:
     """Return what runs the blocks of a job, compiled where its plan says so."""
     place, dtype = job.runtime.device, job.compute
     if not job.plan.compiled:
         return BlockRunner(job.skeleton, device=place, dtype=dtype)
     often = job.runtime.compile(call_block)
-    short = job.recipe.calibration.seqlen <= SHORT and not job.runtime.own_memory
+    short = job.recipe.calibration.seqlen <= EAGER_ATTENTION_TOKENS and not job.runtime.own_memory
     attention = "eager" if short else None
     return BlockRunner(job.skeleton, device=place, dtype=dtype, often=often, attention=attention)
 
 
-def inside(block: BlockPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def by_param(block: BlockPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name a block's tensors as they are called inside it."""
     return {name.removeprefix(block.name + "."): tensor for name, tensor in tensors.items()}
 
 
-def run_rounded(
+def forward_block(
     runner: BlockRunner,
     block: BlockPlan,
     base: Mapping[str, Tensor],
@@ -113,7 +113,7 @@ def run_rounded(
 
 
 def observing_layers(
-    job: Job, block: BlockPlan, *, into: Importance, linear: bool = True
+    job: Session, block: BlockPlan, *, into: Importance, linear: bool = True
 ) -> AbstractContextManager[None]:
     """Record the inputs of a block's quantized layers while the context lasts.
 
@@ -126,7 +126,9 @@ def observing_layers(
     return observing(module, names if linear else (), into=into, stacked=stacked)
 
 
-def keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_kept_dtypes(
+    job: Session, block: BlockPlan, stored: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Give kept tensors the dtype they will be written in, so tuning sees what is served."""
     replaced = {layer.tensor for layer in block.quantized}
     kept = DTYPES[job.plan.dtype]
@@ -136,18 +138,18 @@ def keep_dtypes(job: Job, block: BlockPlan, stored: Mapping[str, Tensor]) -> dic
     }
 
 
-def planned_outside(job: Job) -> list[LayerPlan]:
+def planned_outside(job: Session) -> list[LayerPlan]:
     """Return the layers outside the blocks that are quantized here; GGUF rounds its own."""
     if all(map(is_gguf, job.plan.outputs)):
         return []
     return [layer for layer in job.plan.kept if layer.scheme is not None]
 
 
-def tunes_head(job: Job) -> bool:
+def tunes_head(job: Session) -> bool:
     """Tell whether the head is among them, so that both streams are needed to the end."""
     head = head_path(job.skeleton.model)
     return any(layer.name == head for layer in planned_outside(job))
 
 
 #: Positions whose logits are held at once, so that a large vocabulary fits the cache better.
-CHUNK = 128
+POSITION_CHUNK = 128

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from autoround.core import end_to_end as core
 from autoround.core.batches import batches
-from autoround.events import DistillStep
+from autoround.events import EndToEndStep
 from autoround.model.runner import BlockRunner
-from autoround.session.session import CHUNK, BlockOutput, Job, inside, run_rounded
-from autoround.tuning.end_to_end_state import Keeping
+from autoround.session.session import POSITION_CHUNK, BlockOutput, Session, by_param, forward_block
+from autoround.tuning.end_to_end_state import StateKeeper
 from autoround.types import QuantizedTensor
 
 #: Samples that are kept out of the descent to judge it, when there are enough.
-JUDGES = 8
+VALIDATION_SAMPLES = 8
 
 
 class _Block(NamedTuple):
@@ -51,18 +51,18 @@ class _Block(NamedTuple):
         return self._replace(base=base, layers=layers, read=None)
 
 
-class _Course(NamedTuple):
+class _EndToEnd(NamedTuple):
     """What all steps share. teacher: [n, seq, hidden], what the original's last block put out."""
 
-    job: Job
+    job: Session
     runner: BlockRunner
     outer: Mapping[str, Tensor]
     blocks: Sequence[_Block]
     teacher: Tensor
 
 
-def distill(
-    job: Job, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
+def tune_end_to_end(
+    job: Session, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
 ) -> Iterator[BlockOutput]:
     """Tune scales, and codes if asked, of finished blocks together; yields the new blocks.
 
@@ -70,32 +70,34 @@ def distill(
     descent did not see. With a journal, a descent that was stopped goes on from its last state.
     """
     assert job.tokens is not None
-    options = job.recipe.distill
-    course = _Course(job, runner, runner.outer(), _opened(job, runner, done), teacher)
+    options = job.recipe.end_to_end
+    course = _EndToEnd(job, runner, runner.outer(), _opened(job, runner, done), teacher)
     count = len(job.tokens.ids)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(job.recipe.seed))
-    judges = order[:JUDGES] if count >= 2 * JUDGES else order
-    learned = order[JUDGES:] if count >= 2 * JUDGES else order
+    judges = order[:VALIDATION_SAMPLES] if count >= 2 * VALIDATION_SAMPLES else order
+    learned = order[VALIDATION_SAMPLES:] if count >= 2 * VALIDATION_SAMPLES else order
     bits = {x.name: x.scheme.bits for b in job.plan.blocks for x in b.quantized if x.scheme}
     held = [(bits[n], factor) for b in course.blocks for n, factor in b.factors.items()]
     params = [factor for _, factor in held]
-    rates = [core.rate_of(width) if options.lr == "auto" else options.lr for width, _ in held]
+    rates = [
+        core.learning_rate_for(width) if options.lr == "auto" else options.lr for width, _ in held
+    ]
     state = core.init(params, rates=rates, steps=options.steps)
-    keeping = Keeping(job, {"factor": params, **_moving(course.blocks)})
+    keeping = StateKeeper(job, {"factor": params, **_moving(course.blocks)})
     state, scores = keeping.restore(state)
-    before = scores.get("before") or _score(course, judges)
+    before = scores.get("before") or _validation_loss(course, judges)
     drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
     for _ in range(state.step):
         next(drawn)
     for number in range(state.step + 1, options.steps + 1):
-        units = core.lean_at(number - 1, steps=options.steps)
+        units = core.votes_at(number - 1, steps=options.steps)
         loss, grads = _gradients(course, learned[next(drawn)], units=units)
         state = core.step(params, grads, state=state)
         keeping.keep(state, before=before)
-        job.sink(DistillStep(number, options.steps, loss))
-    after = scores.get("after") or _score(course, judges)
+        job.sink(EndToEndStep(number, options.steps, loss))
+    after = scores.get("after") or _validation_loss(course, judges)
     keeping.keep(state, before=before, after=after)
-    job.sink(DistillStep(options.steps, options.steps, after, before))
+    job.sink(EndToEndStep(options.steps, options.steps, after, before))
     for output, block in zip(done, course.blocks, strict=True):
         yield _rescaled(output, block.open()) if after < before else output
 
@@ -109,17 +111,17 @@ def _moving(blocks: Sequence[_Block]) -> dict[str, list[Tensor]]:
     }
 
 
-def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
+def _opened(job: Session, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
     blocks = []
     for plan in job.plan.blocks:
         read = partial(_parts, job, runner, done, plan.index)
         base, placed = read()
         leans = None
-        if job.recipe.distill.codes:
+        if job.recipe.end_to_end.tune_codes:
             # The codes of before are needed again if these turn out no better.
             placed = {n: replace(x, codes=x.codes.clone()) for n, x in placed.items()}
             leans = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in placed.items()}
-        factors = {n: core.factors_of(x) for n, x in placed.items()}
+        factors = {n: core.unit_factors(x) for n, x in placed.items()}
         if job.packed and leans is None:
             blocks.append(_Block(plan.index, {}, {}, factors, None, read))
         else:
@@ -128,13 +130,13 @@ def _opened(job: Job, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[
 
 
 def _parts(
-    job: Job, runner: BlockRunner, done: Sequence[BlockOutput], index: int
+    job: Session, runner: BlockRunner, done: Sequence[BlockOutput], index: int
 ) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
     """Place a finished block."""
     output, plan = done[index], job.plan.blocks[index]
     layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
     placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
-    return runner.place(inside(plan, output.kept)) | runner.buffers(plan.index), placed
+    return runner.place(by_param(plan, output.kept)) | runner.buffers(plan.index), placed
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -148,7 +150,7 @@ def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
     return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
 
 
-def _unpacked(course: _Course, block: _Block) -> dict[str, Tensor]:
+def _unpacked(course: _EndToEnd, block: _Block) -> dict[str, Tensor]:
     """Unpack a block's weights, by layer name, [out, in] in the compute dtype."""
     dtype, ops = course.job.compute, course.job.runtime.ops
     return {
@@ -158,16 +160,16 @@ def _unpacked(course: _Course, block: _Block) -> dict[str, Tensor]:
 
 
 def _run(
-    course: _Course, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
+    course: _EndToEnd, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
 ) -> Tensor:
     plan = course.job.plan.blocks[block.number]
-    return run_rounded(
+    return forward_block(
         course.runner, plan, block.base, weights, hidden=hidden, rows=rows, often=True
     )
 
 
 @torch.no_grad()
-def _forward(course: _Course, rows: Tensor) -> Tensor:
+def _forward(course: _EndToEnd, rows: Tensor) -> Tensor:
     """Run samples through all blocks; returns what the last one puts out."""
     hidden = _embedded(course, rows)
     for block in map(_Block.open, course.blocks):
@@ -176,14 +178,14 @@ def _forward(course: _Course, rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _embedded(course: _Course, rows: Tensor) -> Tensor:
+def _embedded(course: _EndToEnd, rows: Tensor) -> Tensor:
     assert course.job.tokens is not None
     tokens = course.job.tokens
     media = [tokens.media[int(row)] for row in rows] if tokens.media else []
     return course.runner.embed(tokens.ids[rows], media)
 
 
-class _Visit(NamedTuple):
+class _BlockRun(NamedTuple):
     """One run of a block in a step, with the graph from what entered and its weights to its output.
 
     entered, out: [batch, seq, hidden]. weights: by layer name, [out, in].
@@ -194,13 +196,13 @@ class _Visit(NamedTuple):
     out: Tensor
 
 
-def _visit(course: _Course, block: _Block, hidden: Tensor, rows: Tensor) -> _Visit:
+def _run_with_graph(course: _EndToEnd, block: _Block, hidden: Tensor, rows: Tensor) -> _BlockRun:
     weights = {name: w.requires_grad_() for name, w in _unpacked(course, block).items()}
     entered = hidden.detach().requires_grad_()
-    return _Visit(entered, weights, _run(course, block, entered, weights, rows))
+    return _BlockRun(entered, weights, _run(course, block, entered, weights, rows))
 
 
-def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
+def _gradients(course: _EndToEnd, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
     """Return the mean divergence of a batch and its gradient for every factor, in order.
 
     Blocks run again for their gradients where the graphs of all of them are too much to hold. Both
@@ -210,17 +212,17 @@ def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, lis
     this batch needs them.
     """
     hidden = _embedded(course, rows)
-    passed: list[_Visit | Tensor] = []
+    passed: list[_BlockRun | Tensor] = []
     for block in map(_Block.open, course.blocks):
-        visit = _visit(course, block, hidden, rows)
+        visit = _run_with_graph(course, block, hidden, rows)
         passed.append(visit if course.job.graphs else hidden)
         hidden = visit.out.detach()
         del visit
-    loss, grad = _judge(course, hidden, rows, backward=True)
+    loss, grad = _divergence(course, hidden, rows, backward=True)
     found: list[Tensor] = []
     for block in map(_Block.open, reversed(course.blocks)):
         last = passed.pop()
-        visit = last if isinstance(last, _Visit) else _visit(course, block, last, rows)
+        visit = last if isinstance(last, _BlockRun) else _run_with_graph(course, block, last, rows)
         grad, own = _backward(course, block, visit, grad, units=units)
         found = [*own, *found]
         del last, visit
@@ -228,7 +230,7 @@ def _gradients(course: _Course, rows: Tensor, *, units: int) -> tuple[float, lis
 
 
 def _backward(
-    course: _Course, block: _Block, visit: _Visit, grad: Tensor, *, units: int
+    course: _EndToEnd, block: _Block, visit: _BlockRun, grad: Tensor, *, units: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the gradients for what entered a block, and for its factors; its codes may move."""
     inputs = [visit.entered, *visit.weights.values()]
@@ -236,13 +238,13 @@ def _backward(
     grads = torch.autograd.grad(visit.out, inputs, grad, allow_unused=True, materialize_grads=True)
     ops, own = course.job.runtime.ops, []
     for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
-        lean = None if block.leans is None else core.Lean(block.leans[name], units)
+        lean = None if block.leans is None else core.SignVotes(block.leans[name], units)
         own.append(ops.scale_gradient(layer, upstream, lean))
     return grads[0], own
 
 
-def _judge(
-    course: _Course, hidden: Tensor, rows: Tensor, *, backward: bool
+def _divergence(
+    course: _EndToEnd, hidden: Tensor, rows: Tensor, *, backward: bool
 ) -> tuple[float, Tensor]:
     """Return the mean divergence of the answers, and its gradient for the last block's output."""
     assert course.job.tokens is not None
@@ -252,8 +254,8 @@ def _judge(
     grad = torch.zeros_like(hidden)
     total = 0.0
     for row in range(len(hidden)):
-        for start in range(0, hidden.shape[1], CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, hidden.shape[1], POSITION_CHUNK):
+            part = slice(start, start + POSITION_CHUNK)
             real = mask[row, part]
             with torch.no_grad():
                 wanted = course.runner.head(course.outer, teacher[row : row + 1, part])[0]
@@ -269,10 +271,10 @@ def _judge(
     return total, grad
 
 
-def _score(course: _Course, rows: Tensor) -> float:
+def _validation_loss(course: _EndToEnd, rows: Tensor) -> float:
     """Return the mean divergence over samples, a batch at a time."""
-    size = course.job.recipe.distill.batch_size
+    size = course.job.recipe.end_to_end.batch_size
     total = 0.0
     for part in rows.split(size):
-        total += _judge(course, _forward(course, part), part, backward=False)[0] * len(part)
+        total += _divergence(course, _forward(course, part), part, backward=False)[0] * len(part)
     return total / len(rows)

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from autoround.core.end_to_end import AdamState
-from autoround.session.session import Job
+from autoround.session.session import Session
 
 #: Seconds of work that a stopped run may have to do again.
 INTERVAL = 60.0
 _NAME = "distill"
 
 
-class Keeping:
+class StateKeeper:
     """Keeps the state of a descent, where there is a journal.
 
     learned: what steps change in place, by what it is.
     """
 
-    def __init__(self, job: Job, learned: Mapping[str, Sequence[Tensor]]) -> None:
+    def __init__(self, job: Session, learned: Mapping[str, Sequence[Tensor]]) -> None:
         self._journal, self._learned = job.journal, learned
         self._kept = time.monotonic()
 

@@ -18,7 +18,7 @@ from autoround.core.search_nested import search_nested
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 
 
-def searched(
+def search_expert_grids(
     groups: Tensor,
     importance: Tensor | None,
     *,
@@ -52,7 +52,7 @@ def searched(
     )
 
 
-def starved(block: BlockPlan, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def undertrained_experts(block: BlockPlan, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return which experts of each stacked weight saw too few tokens, bool [experts]."""
     found = {}
     for layer in block.quantized:
@@ -62,7 +62,9 @@ def starved(block: BlockPlan, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]
     return found
 
 
-def spared(roundings: Mapping[str, Rounding], few: Mapping[str, Tensor]) -> dict[str, Rounding]:
+def reset_undertrained(
+    roundings: Mapping[str, Rounding], few: Mapping[str, Tensor]
+) -> dict[str, Rounding]:
     """Return roundings in which experts that saw few tokens are where they started.
 
     few: bool [experts], by layer. What a handful of tokens taught is worse than nothing.
@@ -76,7 +78,7 @@ def spared(roundings: Mapping[str, Rounding], few: Mapping[str, Tensor]) -> dict
         rows = rows[:, None, None]
         found[name] = Rounding(
             rounding.value.detach().masked_fill(rows, 0.0),
-            rounding.clip_lo.detach().masked_fill(rows, 1.0),
-            rounding.clip_hi.detach().masked_fill(rows, 1.0),
+            rounding.min_scale.detach().masked_fill(rows, 1.0),
+            rounding.max_scale.detach().masked_fill(rows, 1.0),
         )
     return found

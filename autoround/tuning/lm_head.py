@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
-from autoround.core.gptq import compensated_offsets, factor_of
+from autoround.core.gptq import gptq_offsets, inverse_cholesky
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Schedule, tune
+from autoround.core.rtn import Target, round_to_nearest
+from autoround.core.tune import Hyperparameters, Reconstruction, tune
 from autoround.events import StageStarted
 from autoround.model.blocks import head_path
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_matrix
-from autoround.planning.hyperparameters import compensates, schedule_of
-from autoround.session.session import BlockOutput, Job, planned_outside
-from autoround.tuning.targets import carried, make_task
+from autoround.planning.hyperparameters import hyperparameters_for, uses_gptq
+from autoround.session.session import BlockOutput, Session, planned_outside
+from autoround.tuning.targets import make_target, quantize_target
 from autoround.types import BlockResult, LayerPlan, QuantizedTensor
 
 #: Positions that a head is tuned on, and those of one step.
@@ -34,8 +34,8 @@ STEP_POSITIONS = 512
 ROWS_ELEMENTS = 1 << 24
 
 
-def quantize_outside(
-    job: Job, runner: BlockRunner, full: Tensor | None, quantized: Tensor | None
+def quantize_non_block_layers(
+    job: Session, runner: BlockRunner, full: Tensor | None, quantized: Tensor | None
 ) -> BlockOutput | None:
     """Quantize what the plan says outside the blocks; None when it says nothing.
 
@@ -55,9 +55,9 @@ def quantize_outside(
             inputs = _head_inputs(job, runner, full, quantized)
             found[layer.name], before, after = _tuned_head(job, layer, inputs)
             continue
-        task = make_task(job, layer, weight_of(job, layer), None)
+        task = make_target(job, layer, read_matrix(job, layer), None)
         rounding = round_to_nearest({layer.name: task})[layer.name]
-        held = carried(layer, task, rounding, ops=job.runtime.ops)
+        held = quantize_target(layer, task, rounding, ops=job.runtime.ops)
         assert isinstance(held, QuantizedTensor)
         found[layer.name] = held
     result = BlockResult(
@@ -73,13 +73,13 @@ def quantize_outside(
     return BlockOutput(dict(found), {}, result)
 
 
-def weight_of(job: Job, layer: LayerPlan) -> Tensor:
+def read_matrix(job: Session, layer: LayerPlan) -> Tensor:
     """Read a layer's weight, [out, in]; that of a head may be the embeddings'."""
     name = job.skeleton.tied.get(layer.tensor, layer.tensor)
     return as_matrix(layer, job.skeleton.read([name])[name])
 
 
-def _head_inputs(job: Job, runner: BlockRunner, full: Tensor, quantized: Tensor) -> Tensor:
+def _head_inputs(job: Session, runner: BlockRunner, full: Tensor, quantized: Tensor) -> Tensor:
     """Return what enters the head at some positions: [positions, 2 * hidden].
 
     The first half is the quantized model's, the second the original's.
@@ -96,25 +96,27 @@ def _head_inputs(job: Job, runner: BlockRunner, full: Tensor, quantized: Tensor)
     return torch.cat(parts, dim=-1)
 
 
-def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTensor, float, float]:
+def _tuned_head(
+    job: Session, layer: LayerPlan, inputs: Tensor
+) -> tuple[QuantizedTensor, float, float]:
     """Tune a head by ranges of rows; returns it, and its loss before and after."""
-    weight = weight_of(job, layer)
+    weight = read_matrix(job, layer)
     width = weight.shape[1]
     original = inputs[:, width:].float()
     driven = original.square().mean(0)
-    factor = factor_of(original.t() @ original) if compensates(job.recipe) else None
+    factor = inverse_cholesky(original.t() @ original) if uses_gptq(job.recipe) else None
     step = max(1, ROWS_ELEMENTS // width)
     if layer.scheme is not None and layer.scheme.group_size == 0:
         step = len(weight)  # one scale for all of it
     parts: list[QuantizedTensor] = []
     before = after = 0.0
     for rows in weight.split(step):
-        task = make_task(job, layer, rows, driven)
+        task = make_target(job, layer, rows, driven)
         if factor is not None:
-            offsets = compensated_offsets(task, factor, rounded=job.runtime.ops.round_panel)
+            offsets = gptq_offsets(task, factor, rounded=job.runtime.ops.gptq_block)
             task = task._replace(offsets=offsets)
         rounding, first, last = _tuned_rows(job, layer.name, task, rows, inputs)
-        held = carried(layer, task, rounding, ops=job.runtime.ops)
+        held = quantize_target(layer, task, rounding, ops=job.runtime.ops)
         assert isinstance(held, QuantizedTensor)
         parts.append(held)
         share = len(rows) / len(weight)
@@ -129,21 +131,21 @@ def _tuned_head(job: Job, layer: LayerPlan, inputs: Tensor) -> tuple[QuantizedTe
 
 
 def _tuned_rows(
-    job: Job, name: str, task: Task, rows: Tensor, inputs: Tensor
+    job: Session, name: str, task: Target, rows: Tensor, inputs: Tensor
 ) -> tuple[Rounding, float, float]:
     weight = rows.to(job.runtime.device, job.compute)
     samples = inputs.to(job.compute)[:, None, :]
     nothing = torch.zeros((len(inputs), 1, 1), dtype=job.compute)
-    problem = Problem(
+    problem = Reconstruction(
         partial(_difference, name, weight), {name: task}, Samples(samples, nothing, None)
     )
     tuned = tune(problem, _schedule(job), ops=job.runtime.ops, dtype=job.compute)
     return tuned.roundings[name], tuned.loss_before, tuned.loss_after
 
 
-def _schedule(job: Job) -> Schedule:
+def _schedule(job: Session) -> Hyperparameters:
     """Return the schedule of a block, with positions in place of samples."""
-    plain = schedule_of(job.recipe, len(job.plan.blocks))
+    plain = hyperparameters_for(job.recipe, len(job.plan.blocks))
     return plain._replace(batch_size=STEP_POSITIONS, accumulate=1, check_samples=POSITIONS // 4)
 
 

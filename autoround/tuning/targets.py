@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from autoround.core.gguf_types import nested_of
-from autoround.core.grid import MAX_SCALE, from_groups, min_max_grid, nested_parts, to_groups
+from autoround.core.grid import LARGEST_SCALE, from_groups, min_max_grid, nested_parts, to_groups
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Task
+from autoround.core.rtn import Target
 from autoround.errors import AutoRoundError
 from autoround.formats import layouts
 from autoround.formats.gguf.tensors import nested_tensor
-from autoround.session.session import Carried, Job
-from autoround.tuning.experts import searched
+from autoround.session.session import QuantizedWeight, Session
+from autoround.tuning.experts import search_expert_grids
 from autoround.types import LayerPlan, QuantizedTensor
 
 
-def make_task(job: Job, layer: LayerPlan, weight: Tensor, driven: Tensor | None) -> Task:
+def make_target(job: Session, layer: LayerPlan, weight: Tensor, driven: Tensor | None) -> Target:
     """Cut a layer's weight into groups and give them their grid.
 
     weight: [out, in], on any device. driven: importance of its inputs, float32 [in], or
@@ -29,18 +29,18 @@ def make_task(job: Job, layer: LayerPlan, weight: Tensor, driven: Tensor | None)
     assert layer.scheme is not None
     weight = weight.to(job.runtime.device)
     bits, sym = layer.scheme.bits, layer.scheme.sym
-    _refuse_values(layer.name, weight, most=MAX_SCALE * 2 ** (bits - 1))
+    _refuse_values(layer.name, weight, most=LARGEST_SCALE * 2 ** (bits - 1))
     groups = to_groups(weight, layer.scheme.group_size)
     shape = (weight.shape[0], weight.shape[1])
     nested = nested_of(layer.scheme)
     lowest = 0
     if nested is None:
         lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
-    if job.recipe.tuning.init == "minmax":
+    if job.recipe.tuning.init_scale == "minmax":
         grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
-        return Task(groups, grid._replace(nested=nested), shape)
-    grid = searched(groups, driven, layer=layer, nested=nested, lowest_zero=lowest)
-    return Task(groups, grid, shape)
+        return Target(groups, grid._replace(nested=nested), shape)
+    grid = search_expert_grids(groups, driven, layer=layer, nested=nested, lowest_zero=lowest)
+    return Target(groups, grid, shape)
 
 
 def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
@@ -55,18 +55,22 @@ def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
         )
 
 
-def carried(layer: LayerPlan, task: Task, rounding: Rounding, *, ops: Ops) -> Carried:
+def quantize_target(
+    layer: LayerPlan, task: Target, rounding: Rounding, *, ops: Ops
+) -> QuantizedWeight:
     """Round a weight for good, to what the formats carry."""
-    return carried_all([layer], {layer.name: task}, {layer.name: rounding}, ops=ops)[layer.name]
+    return quantize_targets([layer], {layer.name: task}, {layer.name: rounding}, ops=ops)[
+        layer.name
+    ]
 
 
-def carried_all(
+def quantize_targets(
     layers: Sequence[LayerPlan],
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, Target],
     roundings: Mapping[str, Rounding],
     *,
     ops: Ops,
-) -> dict[str, Carried]:
+) -> dict[str, QuantizedWeight]:
     """Round the weights of a block for good, all at once, to what the formats carry."""
     held = ops.quantize_all(
         [tasks[layer.name].groups for layer in layers],
@@ -80,13 +84,13 @@ def carried_all(
 
 
 def _carried(
-    layer: LayerPlan, task: Task, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
-) -> Carried:
+    layer: LayerPlan, task: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
+) -> QuantizedWeight:
     assert layer.scheme is not None
     codes, scale, zero = parts
     held = from_groups(codes, task.shape).contiguous().to("cpu")
     if task.grid.nested is not None:
-        nested = nested_parts(task.grid, rounding.clip_lo.detach(), rounding.clip_hi.detach())
+        nested = nested_parts(task.grid, rounding.min_scale.detach(), rounding.max_scale.detach())
         return nested_tensor(layer.scheme.kind, held, nested)
     return QuantizedTensor(
         held,

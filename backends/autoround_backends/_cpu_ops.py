@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
-from autoround.core.end_to_end import Lean, code_groups
+from autoround.core.end_to_end import SignVotes, code_groups
 from autoround.core.grid import Grid, from_groups, levels_of, round_scale
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, clip_gradients
@@ -101,7 +101,7 @@ class CpuOps(TorchOps):
 
     @torch.no_grad()
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: Lean | None = None
+        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
     ) -> Tensor:
         """Return the gradient of scale factors; codes may lean and move, in place."""
         groups = _byte_groups(layer)
@@ -164,12 +164,12 @@ class _Fused(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         value: Tensor,
-        clip_lo: Tensor,
-        clip_hi: Tensor,
+        min_scale: Tensor,
+        max_scale: Tensor,
         how: _How,
     ) -> Tensor:
         grid, dtype, library = how
-        scale, zero, minimum = levels_of(grid, clip_lo, clip_hi)
+        scale, zero, minimum = levels_of(grid, min_scale, max_scale)
         out = torch.empty(weight.shape, dtype=dtype)
         parts = (weight, value, *_held(scale, zero, minimum))
         library.fake_quantize(
@@ -180,14 +180,14 @@ class _Fused(torch.autograd.Function):
             _address(out if dtype == torch.float32 else None),
             _address(out if dtype == torch.bfloat16 else None),
         )
-        ctx.save_for_backward(weight, value, clip_lo, clip_hi, scale, zero, minimum)
+        ctx.save_for_backward(weight, value, min_scale, max_scale, scale, zero, minimum)
         ctx.how = how
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor | None, None]:
-        weight, value, clip_lo, clip_hi, scale, zero, minimum = ctx.saved_tensors
+        weight, value, min_scale, max_scale, scale, zero, minimum = ctx.saved_tensors
         grid, _, library = ctx.how
         grad = grad.contiguous()
         grad_value = torch.empty_like(value)
@@ -205,7 +205,7 @@ class _Fused(torch.autograd.Function):
         )
         if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
             return None, grad_value, None, None, None
-        grad_lo, grad_hi = clip_gradients(grid, clip_lo, clip_hi, scale, sums)
+        grad_lo, grad_hi = clip_gradients(grid, min_scale, max_scale, scale, sums)
         return None, grad_value, grad_lo, grad_hi, None
 
 

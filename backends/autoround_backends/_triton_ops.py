@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from autoround.core import signsgd
 from autoround.core.grid import Grid
 from autoround.core.ops import TorchOps
-from autoround.core.panel import Panel
+from autoround.core.panel import ColumnBlock
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
@@ -171,17 +171,17 @@ class TritonOps(TorchOps):
         return state._replace(step=state.step + 1)
 
     @torch.no_grad()
-    def round_panel(self, panel: Panel) -> tuple[Tensor, Tensor]:
+    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round columns one after the other, each making up for those before it."""
         laid = (panel.weight, panel.scale, panel.low, panel.minimum)
         columns, rows = panel.weight.shape
         fits = all(map(self._fits, laid)) and panel.upper.stride(-1) == 1
         if not fits or not 0 < columns <= PANEL or not rows:
-            return super().round_panel(panel)
+            return super().gptq_block(panel)
         aimed, errors = torch.empty_like(panel.weight), torch.empty_like(panel.weight)
         sizes = (columns, rows, panel.upper.stride(0), float(panel.top))
         with self._on():
-            kernels.round_panel[(-(-rows // PANEL_ROWS),)](
+            kernels.gptq_block[(-(-rows // PANEL_ROWS),)](
                 *laid, panel.upper, aimed, errors, *sizes,
                 BLOCK_C=PANEL, BLOCK_R=PANEL_ROWS, enable_fp_fusion=False,
             )  # fmt: skip

@@ -70,14 +70,14 @@ def _levels(table, tensor, count, groups, inside, SYM: tl.constexpr):  # type: i
     """Return scale, zero point and clipped ends of some groups."""
     lo_at = _elements(table, 4, tensor, count, False)
     hi_at = _elements(table, 5, tensor, count, False)
-    clip_lo = _elements(table, 2, tensor, count, False)
-    clip_hi = _elements(table, 3, tensor, count, False)
+    min_scale = _elements(table, 2, tensor, count, False)
+    max_scale = _elements(table, 3, tensor, count, False)
     top = _field(table, 9, tensor, count).to(tl.float32)
     lowest = _field(table, 10, tensor, count).to(tl.float32)
     lo = tl.load(lo_at + groups, mask=inside, other=0.0)
     hi = tl.load(hi_at + groups, mask=inside, other=0.0)
-    lo = lo * tl.load(clip_lo + groups, mask=inside, other=0.0)
-    hi = hi * tl.load(clip_hi + groups, mask=inside, other=0.0)
+    lo = lo * tl.load(min_scale + groups, mask=inside, other=0.0)
+    hi = hi * tl.load(max_scale + groups, mask=inside, other=0.0)
     half = (top + 1.0) * 0.5
     if SYM:
         raw = tl.math.div_rn(tl.where(-lo > hi, -lo, -hi), half + tl.zeros_like(lo))
@@ -231,7 +231,7 @@ def sign_step(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def round_panel(  # type: ignore[no-untyped-def]
+def gptq_block(  # type: ignore[no-untyped-def]
     weight, scale, low, minimum, upper, aimed, errors, columns, rows, stride, top,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip

@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 #: Bounds of a stored scale's magnitude.
-MIN_SCALE = 1e-5
-MAX_SCALE = 65504.0
+SMALLEST_SCALE = 1e-5
+LARGEST_SCALE = 65504.0
 #: float32 and float64 round alike unless this close to a tie, in units of a level.
 TIE = 1e-3
 #: Relative error that a few float32 operations may add up to.
@@ -51,8 +51,8 @@ class Rounding(NamedTuple):
     """Offset of every weight and clip factors of every group, or gradients of them."""
 
     value: Array
-    clip_lo: Array
-    clip_hi: Array
+    min_scale: Array
+    max_scale: Array
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Dual:
         A magnitude that is raised to the smallest or cut to the largest no longer moves.
         """
         sign = np.where(self.at < 0, -1.0, 1.0)
-        size = (constant(sign) * self).clamp(constant(MIN_SCALE), constant(MAX_SCALE))
+        size = (constant(sign) * self).clamp(constant(SMALLEST_SCALE), constant(LARGEST_SCALE))
         half = size.at.astype(np.float16).astype(np.float64)
         return constant(sign) * Dual(half, size.rate)
 
@@ -150,13 +150,13 @@ def min_max_grid(groups: Any, *, bits: int, sym: bool) -> Grid:
 # Scale and zero point
 
 
-def _ends(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual]:
-    return constant(grid.lo) * clip_lo, constant(grid.hi) * clip_hi
+def _ends(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, Dual]:
+    return constant(grid.lo) * min_scale, constant(grid.hi) * max_scale
 
 
-def _raw_scale(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> Dual:
+def _raw_scale(grid: Grid, min_scale: Dual, max_scale: Dual) -> Dual:
     """Compute the scale before it is stored; the further side of a symmetric grid is -Q."""
-    low, high = _ends(grid, clip_lo, clip_hi)
+    low, high = _ends(grid, min_scale, max_scale)
     if grid.sym:
         return where(-low.at > high.at, -low, -high) / constant(2.0 ** (grid.bits - 1))
     return (high - low) / constant(2.0**grid.bits - 1)
@@ -164,16 +164,16 @@ def _raw_scale(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> Dual:
 
 def _super(size: float) -> float:
     """Round the scale of a super-block to float16, the smallest of them at least."""
-    magnitude = float(np.float16(min(max(abs(size), 2.0**-24), MAX_SCALE)))
+    magnitude = float(np.float16(min(max(abs(size), 2.0**-24), LARGEST_SCALE)))
     return -magnitude if size < 0 else magnitude
 
 
-def nested_parts(grid: Grid, clip_lo: Any, clip_hi: Any) -> list[tuple[Any, ...]]:
+def nested_parts(grid: Grid, min_scale: Any, max_scale: Any) -> list[tuple[Any, ...]]:
     """List row, first group, scale, sub-scales, minimum and sub-minima of every super-block."""
     assert grid.nested is not None
     groups, lowest, highest = grid.nested
-    raw = _raw_scale(grid, constant(clip_lo), constant(clip_hi)).at
-    low = (np.asarray(grid.lo) * np.asarray(clip_lo, dtype=np.float64))[..., 0]
+    raw = _raw_scale(grid, constant(min_scale), constant(max_scale)).at
+    low = (np.asarray(grid.lo) * np.asarray(min_scale, dtype=np.float64))[..., 0]
     found: list[tuple[Any, ...]] = []
     for row in range(raw.shape[0]):
         for first in range(0, raw.shape[1], groups):
@@ -193,12 +193,12 @@ def nested_parts(grid: Grid, clip_lo: Any, clip_hi: Any) -> list[tuple[Any, ...]
     return found
 
 
-def _nested_levels(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual, Dual]:
+def _nested_levels(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, Dual, Dual]:
     """Compute scale, zero point and minimum; roundings keep the derivative of what they round."""
-    raw = _raw_scale(grid, clip_lo, clip_hi)
-    low, _ = _ends(grid, clip_lo, clip_hi)
+    raw = _raw_scale(grid, min_scale, max_scale)
+    low, _ = _ends(grid, min_scale, max_scale)
     scale, minimum = np.zeros_like(raw.at), np.zeros_like(raw.at)
-    for row, first, step, subs, least, sub_least in nested_parts(grid, clip_lo.at, clip_hi.at):
+    for row, first, step, subs, least, sub_least in nested_parts(grid, min_scale.at, max_scale.at):
         scale[row, first : first + len(subs), 0] = step * subs
         minimum[row, first : first + len(subs), 0] = least * sub_least
     zero = np.full_like(scale, 2.0 ** (grid.bits - 1) if grid.sym else 0.0)
@@ -206,31 +206,31 @@ def _nested_levels(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual
     return Dual(scale, raw.rate), constant(zero), by_minimum
 
 
-def _all_levels(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual, Dual]:
+def _all_levels(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, Dual, Dual]:
     if grid.nested is not None:
-        return _nested_levels(grid, clip_lo, clip_hi)
-    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+        return _nested_levels(grid, min_scale, max_scale)
+    scale, zero = _scale_and_zero(grid, min_scale, max_scale)
     return scale, zero, constant(np.zeros_like(scale.at))
 
 
-def levels_of(grid: Grid, clip_lo: Any, clip_hi: Any) -> tuple[Array, Array, Array]:
+def levels_of(grid: Grid, min_scale: Any, max_scale: Any) -> tuple[Array, Array, Array]:
     """Compute scale, zero point and minimum of every group, whatever holds its scale."""
-    found = _all_levels(grid, constant(clip_lo), constant(clip_hi))
+    found = _all_levels(grid, constant(min_scale), constant(max_scale))
     return found[0].at, found[1].at, found[2].at
 
 
-def _scale_and_zero(grid: Grid, clip_lo: Dual, clip_hi: Dual) -> tuple[Dual, Dual]:
-    scale = _raw_scale(grid, clip_lo, clip_hi).stored()
+def _scale_and_zero(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, Dual]:
+    scale = _raw_scale(grid, min_scale, max_scale).stored()
     if grid.sym:
         return scale, constant(np.full_like(scale.at, 2.0 ** (grid.bits - 1)))
-    low, _ = _ends(grid, clip_lo, clip_hi)
+    low, _ = _ends(grid, min_scale, max_scale)
     zero = (-low / scale).round()
     return scale, zero.clamp(constant(0.0), constant(2.0**grid.bits - 1))
 
 
-def scale_and_zero(grid: Grid, clip_lo: Any, clip_hi: Any) -> tuple[Array, Array]:
+def scale_and_zero(grid: Grid, min_scale: Any, max_scale: Any) -> tuple[Array, Array]:
     """Compute the float16 scale and the integer zero point of every group."""
-    scale, zero = _scale_and_zero(grid, constant(clip_lo), constant(clip_hi))
+    scale, zero = _scale_and_zero(grid, constant(min_scale), constant(max_scale))
     return scale.at, zero.at
 
 
@@ -242,8 +242,10 @@ def _levels(weight: Dual, value: Dual, scale: Dual, zero: Dual, *, bits: int) ->
     return (weight / scale + value).round().clamp(-zero, top - zero)
 
 
-def _fake_quantize(weight: Any, value: Dual, clip_lo: Dual, clip_hi: Dual, *, grid: Grid) -> Dual:
-    scale, zero, minimum = _all_levels(grid, clip_lo, clip_hi)
+def _fake_quantize(
+    weight: Any, value: Dual, min_scale: Dual, max_scale: Dual, *, grid: Grid
+) -> Dual:
+    scale, zero, minimum = _all_levels(grid, min_scale, max_scale)
     levels = _levels(constant(weight) + minimum, value, scale, zero, bits=grid.bits)
     return scale * levels - minimum
 
@@ -255,10 +257,10 @@ def fake_quantize(weight: Any, rounding: Rounding, *, grid: Grid) -> Array:
 
 def gradients(weight: Any, rounding: Rounding, *, grid: Grid, upstream: Any) -> Rounding:
     """Differentiate ``sum(upstream * fake_quantize(...))`` by each part of the rounding."""
-    value, clip_lo, clip_hi = (constant(part) for part in rounding)
-    by_value = _fake_quantize(weight, variable(value.at), clip_lo, clip_hi, grid=grid)
-    by_lo = _fake_quantize(weight, value, variable(clip_lo.at), clip_hi, grid=grid)
-    by_hi = _fake_quantize(weight, value, clip_lo, variable(clip_hi.at), grid=grid)
+    value, min_scale, max_scale = (constant(part) for part in rounding)
+    by_value = _fake_quantize(weight, variable(value.at), min_scale, max_scale, grid=grid)
+    by_lo = _fake_quantize(weight, value, variable(min_scale.at), max_scale, grid=grid)
+    by_hi = _fake_quantize(weight, value, min_scale, variable(max_scale.at), grid=grid)
     given = np.asarray(upstream, dtype=np.float64)
     return Rounding(
         given * by_value.rate,
@@ -271,8 +273,8 @@ def quantize(
     weight: Any, rounding: Rounding, *, grid: Grid
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]:
     """Round weights to codes counted from level 0, with scale and zero point."""
-    value, clip_lo, clip_hi = (constant(part) for part in rounding)
-    scale, zero, minimum = _all_levels(grid, clip_lo, clip_hi)
+    value, min_scale, max_scale = (constant(part) for part in rounding)
+    scale, zero, minimum = _all_levels(grid, min_scale, max_scale)
     shifted = constant(weight) + minimum
     codes = _levels(shifted, value, scale, zero, bits=grid.bits).at + zero.at
     stored = np.float16 if grid.nested is None else np.float32
@@ -292,11 +294,11 @@ def _same(first: Array, second: Array) -> Flags:
     return np.asarray(first == second, dtype=np.bool_)
 
 
-def certain_groups(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
+def certain_groups(grid: Grid, min_scale: Any, max_scale: Any) -> Flags:
     """Mark groups whose scale and zero point float32 must agree on. [rows, groups, 1]."""
-    clips = constant(clip_lo), constant(clip_hi)
+    clips = constant(min_scale), constant(max_scale)
     if grid.nested is not None:
-        return _certain_supers(grid, clip_lo, clip_hi)
+        return _certain_supers(grid, min_scale, max_scale)
     low, high = (end.at for end in _ends(grid, *clips))
     raw = _raw_scale(grid, *clips)
     smaller, larger = (Dual(raw.at * (1 + e), raw.at).stored() for e in (-SINGLE, SINGLE))
@@ -312,13 +314,13 @@ def certain_groups(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
     return agreed & decided
 
 
-def _certain_supers(grid: Grid, clip_lo: Any, clip_hi: Any) -> Flags:
+def _certain_supers(grid: Grid, min_scale: Any, max_scale: Any) -> Flags:
     """Mark the groups of super-blocks of which no part is close to a tie."""
-    clips = constant(clip_lo), constant(clip_hi)
+    clips = constant(min_scale), constant(max_scale)
     low, high = (end.at[..., 0] for end in _ends(grid, *clips))
     raw = _raw_scale(grid, *clips).at[..., 0]
-    agreed = np.ones(np.shape(clip_lo), dtype=np.bool_)
-    for row, first, scale, subs, minimum, _ in nested_parts(grid, clip_lo, clip_hi):
+    agreed = np.ones(np.shape(min_scale), dtype=np.bool_)
+    for row, first, scale, subs, minimum, _ in nested_parts(grid, min_scale, max_scale):
         own = np.s_[row, first : first + len(subs)]
         good = _steady(raw[own], scale)
         if grid.sym:
@@ -342,15 +344,15 @@ def _steady(sizes: Array, step: float) -> bool:
 
 def certain(weight: Any, rounding: Rounding, *, grid: Grid) -> Flags:
     """Mark weights whose level float32 must agree on. [rows, groups, width]."""
-    value, clip_lo, clip_hi = (constant(part) for part in rounding)
-    scale, zero = _scale_and_zero(grid, clip_lo, clip_hi)
+    value, min_scale, max_scale = (constant(part) for part in rounding)
+    scale, zero = _scale_and_zero(grid, min_scale, max_scale)
     outcomes = [
         # The derivative tells whether the level was reached by clamping.
         _levels(constant(weight), variable(value.at + e), scale, zero, bits=grid.bits)
         for e in (-TIE, TIE)
     ]
     agreed = _same(outcomes[0].at, outcomes[1].at) & _same(outcomes[0].rate, outcomes[1].rate)
-    return agreed & certain_groups(grid, clip_lo.at, clip_hi.at)
+    return agreed & certain_groups(grid, min_scale.at, max_scale.at)
 
 
 # Descent and loss

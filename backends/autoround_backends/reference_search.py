@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoround_backends.reference import (
-    MIN_SCALE,
+    SMALLEST_SCALE,
     Array,
     dequantize,
     min_max_grid,
@@ -46,7 +46,7 @@ def closed_form_scale(group: Any, importance: Any, levels: Any) -> float:
 
 def half_scales(low: float, high: float) -> Array:
     """List every float16 between two positive numbers."""
-    first, last = np.array([max(low, MIN_SCALE), high]).astype(np.float16).view(np.uint16)
+    first, last = np.array([max(low, SMALLEST_SCALE), high]).astype(np.float16).view(np.uint16)
     patterns = np.arange(int(first), int(last) + 1, dtype=np.uint16)
     return patterns.view(np.float16).astype(np.float64)
 

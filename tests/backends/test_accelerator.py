@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoround.device.registry import backends, open_device
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.types import QuantizedTensor
 
 from ..runs import make_job, quantized
@@ -31,16 +31,21 @@ RUNS: dict[str, tuple[str, dict[str, object], Any, bool]] = {
     "low memory": ("llama", {"tuning.low_memory": True}, WHOLE, False),
     "padded": ("llama", {"tuning.gradient_accumulate_steps": 2}, PADDED, True),
     "head": ("llama", {"lm_head.bits": 8, "lm_head.group_size": 32}, WHOLE, False),
-    "distilled": ("llama", {"distill.steps": 2, "distill.batch_size": 2}, WHOLE, True),
+    "distilled": ("llama", {"end_to_end.steps": 2, "end_to_end.batch_size": 2}, WHOLE, True),
     "codes distilled": (
         "llama",
-        {"distill.steps": 2, "distill.batch_size": 2, "distill.codes": True},
+        {"end_to_end.steps": 2, "end_to_end.batch_size": 2, "end_to_end.tune_codes": True},
         WHOLE,
         True,
     ),
     "experts": ("mixtral", {}, WHOLE, False),
-    "compensated": ("llama", {"tuning.start": "compensated"}, PADDED, False),
-    "two bits, searched": ("llama", {"scheme.bits": 2, "tuning.init": "search"}, WHOLE, False),
+    "compensated": ("llama", {"tuning.init_rounding": "gptq"}, PADDED, False),
+    "two bits, searched": (
+        "llama",
+        {"scheme.bits": 2, "tuning.init_scale": "search"},
+        WHOLE,
+        False,
+    ),
     "asymmetric": ("llama", {"scheme.sym": False}, WHOLE, True),
     "exact inputs": ("llama", {"tuning.quantized_inputs": False}, WHOLE, True),
 }
@@ -49,7 +54,7 @@ RUNS: dict[str, tuple[str, dict[str, object], Any, bool]] = {
 def both(name: str, backend: str) -> tuple[dict[str, QuantizedTensor], dict[str, QuantizedTensor]]:
     """Quantize on the CPU and on a device from the same job."""
     kind, values, data, resident = RUNS[name]
-    job: Job = make_job(make_model(kind), values, data=data)
+    job: Session = make_job(make_model(kind), values, data=data)
     plain = quantized(job)
     return plain, quantized(replace(job, runtime=open_device(backend), resident=resident))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoround.core import end_to_end as distill
 from autoround.core import signsgd
-from autoround.core.end_to_end import Lean
+from autoround.core.end_to_end import SignVotes
 from autoround.core.grid import Grid, Nested, min_max_grid
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, initial_rounding
@@ -47,7 +47,7 @@ def drawn(seed: int, shape: tuple[int, int, int], size: float) -> tuple[Tensor, 
     weight = torch.randn(shape, generator=rng) * size
     start = initial_rounding(weight)
     value = torch.rand(shape, generator=rng) * 1.6 - 0.8
-    clips = [torch.rand(start.clip_lo.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
+    clips = [torch.rand(start.min_scale.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
     upstream = torch.randn(shape, generator=rng)
     upstream[..., ::5] = 0.0
     return weight, Rounding(value, *clips), upstream
@@ -196,7 +196,7 @@ def test_scaled_weights_are_those_of_torch(
         leans = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
         fixed = ops.scale_gradient(own, upstream)
         assert torch.equal(own.codes, layer.codes)
-        free = ops.scale_gradient(own, upstream, Lean(leans, 60))
+        free = ops.scale_gradient(own, upstream, SignVotes(leans, 60))
         found.append((out, own.codes, leans, fixed, free))
     for one, other in zip(found[0][:3], found[1][:3], strict=True):
         assert torch.equal(one, other)

@@ -64,10 +64,10 @@ runs = {
     "llama, low memory": ("llama", {"tuning.low_memory": True}, whole, False),
     "llama, padded": ("llama", {"tuning.gradient_accumulate_steps": 2}, padded, True),
     "llama, head": ("llama", {"lm_head.bits": 8, "lm_head.group_size": 32}, whole, False),
-    "llama, distilled": ("llama", {"distill.steps": 2, "distill.batch_size": 2}, whole, True),
+    "llama, distilled": ("llama", {"end_to_end.steps": 2, "end_to_end.batch_size": 2}, whole, True),
     "experts": ("mixtral", {}, whole, False),
     "experts, padded": ("mixtral", {}, padded, False),
-    "llama, compensated": ("llama", {"tuning.start": "compensated"}, padded, False),
+    "llama, compensated": ("llama", {"tuning.init_rounding": "gptq"}, padded, False),
 }
 for name, (kind, values, data, resident) in runs.items():
     if name not in sys.argv:

@@ -17,11 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoround.core.gptq import Factor, compensated_offsets, factor_of
+from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
 from autoround.core.grid import Grid, Nested, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding, dense_weight
-from autoround.core.rtn import Task
+from autoround.core.rtn import Target
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 from autoround_backends.conformance import cases
@@ -132,19 +132,19 @@ def test_columns_of_a_layer_go_through_the_kernel(
     rng = torch.Generator().manual_seed(3)
     inputs = torch.randn((256, 96), generator=rng) @ torch.randn((96, 96), generator=rng)
     groups = to_groups(torch.randn((40, 96), generator=rng), 32)
-    factor = factor_of(inputs.t() @ inputs)
+    factor = inverse_cholesky(inputs.t() @ inputs)
     assert factor is not None
-    task = Task(groups, min_max_grid(groups, bits=4, sym=sym), (40, 96))
-    plain = compensated_offsets(task, factor)
+    task = Target(groups, min_max_grid(groups, bits=4, sym=sym), (40, 96))
+    plain = gptq_offsets(task, factor)
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("plain torch was asked")
 
-    monkeypatch.setattr(TorchOps, "round_panel", refuse)
+    monkeypatch.setattr(TorchOps, "gptq_block", refuse)
     grid = task.grid._replace(lo=task.grid.lo.to(DEVICE), hi=task.grid.hi.to(DEVICE))
-    there = Task(groups.to(DEVICE), grid, task.shape)
-    whole = Factor(*(part.to(DEVICE) for part in factor))
-    found = compensated_offsets(there, whole, rounded=TritonOps(DEVICE).round_panel).cpu()
+    there = Target(groups.to(DEVICE), grid, task.shape)
+    whole = InverseCholesky(*(part.to(DEVICE) for part in factor))
+    found = gptq_offsets(there, whole, rounded=TritonOps(DEVICE).gptq_block).cpu()
     # A row goes another way from where a sum in another order rounds a level otherwise.
     assert ((found - plain).abs().amax((1, 2)) < 1e-3).double().mean() >= 0.9
 
@@ -303,13 +303,13 @@ def test_they_compile_for_a_gpu(sym: bool) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert set(found) == {"fake_quantize", "backward", "quantize", "sign_step", "round_panel"}
+    assert set(found) == {"fake_quantize", "backward", "quantize", "sign_step", "gptq_block"}
     for name, counts in found.items():
         assert counts["cubin"], name
         assert not counts["fma"], f"{name}: a product and a sum are rounded once"
         assert not counts["div.full"], f"{name}: a quotient is not rounded to nearest"
         # Its tile lies by columns of any length: no address of it is known to be a multiple.
-        assert counts["vectors"] or name == "round_panel", f"{name}: read one by one"
+        assert counts["vectors"] or name == "gptq_block", f"{name}: read one by one"
     assert found["fake_quantize"]["cvt.rn.bf16"], "bfloat16 is cut, not rounded"
     assert not any(counts["cvt.rz.bf16"] for counts in found.values())
 
@@ -331,7 +331,7 @@ types |= dict.fromkeys(laid, "*fp32") | dict.fromkeys(("columns", "rows", "strid
 constants = {"fake_quantize": tile, "quantize": tile}
 constants["backward"] = {**tile, "CLIPS": True, "GRAD": tl.bfloat16}
 constants["sign_step"] = {"BLOCK": 2048, "ALIGNED": True}
-constants["round_panel"] = {"BLOCK_C": 64, "BLOCK_R": 32}
+constants["gptq_block"] = {"BLOCK_C": 64, "BLOCK_R": 32}
 found = {}
 for name, held in constants.items():
     function = getattr(kernels, name)

@@ -42,7 +42,7 @@ def test_a_model_goes_through(
     command(
         capsys, "quantize", checkpoint(kind), "--bits", bits, sym, "--group-size", 32,
         "--iters", 2, "--nsamples", 4, "--seqlen", 16, "--batch-size", 2,
-        "--dataset", text, "--set", "tuning.checks=1", "--set", "output.dtype=float32",
+        "--dataset", text, "--set", "tuning.num_validations=1", "--set", "output.dtype=float32",
         "--device", "cpu", "-o", out,
     )  # fmt: skip
     found = json.loads(

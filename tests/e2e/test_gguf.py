@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from autoround import api
-from autoround.core.gguf_types import KINDS
+from autoround.core.gguf_types import NESTED_TYPES
 from autoround.errors import FormatError, ModelError, VerificationError
 from autoround.evaluate.models import load_any
 from autoround.export import gguf_writer as gguf_output
@@ -159,13 +159,13 @@ def test_experts_that_differ_from_the_rounded_ones_fail_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny("MixtralConfig", num_local_experts=4)
-    real = gguf_output.GgufReading.block
+    real = gguf_output.WrittenGguf.block
 
     def other(self: Any, *args: Any) -> dict[str, Tensor]:
         found = real(self, *args)
         return {n: t.flip(0) if n.endswith("experts.down_proj") else t for n, t in found.items()}
 
-    monkeypatch.setattr(gguf_output.GgufReading, "block", other)
+    monkeypatch.setattr(gguf_output.WrittenGguf, "block", other)
     with pytest.raises(VerificationError, match="format gguf:q4_0: read back, the last block"):
         quantize(model, tmp_path / "out", "gguf:q4_0", **NEAREST)
     assert list(tmp_path.iterdir()) == []
@@ -224,11 +224,13 @@ def test_the_codes_in_the_file_are_those_that_were_tuned(
 
 def test_tuning_on_the_k_quant_grid_beats_rounding(tmp_path: Path) -> None:
     model = tiny()
-    nearest = {"tuning.iters": 30, "tuning.start": "nearest"}
+    nearest = {"tuning.iters": 30, "tuning.init_rounding": "nearest"}
     tuned = quantize(model, tmp_path / "t", "gguf:q2_k_s", **nearest)
     assert all(block.loss_after < 0.97 * block.loss_before for block in tuned.blocks)
     before, error = logits(model), {}
-    quantize(model, tmp_path / "r", "gguf:q2_k_s", **{"tuning.iters": 0, "tuning.init": "search"})
+    quantize(
+        model, tmp_path / "r", "gguf:q2_k_s", **{"tuning.iters": 0, "tuning.init_scale": "search"}
+    )
     for folder in ("t", "r"):
         after = logits(load_any(tmp_path / folder, device="cpu"))
         error[folder] = float((after - before).square().mean())
@@ -293,7 +295,7 @@ def test_the_plan_counts_the_very_bytes(tmp_path: Path) -> None:
     held = gguf.GGUFReader(file_of(tmp_path / "out")).tensors
     assert estimate.disk_bytes == sum(int(t.n_bytes) for t in held)
     kinds = {x.scheme.kind for b in plan.blocks for x in b.layers if x.scheme}
-    assert kinds == {"q4_k", "q6_k"} <= set(KINDS) - {PLAIN}
+    assert kinds == {"q4_k", "q6_k"} <= set(NESTED_TYPES) - {PLAIN}
     assert any("not used" in note for note in plan.notes)
 
 

@@ -76,7 +76,7 @@ def test_a_model_is_tuned_on_images(name: str, pairs: Path, tmp_path: Path) -> N
         [
             "quantize", str(source), "--group-size", "32", "--iters", "10", "--batch-size", "2",
             "--nsamples", "4", "--seqlen", "64", "--set", f"calibration.images={pairs}",
-            "--set", "tuning.checks=1", "--set", "tuning.start=nearest",
+            "--set", "tuning.num_validations=1", "--set", "tuning.init_rounding=nearest",
             "--device", "cpu", "-o", str(out),
         ]
     )  # fmt: skip

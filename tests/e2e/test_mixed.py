@@ -174,7 +174,7 @@ def test_a_mixed_model_is_tuned_and_distilled_and_goes_through_the_last_check(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    values = {"distill.steps": 3, "distill.batch_size": 2, "distill.codes": True}
+    values = {"end_to_end.steps": 3, "end_to_end.batch_size": 2, "end_to_end.tune_codes": True}
     result = quantize(make_model("llama"), out, ANY_BITS, **values)
     assert all(block.loss_after <= block.loss_before for block in result.blocks)
     found = {n: s.bits for n, (_, (s, _)) in opened(out).items()}

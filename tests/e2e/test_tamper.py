@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from autoround import api
 from autoround.checkpoints.convert import convert
 from autoround.errors import VerificationError
-from autoround.export.shards import Writer
+from autoround.export.shards import ShardWriter
 from autoround.gguf.container import Container
 
 from ..runs import NEAREST, even_device, small
@@ -35,14 +35,14 @@ def flip(path: Path, place: float) -> None:
 
 
 def flipping_shards(monkeypatch: pytest.MonkeyPatch, place: float) -> None:
-    real = Writer._name_shards
+    real = ShardWriter._name_shards
 
-    def named(self: Writer) -> list[str]:
+    def named(self: ShardWriter) -> list[str]:
         names = real(self)
         flip(self.staging / names[0], place)
         return names
 
-    monkeypatch.setattr(Writer, "_name_shards", named)
+    monkeypatch.setattr(ShardWriter, "_name_shards", named)
 
 
 def run(model: Path, out: Path, format_name: str) -> None:

@@ -149,14 +149,14 @@ def test_arguments_override_the_recipe_and_settings_override_them(
         dataset=IDS,
         seed=7,
         recipe="w3",
-        overrides=("scheme.group_size=32", "tuning.checks=1"),
+        overrides=("scheme.group_size=32", "tuning.num_validations=1"),
     )
     recipe = run.quantize_and_save(tmp_path / "out").plan.recipe
     assert recipe["scheme"] == {"bits": 2, "group_size": 32, "sym": False}
     tuning = recipe["tuning"]
     assert (tuning["iters"], tuning["lr"], tuning["minmax_lr"]) == (2, 0.01, 0.02)
     assert (tuning["batch_size"], tuning["gradient_accumulate_steps"]) == (1, 2)
-    assert tuning["checks"] == 1
+    assert tuning["num_validations"] == 1
     assert (recipe["calibration"]["nsamples"], recipe["calibration"]["seqlen"]) == (3, 8)
     assert recipe["seed"] == 7
     assert recipe["description"] == load_recipe("w3").description

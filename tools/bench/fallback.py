@@ -24,7 +24,7 @@ from autoround.events import Event, StepDone
 from autoround.model.skeleton import adopt_model
 from autoround.pipeline import Request, prepare
 from autoround.recipe.load import load_recipe
-from autoround.session.session import Job
+from autoround.session.session import Session
 from autoround.tuning.block import quantize_blocks
 
 SAMPLES, BATCH = 16, 8
@@ -61,9 +61,9 @@ def step_seconds(model: Any, dtype: str, ops: Ops, *, steps: int, tokens: int) -
     recipe = load_recipe(
         "default",
         overrides=[
-            *("scheme.group_size=64", f"tuning.iters={steps}", "tuning.init=minmax"),
+            *("scheme.group_size=64", f"tuning.iters={steps}", "tuning.init_scale=minmax"),
             *(f"tuning.batch_size={BATCH}", f"tuning.compute_dtype={dtype}"),
-            *("tuning.checks=1", f"tuning.check_samples={BATCH}"),
+            *("tuning.num_validations=1", f"tuning.validation_samples={BATCH}"),
             *(f"calibration.nsamples={SAMPLES}", f"calibration.seqlen={tokens // BATCH}"),
         ],
     )
@@ -71,7 +71,7 @@ def step_seconds(model: Any, dtype: str, ops: Ops, *, steps: int, tokens: int) -
     clock = Clock()
     runtime: Any = Plain(open_device("cpu"), ops)
     request = Request(adopt_model(model), recipe, runtime, "random", None, ids)
-    job: Job = prepare(request, sink=clock)[0]
+    job: Session = prepare(request, sink=clock)[0]
     for _ in quantize_blocks(job):
         pass
     return clock.least

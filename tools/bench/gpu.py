@@ -148,7 +148,7 @@ def row(name: str, case: Case, work: Path, *, python: str) -> dict[str, Any]:
         low = "true" if "low memory" in name else "false"
         job["set"] = [
             f"tuning.iters={case.steps}",
-            "tuning.init=minmax",
+            "tuning.init_scale=minmax",
             f"tuning.low_memory={low}",
         ]
     worker = "worker_ours.py" if name.startswith("ours") else "worker_auto_round.py"

@@ -3,7 +3,7 @@
 A row is written ``WHO[:VARIANT][[key=value,...]][@LABEL]``::
 
     ours:w2                                        a recipe of ours, built in or a file
-    ours:w2[tuning.iters=50,distill.steps=100]@x   with overrides, shown as x
+    ours:w2[tuning.iters=50,end_to_end.steps=100]@x   with overrides, shown as x
     peer:best    peer:ext    peer:light-ext        auto-round's recipes, and its extension
     rtn    opt-rtn    gptq    hqq    16bit
 """

@@ -14,7 +14,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import autoround
-    from autoround.planning.hyperparameters import rounding_rate
+    from autoround.planning.hyperparameters import learning_rate
     from autoround.recipe.load import load_recipe
 
     rest = "|".join(map(str, range(job["blocks"], job["all_blocks"])))
@@ -39,7 +39,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         job["model"], recipe, output_dir=job["out"], data=ids, device=job["device"]
     )
     tuning = recipe.tuning
-    uses_text = tuning.iters > 0 or tuning.init == "search"
+    uses_text = tuning.iters > 0 or tuning.init_scale == "search"
     return {
         "tuning_s": round(result.tuning_seconds, 2),
         "quantize_s": round(time.perf_counter() - started, 2),
@@ -48,14 +48,14 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "dtype": result.plan.compute_dtype,
         "version": autoround.__version__,
         "scheme": recipe.to_dict()["scheme"],
-        "lr": rounding_rate(recipe),
+        "lr": learning_rate(recipe),
         "effort": {
             "steps": tuning.iters,
             "batch": tuning.batch_size * tuning.gradient_accumulate_steps,
             "passes": 2 if uses_text else 0,
-            "checked": tuning.checks * tuning.check_samples if tuning.iters else 0,
-            "distill_steps": recipe.distill.steps,
-            "distill_batch": recipe.distill.batch_size,
+            "checked": tuning.num_validations * tuning.validation_samples if tuning.iters else 0,
+            "distill_steps": recipe.end_to_end.steps,
+            "distill_batch": recipe.end_to_end.batch_size,
         },
     }
 

@@ -123,7 +123,7 @@ COARSE = ("auto-round", "llama.cpp")
 GROUP_SIZE = 64
 SEQUENCES, LENGTH = 4, 128
 SEARCHED = {
-    "tuning.init": "search",
+    "tuning.init_scale": "search",
     "calibration.dataset": "embedded",
     "calibration.nsamples": 16,
     "calibration.seqlen": 128,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoround.core.gguf_types import KINDS, scheme_of_kind
+from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
 from autoround.types import PLAIN, Scheme
 
 #: Base type of each file type.
@@ -59,7 +59,7 @@ def scheme_of(kind: str) -> Scheme | None:
         return None
     if kind in PLAIN_KINDS:
         return Scheme(PLAIN_KINDS[kind], 32, True)
-    return scheme_of_kind(kind)
+    return scheme_of_type(kind)
 
 
 def kind_of(scheme: Scheme) -> str | None:
@@ -93,8 +93,8 @@ def fitted(kind: str, columns: int) -> str:
 
 def block_of(kind: str) -> int:
     """Return the weights of one block of a quantized type; 1 for floating-point ones."""
-    if kind in KINDS:
-        return KINDS[kind].block
+    if kind in NESTED_TYPES:
+        return NESTED_TYPES[kind].block
     return 32 if kind in PLAIN_KINDS else 1
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from autoround.core.panel import Panel
+from autoround.core.panel import ColumnBlock
 from autoround_backends import reference_compensate as oracle
 from autoround_backends.conformance.subject import Case, Subject, require
 
@@ -35,7 +35,7 @@ def panel_cases() -> Iterator[Case]:
             yield Case(f"columns in turn are the oracle's [{about}]", partial(_panel, kind))
 
 
-def _drawn(kind: _Kind) -> Panel:
+def _drawn(kind: _Kind) -> ColumnBlock:
     """Draw columns whose factor is a narrow part of a wider one, as it is in use."""
     rng = np.random.default_rng(kind.columns + kind.bits)
     shape = (kind.columns, kind.rows)
@@ -49,7 +49,7 @@ def _drawn(kind: _Kind) -> Panel:
     wide += np.eye(kind.columns, kind.columns + 3, k=3) * rng.uniform(0.8, 1.2)
     upper = torch.from_numpy(wide).float()[:, 3:]
     first, *others = (torch.from_numpy(x).float() for x in (weight, scale, -zero, minimum))
-    return Panel(first, others[0], others[1], others[2], upper, 2**kind.bits - 1)
+    return ColumnBlock(first, others[0], others[1], others[2], upper, 2**kind.bits - 1)
 
 
 def _panel(kind: _Kind, held: Subject) -> None:
@@ -57,7 +57,7 @@ def _panel(kind: _Kind, held: Subject) -> None:
     wanted = oracle.panel(*(part.double().numpy() for part in drawn[:-1]), top=drawn.top)
     # The factor stays a part of a wider one: its rows are not one after the other.
     wide = torch.nn.functional.pad(drawn.upper, (0, 3)).to(runtime.device)
-    there = Panel(
+    there = ColumnBlock(
         drawn.weight.clone().to(runtime.device),
         drawn.scale.to(runtime.device),
         drawn.low.to(runtime.device),
@@ -65,7 +65,7 @@ def _panel(kind: _Kind, held: Subject) -> None:
         wide[:, : kind.columns],
         drawn.top,
     )
-    found = runtime.ops.round_panel(there)
+    found = runtime.ops.gptq_block(there)
     certain = wanted.apart > CERTAIN * max(1, kind.columns // 8)
     require(kind.rows < 30 or certain.mean() > 0.1, "nothing is certain: draw others")
     for ours, theirs in zip(found, wanted[:2], strict=True):

@@ -86,4 +86,4 @@ class Given:
     def certain_groups(self) -> NDArray[np.bool_]:
         """Groups whose scale and zero point float32 must agree on."""
         _, rounding, grid = self.oracle
-        return reference.certain_groups(grid, rounding.clip_lo, rounding.clip_hi)
+        return reference.certain_groups(grid, rounding.min_scale, rounding.max_scale)

@@ -11,14 +11,14 @@ from autoround.core.batches import Samples
 from autoround.core.grid import Grid, min_max_grid, to_groups
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Task, round_to_nearest
-from autoround.core.tune import Problem, Schedule, Tuned, tune
+from autoround.core.rtn import Target, round_to_nearest
+from autoround.core.tune import Hyperparameters, Reconstruction, Tuned, tune
 from autoround_backends.conformance.subject import Case, Subject, require
 
 #: Share of the codes that must be the same after twenty steps: gradients near zero have either
 #: sign, as sums of float32 are done in another order.
 SAME_CODES = 0.99
-TIMES = Schedule(
+TIMES = Hyperparameters(
     iters=20,
     rate=0.05,
     clip_rate=0.05,
@@ -50,7 +50,7 @@ def _twenty_steps(bits: int, sym: bool, held: Subject) -> None:
     ours = _tuned(weights, grids, inputs, held.runtime.ops, held.runtime.device)
     start = round_to_nearest(
         {
-            str(n): Task(to_groups(w, 32), g, tuple(w.shape))
+            str(n): Target(to_groups(w, 32), g, tuple(w.shape))
             for n, (w, g) in enumerate(zip(weights, grids, strict=True))
         }
     )
@@ -82,10 +82,10 @@ def _tuned(
     tasks = {}
     for number, (weight, grid) in enumerate(zip(weights, grids, strict=True)):
         own = grid._replace(lo=grid.lo.to(device), hi=grid.hi.to(device))
-        tasks[str(number)] = Task(to_groups(weight, 32).to(device), own, tuple(weight.shape))
+        tasks[str(number)] = Target(to_groups(weight, 32).to(device), own, tuple(weight.shape))
     first, second = weights
     targets = (inputs @ first.T).tanh() @ second.T
-    problem = Problem(
+    problem = Reconstruction(
         lambda held, x, rows: (x @ held["0"].T).tanh() @ held["1"].T,
         tasks,
         Samples(inputs, targets, None),

@@ -63,7 +63,7 @@ def _fake_quantize(kind: _Kind, held: Subject) -> None:
     expected = reference.fake_quantize(weight, exact, grid=exact_grid)
     certain = given.certain
     np.testing.assert_allclose(ours[certain], expected[certain], rtol=1e-6)
-    scale, _ = reference.scale_and_zero(exact_grid, exact.clip_lo, exact.clip_hi)
+    scale, _ = reference.scale_and_zero(exact_grid, exact.min_scale, exact.max_scale)
     near = np.abs(ours - expected) <= np.abs(scale) * 1.001
     where = np.broadcast_to(given.certain_groups, near.shape)
     require(bool(near[where].all()), "a weight is more than one level away")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoround.core.end_to_end import HALF, Lean
+from autoround.core.end_to_end import VOTES_PER_HALF_LEVEL, SignVotes
 from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
 from autoround_backends.conformance.subject import Case, Subject, require
 
@@ -95,11 +95,14 @@ def _leans(shape: tuple[int, int], scheme: Scheme, held: Subject) -> None:
     scale = torch.from_numpy(_by_input(layer.scale, layer))
     down = scale > 0  # a falling weight needs a falling code where its scale is above zero
     for _ in range(2):
-        held.runtime.ops.scale_gradient(layer, ones, Lean(leans, 100))
+        held.runtime.ops.scale_gradient(layer, ones, SignVotes(leans, 100))
     wanted = (before + torch.where(down, -1, 1)).clamp(0, 2**scheme.bits - 1)
     moved = layer.codes.cpu().to(torch.int16)
     require(bool((moved == wanted).all()), "codes did not move by one level, or beyond the grid")
-    require(bool((leans.cpu().abs() <= HALF).all()), "a code leans further than half a level")
+    require(
+        bool((leans.cpu().abs() <= VOTES_PER_HALF_LEVEL).all()),
+        "a code leans further than half a level",
+    )
 
 
 def _divergence(held: Subject) -> None:

@@ -28,7 +28,7 @@ SMALL = [
     "--batch-size",
     "2",
     "--set",
-    "tuning.checks=1",
+    "tuning.num_validations=1",
     "--device",
     "cpu",
 ]

@@ -11,9 +11,9 @@ from autoround.core.batches import Samples
 from autoround.core.grid import min_max_grid, to_groups
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import quantize
-from autoround.core.rtn import Task
+from autoround.core.rtn import Target
 from autoround.core.signsgd import SignState
-from autoround.core.tune import Problem, Schedule, Tuned
+from autoround.core.tune import Hyperparameters, Reconstruction, Tuned
 
 HIDDEN, INNER, SEQ, COUNT = 32, 24, 4, 16
 
@@ -28,9 +28,9 @@ def schedule(
     seed: int = 0,
     part: int = 0,
     sparing: bool = False,
-) -> Schedule:
+) -> Hyperparameters:
     rate = 1.0 / max(1, iters)
-    return Schedule(
+    return Hyperparameters(
         iters=iters,
         rate=rate,
         clip_rate=rate if clip_rate is None else clip_rate,
@@ -51,7 +51,9 @@ def forward(weights: Mapping[str, Tensor], inputs: Tensor, rows: Tensor | None =
     return inner @ weights["down"].T
 
 
-def problem(bits: int = 2, *, sym: bool = False, masked: bool = False, seed: int = 0) -> Problem:
+def problem(
+    bits: int = 2, *, sym: bool = False, masked: bool = False, seed: int = 0
+) -> Reconstruction:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -67,11 +69,11 @@ def problem(bits: int = 2, *, sym: bool = False, masked: bool = False, seed: int
     tasks = {}
     for name, weight in weights.items():
         groups = to_groups(weight, 16)
-        tasks[name] = Task(groups, min_max_grid(groups, bits=bits, sym=sym), tuple(weight.shape))
-    return Problem(forward, tasks, Samples(inputs, forward(weights, inputs), mask))
+        tasks[name] = Target(groups, min_max_grid(groups, bits=bits, sym=sym), tuple(weight.shape))
+    return Reconstruction(forward, tasks, Samples(inputs, forward(weights, inputs), mask))
 
 
-def codes(given: Problem, tuned: Tuned) -> dict[str, Tensor]:
+def codes(given: Reconstruction, tuned: Tuned) -> dict[str, Tensor]:
     """The integers that a tuned rounding stands for."""
     return {
         name: quantize(task.groups, tuned.roundings[name], grid=task.grid)[0]

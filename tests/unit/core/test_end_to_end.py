@@ -39,7 +39,7 @@ schemes = st.builds(
 @given(seed=st.integers(0, 999), scheme=schemes, columns=st.sampled_from([16, 24, 37]))
 def test_factors_of_one_leave_a_layer_as_it_is(seed: int, scheme: Scheme, columns: int) -> None:
     layer = drawn(seed, (5, columns), scheme)
-    found = distill.scaled_weight(layer, distill.factors_of(layer), dtype=torch.float32)
+    found = distill.scaled_weight(layer, distill.unit_factors(layer), dtype=torch.float32)
     scale = layer.scale.float().abs().clamp(min=1e-5)
     if bool((scale == layer.scale.float().abs()).all()):
         assert torch.equal(found, dense_weight(layer))
@@ -51,7 +51,7 @@ def test_scales_multiplied_for_good_give_the_weights_that_were_tuned(
     seed: int, scheme: Scheme, columns: int
 ) -> None:
     layer = drawn(seed, (5, columns), scheme)
-    factor = 0.7 + 0.6 * torch.rand(distill.factors_of(layer).shape)
+    factor = 0.7 + 0.6 * torch.rand(distill.unit_factors(layer).shape)
     tuned = distill.scaled_weight(layer, factor, dtype=torch.float32)
     stored = distill.with_factors(layer, factor)
     assert stored.scale.dtype == torch.float16
@@ -92,7 +92,7 @@ def test_codes_lean_against_their_gradient_and_move_beyond_half_a_level(
     for units in (120, 90, 0, 77):
         upstream = rng.normal(size=(5, columns)) * (rng.random((5, columns)) < 0.8)
         distill.scale_gradient(
-            layer, torch.from_numpy(upstream).float(), distill.Lean(leans, units)
+            layer, torch.from_numpy(upstream).float(), distill.SignVotes(leans, units)
         )
         for row in range(5):
             for column in range(columns):
@@ -107,11 +107,11 @@ def test_codes_lean_against_their_gradient_and_move_beyond_half_a_level(
 
 @given(steps=st.integers(1, 2000))
 def test_gradients_of_random_signs_move_few_codes(steps: int) -> None:
-    units = [distill.lean_at(i, steps=steps) for i in range(steps)]
+    units = [distill.votes_at(i, steps=steps) for i in range(steps)]
     spread = sum(u * u for u in units) ** 0.5
     assert max(units) <= 127
     if 12 <= steps <= 400:  # beyond, a unit is a coarse measure
-        assert distill.HALF / spread == pytest.approx(distill.SURE, rel=0.25)
+        assert distill.VOTES_PER_HALF_LEVEL / spread == pytest.approx(distill.SIGMAS, rel=0.25)
 
 
 def test_steps_are_those_of_adam() -> None:
@@ -126,7 +126,7 @@ def test_steps_are_those_of_adam() -> None:
     for number in range(steps):
         grads = [torch.randn(p.shape, generator=rng) for p in mine]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = distill.rate_at(number, rate=rate, steps=steps)
+            group["lr"] = distill.learning_rate_at(number, rate=rate, steps=steps)
         for param, grad in zip(theirs, grads, strict=True):
             param.grad = grad.clone()
         optimizer.step()
@@ -138,7 +138,7 @@ def test_steps_are_those_of_adam() -> None:
 
 @given(steps=st.integers(1, 400), rate=st.floats(1e-5, 1.0))
 def test_the_rate_rises_to_at_most_its_value_and_falls(steps: int, rate: float) -> None:
-    rates = [distill.rate_at(i, rate=rate, steps=steps) for i in range(steps)]
+    rates = [distill.learning_rate_at(i, rate=rate, steps=steps) for i in range(steps)]
     top = rates.index(max(rates))
     assert min(rates) > 0
     assert max(rates) <= rate

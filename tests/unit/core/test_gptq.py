@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoround.core.gguf_types import nested_of
-from autoround.core.gptq import DAMPING, FLOOR, Factor, compensated_offsets, factor_of
+from autoround.core.gptq import DAMPING, FLOOR, InverseCholesky, gptq_offsets, inverse_cholesky
 from autoround.core.grid import from_groups, levels_of, to_groups
 from autoround.core.ops import TorchOps
-from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.search import search_grid
 from autoround.core.search_nested import search_nested
 from autoround.types import PER_CHANNEL, PER_TENSOR, Scheme
@@ -28,19 +28,19 @@ def inputs_of(columns: int, seed: int, *, tokens: int = 256) -> Tensor:
     return torch.from_numpy(inputs * np.exp(rng.normal(size=columns))).float()
 
 
-def task_of(rows: int, columns: int, seed: int, *, size: int, bits: int = 4, sym: bool) -> Task:
+def task_of(rows: int, columns: int, seed: int, *, size: int, bits: int = 4, sym: bool) -> Target:
     weight = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(rows, columns))).float()
     groups = to_groups(weight, size)
-    return Task(groups, search_grid(groups, None, bits=bits, sym=sym), (rows, columns))
+    return Target(groups, search_grid(groups, None, bits=bits, sym=sym), (rows, columns))
 
 
-def offsets_of(task: Task, inputs: Tensor) -> Tensor:
-    factor = factor_of(inputs.t() @ inputs)
+def offsets_of(task: Target, inputs: Tensor) -> Tensor:
+    factor = inverse_cholesky(inputs.t() @ inputs)
     assert factor is not None
-    return compensated_offsets(task, factor)
+    return gptq_offsets(task, factor)
 
 
-def output_error(task: Task, inputs: Tensor, offsets: Tensor | None) -> float:
+def output_error(task: Target, inputs: Tensor, offsets: Tensor | None) -> float:
     """Mean squared error of a layer's output in float64."""
     rounding = round_to_nearest({"x": task._replace(offsets=offsets)})["x"]
     rounded = TorchOps().fake_quantize(task.groups, rounding, grid=task.grid, dtype=torch.float32)
@@ -48,7 +48,7 @@ def output_error(task: Task, inputs: Tensor, offsets: Tensor | None) -> float:
     return float((inputs.double() @ change.t()).square().mean())
 
 
-def everywhere(values: Tensor, task: Task) -> np.ndarray:
+def everywhere(values: Tensor, task: Target) -> np.ndarray:
     return from_groups(values.expand(task.groups.shape), task.shape).double().numpy()
 
 
@@ -125,7 +125,7 @@ def test_nested_grids_are_compensated_as_well(kind: str) -> None:
     size = 16 if kind == "q2_k" else 32
     groups = to_groups(weight, size)
     grid = search_nested(groups, None, bits=2 if kind == "q2_k" else 4, sym=False, nested=nested)
-    task, inputs = Task(groups, grid, (32, 256)), inputs_of(256, 4)
+    task, inputs = Target(groups, grid, (32, 256)), inputs_of(256, 4)
     assert output_error(task, inputs, offsets_of(task, inputs)) < 0.7 * output_error(
         task, inputs, None
     )
@@ -133,17 +133,17 @@ def test_nested_grids_are_compensated_as_well(kind: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_inputs_that_say_nothing_give_no_factor(value: float) -> None:
-    assert factor_of(torch.full((4, 4), value)) is None
+    assert inverse_cholesky(torch.full((4, 4), value)) is None
 
 
 def test_dead_and_dominant_channels_are_survived() -> None:
     inputs = inputs_of(48, 9)
     inputs[:, 3] = 0.0
     inputs[:, 5] *= 1e4
-    factor = factor_of(inputs.t() @ inputs)
-    assert isinstance(factor, Factor)
+    factor = inverse_cholesky(inputs.t() @ inputs)
+    assert isinstance(factor, InverseCholesky)
     assert bool(factor.upper.isfinite().all())
     assert int(factor.order[0]) == 5
     task = task_of(8, 48, 9, size=16, sym=True)
-    offsets = compensated_offsets(task, factor)
+    offsets = gptq_offsets(task, factor)
     assert output_error(task, inputs, offsets) <= output_error(task, inputs, None)

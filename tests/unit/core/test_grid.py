@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoround.core.grid import (
-    MAX_SCALE,
-    MIN_SCALE,
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
     Grid,
     from_groups,
     grid_from_scale,
@@ -87,10 +87,10 @@ def test_the_range_is_that_of_the_oracle_and_holds_zero(case: Case) -> None:
 @few
 @given(case=cases())
 def test_scale_and_zero_are_those_of_the_oracle(case: Case) -> None:
-    clip_lo, clip_hi = case.rounding.clip_lo, case.rounding.clip_hi
-    scale, zero = scale_and_zero(case.grid, clip_lo, clip_hi)
+    min_scale, max_scale = case.rounding.min_scale, case.rounding.max_scale
+    scale, zero = scale_and_zero(case.grid, min_scale, max_scale)
     grid = oracle_grid(case.grid)
-    clips = clip_lo.numpy(), clip_hi.numpy()
+    clips = min_scale.numpy(), max_scale.numpy()
     expected_scale, expected_zero = reference.scale_and_zero(grid, *clips)
     certain = reference.certain_groups(grid, *clips)
     np.testing.assert_array_equal(scale.numpy()[certain], expected_scale[certain])
@@ -103,11 +103,11 @@ def test_scale_and_zero_are_those_of_the_oracle(case: Case) -> None:
 @few
 @given(case=cases())
 def test_scale_and_zero_are_what_files_can_hold(case: Case) -> None:
-    scale, zero = scale_and_zero(case.grid, case.rounding.clip_lo, case.rounding.clip_hi)
+    scale, zero = scale_and_zero(case.grid, case.rounding.min_scale, case.rounding.max_scale)
     assert scale.dtype == zero.dtype == torch.float32
     assert scale.shape == zero.shape == case.grid.lo.shape
     assert representable(scale)
-    assert bool((scale.abs() >= torch.tensor(MIN_SCALE).half().float()).all())
+    assert bool((scale.abs() >= torch.tensor(SMALLEST_SCALE).half().float()).all())
     assert torch.equal(zero, zero.round())
     assert int(zero.min()) >= 0
     assert int(zero.max()) <= case.top
@@ -124,7 +124,7 @@ def test_the_extra_level_goes_to_the_side_that_reaches_further(bits: int) -> Non
     ones = torch.ones(1, 4, 1)
     scale, zero = scale_and_zero(min_max_grid(groups, bits=bits, sym=True), ones, ones)
     # The smallest magnitude as float16 holds it is that of an all-zero group.
-    floor = float(torch.tensor(MIN_SCALE).half())
+    floor = float(torch.tensor(SMALLEST_SCALE).half())
     assert scale.flatten().tolist() == [1.0, -1.0, -1.0, floor]
     assert zero.flatten().tolist() == [half] * 4
 
@@ -152,7 +152,7 @@ def test_round_scale_keeps_the_sign_and_what_float16_holds(scales: list[float]) 
     assert representable(rounded)
     assert torch.equal(rounded < 0, scale < 0)
     assert torch.equal(round_scale(rounded), rounded)
-    bounded = scale.abs().clamp(MIN_SCALE, MAX_SCALE)
+    bounded = scale.abs().clamp(SMALLEST_SCALE, LARGEST_SCALE)
     assert bool(((rounded.abs() - bounded).abs() <= bounded * 2**-11 + 2**-25).all())
 
 
@@ -184,5 +184,5 @@ def test_clipping_to_nothing_leaves_the_smallest_scale() -> None:
     grid = Grid(torch.full((1, 1, 1), -2.0), torch.full((1, 1, 1), 3.0), 4, False)
     nothing = torch.zeros(1, 1, 1)
     scale, zero = scale_and_zero(grid, nothing, nothing)
-    assert float(scale) == float(torch.tensor(MIN_SCALE).half())
+    assert float(scale) == float(torch.tensor(SMALLEST_SCALE).half())
     assert float(zero) == 0.0

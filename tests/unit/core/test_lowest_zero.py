@@ -47,5 +47,5 @@ def test_clipping_keeps_to_it_too() -> None:
     weight = one_sided()
     grid = min_max_grid(weight, bits=4, sym=False, lowest_zero=1)
     rounding = initial_rounding(weight)
-    clipped = rounding._replace(clip_lo=torch.zeros_like(rounding.clip_lo))
+    clipped = rounding._replace(min_scale=torch.zeros_like(rounding.min_scale))
     assert int(quantize(weight, clipped, grid=grid)[2].min()) == 1

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from autoround.core.gguf_types import KINDS, nested_of, scheme_of_kind
+from autoround.core.gguf_types import NESTED_TYPES, nested_of, scheme_of_type
 from autoround.core.grid import Grid, levels_of, min_max_grid, nested_parts, to_groups
 from autoround.core.metrics import weight_bits
 from autoround.core.rounding import Rounding, fake_quantize, quantize
 from autoround_backends import reference
 
-NAMES = sorted(KINDS)
+NAMES = sorted(NESTED_TYPES)
 
 
 def case(name: str, *, moved: bool, seed: int = 0) -> tuple[torch.Tensor, Grid, Rounding]:
-    kind = KINDS[name]
+    kind = NESTED_TYPES[name]
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(6, 2 * kind.block, generator=generator) * 0.05
     weight[0, :40] = 0.0
@@ -51,10 +51,10 @@ def oracle(grid: Grid, rounding: Rounding) -> tuple[reference.Grid, reference.Ro
 def test_parts_and_weights_agree_with_the_oracle(name: str, moved: bool) -> None:
     groups, grid, rounding = case(name, moved=moved)
     theirs, held = oracle(grid, rounding)
-    sure = reference.certain_groups(theirs, held.clip_lo, held.clip_hi)
+    sure = reference.certain_groups(theirs, held.min_scale, held.max_scale)
     assert sure.mean() > 0.5
-    ours = levels_of(grid, rounding.clip_lo, rounding.clip_hi)
-    wanted = reference.levels_of(theirs, held.clip_lo, held.clip_hi)
+    ours = levels_of(grid, rounding.min_scale, rounding.max_scale)
+    wanted = reference.levels_of(theirs, held.min_scale, held.max_scale)
     for own, other in zip(ours, wanted, strict=True):
         if own is not None:
             np.testing.assert_allclose(own.numpy()[sure], other[sure], rtol=1e-6)
@@ -90,9 +90,9 @@ def test_gradients_agree_with_the_oracle(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_part_is_one_that_the_format_holds(name: str) -> None:
-    kind = KINDS[name]
+    kind = NESTED_TYPES[name]
     _, grid, rounding = case(name, moved=True, seed=2)
-    parts = nested_parts(grid, rounding.clip_lo, rounding.clip_hi)
+    parts = nested_parts(grid, rounding.min_scale, rounding.max_scale)
     for held in (parts.scale, parts.minimum):
         if held is not None:
             assert torch.equal(held, held.half().float())
@@ -111,7 +111,7 @@ def test_every_part_is_one_that_the_format_holds(name: str) -> None:
 def test_codes_and_parts_give_the_weights_of_the_forward(name: str) -> None:
     groups, grid, rounding = case(name, moved=True, seed=3)
     codes, scale, zero = quantize(groups, rounding, grid=grid)
-    minimum = levels_of(grid, rounding.clip_lo, rounding.clip_hi).minimum
+    minimum = levels_of(grid, rounding.min_scale, rounding.max_scale).minimum
     back = (codes.float() - zero.float()) * scale - (0.0 if minimum is None else minimum)
     assert torch.equal(back, fake_quantize(groups, rounding, grid=grid, dtype=torch.float32))
 
@@ -129,7 +129,7 @@ def test_codes_and_parts_give_the_weights_of_the_forward(name: str) -> None:
     ],
 )
 def test_bits_are_those_of_the_blocks(name: str, bits: float) -> None:
-    scheme = scheme_of_kind(name)
+    scheme = scheme_of_type(name)
     assert weight_bits((3, 512), scheme) == 3 * 512 * bits
     assert str(scheme) == name.upper()
-    assert nested_of(scheme) == KINDS[name].nested
+    assert nested_of(scheme) == NESTED_TYPES[name].nested

@@ -26,10 +26,10 @@ def test_the_start_is_no_offset_and_no_clipping() -> None:
     groups = torch.randn(2, 3, 4)
     rounding = initial_rounding(groups)
     assert torch.equal(rounding.value, torch.zeros(2, 3, 4))
-    assert torch.equal(rounding.clip_lo, torch.ones(2, 3, 1))
-    assert torch.equal(rounding.clip_hi, torch.ones(2, 3, 1))
+    assert torch.equal(rounding.min_scale, torch.ones(2, 3, 1))
+    assert torch.equal(rounding.max_scale, torch.ones(2, 3, 1))
     # Each is updated in place, so none may share memory with another.
-    assert rounding.clip_lo.data_ptr() != rounding.clip_hi.data_ptr()
+    assert rounding.min_scale.data_ptr() != rounding.max_scale.data_ptr()
 
 
 @few
@@ -42,8 +42,8 @@ def test_fake_quantize_agrees_with_the_oracle(case: Case) -> None:
     certain = reference.certain(groups.numpy(), rounding, grid=grid)
     np.testing.assert_allclose(result[certain], expected[certain], rtol=1e-6, atol=0)
     # Where float64 is within 1e-3 of a tie, float32 may go one level the other way.
-    scale, _ = reference.scale_and_zero(grid, rounding.clip_lo, rounding.clip_hi)
-    agreed = reference.certain_groups(grid, rounding.clip_lo, rounding.clip_hi)
+    scale, _ = reference.scale_and_zero(grid, rounding.min_scale, rounding.max_scale)
+    agreed = reference.certain_groups(grid, rounding.min_scale, rounding.max_scale)
     off = np.abs(result - expected) <= np.abs(scale) * 1.001
     assert off[np.broadcast_to(agreed, off.shape)].all()
 
@@ -56,7 +56,7 @@ def test_quantize_agrees_with_the_oracle(case: Case) -> None:
     results = [part.numpy() for part in quantize(groups, case.rounding, grid=case.grid)]
     expected: tuple[NDArray[Any], ...] = reference.quantize(groups.numpy(), rounding, grid=grid)
     certain = reference.certain(groups.numpy(), rounding, grid=grid)
-    agreed = reference.certain_groups(grid, rounding.clip_lo, rounding.clip_hi)
+    agreed = reference.certain_groups(grid, rounding.min_scale, rounding.max_scale)
     for result, wanted, where in zip(results, expected, (certain, agreed, agreed), strict=True):
         assert result.dtype == wanted.dtype
         np.testing.assert_array_equal(result[where], wanted[where])
@@ -104,7 +104,7 @@ def test_codes_and_zeros_fit_their_bits(case: Case) -> None:
 def test_rounding_to_nearest_is_off_by_half_a_step_inside_the_range(case: Case) -> None:
     groups = case.groups
     rounding = initial_rounding(groups)
-    scale, zero = scale_and_zero(case.grid, rounding.clip_lo, rounding.clip_hi)
+    scale, zero = scale_and_zero(case.grid, rounding.min_scale, rounding.max_scale)
     result = fake_quantize(groups, rounding, grid=case.grid, dtype=torch.float32)
     level = groups / scale
     inside = (level >= -zero - 0.5) & (level <= case.top - zero + 0.5)
@@ -117,7 +117,7 @@ def test_rounding_to_nearest_is_off_by_half_a_step_inside_the_range(case: Case) 
 @given(case=cases())
 def test_what_is_on_the_grid_stays(case: Case) -> None:
     start = initial_rounding(case.groups)
-    rounding = Rounding(start.value, case.rounding.clip_lo, case.rounding.clip_hi)
+    rounding = Rounding(start.value, case.rounding.min_scale, case.rounding.max_scale)
     once = fake_quantize(case.groups, rounding, grid=case.grid, dtype=torch.float32)
     twice = fake_quantize(once, rounding, grid=case.grid, dtype=torch.float32)
     assert torch.equal(once, twice)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from autoround.core.grid import MAX_SCALE, MIN_SCALE, Grid
+from autoround.core.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid
 from autoround.core.rounding import Rounding, fake_quantize
 from autoround_backends import reference
 
@@ -40,15 +40,15 @@ def rounded(number: Tensor) -> Tensor:
 
 def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tensor:
     """The formula, one operation after another, differentiated by autograd."""
-    low = grid.lo.double() * rounding.clip_lo
-    high = grid.hi.double() * rounding.clip_hi
+    low = grid.lo.double() * rounding.min_scale
+    high = grid.hi.double() * rounding.max_scale
     top = 2**grid.bits - 1
     if grid.sym:
         raw = torch.where(-low > high, -low, -high) / 2 ** (grid.bits - 1)
     else:
         raw = (high - low) / top
     sign = torch.where(raw < 0, -1.0, 1.0).double()
-    size = (raw * sign).clamp(MIN_SCALE, MAX_SCALE)
+    size = (raw * sign).clamp(SMALLEST_SCALE, LARGEST_SCALE)
     scale = sign * substituted(size, size.detach().half().double())
     if grid.sym:
         zero = torch.full_like(scale, 2 ** (grid.bits - 1))

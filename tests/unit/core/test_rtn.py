@@ -4,7 +4,7 @@ import torch
 
 from autoround.core.grid import min_max_grid
 from autoround.core.rounding import quantize
-from autoround.core.rtn import Task, round_to_nearest
+from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.search import search_grid
 
 from ._cases import Case
@@ -15,19 +15,19 @@ def test_every_tensor_starts_with_no_offset_and_no_clipping() -> None:
         name: Case(shape, 16, 4, True, "normal", moved=False, seed=1)
         for name, shape in {"up": (4, 64), "down": (3, 50)}.items()
     }
-    tasks = {name: Task(case.groups, case.grid, case.shape) for name, case in cases.items()}
+    tasks = {name: Target(case.groups, case.grid, case.shape) for name, case in cases.items()}
     roundings = round_to_nearest(tasks)
     assert list(roundings) == ["up", "down"]
     for name, rounding in roundings.items():
         assert rounding.value.shape == tasks[name].groups.shape
         assert not rounding.value.any()
-        assert bool((rounding.clip_lo == 1).all())
-        assert bool((rounding.clip_hi == 1).all())
+        assert bool((rounding.min_scale == 1).all())
+        assert bool((rounding.max_scale == 1).all())
 
 
 def test_rounding_to_nearest_on_its_own_range_is_plain_arithmetic() -> None:
     groups = torch.tensor([[[-1.0, -0.4, 0.3, 0.6, 1.2, 2.0]]])
-    task = Task(groups, min_max_grid(groups, bits=2, sym=False), (1, 6))
+    task = Target(groups, min_max_grid(groups, bits=2, sym=False), (1, 6))
     codes, scale, zero = quantize(groups, round_to_nearest({"w": task})["w"], grid=task.grid)
     assert (float(scale), int(zero)) == (1.0, 1)
     assert codes.flatten().tolist() == [0, 1, 1, 2, 2, 3]
@@ -39,7 +39,7 @@ def test_on_a_searched_grid_the_error_is_smaller() -> None:
     searched = search_grid(groups, None, bits=2, sym=False)
     errors = []
     for grid in (case.grid, searched):
-        rounding = round_to_nearest({"w": Task(groups, grid, case.shape)})["w"]
+        rounding = round_to_nearest({"w": Target(groups, grid, case.shape)})["w"]
         codes, scale, zero = quantize(groups, rounding, grid=grid)
         off = (codes.float() - zero.float()) * scale.float() - groups
         errors.append(float(off.square().mean()))

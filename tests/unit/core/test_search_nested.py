@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.core.gguf_types import KINDS
+from autoround.core.gguf_types import NESTED_TYPES
 from autoround.core.grid import levels_of, min_max_grid, nested_parts, to_groups
 from autoround.core.rounding import fake_quantize, initial_rounding
 from autoround.core.search_nested import rungs, search_nested
 
-NAMES = sorted(KINDS)
+NAMES = sorted(NESTED_TYPES)
 
 
 def weight_of(name: str, *, rows: int = 8) -> torch.Tensor:
     generator = torch.Generator().manual_seed(11)
-    weight = torch.randn(rows, 2 * KINDS[name].block, generator=generator) * 0.03
+    weight = torch.randn(rows, 2 * NESTED_TYPES[name].block, generator=generator) * 0.03
     weight[0] = 0.0
     weight[1] = weight[1].abs() + 0.2
     weight[2] = -weight[2].abs() - 0.2
@@ -27,7 +27,7 @@ def rounded(groups: torch.Tensor, grid: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None:
-    kind = KINDS[name]
+    kind = NESTED_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
     importance = torch.rand(1, *groups.shape[1:], generator=torch.Generator().manual_seed(3)) ** 3
     plain = min_max_grid(groups, bits=kind.bits, sym=kind.sym)._replace(nested=kind.nested)
@@ -43,7 +43,7 @@ def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_chosen_is_what_the_forward_rounds_to(name: str) -> None:
-    kind = KINDS[name]
+    kind = NESTED_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
     found = search_nested(groups, None, bits=kind.bits, sym=kind.sym, nested=kind.nested)
     one = torch.ones_like(groups[..., :1])
@@ -60,7 +60,7 @@ def test_what_was_chosen_is_what_the_forward_rounds_to(name: str) -> None:
 
 
 def test_a_row_is_searched_alike_alone_and_among_others() -> None:
-    kind = KINDS["q4_k"]
+    kind = NESTED_TYPES["q4_k"]
     groups = to_groups(weight_of("q4_k", rows=300), kind.group_size)
     whole = search_nested(groups, None, bits=4, sym=False, nested=kind.nested)
     alone = search_nested(groups[200:201], None, bits=4, sym=False, nested=kind.nested)

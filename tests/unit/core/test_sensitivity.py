@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from autoround.core.ops import TorchOps
-from autoround.core.sensitivity import SPAN, drawn_gradient, squared_effects
+from autoround.core.sensitivity import SPAN, sampled_gradient, squared_effects
 
 
 def draws(seed: int) -> torch.Generator:
@@ -15,7 +15,7 @@ def draws(seed: int) -> torch.Generator:
 
 def test_the_gradient_is_that_of_the_negative_logarithm_of_one_answer() -> None:
     logits = torch.randn(50, 7, generator=draws(0), dtype=torch.float64).requires_grad_()
-    found = drawn_gradient(logits.detach(), generator=draws(1))
+    found = sampled_gradient(logits.detach(), generator=draws(1))
     answers = (torch.softmax(logits.detach(), -1).float() - found).argmax(-1)
     loss = torch.nn.functional.cross_entropy(logits, answers, reduction="sum")
     wanted = torch.autograd.grad(loss, logits)[0]
@@ -24,11 +24,11 @@ def test_the_gradient_is_that_of_the_negative_logarithm_of_one_answer() -> None:
 
 def test_answers_are_drawn_as_often_as_they_are_likely() -> None:
     logits = torch.tensor([2.0, 0.0, -1.0, -30.0])
-    found = drawn_gradient(logits.expand(40_000, 4), generator=draws(2))
+    found = sampled_gradient(logits.expand(40_000, 4), generator=draws(2))
     chances = torch.softmax(logits, -1)
     often = (chances - found).mean(0)
     torch.testing.assert_close(often, chances, atol=0.01, rtol=0)
-    again = drawn_gradient(logits.expand(40_000, 4), generator=draws(2))
+    again = sampled_gradient(logits.expand(40_000, 4), generator=draws(2))
     assert torch.equal(found, again)
 
 
@@ -50,6 +50,6 @@ def test_half_the_mean_square_is_the_divergence_of_small_changes() -> None:
     change = 0.02 * torch.randn(9, 6, generator=draws(5))
     logits = inputs @ weight.t()
     real, _ = TorchOps().divergence(inputs @ (weight + change).t(), logits)
-    grad = drawn_gradient(logits, generator=draws(6))
+    grad = sampled_gradient(logits, generator=draws(6))
     found = squared_effects(grad, inputs @ change.t()) / 2
     assert abs(found / real - 1) < 0.05

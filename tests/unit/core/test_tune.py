@@ -11,7 +11,7 @@ from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import round_to_nearest
 from autoround.core.signsgd import SignState
-from autoround.core.tune import Problem, Tuned, check_loss, rounded_weights, tune
+from autoround.core.tune import Reconstruction, Tuned, rounded_weights, tune, validation_loss
 
 from ._toy import Recording, codes, forward, problem, schedule
 
@@ -49,7 +49,7 @@ def test_tuning_removes_a_good_part_of_the_loss(bits: int, sym: bool) -> None:
 def test_the_losses_are_those_of_the_roundings() -> None:
     given, times = problem(3), schedule(30)
     tuned = plain(given, times)
-    score = partial(check_loss, given, schedule=times, ops=TorchOps(), dtype=torch.float32)
+    score = partial(validation_loss, given, schedule=times, ops=TorchOps(), dtype=torch.float32)
     assert score(tuned.roundings) == tuned.loss_after
     assert score(round_to_nearest(given.tasks)) == tuned.loss_before
 
@@ -68,7 +68,9 @@ def test_the_best_iterate_is_kept_not_the_last() -> None:
     given, times = problem(3), schedule(40)
     tuned = tune(given, times, ops=RuinsTheEnd(), dtype=torch.float32)
     assert 0 < tuned.best_step < 40
-    again = check_loss(given, tuned.roundings, schedule=times, ops=TorchOps(), dtype=torch.float32)
+    again = validation_loss(
+        given, tuned.roundings, schedule=times, ops=TorchOps(), dtype=torch.float32
+    )
     assert again == tuned.loss_after < tuned.loss_before
 
 
@@ -203,8 +205,8 @@ def test_clips_stay_where_they_are_without_a_rate() -> None:
     tuned = tune(problem(2), schedule(12, clip_rate=0.0), ops=ops, dtype=torch.float32)
     assert tuned.best_step > 0
     for rounding in tuned.roundings.values():
-        assert bool((rounding.clip_lo == 1).all())
-        assert bool((rounding.clip_hi == 1).all())
+        assert bool((rounding.min_scale == 1).all())
+        assert bool((rounding.max_scale == 1).all())
         assert bool(rounding.value.any())
     assert {len(grads) for grads in ops.grads} == {2, 0}
 
@@ -217,7 +219,7 @@ def test_a_weight_that_no_sample_reaches_keeps_its_rounding() -> None:
         return forward({"up": weights["up"], "down": weights["down"]}, inputs)
 
     idle = {**given.tasks, "idle": given.tasks["up"]}
-    tuned = plain(Problem(skipping, idle, given.samples), schedule(12))
+    tuned = plain(Reconstruction(skipping, idle, given.samples), schedule(12))
     assert not tuned.roundings["idle"].value.any()
     assert same(
         Tuned({n: tuned.roundings[n] for n in given.tasks}, 0, 0, 0), plain(given, schedule(12))

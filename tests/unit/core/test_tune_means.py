@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoround.core.batches import Feed, Pending, Samples, batches
+from autoround.core.batches import BatchLoader, Pending, Samples, batches
 from autoround.core.ops import TorchOps
-from autoround.core.tune import Means, Problem, Tuned, tune
+from autoround.core.tune import DeviceHooks, Reconstruction, Tuned, tune
 
 from ._toy import Recording, codes, problem, schedule
 
 
-def ran(given: Problem, **options: int) -> tuple[Tuned, list[list[Tensor]]]:
+def ran(given: Reconstruction, **options: int) -> tuple[Tuned, list[list[Tensor]]]:
     ops = Recording()
     tuned = tune(given, schedule(6, **options), ops=ops, dtype=torch.float32)
     return tuned, ops.grads
@@ -116,7 +116,7 @@ def test_batches_are_sent_ahead_and_are_the_same(masked: bool) -> None:
 
     elsewhere = torch.device("meta")
     tensors = given.samples.tensors()
-    feed = Feed(tensors, batches(16, 4, seed=3), device=elsewhere, upload=upload)
+    feed = BatchLoader(tensors, batches(16, 4, seed=3), device=elsewhere, upload=upload)
     for number, rows in order:
         drawn, held = feed.take()
         assert torch.equal(drawn, rows)
@@ -134,7 +134,7 @@ def test_what_is_there_is_not_sent() -> None:
         raise AssertionError("it is on the device already")
 
     plain, _ = ran(given)
-    held, _ = ran(given._replace(means=Means(upload=upload)))
+    held, _ = ran(given._replace(means=DeviceHooks(upload=upload)))
     assert plain.loss_after == held.loss_after
 
 
@@ -164,7 +164,7 @@ class Recorder:
 def test_a_recorded_step_gives_the_same_numbers(masked: bool) -> None:
     given, recorder = problem(masked=masked), Recorder()
     plain, wanted = ran(given)
-    means = Means(capture=recorder)  # type: ignore[arg-type]
+    means = DeviceHooks(capture=recorder)  # type: ignore[arg-type]
     held, found = ran(given._replace(means=means, steady=True))
     assert (recorder.made, recorder.played) == (1, 6)
     assert held.loss_after == plain.loss_after
@@ -175,7 +175,7 @@ def test_a_recorded_step_gives_the_same_numbers(masked: bool) -> None:
 @pytest.mark.parametrize(("steady", "part"), [(False, 0), (True, 1)])
 def test_what_cannot_be_recorded_is_not(steady: bool, part: int) -> None:
     recorder = Recorder()
-    means = Means(capture=recorder)  # type: ignore[arg-type]
+    means = DeviceHooks(capture=recorder)  # type: ignore[arg-type]
     ran(problem()._replace(means=means, steady=steady), part=part)
     assert recorder.made == 0
 
@@ -184,7 +184,9 @@ def test_after_the_last_batch_nothing_is_sent() -> None:
     log: list[str] = []
     tensors = {"x": torch.arange(4.0)}
     order = iter(torch.arange(4).split(3))
-    feed = Feed(tensors, order, device=torch.device("meta"), upload=lambda held: Late(held, log))
+    feed = BatchLoader(
+        tensors, order, device=torch.device("meta"), upload=lambda held: Late(held, log)
+    )
     sizes = []
     for _ in range(2):
         sizes.append(len(feed.take()[1]["x"]))

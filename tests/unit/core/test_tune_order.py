@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoround.core.batches import Samples, batches
-from autoround.core.tune import check_steps
+from autoround.core.tune import validation_steps
 
 from ._cases import few
 
@@ -58,7 +58,7 @@ def test_a_batch_larger_than_everything_is_everything(size: int) -> None:
 @few
 @given(iters=st.integers(1, 1000), checks=st.integers(1, 20))
 def test_scored_steps_lie_in_the_second_half_and_end_with_the_last(iters: int, checks: int) -> None:
-    steps = check_steps(iters, checks)
+    steps = validation_steps(iters, checks)
     assert max(steps) == iters
     assert all(1 <= step <= iters and 2 * step >= iters for step in steps)
     assert 1 <= len(steps) <= checks
@@ -67,13 +67,13 @@ def test_scored_steps_lie_in_the_second_half_and_end_with_the_last(iters: int, c
 
 
 def test_scored_steps_are_evenly_spread() -> None:
-    assert check_steps(200, 4) == {125, 150, 175, 200}
-    assert check_steps(200, 1) == {200}
-    assert check_steps(1, 8) == {1}
+    assert validation_steps(200, 4) == {125, 150, 175, 200}
+    assert validation_steps(200, 1) == {200}
+    assert validation_steps(1, 8) == {1}
 
 
 def test_no_steps_are_never_scored() -> None:
-    assert check_steps(0, 4) == frozenset()
+    assert validation_steps(0, 4) == frozenset()
 
 
 def test_samples_are_taken_by_index() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoround.errors import OutputError, VerificationError
-from autoround.export.shards import Writer
+from autoround.export.shards import ShardWriter
 from autoround.export.spool import Spool
 from autoround.export.staging import check_output, check_room
 from autoround.model.source import INDEX, SINGLE, CheckpointSource
@@ -24,7 +24,7 @@ CONFIG = {"model_type": "toy"}
 
 
 def write(folder: Path, *, limit: int = 1 << 30, tensors: dict[str, Tensor] = TENSORS) -> int:
-    with Writer(folder, max_shard_bytes=limit) as writer:
+    with ShardWriter(folder, max_shard_bytes=limit) as writer:
         for name, tensor in tensors.items():
             writer.add({name: tensor})
         return writer.finish(CONFIG)
@@ -80,7 +80,7 @@ def test_a_view_is_written_in_its_own_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [1 << 30, 1])
 def test_a_name_that_comes_twice_is_refused(tmp_path: Path, limit: int) -> None:
     out = tmp_path / "out"
-    with Writer(out, max_shard_bytes=limit) as writer:
+    with ShardWriter(out, max_shard_bytes=limit) as writer:
         writer.add(TENSORS)
         with pytest.raises(OutputError, match="'t0' would be written twice"):
             writer.add({"t0": torch.zeros(1)})
@@ -88,7 +88,7 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path, limit: int) -> None:
 
 
 def start_and_fail(out: Path, error: BaseException) -> None:
-    with Writer(out, max_shard_bytes=1) as writer:
+    with ShardWriter(out, max_shard_bytes=1) as writer:
         writer.add(TENSORS)
         assert any(out.with_name(out.name + ".partial").iterdir())
         raise error
@@ -104,10 +104,10 @@ def test_whatever_stops_it_leaves_nothing(tmp_path: Path, error: BaseException) 
 def test_stopped_while_the_config_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Writer, name: str, text: str) -> None:
+    def stop(self: ShardWriter, name: str, text: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Writer, "add_text", stop)
+    monkeypatch.setattr(ShardWriter, "add_text", stop)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -172,7 +172,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_filled_up_meanwhile_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with Writer(out, max_shard_bytes=1) as writer:
+    with ShardWriter(out, max_shard_bytes=1) as writer:
         writer.add(TENSORS)
         out.mkdir()
         (out / "mine").write_text("precious")
@@ -233,9 +233,9 @@ def test_too_little_room_gives_both_figures(
 
 def test_config_is_the_last_file_to_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    add_text, replace = Writer.add_text, os.replace
+    add_text, replace = ShardWriter.add_text, os.replace
 
-    def text(self: Writer, name: str, content: str) -> None:
+    def text(self: ShardWriter, name: str, content: str) -> None:
         order.append(name)
         assert (self.staging / "config.json").exists() is False
         add_text(self, name, content)
@@ -244,7 +244,7 @@ def test_config_is_the_last_file_to_appear(tmp_path: Path, monkeypatch: pytest.M
         order.append(Path(target).name)
         replace(source, target)
 
-    monkeypatch.setattr(Writer, "add_text", text)
+    monkeypatch.setattr(ShardWriter, "add_text", text)
     monkeypatch.setattr(os, "replace", move)
     write(tmp_path / "out", limit=3 * 64)
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -280,7 +280,7 @@ def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
     for name in (*copied, *others):
         (source / name).write_text(name)
     (source / "folder.json").mkdir()
-    with Writer(tmp_path / "out", max_shard_bytes=1 << 20) as writer:
+    with ShardWriter(tmp_path / "out", max_shard_bytes=1 << 20) as writer:
         writer.add(TENSORS)
         writer.copy_side_files(source)
         writer.finish(CONFIG)

@@ -32,14 +32,14 @@ def quantize(model: Path, out: Path, **values: object) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2"])
 def test_good_files_pass(kind: str, checkpoint: CHECKPOINT, tmp_path: Path) -> None:
     seen: list[float | None] = []
-    real = verify.Rehearsal.compare
+    real = verify.ReadBackCheck.compare
 
-    def spy(self: verify.Rehearsal, written: verify.Reading, what: str) -> float | None:
+    def spy(self: verify.ReadBackCheck, written: verify.WrittenModel, what: str) -> float | None:
         seen.append(real(self, written, what))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify.Rehearsal, "compare", spy)
+        patch.setattr(verify.ReadBackCheck, "compare", spy)
         quantize(checkpoint(kind), tmp_path / "a")
         quantize(checkpoint(kind), tmp_path / "b", **{"output.dtype": "float16"})
     assert seen[0] == 0.0
@@ -76,7 +76,7 @@ def test_zero_points_one_off_fail_the_run(
         return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme)
 
     monkeypatch.setattr(layouts, "from_tensors", reading)
-    monkeypatch.setattr("autoround.export.safetensors_writer.format_layers", _unchecked)
+    monkeypatch.setattr("autoround.export.safetensors_writer.pack_layers", _unchecked)
     with pytest.raises(VerificationError, match=r"format auto_round: read back"):
         quantize(checkpoint("llama"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from autoround.core.rounding import dense_weight
 from autoround.errors import AutoRoundError, FormatError, OutputError, RecipeError, UsageError
 from autoround.inference.load import load
 from autoround.mixed_precision import search as stage
-from autoround.mixed_precision.search import Allocated
+from autoround.mixed_precision.search import ChosenAllocation
 from autoround.planning.estimate import disk_bytes
 from autoround.recipe.load import load_recipe
 from autoround.types import Plan
@@ -40,7 +40,7 @@ BUDGET: dict[str, object] = {
 }
 
 
-def found_for(model: Any, values: dict[str, object] | None = None, **more: Any) -> Allocated:
+def found_for(model: Any, values: dict[str, object] | None = None, **more: Any) -> ChosenAllocation:
     return allocate(model, small({**BUDGET, **(values or {})}), data=IDS, **more)[1]
 
 

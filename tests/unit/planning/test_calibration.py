@@ -8,7 +8,7 @@ import torch
 
 from autoround.errors import DataError
 from autoround.model.skeleton import adopt_model, open_model
-from autoround.planning.calibration import calibration_tokens, vocabulary_size
+from autoround.planning.calibration import load_calibration, vocabulary_size
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import CalibrationOptions
 
@@ -17,7 +17,7 @@ from ...tiny import VOCAB, make_model, make_tokenizer, token_ids
 
 
 def test_plain_rounding_reads_no_data() -> None:
-    tokens, what = calibration_tokens(
+    tokens, what = load_calibration(
         small({**NEAREST, "calibration.dataset": "gone.txt"}),
         adopt_model(make_model("llama")),
         tokenizer=None,
@@ -29,7 +29,7 @@ def test_plain_rounding_reads_no_data() -> None:
 
 def test_given_data_takes_the_place_of_the_dataset() -> None:
     ids = token_ids(6, 20)
-    tokens, what = calibration_tokens(
+    tokens, what = load_calibration(
         small({"calibration.dataset": "gone.txt"}),
         adopt_model(make_model("llama")),
         tokenizer=None,
@@ -43,7 +43,7 @@ def test_given_data_takes_the_place_of_the_dataset() -> None:
 def test_a_file_named_by_the_recipe_is_read(tmp_path: Path) -> None:
     text = tmp_path / "calib.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    tokens, what = calibration_tokens(
+    tokens, what = load_calibration(
         small({"calibration.dataset": str(text)}),
         adopt_model(make_model("llama")),
         tokenizer=make_tokenizer(),
@@ -57,7 +57,7 @@ def test_a_file_named_by_the_recipe_is_read(tmp_path: Path) -> None:
 def test_the_default_dataset_out_of_reach_is_replaced_and_that_is_said() -> None:
     recipe = small()
     assert recipe.calibration.dataset == CalibrationOptions().dataset
-    tokens, what = calibration_tokens(
+    tokens, what = load_calibration(
         recipe, adopt_model(make_model("llama")), tokenizer=make_tokenizer(), data=None
     )
     assert tokens is not None
@@ -67,7 +67,7 @@ def test_the_default_dataset_out_of_reach_is_replaced_and_that_is_said() -> None
 def test_a_dataset_that_was_named_is_never_replaced() -> None:
     recipe = small({"calibration.dataset": "someone/something"})
     with pytest.raises(DataError, match="someone/something"):
-        calibration_tokens(
+        load_calibration(
             recipe, adopt_model(make_model("llama")), tokenizer=make_tokenizer(), data=None
         )
 
@@ -75,7 +75,7 @@ def test_a_dataset_that_was_named_is_never_replaced() -> None:
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     data = [[1, 2, VOCAB]]
     with pytest.raises(DataError, match=str(VOCAB)):
-        calibration_tokens(small(), adopt_model(make_model("llama")), tokenizer=None, data=data)
+        load_calibration(small(), adopt_model(make_model("llama")), tokenizer=None, data=data)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -95,4 +95,4 @@ def test_samples_longer_than_the_table_of_positions_are_refused() -> None:
     for given, dataset in ((token_ids(4, 65), "gone.txt"), (None, "embedded")):
         recipe = small({"calibration.seqlen": 65, "calibration.dataset": dataset})
         with pytest.raises(DataError, match="positions for 64 only: use --seqlen 64 or less"):
-            calibration_tokens(recipe, skeleton, tokenizer=make_tokenizer(), data=given)
+            load_calibration(recipe, skeleton, tokenizer=make_tokenizer(), data=given)

@@ -136,7 +136,7 @@ def test_memory_grows_with_the_samples_and_not_at_all_without_data() -> None:
 
 
 def test_graphs_are_held_where_a_quarter_of_the_memory_is_enough() -> None:
-    recipe, skeleton = small({"distill.steps": 2}), adopt_model(make_model("llama"))
+    recipe, skeleton = small({"end_to_end.steps": 2}), adopt_model(make_model("llama"))
     runtime = open_device("cpu")
     plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
 
@@ -152,8 +152,8 @@ def test_graphs_are_held_where_a_quarter_of_the_memory_is_enough() -> None:
     little = found(none.memory_bytes + graphs - 1)
     assert not little.graphs_held
     assert little.memory_bytes == none.memory_bytes
-    assert not found(10 << 30, small({"distill.steps": 0})).graphs_held
-    sparing = small({"distill.steps": 2, "tuning.low_memory": True})
+    assert not found(10 << 30, small({"end_to_end.steps": 0})).graphs_held
+    sparing = small({"end_to_end.steps": 2, "tuning.low_memory": True})
     assert not found(10 << 30, sparing).graphs_held
 
 

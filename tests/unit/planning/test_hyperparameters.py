@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.planning.hyperparameters import clip_rate, compensates, rounding_rate
+from autoround.planning.hyperparameters import learning_rate, minmax_learning_rate, uses_gptq
 from autoround.recipe.schema import Recipe, SchemeOptions, TuningOptions
 
 
@@ -19,13 +19,13 @@ def recipe(options: TuningOptions, bits: int = 4) -> Recipe:
         (TuningOptions(), 3, True),
         (TuningOptions(), 2, False),
         (TuningOptions(iters=0), 4, False),
-        (TuningOptions(iters=0, start="compensated"), 4, True),
-        (TuningOptions(start="compensated"), 2, True),
-        (TuningOptions(start="nearest"), 4, False),
+        (TuningOptions(iters=0, init_rounding="gptq"), 4, True),
+        (TuningOptions(init_rounding="gptq"), 2, True),
+        (TuningOptions(init_rounding="nearest"), 4, False),
     ],
 )
 def test_start(options: TuningOptions, bits: int, start: bool) -> None:
-    assert compensates(recipe(options, bits)) is start
+    assert uses_gptq(recipe(options, bits)) is start
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_start(options: TuningOptions, bits: int, start: bool) -> None:
     [
         (TuningOptions(iters=50), 4, 0.004, 0.004),
         (TuningOptions(iters=50), 2, 0.04, 0.04),
-        (TuningOptions(iters=50, start="nearest"), 4, 0.02, 0.02),
-        (TuningOptions(iters=50, start="compensated"), 2, 0.004, 0.004),
-        (TuningOptions(iters=4, start="nearest"), 4, 0.25, 0.25),
-        (TuningOptions(iters=4, start="compensated"), 4, 0.05, 0.05),
-        (TuningOptions(iters=4, start="compensated", lr=0.5), 4, 0.5, 0.5),
+        (TuningOptions(iters=50, init_rounding="nearest"), 4, 0.02, 0.02),
+        (TuningOptions(iters=50, init_rounding="gptq"), 2, 0.004, 0.004),
+        (TuningOptions(iters=4, init_rounding="nearest"), 4, 0.25, 0.25),
+        (TuningOptions(iters=4, init_rounding="gptq"), 4, 0.05, 0.05),
+        (TuningOptions(iters=4, init_rounding="gptq", lr=0.5), 4, 0.5, 0.5),
         (TuningOptions(iters=50, lr=0.5), 4, 0.5, 0.5),
         (TuningOptions(iters=50, minmax_lr=0.5), 4, 0.004, 0.5),
         (TuningOptions(iters=0, lr=0.5), 4, 0.0, 0.0),
@@ -46,4 +46,4 @@ def test_start(options: TuningOptions, bits: int, start: bool) -> None:
 )
 def test_auto_rates(options: TuningOptions, bits: int, lr: float, minmax_lr: float) -> None:
     found = recipe(options, bits)
-    assert (rounding_rate(found), clip_rate(found)) == (lr, minmax_lr)
+    assert (learning_rate(found), minmax_learning_rate(found)) == (lr, minmax_lr)

@@ -7,9 +7,9 @@ import torch
 
 from autoround.errors import RecipeError
 from autoround.model.runner import BlockRunner
-from autoround.planning.hyperparameters import compiles
+from autoround.planning.hyperparameters import compiles_blocks
 from autoround.recipe.schema import Recipe
-from autoround.session.session import inside, runner_of
+from autoround.session.session import by_param, make_runner
 from autoround.tuning.block import quantize_blocks
 from autoround.types import Plan
 from autoround_backends.cpu import CpuRuntime
@@ -42,30 +42,30 @@ def asked(value: object, iters: int = 10**9) -> Recipe:
 
 
 def test_many_16_bit_steps_are_worth_it_where_there_is_a_compiler(plan: Plan) -> None:
-    assert compiles(plan, asked("auto"), Host(True))
-    assert not compiles(plan, asked("auto"), Host(False))
-    assert not compiles(plan, asked("auto", iters=4), Host(True))
-    assert not compiles(replace(plan, compute_dtype="float32"), asked("auto"), Host(True))
+    assert compiles_blocks(plan, asked("auto"), Host(True))
+    assert not compiles_blocks(plan, asked("auto"), Host(False))
+    assert not compiles_blocks(plan, asked("auto", iters=4), Host(True))
+    assert not compiles_blocks(replace(plan, compute_dtype="float32"), asked("auto"), Host(True))
 
 
 def test_experts_are_not_compiled_unless_asked(plan: Plan) -> None:
     first = plan.blocks[0]
     stacked = replace(first, layers=tuple(replace(x, experts=4) for x in first.layers))
     mixture = replace(plan, blocks=(stacked, *plan.blocks[1:]))
-    assert not compiles(mixture, asked("auto"), Host(True))
-    assert compiles(mixture, asked(True), Host(True))
+    assert not compiles_blocks(mixture, asked("auto"), Host(True))
+    assert compiles_blocks(mixture, asked(True), Host(True))
 
 
 def test_what_is_asked_is_done_or_refused(plan: Plan) -> None:
-    assert compiles(plan, asked(True, iters=1), Host(True))
-    assert not compiles(plan, asked(False), Host(True))
+    assert compiles_blocks(plan, asked(True, iters=1), Host(True))
+    assert not compiles_blocks(plan, asked(False), Host(True))
     with pytest.raises(RecipeError, match=r"tuning\.compile: cpu .*leave it at auto"):
-        compiles(plan, asked(True), Host(False))
+        compiles_blocks(plan, asked(True), Host(False))
 
 
 def test_steps_over_the_whole_model_count(plan: Plan) -> None:
-    recipe = small({"tuning.iters": 0, "distill.steps": 10**9})
-    assert compiles(plan, recipe, Host(True))
+    recipe = small({"tuning.iters": 0, "end_to_end.steps": 10**9})
+    assert compiles_blocks(plan, recipe, Host(True))
 
 
 def test_compiled_blocks_learn_what_others_do() -> None:
@@ -87,12 +87,12 @@ def test_attention_of_short_samples_is_plain_and_put_back(monkeypatch: pytest.Mo
     monkeypatch.setattr(type(job.runtime), "compile", lambda self, call: call)
     config = job.skeleton.model.config
     assert config._attn_implementation == "sdpa"
-    runner = runner_of(job)
+    runner = make_runner(job)
     assert job.tokens is not None
     runner.prepare(job.tokens.ids)
     hidden = runner.embed(job.tokens.ids)
     base = runner.place(
-        inside(
+        by_param(
             job.plan.blocks[0], job.skeleton.read(job.skeleton.names_under(job.plan.blocks[0].name))
         )
     )

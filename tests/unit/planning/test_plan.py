@@ -12,7 +12,7 @@ from autoround.device.registry import open_device
 from autoround.errors import ModelError, RecipeError
 from autoround.model.skeleton import adopt_model, open_model
 from autoround.planning.hyperparameters import needs_data
-from autoround.planning.layer_scheme import matcher, matches
+from autoround.planning.layer_scheme import compile_patterns, matches
 from autoround.planning.plan import compute_dtype, make_plan
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
@@ -57,7 +57,7 @@ def kept(plan: Plan) -> dict[str, str]:
 )
 def test_a_pattern_names_a_layer(pattern: str) -> None:
     assert matches(pattern, Q0)
-    assert matcher(["other", pattern])(Q0)
+    assert compile_patterns(["other", pattern])(Q0)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_pattern_names_a_layer(pattern: str) -> None:
 )
 def test_a_pattern_does_not_name_a_layer(pattern: str) -> None:
     assert not matches(pattern, Q0)
-    assert not matcher([pattern, "other"])(Q0)
+    assert not compile_patterns([pattern, "other"])(Q0)
 
 
 def test_every_matrix_gets_a_scheme_or_a_reason() -> None:
@@ -238,7 +238,7 @@ def test_tensors_that_the_class_does_not_know_are_noted(
     [(0, "minmax", False), (0, "search", True), (1, "minmax", True), (1, "search", True)],
 )
 def test_only_plain_rounding_needs_no_data(iters: int, init: str, needed: bool) -> None:
-    assert needs_data(small({"tuning.iters": iters, "tuning.init": init})) is needed
+    assert needs_data(small({"tuning.iters": iters, "tuning.init_scale": init})) is needed
 
 
 class Fast16(Runtime):

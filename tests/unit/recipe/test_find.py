@@ -30,24 +30,24 @@ def test_default_states_every_default() -> None:
     ("name", "differences"),
     [
         ("default", {}),
-        ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "distill.steps": 100}),
+        ("best", {"tuning.iters": 1000, "calibration.nsamples": 512, "end_to_end.steps": 100}),
         ("light", {"tuning.iters": 50}),
-        ("turbo", {"tuning.iters": 20, "tuning.checks": 2}),
-        ("flash", {"tuning.iters": 0, "tuning.start": "compensated"}),
-        ("rtn", {"tuning.iters": 0, "tuning.init": "minmax"}),
+        ("turbo", {"tuning.iters": 20, "tuning.num_validations": 2}),
+        ("flash", {"tuning.iters": 0, "tuning.init_rounding": "gptq"}),
+        ("rtn", {"tuning.iters": 0, "tuning.init_scale": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
         (
             "w2",
             {
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"distill.steps": 100, "distill.codes": True},
+                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
             },
         ),
         (
             "w3",
             {
                 **{"scheme.bits": 3, "scheme.group_size": 64},
-                **{"tuning.iters": 50, "distill.steps": 100, "distill.codes": True},
+                **{"tuning.iters": 50, "end_to_end.steps": 100, "end_to_end.tune_codes": True},
             },
         ),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
@@ -61,7 +61,7 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1/8", "last 1/8"], "bits": 4},
                 ],
                 **{"scheme.bits": 3, "tuning.iters": 50},
-                **{"distill.steps": 100, "distill.codes": True},
+                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
             },
         ),
         (
@@ -72,7 +72,7 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1", "last 1"], "bits": 3, "group_size": 128},
                 ],
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"distill.steps": 100, "distill.codes": True},
+                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
             },
         ),
         (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoround.errors import RecipeError
-from autoround.recipe.load import Given, load_recipe, read_source
+from autoround.recipe.load import OverrideSource, load_recipe, read_source
 from autoround.recipe.schema import Recipe
 
 
@@ -105,7 +105,9 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
         tmp_path / "r.yaml",
         "extends: base.yaml\nscheme:\n  bits: 4\n  bits: 3\n  sym: no\ntuning:\n  itres: 3\n",
     )
-    found = mistakes(path, "tuning.lrr=5e-3", "foo", **{"scheme.bits": Given(1, "--bits 1")})
+    found = mistakes(
+        path, "tuning.lrr=5e-3", "foo", **{"scheme.bits": OverrideSource(1, "--bits 1")}
+    )
     assert [line.split(": ")[0] for line in found] == [
         "r.yaml:4",
         "r.yaml:5",
@@ -149,9 +151,9 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
         ("tuning: {batch_size: 0}", "expected an integer of at least 1; got 0"),
         ("tuning: {batch_size: 1_000}", "got text '1_000' (write 1000)"),
         ("tuning: {batch_size: 0128}", "got text '0128' (write 128)"),
-        ("tuning: {checks: 0}", "got 0"),
+        ("tuning: {num_validations: 0}", "got 0"),
         (
-            "tuning: {init: Search}",
+            "tuning: {init_scale: Search}",
             "expected minmax or search; got text 'Search' (did you mean search?)",
         ),
         ("output: {format: 'auto_gptq, auto_aqw'}", "no format; did you mean auto_awq?)"),
@@ -243,7 +245,7 @@ def test_the_order_of_precedence(tmp_path: Path) -> None:
     recipe = load_recipe(
         path,
         overrides=["tuning.iters=3", "tuning.iters=4"],
-        values={"tuning.iters": 2, "seed": Given(2, "--seed 2")},
+        values={"tuning.iters": 2, "seed": OverrideSource(2, "--seed 2")},
     )
     assert (recipe.tuning.iters, recipe.seed) == (4, 2)
 

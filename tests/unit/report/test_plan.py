@@ -77,7 +77,7 @@ def test_no_time_is_named_that_is_not_known(values: dict[str, object], high: flo
     ],
 )
 def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
-    values = {"tuning.iters": iters, "tuning.init": init, "tuning.start": "nearest"}
+    values = {"tuning.iters": iters, "tuning.init_scale": init, "tuning.init_rounding": "nearest"}
     assert method(plan(values=values)) == words
 
 
@@ -85,7 +85,7 @@ def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
     ("values", "words"),
     [
         (
-            {"tuning.iters": 0, "tuning.start": "compensated"},
+            {"tuning.iters": 0, "tuning.init_rounding": "gptq"},
             "opt-rtn (searched scales, no tuning)",
         ),
         ({"tuning.iters": 50}, "SignRound, 50 steps of 8 samples, from searched scales"),
@@ -93,7 +93,7 @@ def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
 )
 def test_a_compensated_start_is_said(values: dict[str, object], words: str) -> None:
     assert method(plan(values=values)) == f"{words}, roundings that make up for each other"
-    two_bits = {**values, "tuning.start": "auto", "scheme.bits": 2}
+    two_bits = {**values, "tuning.init_rounding": "auto", "scheme.bits": 2}
     assert method(plan(values=two_bits)) == words
 
 
@@ -116,7 +116,7 @@ def test_every_layer_has_a_line() -> None:
 
 
 def test_the_method_names_what_follows_the_blocks() -> None:
-    found = method(plan(values={"distill.steps": 30, "distill.batch_size": 4}))
+    found = method(plan(values={"end_to_end.steps": 30, "end_to_end.batch_size": 4}))
     assert found == (
         "SignRound, 200 steps of 8 samples, from searched scales, roundings that make up for each "
         "other; then 30 steps of 4 samples over the whole model, for its scales"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from autoround.events import (
     BlockDone,
-    DistillStep,
+    EndToEndStep,
     Event,
     Finished,
     Planned,
@@ -142,7 +142,7 @@ def test_a_duration_as_people_say_it(seconds: float, words: str) -> None:
 
 def test_steps_over_the_whole_model_are_told_in_tenths_and_judged_at_the_end() -> None:
     text = Screen().show(
-        *(DistillStep(step, 40, 0.5) for step in range(1, 41)), DistillStep(40, 40, 0.4, 0.6)
+        *(EndToEndStep(step, 40, 0.5) for step in range(1, 41)), EndToEndStep(40, 40, 0.4, 0.6)
     )
     lines = text.splitlines()
     assert len(lines) == 11
@@ -151,5 +151,5 @@ def test_steps_over_the_whole_model_are_told_in_tenths_and_judged_at_the_end() -
 
 
 def test_steps_that_did_no_good_are_told() -> None:
-    text = Screen().show(DistillStep(3, 3, 0.7, 0.6))
+    text = Screen().show(EndToEndStep(3, 3, 0.7, 0.6))
     assert text == "distill  KL 6.000e-01 → 7.000e-01; no better, so the scales stay as before\n"

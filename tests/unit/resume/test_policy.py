@@ -33,14 +33,18 @@ IDS = token_ids(4, 16)
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())[:100]
 #: What a report measures anew in every run.
 MEASURED = ("seconds", "peak_bytes")
-BASE: dict[str, object] = {"tuning.iters": 1, "tuning.checks": 1, "tuning.check_samples": 2}
+BASE: dict[str, object] = {
+    "tuning.iters": 1,
+    "tuning.num_validations": 1,
+    "tuning.validation_samples": 2,
+}
 #: Ways to make outputs that differ in what is kept: both streams or one, shards, two passes.
 KINDS: dict[str, dict[str, object]] = {
     "plain": {},
     "one stream": {"tuning.quantized_inputs": False, "output.max_shard_size": 20_000},
     "two passes": {"output.format": "auto_round,auto_gptq,gguf:q2_k_s", "tuning.iters": 0},
-    "head": {"lm_head.bits": 8, "distill.steps": 2, "distill.batch_size": 2},
-    "distilled": {"distill.steps": 3, "distill.batch_size": 2},
+    "head": {"lm_head.bits": 8, "end_to_end.steps": 2, "end_to_end.batch_size": 2},
+    "distilled": {"end_to_end.steps": 3, "end_to_end.batch_size": 2},
 }
 
 
@@ -230,7 +234,7 @@ def fill_and_compare(
 
 def on_disk(patch: pytest.MonkeyPatch) -> None:
     """Let no stream and no codes fit the memory."""
-    patch.setattr("autoround.planning.estimate.placed", lambda needs, budget: (True, True))
+    patch.setattr("autoround.planning.estimate.offload_to_disk", lambda needs, budget: (True, True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

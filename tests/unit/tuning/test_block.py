@@ -13,8 +13,9 @@ from autoround.data.tokens import Tokens
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, Event, Planned, StepDone
 from autoround.model.skeleton import open_model
-from autoround.session.session import BlockOutput, Job
-from autoround.tuning.block import quantize_blocks, schedule_of
+from autoround.planning.hyperparameters import hyperparameters_for
+from autoround.session.session import BlockOutput, Session
+from autoround.tuning.block import quantize_blocks
 
 from ...runs import NEAREST, logits, make_job, quantized, same, small
 from ...tiny import make_model, token_ids
@@ -24,7 +25,7 @@ IDS = token_ids(4, 16)
 DOWN = "model.layers.1.mlp.down_proj"
 
 
-def outputs(job: Job) -> list[BlockOutput]:
+def outputs(job: Session) -> list[BlockOutput]:
     return list(quantize_blocks(job))
 
 
@@ -49,16 +50,16 @@ def test_without_tuning_it_is_rounding_to_nearest(kind: str, sym: bool) -> None:
 def test_a_compensated_start_is_closer_than_the_nearest_levels(kind: str) -> None:
     values: dict[str, object] = {"tuning.iters": 0, "scheme.bits": 3}
     losses = {}
-    for start in ("nearest", "compensated"):
-        job = make_job(make_model(kind), {**values, "tuning.start": start}, data=IDS)
+    for start in ("nearest", "gptq"):
+        job = make_job(make_model(kind), {**values, "tuning.init_rounding": start}, data=IDS)
         first = outputs(job)[0].result
         losses[start] = first.loss_before
         assert first.loss_after == first.loss_before
-    assert losses["compensated"] < 0.9 * losses["nearest"]
+    assert losses["gptq"] < 0.9 * losses["nearest"]
 
 
 def test_a_compensated_start_needs_data_and_works_from_any_scales() -> None:
-    values: dict[str, object] = {**NEAREST, "tuning.start": "compensated", "lm_head.bits": 4}
+    values: dict[str, object] = {**NEAREST, "tuning.init_rounding": "gptq", "lm_head.bits": 4}
     job = make_job(make_model("llama"), values, data=IDS)
     assert job.tokens is not None
     found = outputs(job)
@@ -73,8 +74,10 @@ def test_a_compensated_start_needs_data_and_works_from_any_scales() -> None:
 def test_stacked_experts_start_at_the_nearest_level() -> None:
     values: dict[str, object] = {"tuning.iters": 0}
     one, other = (
-        quantized(make_job(make_model("mixtral"), {**values, "tuning.start": start}, data=IDS))
-        for start in ("nearest", "compensated")
+        quantized(
+            make_job(make_model("mixtral"), {**values, "tuning.init_rounding": start}, data=IDS)
+        )
+        for start in ("nearest", "gptq")
     )
     first = {name for name in one if "layers.0." in name}
     alike = {name for name in first if torch.equal(one[name].codes, other[name].codes)}
@@ -91,7 +94,7 @@ def test_without_tuning_there_is_no_loss_to_report() -> None:
 def test_searched_scales_differ_from_the_min_max_ones_and_use_the_data() -> None:
     model = make_model("llama")
     plain = quantized(make_job(model, NEAREST))
-    search = {"tuning.iters": 0, "tuning.init": "search", "scheme.bits": 3}
+    search = {"tuning.iters": 0, "tuning.init_scale": "search", "scheme.bits": 3}
     one = quantized(make_job(model, search, data=IDS))
     other = quantized(make_job(model, search, data=token_ids(4, 16, seed=1)))
     assert not same(plain, one)
@@ -101,7 +104,7 @@ def test_searched_scales_differ_from_the_min_max_ones_and_use_the_data() -> None
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_tuning_lowers_the_loss_and_changes_codes(kind: str) -> None:
     model = make_model(kind)
-    values = {"tuning.iters": 24, "tuning.init": "minmax", "scheme.bits": 2}
+    values = {"tuning.iters": 24, "tuning.init_scale": "minmax", "scheme.bits": 2}
     done = outputs(make_job(model, values, data=IDS))
     plain = quantized(make_job(model, {**NEAREST, "scheme.bits": 2}))
     for output in done:
@@ -127,7 +130,7 @@ def test_the_result_is_never_worse_than_the_start() -> None:
 
 def test_only_the_seed_decides() -> None:
     model = make_model("llama")
-    values = {"tuning.iters": 6, "tuning.init": "minmax", "scheme.bits": 2}
+    values = {"tuning.iters": 6, "tuning.init_scale": "minmax", "scheme.bits": 2}
     once, again = (quantized(make_job(model, values, data=IDS)) for _ in range(2))
     assert same(once, again)
     assert not same(once, quantized(make_job(model, {**values, "seed": 7}, data=IDS)))
@@ -135,16 +138,16 @@ def test_only_the_seed_decides() -> None:
 
 def test_blocks_have_schedules_of_their_own() -> None:
     recipe = small({"seed": 5})
-    assert [schedule_of(recipe, block).seed for block in (0, 1, 2)] == [5, 6, 7]
-    assert schedule_of(small({"tuning.clips": False}), 0).clip_rate == 0
-    assert schedule_of(small({"tuning.init": "search"}), 0).clip_ceiling == 2
-    assert schedule_of(small({"tuning.init": "minmax"}), 0).clip_ceiling == 1
-    assert schedule_of(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.004)
+    assert [hyperparameters_for(recipe, block).seed for block in (0, 1, 2)] == [5, 6, 7]
+    assert hyperparameters_for(small({"tuning.tune_minmax": False}), 0).clip_rate == 0
+    assert hyperparameters_for(small({"tuning.init_scale": "search"}), 0).clip_ceiling == 2
+    assert hyperparameters_for(small({"tuning.init_scale": "minmax"}), 0).clip_ceiling == 1
+    assert hyperparameters_for(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.004)
 
 
 def test_quantized_inputs_reach_the_second_block_only() -> None:
     model = make_model("llama")
-    values = {"tuning.iters": 6, "tuning.init": "minmax", "scheme.bits": 2}
+    values = {"tuning.iters": 6, "tuning.init_scale": "minmax", "scheme.bits": 2}
     fed = outputs(make_job(model, values, data=IDS))
     clean = outputs(make_job(model, {**values, "tuning.quantized_inputs": False}, data=IDS))
     assert same(fed[0].layers, clean[0].layers)
@@ -158,7 +161,7 @@ def test_quantized_inputs_reach_the_second_block_only() -> None:
 def test_padding_does_not_matter(kind: str, init: str) -> None:
     model = make_model(kind)
     ragged = [row[:n].tolist() for row, n in zip(IDS, (16, 5, 11, 8), strict=True)]
-    job = make_job(model, {"tuning.iters": 6, "tuning.init": init}, data=ragged)
+    job = make_job(model, {"tuning.iters": 6, "tuning.init_scale": init}, data=ragged)
     assert job.tokens is not None
     assert job.tokens.padded
     assert "padded" in job.plan.calibration
@@ -211,7 +214,7 @@ def test_a_model_that_overflows_says_which_block_and_what_to_do() -> None:
     with torch.no_grad():
         model.model.layers[0].input_layernorm.weight.fill_(float("inf"))
     with pytest.raises(AutoRoundError, match=r"block model\.layers\.0: .*compute_dtype=float32"):
-        quantized(make_job(model, {"tuning.init": "minmax"}, data=IDS))
+        quantized(make_job(model, {"tuning.init_scale": "minmax"}, data=IDS))
 
 
 def test_kept_tensors_come_in_the_dtype_they_will_be_written_in() -> None:
@@ -283,7 +286,7 @@ def test_events_tell_of_every_step_and_block() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_loss_is_what_the_served_block_is_off_by(kind: str) -> None:
     model, served = make_model(kind), make_model(kind)
-    done = outputs(make_job(model, {"tuning.iters": 6, "tuning.init": "minmax"}, data=IDS))
+    done = outputs(make_job(model, {"tuning.iters": 6, "tuning.init_scale": "minmax"}, data=IDS))
     with torch.no_grad():
         for name, layer in ((n, q) for output in done for n, q in output.layers.items()):
             weight = served.get_parameter(name + ".weight")

@@ -20,7 +20,7 @@ from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import adopt_model
 from autoround.pipeline import Request, prepare
 from autoround.report.plan import plan_lines
-from autoround.session.prefetch import Ahead
+from autoround.session.prefetch import BlockPrefetcher
 from autoround.tuning.block import quantize_blocks
 
 from ...runs import make_job, quantized, same, small
@@ -131,7 +131,7 @@ def test_what_is_read_is_brought_to_the_device() -> None:
     runtime = Apart()
     job = dataclasses.replace(make_job(make_model("llama"), data=IDS), runtime=runtime)
     first, second = job.plan.blocks
-    ahead = Ahead(job)
+    ahead = BlockPrefetcher(job)
     ahead.go_on(first)
     assert ahead._reading is not None
     ahead._reading[1].result()
@@ -152,7 +152,7 @@ def test_on_a_cpu_or_in_little_memory_nothing_is_read_ahead() -> None:
         (Apart(), {"tuning.low_memory": True}),
     ):
         job = dataclasses.replace(make_job(make_model("llama"), values, data=IDS), runtime=runtime)
-        ahead = Ahead(job)
+        ahead = BlockPrefetcher(job)
         ahead.go_on(job.plan.blocks[0])
         assert ahead._reading is None
         assert set(ahead.take(job.plan.blocks[1]).host) == set(
@@ -164,7 +164,7 @@ def test_what_fails_ahead_is_told_where_it_is_needed(tmp_path: Path) -> None:
     job = make_job(make_model("llama"), data=IDS)
     runtime = Apart()
     job = dataclasses.replace(job, runtime=runtime)
-    ahead = Ahead(job)
+    ahead = BlockPrefetcher(job)
 
     def refuse(names: Iterable[str]) -> dict[str, Tensor]:
         raise ModelError("a tensor holds NaN")

@@ -12,12 +12,12 @@ from torch.func import functional_call
 from autoround.core.grid import from_groups, to_groups
 from autoround.core.rounding import dense_weight
 from autoround.data.tokens import Tokens
-from autoround.events import DistillStep, Event
+from autoround.events import EndToEndStep, Event
 from autoround.inference.load import load
 from autoround.model.runner import BlockRunner
 from autoround.pipeline import write_blocks
-from autoround.planning.hyperparameters import distills
-from autoround.session.session import BlockOutput, Job
+from autoround.planning.hyperparameters import tunes_end_to_end
+from autoround.session.session import BlockOutput, Session
 from autoround.tuning import end_to_end as stage
 from autoround.tuning.block import quantize_blocks
 
@@ -28,13 +28,13 @@ __all__ = ["even_device"]
 
 IDS = token_ids(24, 16)
 COURSE: dict[str, object] = {
-    **{"tuning.iters": 0, "tuning.init": "search", "scheme.bits": 2},
-    **{"distill.steps": 12, "distill.lr": 0.02, "distill.batch_size": 4},
+    **{"tuning.iters": 0, "tuning.init_scale": "search", "scheme.bits": 2},
+    **{"end_to_end.steps": 12, "end_to_end.lr": 0.02, "end_to_end.batch_size": 4},
     **{"calibration.nsamples": 24, "tuning.batch_size": 4},
 }
 
 
-def divergence(model: Any, job: Job, layers: dict[str, Any], ids: torch.Tensor) -> float:
+def divergence(model: Any, job: Session, layers: dict[str, Any], ids: torch.Tensor) -> float:
     """Return the mean KL of a model with quantized weights from the model itself."""
     turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
     dense = {n: dense_weight(x) for n, x in layers.items()}
@@ -48,9 +48,9 @@ def divergence(model: Any, job: Job, layers: dict[str, Any], ids: torch.Tensor) 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_codes_that_may_move_bring_the_answers_closer_still(kind: str) -> None:
     model = make_model(kind)
-    course = {**COURSE, "distill.steps": 48}
+    course = {**COURSE, "end_to_end.steps": 48}
     scales = quantized(make_job(model, course, data=IDS))
-    job = make_job(model, {**course, "distill.codes": True}, data=IDS)
+    job = make_job(model, {**course, "end_to_end.tune_codes": True}, data=IDS)
     both = quantized(job)
     apart = [x.codes.int() - scales[n].codes.int() for n, x in both.items()]
     moved = sum(int((x != 0).sum()) for x in apart) / sum(x.numel() for x in apart)
@@ -64,20 +64,20 @@ def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
     model = make_model(kind)
     events: list[Event] = []
     job = make_job(model, COURSE, data=IDS, sink=events.append)
-    plain = quantized(make_job(model, {**COURSE, "distill.steps": 0}, data=IDS))
+    plain = quantized(make_job(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
     tuned = quantized(job)
     assert divergence(model, job, tuned, IDS) < 0.97 * divergence(model, job, plain, IDS)
     for name, layer in tuned.items():
         assert torch.equal(layer.codes, plain[name].codes)
         assert torch.equal(layer.zero, plain[name].zero)
     assert any(not torch.equal(x.scale, plain[n].scale) for n, x in tuned.items())
-    steps = [event for event in events if isinstance(event, DistillStep)]
+    steps = [event for event in events if isinstance(event, EndToEndStep)]
     assert [event.step for event in steps] == [*range(1, 13), 12]
     assert steps[-1].before is not None
     assert steps[-1].loss < steps[-1].before
 
 
-def course_of(job: Job) -> tuple[stage._Course, list[BlockOutput]]:
+def course_of(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
     runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
     assert job.tokens is not None
     runner.embed(job.tokens.ids[:2])
@@ -91,11 +91,13 @@ def course_of(job: Job) -> tuple[stage._Course, list[BlockOutput]]:
         with torch.no_grad():
             hidden.append(runner.run(plan.index, base, hidden=hidden[-1]))
     blocks = stage._opened(job, runner, done)
-    return stage._Course(job, runner, runner.outer(), blocks, hidden[-1]), done
+    return stage._EndToEnd(job, runner, runner.outer(), blocks, hidden[-1]), done
 
 
 def _without(recipe: Any) -> Any:
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"steps": 0})})
+    return recipe.model_copy(
+        update={"end_to_end": recipe.end_to_end.model_copy(update={"steps": 0})}
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
@@ -129,8 +131,8 @@ def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padde
 
 def test_scales_that_do_harm_are_not_kept() -> None:
     model = make_model("llama")
-    values = {**COURSE, "distill.lr": 3.0, "distill.steps": 3}
-    plain = quantized(make_job(model, {**COURSE, "distill.steps": 0}, data=IDS))
+    values = {**COURSE, "end_to_end.lr": 3.0, "end_to_end.steps": 3}
+    plain = quantized(make_job(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
     tuned = quantized(make_job(model, values, data=IDS))
     for name, layer in tuned.items():
         assert torch.equal(layer.scale, plain[name].scale)
@@ -158,17 +160,17 @@ def test_what_is_written_is_what_was_tuned(
 
 
 def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]) -> None:
-    values = {**COURSE, "output.format": "gguf:q8_0", "distill.steps": 2}
+    values = {**COURSE, "output.format": "gguf:q8_0", "end_to_end.steps": 2}
     job = make_job(checkpoint("llama"), values, data=IDS)
-    assert any("distill is left out for gguf:q8_0" in note for note in job.plan.notes)
-    assert not distills(job.recipe, job.plan)
+    assert any("end_to_end is left out for gguf:q8_0" in note for note in job.plan.notes)
+    assert not tunes_end_to_end(job.recipe, job.plan)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
     model = make_model(kind)
-    values = {**COURSE, "distill.codes": True, "tuning.compute_dtype": dtype}
+    values = {**COURSE, "end_to_end.tune_codes": True, "tuning.compute_dtype": dtype}
     job = make_job(model, values, data=IDS)
     assert job.graphs
     again, held = quantized(replace(job, graphs=False)), quantized(job)
@@ -181,13 +183,15 @@ def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.Monk
     model = make_model("llama")
     course, _ = course_of(replace(make_job(model, COURSE, data=IDS), graphs=False))
     runs: list[int] = []
-    visit = stage._visit
+    visit = stage._run_with_graph
 
-    def counted(course: stage._Course, block: stage._Block, *rest: torch.Tensor) -> stage._Visit:
+    def counted(
+        course: stage._EndToEnd, block: stage._Block, *rest: torch.Tensor
+    ) -> stage._BlockRun:
         runs.append(block.number)
         return visit(course, block, *rest)
 
-    monkeypatch.setattr(stage, "_visit", counted)
+    monkeypatch.setattr(stage, "_run_with_graph", counted)
     stage._gradients(course, torch.arange(4), units=0)
     last = len(course.blocks) - 1
     assert runs == [*range(last + 1), *range(last, -1, -1)]

@@ -11,9 +11,9 @@ from autoround.core.rounding import Rounding
 from autoround.events import ignore
 from autoround.formats.written import split, written_layers
 from autoround.model.importance import PRIOR_TOKENS, Importance, observing
-from autoround.model.stacked_experts import as_kept, as_matrix
+from autoround.model.stacked_experts import as_matrix, from_matrix
 from autoround.pipeline import Request, run
-from autoround.tuning.experts import spared, starved
+from autoround.tuning.experts import reset_undertrained, undertrained_experts
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan, QuantizedTensor, Scheme
 
 from ...families import text
@@ -41,7 +41,7 @@ def test_a_stacked_weight_becomes_a_matrix_and_back(transposed: bool) -> None:
     for expert in range(3):
         one = weight[expert].t() if transposed else weight[expert]
         assert torch.equal(matrix[8 * expert : 8 * expert + 8], one)
-    assert torch.equal(as_kept(own, matrix), weight)
+    assert torch.equal(from_matrix(own, matrix), weight)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -102,15 +102,15 @@ def test_experts_that_few_tokens_came_to_stay_where_they_started() -> None:
     own = layer()
     block = BlockPlan(0, "b", (own,))
     tokens = torch.tensor([FEW_TOKENS, FEW_TOKENS - 1, 0])
-    few = starved(block, {"experts": tokens})
+    few = undertrained_experts(block, {"experts": tokens})
     assert few[own.name].tolist() == [False, True, True]
     value, clip = torch.full((24, 1, 32), 0.3), torch.full((24, 1, 1), 0.9)
-    found = spared({own.name: Rounding(value, clip, clip)}, few)[own.name]
+    found = reset_undertrained({own.name: Rounding(value, clip, clip)}, few)[own.name]
     assert bool((found.value[:8] == 0.3).all())
     assert not found.value[8:].any()
-    assert bool((found.clip_lo[:8] == 0.9).all())
-    assert bool((found.clip_hi[8:] == 1).all())
-    assert starved(block, {"experts": tokens.clamp(min=FEW_TOKENS)}) == {}
+    assert bool((found.min_scale[:8] == 0.9).all())
+    assert bool((found.max_scale[8:] == 1).all())
+    assert undertrained_experts(block, {"experts": tokens.clamp(min=FEW_TOKENS)}) == {}
 
 
 def test_counts_are_reported_and_names_are_those_of_published_checkpoints(tmp_path: Path) -> None:

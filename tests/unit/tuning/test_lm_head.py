@@ -36,7 +36,11 @@ def quantize(name: str, folder: Path, values: dict[str, object]) -> tuple[Any, A
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_a_head_is_tuned_written_and_read(name: str, tmp_path: Path) -> None:
-    values: dict[str, object] = {"lm_head.bits": 4, "tuning.iters": 20, "tuning.start": "nearest"}
+    values: dict[str, object] = {
+        "lm_head.bits": 4,
+        "tuning.iters": 20,
+        "tuning.init_rounding": "nearest",
+    }
     model, result = quantize(
         name, tmp_path, values | {"output.format": "auto_round,auto_gptq,compressed-tensors,fake"}
     )
@@ -103,7 +107,7 @@ def test_awq_refuses_a_quantized_head(tmp_path: Path) -> None:
 
 
 def test_towers_are_kept_unless_asked_for(tmp_path: Path) -> None:
-    values: dict[str, object] = {"tuning.iters": 0, "tuning.init": "minmax"}
+    values: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
     _, kept = quantize("llava", tmp_path / "kept", values)
     assert all(x.scheme is None for x in kept.plan.kept)
     assert any("quantize_vision" in x.reason for x in kept.plan.kept)

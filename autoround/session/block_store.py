@@ -1,0 +1,47 @@
+"""Where finished blocks are kept while a run lasts, as the run sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autoround.session.activations import ActivationFiles, ActivationStreams
+from autoround.session.block_output import BlockOutput
+
+
+class BlockStore(Protocol):
+    """Finished units of one pass over the blocks, in order; implemented by the journal.
+
+    done: how many units are finished.
+    """
+
+    done: int
+
+    def commit(
+        self, output: BlockOutput, *, streams: ActivationStreams | None, names: Sequence[str]
+    ) -> None:
+        """Make a unit finished: its activation streams first, then its record."""
+
+    def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
+        """Return a finished unit; ``kept`` are its unquantized tensors."""
+
+    def files(
+        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
+    ) -> ActivationFiles:
+        """Return the files of the activation streams."""
+
+    def streams(
+        self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
+    ) -> ActivationStreams:
+        """Return the activation streams as the finished unit ``index`` left them."""
+
+    def save_state(
+        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        """Keep the state of something that takes long, in place of an earlier one."""
+
+    def load_state(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the state that was kept last; None where there is none."""
