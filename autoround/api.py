@@ -13,10 +13,10 @@ from torch import nn
 from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
-from autoround.errors import AutoRoundError, DataError, UsageError
+from autoround.errors import AutoRoundError, UsageError
 from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
-from autoround.export.staging import check_output
+from autoround.export.preflight import check_output
 from autoround.formats.layouts import GGUF
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
@@ -30,16 +30,16 @@ from autoround.model.embedded import NAME as EMBEDDED_NAME
 from autoround.model.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.model.stacked_experts import from_matrix
-from autoround.model.tokenizer import load_tokenizer
-from autoround.pipeline import Request, prepare, run, scoring_job, write_blocks
-from autoround.planning.hyperparameters import needs_data
+from autoround.pipeline import Deliver, quantize_pass, run, write_passes
+from autoround.planning.calibration import needed_tokenizer
 from autoround.planning.plan import make_plan
+from autoround.preparation import Prepared, Request, open_session, prepare, scoring_session
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.load import OverrideSource, load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import check_leftover
-from autoround.session.session import BlockOutput, Session
-from autoround.tuning.block import quantize_blocks
+from autoround.session.block_output import BlockOutput
+from autoround.session.session import Session
 from autoround.types import Destination, Estimate, Plan, QuantizedTensor, RunResult
 
 #: A folder, a hub id, a model in memory, or None for the embedded default.
@@ -102,8 +102,8 @@ def plan(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    job, estimate = prepare(request, sink=ignore, max_memory=max_memory, scoring=False)
-    return job.plan, estimate
+    prepared = prepare(request, sink=ignore, max_memory=max_memory, may_score=False)
+    return prepared.plan, prepared.estimate
 
 
 def allocate(
@@ -134,10 +134,10 @@ def allocate(
             "allocate.max_kl"
         )
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    job = scoring_job(_computing(request), sink=sink)
-    scores = score_layers(job, folder=work_dir)
-    found = choose_allocation(loaded, job.skeleton, job.plan, scores)
-    return to_layer_rules(loaded, found, job.plan.outputs[0]), found, scores
+    session = scoring_session(_computing(request), sink=sink)
+    scores = score_layers(loaded, session, folder=work_dir)
+    chosen = choose_allocation(loaded, session.skeleton, session.plan, scores)
+    return to_layer_rules(loaded, chosen, session.plan.outputs[0]), chosen, scores
 
 
 def make_request(
@@ -151,14 +151,9 @@ def make_request(
     """Resolve the names of a run to things: device, model, tokenizer."""
     runtime = open_device(device)
     skeleton, name = open_any(model)
-    inside = any(name.startswith(GGUF) for name in recipe.output.formats)
-    if tokenizer is None and skeleton.folder is not None and (needs_data(recipe) or inside):
-        try:
-            tokenizer = load_tokenizer(skeleton.folder)
-        except DataError:
-            # Token ids need none; texts that do are refused when they are read.
-            if data is None and needs_data(recipe):
-                raise
+    if tokenizer is None:
+        written = any(name.startswith(GGUF) for name in recipe.output.formats)
+        tokenizer = needed_tokenizer(recipe, skeleton, data=data, written=written)
     return Request(skeleton, recipe, runtime, name, tokenizer, data)
 
 
@@ -214,7 +209,7 @@ class AutoRound:
 
     def __post_init__(self) -> None:
         self._outputs: list[BlockOutput] | None = None
-        self._job: Session | None = None
+        self._prepared: Prepared | None = None
         self._resolve("auto_round")
 
     def quantize(self) -> tuple[nn.Module, dict[str, QuantizedTensor]]:
@@ -223,16 +218,18 @@ class AutoRound:
         The quantized layers are kept for :meth:`save_quantized`.
         """
         request = self._request("auto_round")
+        outputs: list[BlockOutput] = []
         with request.runtime.computing():
-            self._job, _ = prepare(request, sink=self.sink)
-            self._outputs = list(quantize_blocks(self._job))
+            self._prepared = prepare(request, sink=self.sink)
+            quantize_pass(open_session(self._prepared, sink=self.sink), outputs.append)
+        self._outputs = outputs
         layers = {
             name: layer
-            for output in self._outputs
+            for output in outputs
             for name, layer in output.layers.items()
             if isinstance(layer, QuantizedTensor)
         }
-        return self._dense_copy(layers), layers
+        return self._dense_copy(self._prepared, layers), layers
 
     def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
         """Write what :meth:`quantize` found.
@@ -240,34 +237,40 @@ class AutoRound:
         Raises:
             UsageError: there is nothing to write yet.
         """
-        if self._job is None or self._outputs is None:
+        if self._prepared is None or self._outputs is None:
             raise UsageError("nothing is quantized yet: call quantize() before save_quantized()")
         self._resolve(format)
-        output = Path(output_dir)
-        check_output(output)
-        job = self._replanned(self._job, format)
-        return write_blocks([(job, self._outputs)], output, tokenizer=self.tokenizer)
+        folder, outputs = Path(output_dir), self._outputs
+        check_output(folder)
+        prepared = self._replanned(self._prepared, format)
 
-    def _replanned(self, job: Session, format: str) -> Session:
-        """Give a finished job another format, where its codes can be held in it."""
-        recipe = self._resolve(format)
+        def produce(session: Session, deliver: Deliver) -> None:
+            for output in outputs:
+                deliver(output)
+
+        session = open_session(prepared, sink=self.sink)
+        return write_passes(prepared, [session], folder, produce=produce)
+
+    def _replanned(self, prepared: Prepared, format: str) -> Prepared:
+        """Give a finished run another format, where its codes can be held in it."""
+        recipe, request = self._resolve(format), prepared.request
         if has_budget(recipe):
-            # What a budget came to is settled.
-            settled = {"layers": job.recipe.layers, "allocate": AllocateOptions()}
+            # What a budget was resolved to is settled.
+            settled = {"layers": prepared.recipe.layers, "allocate": AllocateOptions()}
             recipe = recipe.model_copy(update=settled)
         plan = make_plan(
             recipe,
-            job.skeleton,
-            runtime=job.runtime,
-            calibration=job.plan.calibration,
-            model=job.plan.model,
+            request.skeleton,
+            runtime=request.runtime,
+            calibration=prepared.plan.calibration,
+            model=prepared.plan.model,
         )
-        if plan.further or plan.blocks != job.plan.blocks:
+        if plan.further or plan.blocks != prepared.plan.blocks:
             raise UsageError(
                 f"what quantize() found has other grids than {format} needs; call "
                 f"quantize_and_save(..., format={format!r}) instead"
             )
-        return replace(job, recipe=recipe, plan=plan)
+        return replace(prepared, recipe=recipe, plan=plan)
 
     def quantize_and_save(
         self, output_dir: str | Path | Destination, format: str = "auto_round"
@@ -314,27 +317,26 @@ class AutoRound:
             )
         )
 
-    def _dense_copy(self, layers: Mapping[str, QuantizedTensor]) -> nn.Module:
+    def _dense_copy(self, prepared: Prepared, layers: Mapping[str, QuantizedTensor]) -> nn.Module:
         """Return a copy of the model that scores as the written result does."""
-        assert self._job is not None
+        plan, skeleton = prepared.plan, prepared.request.skeleton
         if isinstance(self.model, nn.Module):
             dense = copy.deepcopy(self.model)
         else:
-            folder = self._job.skeleton.folder
+            folder = skeleton.folder
             if folder is None:
                 raise AutoRoundError("the model has no folder to be loaded from")
-            dense = load_any(folder, device=str(self._job.runtime.device))
-        plan = self._job.plan
+            dense = load_any(folder, device=str(prepared.request.runtime.device))
         planned = {x.name: x for x in plan.layers}
         for tensor in dense.state_dict().values():
             # The dtype that kept tensors are written in may have fewer digits.
             if tensor.is_floating_point():
-                tensor.copy_(tensor.to(DTYPES[self._job.plan.dtype]))
+                tensor.copy_(tensor.to(DTYPES[plan.dtype]))
         for name, layer in layers.items():
             own = planned[name]
             weight = dense.get_parameter(own.tensor)
             found = from_matrix(own, dense_weight(layer)).to(weight.device, weight.dtype)
-            if own.tensor in self._job.skeleton.tied:
+            if own.tensor in skeleton.tied:
                 # The embeddings keep their weight; the head gets one of its own.
                 dense.get_submodule(name).weight = nn.Parameter(found, requires_grad=False)
             else:

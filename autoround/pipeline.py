@@ -1,328 +1,296 @@
-"""One run from recipe to output folder: the place to start reading."""
+"""One run from recipe to output folder: the place to start reading.
+
+:func:`run` opens the journal, plans (:mod:`autoround.preparation`) and opens a session for each
+pass; :func:`write_passes` is the loop over passes, :func:`quantize_pass` the loop over blocks.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from autoround.core.metrics import weight_bits
-from autoround.data.tokens import Tokens
-from autoround.device.protocol import Runtime
 from autoround.errors import OutputError
-from autoround.events import Finished, Planned, Sink, StageStarted, Warned
-from autoround.export.gguf_writer import GgufWriter, gguf_fields
-from autoround.export.safetensors_writer import OutputWriter, SafetensorsWriter
-from autoround.export.shards import ShardWriter
-from autoround.export.staging import Staging, check_output, check_room
-from autoround.export.verify import ReadBackCheck
-from autoround.formats import layouts
-from autoround.formats.registry import is_gguf
-from autoround.mixed_precision.budget import FILE, resolve_budget, restore_budget
-from autoround.mixed_precision.search import has_budget
-from autoround.model.skeleton import Skeleton
-from autoround.planning.calibration import load_calibration
-from autoround.planning.estimate import disk_bytes, make_estimate
-from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
-from autoround.planning.plan import make_plan
-from autoround.recipe.schema import Recipe
+from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
+from autoround.export.open_writer import OutputTarget, open_writer
+from autoround.export.preflight import check_output, check_room, room_for_journal
+from autoround.export.staging import Staging
+from autoround.export.writer import OutputWriter
+from autoround.mixed_precision.budget import ALLOCATION_FILE
+from autoround.preparation import Prepared, Request, prepare
+from autoround.resume.fingerprint import fingerprint, machine_facts
+from autoround.resume.journal import Journal
 from autoround.resume.policy import (
-    attach_journal,
-    check_rooms,
+    ResumeState,
     completed_results,
-    journal_for,
+    open_journal,
+    open_stores,
     plan_record,
-    with_measured_dtype,
 )
-from autoround.session.session import BlockOutput, Session
+from autoround.resume.replay import ReplayedBlocks, replay_block
+from autoround.session.block_output import BlockOutput
+from autoround.session.prefetch import BlockPrefetcher
+from autoround.session.session import Placement, Session, make_runner
+from autoround.settings import FULL
 from autoround.storage.json_text import to_json
-from autoround.tuning.block import quantize_blocks
-from autoround.types import BlockResult, Destination, Estimate, OutputPlan, Plan, RunResult
+from autoround.tuning.block import BlockTuner
+from autoround.tuning.end_to_end import tune_end_to_end
+from autoround.tuning.first_inputs import open_streams
+from autoround.tuning.lm_head import quantize_non_block_layers
+from autoround.types import BlockResult, Destination, RunResult
 
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, with every name resolved to a thing.
-
-    model_name: what the user calls the model. data: calibration data given from Python.
-    """
-
-    skeleton: Skeleton
-    recipe: Recipe
-    runtime: Runtime
-    model_name: str
-    tokenizer: Any = None
-    data: object | None = None
-
-
-def prepare(
-    request: Request,
-    *,
-    sink: Sink,
-    max_memory: int | None = None,
-    about: Mapping[str, Any] | None = None,
-    scoring: Path | bool = True,
-) -> tuple[Session, Estimate]:
-    """Check everything that can be checked before the first block, plan, and tell the cost.
-
-    max_memory: bytes that the run may use; what is beyond goes to the disk where it can.
-    about: what the journal says of the run that is to go on.
-    scoring: whether layers may be judged now, where the recipe has a budget of bits, or a folder
-    for what does not fit the memory then.
-
-    Raises:
-        AutoRoundError: whatever would stop the run before its first block.
-    """
-    if has_budget(request.recipe):
-        recipe, allocation = _by_hand(request, sink, about, scoring)
-        request = replace(request, recipe=recipe)
-        job, estimate = prepare(request, sink=sink, max_memory=max_memory, about=about)
-        return replace(job, allocation=allocation), estimate
-    tokens, plan = _planned(request)
-    plan = with_measured_dtype(request.recipe, plan, runtime=request.runtime, about=about)
-    for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
-        # A tokenizer that cannot be written is better told now.
-        gguf_fields(
-            request.skeleton,
-            request.tokenizer,
-            model=plan.model,
-            file_type=output.packing.removeprefix(layouts.GGUF),
-        )
-    budget = host_budget(request.runtime, max_memory)
-    estimate = make_estimate(
-        plan, request.skeleton, recipe=request.recipe, runtime=request.runtime, budget=budget
-    )
-    sink(Planned(plan, estimate))
-    refuse_too_little(estimate, max_memory)
-    for warning in memory_warnings(estimate, request.recipe, request.runtime, budget):
-        sink(Warned(warning))
-    _tell_of_fallbacks(request, sink)
-    job = Session(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
-    held = replace(job, resident=estimate.streams_on_device, graphs=estimate.graphs_held)
-    return held, estimate
-
-
-def _planned(request: Request) -> tuple[Tokens | None, Plan]:
-    """Read the calibration data, and resolve the recipe against the model."""
-    tokens, what = load_calibration(
-        request.recipe, request.skeleton, tokenizer=request.tokenizer, data=request.data
-    )
-    plan = make_plan(
-        request.recipe,
-        request.skeleton,
-        runtime=request.runtime,
-        calibration=what,
-        model=request.model_name,
-    )
-    return tokens, plan
-
-
-def _tell_of_fallbacks(request: Request, sink: Sink) -> None:
-    """Warn of what makes a device slower than it could be, where it is tuned on."""
-    for note in request.runtime.notes():
-        if note.slower and request.recipe.tuning.iters:
-            sink(Warned(f"{request.runtime.name} is slower than it could be: {note.text}"))
-
-
-def _by_hand(
-    request: Request, sink: Sink, about: Mapping[str, Any] | None, scoring: Path | bool
-) -> tuple[Recipe, dict[str, Any]]:
-    """Turn a recipe with a budget into one by hand; a run that goes on has done that before."""
-    if about is not None:
-        return restore_budget(request.recipe, about)
-    job = scoring_job(request, sink=sink)
-    folder = scoring if isinstance(scoring, Path) else None
-    return resolve_budget(job, folder=folder, may_score=scoring is not False)
-
-
-def scoring_job(request: Request, *, sink: Sink) -> Session:
-    """Return the job of a recipe as if it had no budget: what layers are judged in.
-
-    Raises:
-        AutoRoundError: model, data and recipe do not go together.
-    """
-    tokens, plan = _planned(request)
-    return Session(plan, request.recipe, request.skeleton, request.runtime, tokens, sink)
+#: Takes the finished units of a pass as they come.
+Deliver: TypeAlias = Callable[[BlockOutput], None]
 
 
 def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
     """Quantize a model and write it; what is finished is kept beside the output until then.
 
+    Args:
+        request: what to quantize and how.
+        output: the folder, or a destination that also says whether to resume.
+        sink: is told of every event.
+
     Raises:
         AutoRoundError: before any work where that is possible; the output folder then
             does not exist, nor does a part of it.
     """
-    place = output if isinstance(output, Destination) else Destination(output)
-    if not place.resume:
-        check_output(place.folder)
-    with request.runtime.computing(), journal_for(place) as (journal, about):
-        job, estimate = prepare(
+    destination = output if isinstance(output, Destination) else Destination(output)
+    with request.runtime.computing(), open_journal(destination) as (journal, resume):
+        if not destination.resume:
+            check_output(destination.folder)
+        prepared = prepare(
             request,
             sink=sink,
-            max_memory=place.max_memory,
-            about=about,
-            scoring=place.work_dir or True,
+            max_memory=destination.max_memory,
+            resume=resume,
+            work_dir=destination.work_dir,
         )
-        before = completed_results(place.folder, job.plan) if place.resume else None
-        if before is not None:
-            sink(StageStarted("resume", f"{place.folder} is complete"))
-            journal.clear()
-            return _result(job, before, place.folder)
-        check_output(place.folder)
-        size = disk_bytes(job.plan, job.skeleton)
-        check_room(place.folder, size)
-        jobs = [replace(job, plan=plan) for plan in (job.plan, *job.plan.passes[1:])]
-        if check_rooms(place, job, output=size, estimate=estimate):
-            jobs = attach_journal(jobs, journal, about, estimate=estimate)
-        elif estimate.journal_bytes:
-            sink(Warned(_no_journal(estimate)))
-        sink(StageStarted("tune", f"{len(job.plan.blocks)} blocks on {job.plan.device}"))
-        passes = [(one, quantize_blocks(one)) for one in jobs]
+        if destination.resume:
+            results = completed_results(destination.folder, prepared.plan)
+            if results is not None:
+                sink(StageStarted("resume", f"{destination.folder} is complete"))
+                journal.clear()
+                return _result(prepared, results, destination.folder)
+            check_output(destination.folder)
+        sessions = _open_sessions(prepared, destination, journal, resume, sink)
+        blocks = len(prepared.plan.blocks)
+        sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))
         try:
-            result = write_blocks(passes, place.folder, tokenizer=request.tokenizer)
+            result = write_passes(prepared, sessions, destination.folder)
         except OSError as error:
             # Wherever a full disk is met: side files, reports, the last rename.
-            raise OutputError(f"{place.folder} cannot be written: {error}") from error
+            raise OutputError(f"{destination.folder} cannot be written: {error}") from error
         journal.clear()
         return result
 
 
-def _no_journal(estimate: Estimate) -> str:
-    return (
-        f"the disk has no room for the {estimate.journal_bytes / 1e9:.1f} GB that would keep what "
-        "is done, so this run cannot be resumed when it is interrupted"
-    )
+def _open_sessions(
+    prepared: Prepared,
+    destination: Destination,
+    journal: Journal,
+    resume: ResumeState | None,
+    sink: Sink,
+) -> list[Session]:
+    """Open a session for each pass, with a store for its blocks where the disk has room."""
+    request, estimate = prepared.request, prepared.estimate
+    passes = (prepared.plan, *prepared.plan.passes[1:])
+    check_room(destination.folder, estimate.disk_bytes)
+    shard = prepared.recipe.output.max_shard_bytes
+    stored = room_for_journal(destination, estimate, max_shard_bytes=shard)
+    if stored:
+        tokens = prepared.calibration.tokens
+        stores = open_stores(
+            journal,
+            fingerprint(prepared.plan, request.skeleton, tokens),
+            resume,
+            machine=machine_facts(prepared.plan, request.runtime),
+            passes=passes,
+            allocation=prepared.allocation,
+            sink=sink,
+        )
+    elif estimate.journal_bytes:
+        sink(
+            Warned(
+                f"the disk has no room for the {estimate.journal_bytes / 1e9:.1f} GB that would "
+                "keep what is done, so this run cannot be resumed when it is interrupted"
+            )
+        )
+    return [
+        Session(
+            plan,
+            request.skeleton,
+            request.runtime,
+            prepared.calibration.tokens,
+            sink,
+            store=stores[number] if stored else None,
+            placement=Placement.of(estimate, stored=stored),
+        )
+        for number, plan in enumerate(passes)
+    ]
 
 
-def write_blocks(
-    jobs: Sequence[tuple[Session, Iterable[BlockOutput]]], output: Path, *, tokenizer: Any
+def quantize_pass(session: Session, deliver: Deliver) -> None:
+    """Quantize the blocks of one pass in their order, then what lies outside them.
+
+    Blocks that the store holds are read from it. Only one block's weights and tuning state are in
+    memory at a time.
+
+    Args:
+        session: the pass.
+        deliver: takes each finished unit; the next one is begun when it returns.
+    """
+    plan, store = session.plan, session.store
+    end_to_end = plan.tuning.end_to_end.steps > 0
+    runner = make_runner(session)
+    units = len(plan.blocks) + bool(session.non_block_layers)
+    unfinished = store is None or store.done < units
+    reads_data = session.tokens is not None and (unfinished or end_to_end)
+    streams = open_streams(session, runner) if reads_data else None
+    tuner = BlockTuner(session, runner, streams, BlockPrefetcher(session))
+    finished: list[BlockOutput] = []
+    for block in plan.blocks:
+        if block.index < session.finished_blocks:
+            if not end_to_end:
+                deliver(replay_block(session, block.index))
+            continue
+        output = tuner.tune(block)
+        if store is not None:
+            store.commit(output, streams=streams, names=_streams_after(session, block.index))
+        session.sink(BlockDone(output.result, len(plan.blocks)))
+        if not end_to_end:
+            deliver(output)
+        elif store is None:
+            finished.append(output)
+        session.runtime.release()
+    if end_to_end and streams is not None:
+        steps = plan.tuning.end_to_end.steps
+        session.sink(StageStarted("end_to_end", f"{steps} steps over the whole model"))
+        blocks = finished if store is None else ReplayedBlocks(session)
+        for output in tune_end_to_end(session, runner, blocks, teacher=streams.full):
+            deliver(output)
+    if session.non_block_layers:
+        if store is not None and store.done > len(plan.blocks):
+            output = store.read(len(plan.blocks), {}, source=None)
+        else:
+            output = quantize_non_block_layers(session, runner, streams)
+            if store is not None:
+                store.commit(output, streams=None, names=())
+        deliver(output)
+    if streams is not None and streams.files is not None and not end_to_end:
+        streams.files.remove()
+
+
+def _streams_after(session: Session, index: int) -> tuple[str, ...]:
+    """Return the activation streams that anything reads after a block."""
+    last = index + 1 == len(session.plan.blocks)
+    if not last or session.tuning.tuned_head:
+        return session.tuning.streams
+    # The logits that end-to-end tuning matches are made of the full-precision stream alone.
+    return (FULL,) if session.tuning.end_to_end.steps else ()
+
+
+def write_passes(
+    prepared: Prepared,
+    sessions: Sequence[Session],
+    folder: Path,
+    *,
+    produce: Callable[[Session, Deliver], None] = quantize_pass,
 ) -> RunResult:
-    """Write blocks as they come, then everything around them, and finish the folder.
+    """Write the blocks of every pass as they come, then all around them; finish the folder.
 
-    jobs: the passes over the blocks, each with its own formats.
+    Args:
+        prepared: what is run.
+        sessions: the passes over the blocks, each with its own formats.
+        folder: the output.
+        produce: delivers the finished units of a pass.
     """
     started = time.perf_counter()
     results: list[BlockResult] = []
-    first = jobs[0][0]
-    parts = [part for job, _ in jobs for part in job.plan.outputs]
-    tuning = 0.0
+    tuning_seconds, size = 0.0, 0
+    formats = sum(len(session.plan.outputs) for session in sessions)
     with ExitStack() as stack:
-        whole = stack.enter_context(Staging(output)) if len(parts) > 1 else None
-        root = output if whole is None else whole.staging
-        size = 0
-        for number, (job, blocks) in enumerate(jobs, start=1):
-            if len(jobs) > 1:
-                names = ", ".join(part.format for part in job.plan.outputs)
-                job.sink(StageStarted("pass", f"{number} of {len(jobs)}: {names}"))
-            opened = [open_output(job, part, root, stack, tokenizer) for part in job.plan.outputs]
-            begun = time.perf_counter()
-            rehearsal = _rehearsal(job)
-            each = [_rehearsal(job) if one.rounds_kept else rehearsal for one in opened]
-            own = list(_tuned(blocks, opened, each))
-            tuning += time.perf_counter() - begun
-            results += own
-            job.sink(StageStarted("write", str(output)))
-            _write_rest(job, opened, own)
-            job.sink(StageStarted("verify", f"{rehearsal.what} through the files read back"))
-            for part, target, one in zip(job.plan.outputs, opened, each, strict=True):
-                one.compare(target.complete(), f"format {part.format}")
-            size += sum(target.publish() for target in opened)
+        whole = stack.enter_context(Staging(folder)) if formats > 1 else None
+        root = folder if whole is None else whole.staging
+        shard = prepared.recipe.output.max_shard_bytes
+        target = OutputTarget(root, stack, prepared.request.tokenizer, shard)
+        for number, session in enumerate(sessions, start=1):
+            if len(sessions) > 1:
+                names = ", ".join(part.format for part in session.plan.outputs)
+                session.sink(StageStarted("pass", f"{number} of {len(sessions)}: {names}"))
+            writers = [open_writer(session, part, target) for part in session.plan.outputs]
+            begun, done = time.perf_counter(), len(results)
+
+            def deliver(output: BlockOutput, writers: list[OutputWriter] = writers) -> None:
+                for writer in writers:
+                    writer.add(output)
+                results.append(output.result)
+
+            produce(session, deliver)
+            tuning_seconds += time.perf_counter() - begun
+            session.sink(StageStarted("write", str(folder)))
+            _write_rest(prepared, session, writers, results[done:])
+            checked = writers[0].check.description
+            session.sink(StageStarted("verify", f"{checked} through the files read back"))
+            for writer in writers:
+                writer.complete()
+            size += sum(writer.publish() for writer in writers)
         if whole is not None:
             size = whole.publish()
     seconds = time.perf_counter() - started
-    first.sink(Finished(str(output), seconds, size))
-    return replace(
-        _result(first, results, output), seconds=seconds, tuning_seconds=tuning, disk_bytes=size
+    sessions[0].sink(Finished(str(folder), seconds, size))
+    return dataclasses.replace(
+        _result(prepared, results, folder),
+        seconds=seconds,
+        tuning_seconds=tuning_seconds,
+        disk_bytes=size,
     )
-
-
-def _result(job: Session, results: Sequence[BlockResult], output: Path) -> RunResult:
-    layers = [x for block in job.plan.blocks for x in block.quantized]
-    bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
-    return RunResult(
-        output_dir=output,
-        plan=job.plan,
-        blocks=tuple(results),
-        seconds=0.0,
-        tuning_seconds=0.0,
-        peak_bytes=job.runtime.peak_bytes(),
-        disk_bytes=sum(p.stat().st_size for p in output.rglob("*") if p.is_file()),
-        bits_per_weight=bits / sum(x.shape[0] * x.shape[1] for x in layers),
-    )
-
-
-def _rehearsal(job: Session) -> ReadBackCheck:
-    ids = None if job.tokens is None else job.tokens.ids
-    return ReadBackCheck(job.skeleton, job.plan, ids=ids)
-
-
-def _tuned(
-    blocks: Iterable[BlockOutput],
-    opened: Sequence[OutputWriter],
-    rehearsals: Sequence[ReadBackCheck],
-) -> Iterator[BlockResult]:
-    """Hand finished blocks to all outputs, and run the rehearsals, which some of them share."""
-    for block in blocks:
-        for target in opened:
-            target.add_layers(block.layers)
-            target.add_kept(block.kept)
-        for rehearsal, target in dict(zip(rehearsals, opened, strict=True)).items():
-            kept = target.held(block.kept)
-            rehearsal.advance_carried(block.result.index, block.layers, kept)
-        yield block.result
 
 
 def _write_rest(
-    job: Session, opened: Sequence[OutputWriter], results: Sequence[BlockResult]
+    prepared: Prepared,
+    session: Session,
+    writers: Sequence[OutputWriter],
+    results: Sequence[BlockResult],
 ) -> None:
     """Hand over what lies outside the blocks, and the reports."""
-    for name in job.skeleton.names_outside_blocks():
-        tensors = job.skeleton.read([name])
-        for target in opened:
-            target.add_kept(tensors)
-    for name in job.skeleton.extras:
-        tensors = job.skeleton.source.read([name])
-        for target in opened:
-            target.add_extras(tensors)
-    for target in opened:
-        _write_reports(target, job, results)
+    skeleton = session.skeleton
+    for name in skeleton.names_outside_blocks():
+        tensors = skeleton.read([name])
+        for writer in writers:
+            writer.add_unquantized(tensors)
+    for name in skeleton.extras:
+        tensors = skeleton.source.read([name])
+        for writer in writers:
+            writer.add_unmapped(tensors)
+    texts = {
+        "recipe.yaml": prepared.recipe.to_yaml(),
+        "plan.json": to_json(plan_record(session.plan), indent=1) + "\n",
+    }
+    if prepared.allocation is not None:
+        texts[ALLOCATION_FILE] = to_json(dict(prepared.allocation), indent=1) + "\n"
+    lines = [to_json(dataclasses.asdict(result)) + "\n" for result in results]
+    texts["report.jsonl"] = "".join(lines)
+    for writer in writers:
+        for name, text in texts.items():
+            writer.add_text(name, text)
 
 
-def open_output(
-    job: Session, part: OutputPlan, root: Path, stack: ExitStack, tokenizer: Any
-) -> OutputWriter:
-    """Open the output of one format; it is completed by its ``finish``."""
-    folder = root / part.folder
-    if is_gguf(part):
-        staging = stack.enter_context(Staging(folder))
-        _write_side_files(staging, job, tokenizer)
-        return GgufWriter(staging, job.plan, part, skeleton=job.skeleton, tokenizer=tokenizer)
-    writer = ShardWriter(folder, max_shard_bytes=job.recipe.output.max_shard_bytes)
-    writer = stack.enter_context(writer)
-    _write_side_files(writer, job, tokenizer)
-    return SafetensorsWriter(writer, job.plan, part, job.skeleton)
-
-
-def _write_side_files(staging: Staging, job: Session, tokenizer: Any) -> None:
-    """Write what goes with a model whatever its weights are: tokenizer, generation, licence."""
-    if job.skeleton.folder is not None:
-        staging.copy_side_files(job.skeleton.folder)
-        return
-    generation = getattr(job.skeleton.model, "generation_config", None)
-    if generation is not None:
-        generation.save_pretrained(staging.staging)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(staging.staging)
-
-
-def _write_reports(target: OutputWriter, job: Session, results: Sequence[BlockResult]) -> None:
-    target.add_text("recipe.yaml", job.recipe.to_yaml())
-    target.add_text("plan.json", to_json(plan_record(job.plan), indent=1) + "\n")
-    if job.allocation is not None:
-        target.add_text(FILE, to_json(job.allocation, indent=1) + "\n")
-    lines = [to_json(dataclasses.asdict(result)) for result in results]
-    target.add_text("report.jsonl", "".join(line + "\n" for line in lines))
+def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) -> RunResult:
+    """Put the figures of a run together, but for its times."""
+    layers = [x for block in prepared.plan.blocks for x in block.quantized]
+    bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
+    return RunResult(
+        output_dir=folder,
+        plan=prepared.plan,
+        blocks=tuple(results),
+        seconds=0.0,
+        tuning_seconds=0.0,
+        peak_bytes=prepared.request.runtime.peak_bytes(),
+        disk_bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+        bits_per_weight=bits / sum(x.shape[0] * x.shape[1] for x in layers),
+    )

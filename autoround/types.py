@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from autoround.settings import UNTUNED, TuningSettings
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +23,8 @@ PER_TENSOR = 0
 FEW_TOKENS = 64
 #: Kind of a scheme whose groups have one float16 scale each.
 PLAIN = "int"
-#: The two streams of activations: of the original, and of the model as far as it is quantized.
-FULL, QUANTIZED = "full", "quantized"
+#: Name of the unit of a run that holds the layers outside the blocks.
+NON_BLOCK = "outside the blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,15 @@ def part_rows(rows: int, part: int, parts: int, *, interleaved: bool) -> slice:
 class LayerPlan:
     """What happens to one weight matrix.
 
+    ``name`` is the path of its module in the model; of stacked experts, that of the parameter.
+
     ``scheme`` is None for a layer kept in 16 bit, and ``reason`` then says why.
     ``shape`` is (out_features, in_features) whatever the storage order;
     ``transposed`` marks storage as [in, out] (the Conv1D of GPT-2).
     experts: how many matrices are stacked in it, 0 for a single one; out_features counts the
     rows of all. files: modules it is written as, ``{}`` for the expert; empty for its own name.
     interleaved: the rows of the files take turns.
+    block: path of the decoder block it is in; empty outside the blocks.
     """
 
     name: str
@@ -74,11 +80,22 @@ class LayerPlan:
     experts: int = 0
     files: tuple[str, ...] = ()
     interleaved: bool = False
+    block: str = ""
 
     @property
     def tensor(self) -> str:
         """The name of the weight itself: stacked experts are a parameter of their module."""
         return self.name if self.experts else f"{self.name}.weight"
+
+    @property
+    def path(self) -> str:
+        """The path of the module inside its block."""
+        return self.name[len(self.block) + 1 :] if self.block else self.name
+
+    @property
+    def param(self) -> str:
+        """The name of the weight inside its block."""
+        return self.tensor[len(self.block) + 1 :] if self.block else self.tensor
 
     @property
     def file(self) -> str:
@@ -103,6 +120,15 @@ class BlockPlan:
     def quantized(self) -> tuple[LayerPlan, ...]:
         """The layers that get a scheme."""
         return tuple(layer for layer in self.layers if layer.scheme is not None)
+
+    @property
+    def quantized_tensors(self) -> frozenset[str]:
+        """The weights that get a scheme, by the model's own names."""
+        return frozenset(layer.tensor for layer in self.quantized)
+
+    def by_param(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Name tensors of this block as they are called inside it."""
+        return {name.removeprefix(self.name + "."): tensor for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +182,7 @@ class Plan:
 
     further: plans of other passes over the blocks, for formats whose grids differ.
     rules: what the recipe's rules for some of the layers did.
-    compiled: whether blocks are compiled for their many steps.
+    tuning: the hyperparameters of this pass.
     """
 
     model: str
@@ -167,13 +193,33 @@ class Plan:
     outputs: tuple[OutputPlan, ...]
     dtype: str
     device: str
-    compute_dtype: str
     calibration: str
     tensors: int = 0
     notes: tuple[str, ...] = ()
     further: tuple[Plan, ...] = ()
     rules: tuple[RulePlan, ...] = ()
-    compiled: bool = False
+    tuning: TuningSettings = UNTUNED
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type that blocks run in."""
+        return self.tuning.compute_dtype
+
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled for their tuning steps."""
+        return self.tuning.compiled
+
+    @property
+    def quantized_bits(self) -> tuple[int, ...]:
+        """The bits that layers of the blocks have, each once."""
+        layers = [x for block in self.blocks for x in block.quantized]
+        return tuple(sorted({x.scheme.bits for x in layers if x.scheme is not None}))
+
+    @property
+    def unquantized(self) -> dict[str, str]:
+        """The matrices that stay in 16 bit, and why."""
+        return {x.name: x.reason for x in self.layers if x.scheme is None}
 
     @property
     def layers(self) -> tuple[LayerPlan, ...]:
@@ -236,6 +282,7 @@ class QuantizedTensor:
 class BlockResult:
     """What tuning one block did, losses measured on the same fixed samples.
 
+    kind: ``block``, or ``non_block`` for the layers outside the blocks, which come last.
     expert_tokens: how many calibration tokens came to every expert, by module.
     """
 
@@ -248,6 +295,7 @@ class BlockResult:
     best_step: int
     peak_bytes: int
     expert_tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kind: str = "block"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from autoround.inference.load import load
 from autoround.model.block_calls import Media, together
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.pipeline import Request, run
+from autoround.pipeline import run
 from autoround.planning.estimate import make_estimate
 from autoround.planning.plan import make_plan
+from autoround.preparation import Request
 from autoround.session.session import Session
-from autoround.tuning.block import quantize_blocks
 from autoround.types import Plan
 
-from .runs import logits, small
+from .runs import logits, run_pass, small
 from .tiny import token_ids
 from .zoo import FAMILIES, IMAGE, make_model
 
@@ -133,11 +133,11 @@ def tune_on(skeleton: Skeleton, ids: Tensor, media: list[Media]) -> list[tuple[f
     """Tune all blocks on images and text; returns the losses of those that were run."""
     recipe, runtime = small({"tuning.iters": 8}), open_device("cpu")
     plan: Plan = make_plan(recipe, skeleton, runtime=runtime, calibration="images", model="tiny")
-    make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
+    make_estimate(plan, skeleton, runtime=runtime)
     lengths = torch.full((len(ids),), ids.shape[1])
     tokens = Tokens(ids, lengths, "images", tuple(media))
-    job = Session(plan, recipe, skeleton, runtime, tokens, ignore)
-    results = [output.result for output in quantize_blocks(job)]
+    job = Session(plan, skeleton, runtime, tokens, ignore)
+    results = [output.result for output in run_pass(job)]
     losses = [(r.loss_before, r.loss_after) for r in results]
     return [pair for pair in losses if pair[0] == pair[0]]
 

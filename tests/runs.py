@@ -15,11 +15,12 @@ from autoround.device.protocol import Speed
 from autoround.device.registry import open_device
 from autoround.events import Event, ignore
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.pipeline import Request, prepare
+from autoround.pipeline import quantize_pass
+from autoround.preparation import Prepared, Request, open_session, prepare
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
+from autoround.session.block_output import BlockOutput
 from autoround.session.session import Session
-from autoround.tuning.block import quantize_blocks
 from autoround.types import QuantizedTensor
 
 #: What makes the default recipe fit tiny models.
@@ -43,23 +44,46 @@ def small(values: dict[str, object] | None = None) -> Recipe:
     return load_recipe("default", values={**SMALL, **(values or {})})
 
 
-def make_job(
+def make_prepared(
+    model: Path | nn.Module | Skeleton,
+    values: dict[str, object] | None = None,
+    *,
+    data: object | None = None,
+    sink: Any = ignore,
+) -> Prepared:
+    """Prepare a run of a small recipe on the CPU."""
+    if not isinstance(model, Skeleton):
+        model = adopt_model(model) if isinstance(model, nn.Module) else open_model(model)
+    request = Request(model, small(values), open_device("cpu"), "tiny", None, data)
+    return prepare(request, sink=sink)
+
+
+def make_session(
     model: Path | nn.Module | Skeleton,
     values: dict[str, object] | None = None,
     *,
     data: object | None = None,
     sink: Any = ignore,
 ) -> Session:
-    """Prepare a run of a small recipe on the CPU."""
-    if not isinstance(model, Skeleton):
-        model = adopt_model(model) if isinstance(model, nn.Module) else open_model(model)
-    request = Request(model, small(values), open_device("cpu"), "tiny", None, data)
-    return prepare(request, sink=sink)[0]
+    """Open the first pass of a run of a small recipe on the CPU."""
+    return open_session(make_prepared(model, values, data=data, sink=sink), sink=sink)
 
 
-def quantized(job: Session) -> dict[str, QuantizedTensor]:
-    """Run all blocks of a job; return the quantized layers by name."""
-    return {n: q for output in quantize_blocks(job) for n, q in output.layers.items()}
+def run_pass(session: Session) -> list[BlockOutput]:
+    """Quantize all blocks of a pass, and what lies outside them."""
+    outputs: list[BlockOutput] = []
+    quantize_pass(session, outputs.append)
+    return outputs
+
+
+def quantized(session: Session) -> dict[str, QuantizedTensor]:
+    """Quantize all blocks of a pass; return the quantized layers by name."""
+    return {
+        name: layer
+        for output in run_pass(session)
+        for name, layer in output.layers.items()
+        if isinstance(layer, QuantizedTensor)
+    }
 
 
 def same(one: dict[str, QuantizedTensor], other: dict[str, QuantizedTensor]) -> bool:

@@ -45,7 +45,6 @@ def make_plan(blocks: tuple[BlockPlan, ...]) -> Plan:
         outputs=(OutputPlan(auto_round.NAME, auto_round.packing_for(schemes), "float32"),),
         dtype="float32",
         device="cpu",
-        compute_dtype="float32",
         calibration="none",
     )
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from autoround.checkpoints.packed_layers import match_packed_layers
 from autoround.core.dtypes import DTYPES
 from autoround.errors import FormatError, ModelError
+from autoround.export.preflight import check_output, check_room
 from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
 from autoround.export.shards import ShardWriter
-from autoround.export.staging import Staging, check_output, check_room
+from autoround.export.staging import Staging
 from autoround.formats import layouts, registry
 from autoround.formats.adapt import adapt, inexact
 from autoround.formats.auto_round import config as auto_round
@@ -145,7 +146,6 @@ def _open(folder: Path) -> _Source:
         outputs=(),
         dtype=dtype.removeprefix("torch."),
         device="cpu",
-        compute_dtype="none",
         calibration="none",
     )
     return _Source(folder, config, method_of(quantization), files, stored, plan)

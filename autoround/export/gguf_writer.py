@@ -19,7 +19,7 @@ from autoround.core.search_nested import search_nested
 from autoround.errors import VerificationError
 from autoround.export.model_config import model_config
 from autoround.export.staging import Staging
-from autoround.export.verify import WrittenModel
+from autoround.export.verify import ReadBackCheck
 from autoround.formats.gguf import blocks
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.gguf.blocks import GgufTensor
@@ -32,7 +32,8 @@ from autoround.gguf.metadata import metadata
 from autoround.gguf.reader import Reader
 from autoround.gguf.tokenizer import tokenizer_metadata
 from autoround.model.skeleton import Skeleton
-from autoround.planning.gguf_tensors import gguf_layout, kept_in
+from autoround.planning.gguf_tensors import gguf_layout
+from autoround.session.block_output import BlockOutput
 from autoround.types import BlockPlan, OutputPlan, Plan, QuantizedTensor
 
 Part = Tensor | QuantizedTensor | GgufTensor
@@ -41,23 +42,34 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 class GgufWriter:
-    """Collects what belongs to one tensor of the file, and writes it when it is complete."""
+    """Collects what belongs to one tensor of the file, and writes it when it is complete.
+
+    Args:
+        staging: the folder.
+        plan: of the pass.
+        part: the file type.
+        skeleton: the model.
+        tokenizer: goes into the file's metadata.
+        check: holds the file against the blocks in memory.
+    """
 
     def __init__(
-        self, staging: Staging, plan: Plan, part: OutputPlan, *, skeleton: Skeleton, tokenizer: Any
+        self,
+        staging: Staging,
+        plan: Plan,
+        *,
+        part: OutputPlan,
+        skeleton: Skeleton,
+        tokenizer: Any,
+        check: ReadBackCheck,
     ) -> None:
-        self._staging, self._skeleton = staging, skeleton
-        layout = gguf_layout(skeleton, part, ignored=kept_in(plan))
+        self._staging, self._skeleton, self._part, self.check = staging, skeleton, part, check
+        layout = gguf_layout(skeleton, part, ignored=plan.unquantized)
         self._plan = plan
         self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
         self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
-        tuned = {x.tensor for block in plan.blocks for x in block.quantized}
-        self.rounds_kept = any(
-            kind in blocks.KINDS and len(target.shape) > 2 and target.sources[0] not in tuned
-            for target, kind in layout.tensors
-        )
         self._path = staging.staging / file_name(plan.model, part)
         self._container = Container(
             self._path,
@@ -66,13 +78,15 @@ class GgufWriter:
             fields=gguf_fields(skeleton, tokenizer, model=plan.model, file_type=layout.file_type),
         )
 
-    def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
-        """Take the quantized layers of a block; what lies outside them is rounded here."""
+    def add(self, output: BlockOutput) -> None:
+        """Write a finished block; layers outside the blocks are rounded here, to own types."""
         self._pending.update(
-            {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
+            {self._tensors[n]: layer for n, layer in output.layers.items() if n in self._tensors}
         )
+        self.add_unquantized(output.kept)
+        self.check.add(output, self._as_written(output.kept))
 
-    def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
+    def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
         """Take other tensors, and write whatever is complete."""
         tied = self._skeleton.tied
         self._pending.update({n: t for n, t in tensors.items() if n not in tied})
@@ -92,23 +106,26 @@ class GgufWriter:
             for name in set(target.sources) - later:
                 del self._pending[name]
 
-    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return kept tensors of a block as the file holds them: stacked experts are rounded."""
+    def _as_written(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the unquantized tensors of a block as the file holds them.
+
+        Stacked experts whose halves have different types are not tuned, and are rounded here.
+        """
         rounded, self._rounded = self._rounded, {}
         return {
             name: arch.restore(rounded[name], tuple(tensor.shape)) if name in rounded else tensor
             for name, tensor in tensors.items()
         }
 
-    def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
+    def add_unmapped(self, tensors: Mapping[str, Tensor]) -> None:
         """Leave out tensors that have no place in the file; the plan says so."""
 
     def add_text(self, name: str, text: str) -> None:
         """Write a small file beside the tensors."""
         (self._staging.staging / name).write_text(text, encoding="utf-8")
 
-    def complete(self) -> WrittenModel:
-        """Close and check the file; returns it opened again."""
+    def complete(self) -> None:
+        """Close the file, and hold it against the blocks."""
         if self._expected:
             missing = self._expected[0][0].name
             raise VerificationError(f"{self._path.name}: tensor {missing} was not written")
@@ -116,7 +133,8 @@ class GgufWriter:
         # With the config beside it the file can be loaded here, and its origin is plain.
         config = model_config(self._skeleton, self._plan.architecture, "float32")
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
-        return WrittenGguf(self._path, self._skeleton)
+        written = WrittenGguf(self._path, self._skeleton)
+        self.check.compare(written, f"format {self._part.format}")
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""

@@ -1,10 +1,10 @@
-"""Where finished layers and kept tensors go: one object for each format that is written."""
+"""A folder of safetensors files: packed layers, unquantized tensors, and the configs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,59 +14,47 @@ from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
 from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
-from autoround.export.verify import WrittenCheckpoint, WrittenModel
+from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
 from autoround.formats import layouts, registry
-from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.written import NUMBER, split
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
+from autoround.session.block_output import BlockOutput, QuantizedWeight
 from autoround.types import OutputPlan, Plan, QuantizedTensor
 
 
-class OutputWriter(Protocol):
-    """One format of a run; blocks come in order, then what lies outside them.
+class SafetensorsWriter:
+    """A folder of safetensors files with a config.json.
 
-    rounds_kept: whether it rounds tensors of blocks that are handed to it as kept ones.
+    Args:
+        shards: takes the tensors.
+        plan: of the pass.
+        part: the format.
+        skeleton: the model.
+        check: holds the files against the blocks in memory.
     """
 
-    rounds_kept: bool
-
-    def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
-        """Take the quantized layers of a block, by name."""
-
-    def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take tensors that stay as they are, by the model's own names."""
-
-    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the kept tensors of the block that was added last as this output holds them."""
-
-    def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take tensors of the checkpoint that the model class does not know."""
-
-    def add_text(self, name: str, text: str) -> None:
-        """Write a small file beside the tensors."""
-
-    def complete(self) -> WrittenModel:
-        """Complete the files and check them; returns them opened again."""
-
-    def publish(self) -> int:
-        """Move the complete folder into place; returns its bytes."""
-
-
-class SafetensorsWriter:
-    """A folder of safetensors files with a config.json."""
-
-    rounds_kept = False
-
     def __init__(
-        self, writer: ShardWriter, plan: Plan, part: OutputPlan, skeleton: Skeleton
+        self,
+        shards: ShardWriter,
+        plan: Plan,
+        *,
+        part: OutputPlan,
+        skeleton: Skeleton,
+        check: ReadBackCheck,
     ) -> None:
-        self._writer, self._plan, self._part, self._skeleton = writer, plan, part, skeleton
+        self._shards, self._plan, self._part, self._skeleton = shards, plan, part, skeleton
+        self.check = check
         self._layers = {x.name: x for x in plan.layers}
-        self._outside = {x.tensor for x in plan.kept if x.scheme is not None}
+        self._quantized_outside = {x.tensor for x in plan.kept if x.scheme is not None}
 
-    def add_layers(self, layers: Mapping[str, QuantizedTensor | GgufTensor]) -> None:
-        """Lay the layers out in the format, and check that they read back."""
+    def add(self, output: BlockOutput) -> None:
+        """Pack the layers of a finished block, and check that they read back."""
+        self._add_layers(output.layers)
+        self.add_unquantized(output.kept)
+        self.check.add(output, output.kept)
+
+    def _add_layers(self, layers: Mapping[str, QuantizedWeight]) -> None:
         plain = {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedTensor)}
         if len(plain) != len(layers):
             raise FormatError(f"format {self._part.format} cannot hold super-blocks of scales")
@@ -75,43 +63,40 @@ class SafetensorsWriter:
                 self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
                 for n, layer in plain.items()
             }
-            self._write_kept(weights)
+            self._write(weights)
             return
         for name, layer in plain.items():
             matrices = dict(split(self._layers[name], layer))
-            self._writer.add(pack_layers(matrices, self._part.packing))
+            self._shards.add(pack_layers(matrices, self._part.packing))
 
-    def add_kept(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take tensors in the dtype of this output."""
-        self._write_kept({n: t for n, t in tensors.items() if n not in self._outside})
+    def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors in the dtype of this output; a quantized head's comes by itself."""
+        self._write({n: t for n, t in tensors.items() if n not in self._quantized_outside})
 
-    def _write_kept(self, tensors: Mapping[str, Tensor]) -> None:
-        self._writer.add(in_output_dtype(self._part, file_tensors(self._skeleton, tensors)))
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        self._shards.add(in_output_dtype(self._part, file_tensors(self._skeleton, tensors)))
 
-    def held(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the tensors themselves: their dtype is all that may change."""
-        return tensors
-
-    def add_extras(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take tensors as they are."""
-        self._writer.add(tensors)
+    def add_unmapped(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors as they are."""
+        self._shards.add(tensors)
 
     def add_text(self, name: str, text: str) -> None:
         """Write a small file beside the tensors."""
-        self._writer.add_text(name, text)
+        self._shards.add_text(name, text)
 
-    def complete(self) -> WrittenModel:
-        """Write the configs and check the files; returns them opened again."""
+    def complete(self) -> None:
+        """Write the configs, close the shards, and hold what they say against the blocks."""
         config = output_config(self._plan, self._part, self._skeleton)
-        own = config.get("quantization_config") or {}
-        for file, content in registry.side_files(self._part, own).items():
-            self._writer.add_text(file, json.dumps(content, indent=2) + "\n")
-        self._writer.complete(config)
-        return WrittenCheckpoint(self._writer.staging, self._plan, self._skeleton)
+        quantization = config.get("quantization_config") or {}
+        for file, content in registry.side_files(self._part, quantization).items():
+            self._shards.add_text(file, json.dumps(content, indent=2) + "\n")
+        self._shards.complete(config)
+        written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
+        self.check.compare(written, f"format {self._part.format}")
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
-        return self._writer.publish()
+        return self._shards.publish()
 
 
 def file_tensors(skeleton: Skeleton, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,44 +13,12 @@ from types import TracebackType
 from typing import TypeVar
 
 from autoround.errors import OutputError
+from autoround.export.preflight import check_output
 from autoround.model.side_files import side_files
-from autoround.storage.durable import existing_parent, sync_path
+from autoround.storage.durable import sync_path
 
 #: Says that a folder is a run's unfinished output, and not somebody's own.
 MARKER = "INCOMPLETE"
-
-
-def check_output(folder: Path) -> None:
-    """Refuse an output folder that would be overwritten or cannot be made.
-
-    Raises:
-        OutputError: it is a file, is not empty, or its parent cannot be written to.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"output {folder} is a file; name a folder that does not exist yet")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(
-            f"output folder {folder} is not empty; name another one, or remove it first"
-        )
-    parent = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
-    if not parent.is_dir():
-        raise OutputError(f"output folder {folder} cannot be made: {parent} is a file")
-    if not os.access(parent, os.W_OK):
-        raise OutputError(f"output folder {folder} cannot be made: {parent} is not writable")
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse a disk without room for the result.
-
-    Raises:
-        OutputError: with both figures.
-    """
-    parent = existing_parent(folder)
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise OutputError(
-            f"output needs {needed / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB free"
-        )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -74,7 +42,6 @@ class Staging:
         self._staging = self._folder.with_name(self._folder.name + ".partial")
 
     def __enter__(self: StagingT) -> StagingT:
-        check_output(self._folder)
         if self._staging.exists() and not _is_ours(self._staging):
             raise OutputError(
                 f"{self._staging} is in the way: the output is built there, and it is not "

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from autoround.errors import ModelError, VerificationError
 from autoround.formats.checkpoints import Stored
-from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.gguf.tensors import dense
 from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
@@ -28,7 +27,8 @@ from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
 from autoround.model.source import CheckpointSource, WeightSource
 from autoround.model.stacked_experts import as_stored
-from autoround.types import BlockPlan, LayerPlan, Plan, QuantizedTensor
+from autoround.session.block_output import BlockOutput
+from autoround.types import BlockPlan, LayerPlan, Plan
 
 #: Tokens of the batch.
 TOKENS = 32
@@ -45,14 +45,20 @@ class WrittenModel(Protocol):
 
 
 class ReadBackCheck:
-    """A batch on its way through the blocks of a model, in float32 on the CPU."""
+    """A batch of a few tokens on its way through the blocks of a model, in float32 on the CPU.
+
+    Args:
+        skeleton: the model.
+        plan: of the pass that is checked.
+        ids: int64 [n, seq] calibration tokens, of which some are taken; None draws random ones.
+    """
 
     def __init__(self, skeleton: Skeleton, plan: Plan, *, ids: Tensor | None) -> None:
         self._skeleton, self._plan = skeleton, plan
         self._runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
         if ids is None:
-            rng = torch.Generator().manual_seed(0)
-            ids = torch.randint(0, _vocabulary(skeleton), (1, TOKENS), generator=rng)
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(0, _vocabulary(skeleton), (1, TOKENS), generator=generator)
         ids = ids[:1, :TOKENS]
         try:
             self._runner.prepare(ids)
@@ -61,44 +67,49 @@ class ReadBackCheck:
             # Blocks that need the tokens themselves cannot be run by themselves.
             first = None
         self._runner.release()
-        self._first = first
+        self._first = first  # [1, seq, hidden]
         self.hidden = first
 
     @property
-    def what(self) -> str:
-        """Say in words what is run."""
+    def description(self) -> str:
+        """What is run, in words."""
         tokens = 0 if self._first is None else self._first.shape[1]
         return f"a batch of {tokens} tokens" if tokens else "no batch (blocks need the tokens)"
 
-    def advance(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Run the batch through a block; tensors by the model's own names."""
-        if self.hidden is None:
-            return
-        prefix = self._plan.blocks[index].name + "."
-        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        placed = self._runner.place(weights) | self._runner.buffers(index)
-        with torch.no_grad():
-            rows = torch.arange(len(self.hidden))
-            self.hidden = self._runner.run(index, placed, hidden=self.hidden, rows=rows)
+    def add(self, output: BlockOutput, kept: Mapping[str, Tensor]) -> None:
+        """Run the batch through a finished block as it is in memory.
 
-    def advance_carried(
-        self,
-        index: int,
-        layers: Mapping[str, QuantizedTensor | GgufTensor],
-        kept: Mapping[str, Tensor],
-    ) -> None:
-        """Run the batch through a block as it is in memory."""
+        Args:
+            output: the block; a unit outside the blocks is passed over.
+            kept: its unquantized tensors as the output holds them, by the model's own names.
+        """
+        index = output.result.index
         if self.hidden is None or index >= len(self._plan.blocks):
             return
         block = self._plan.blocks[index]
-        weights = {name: dense(layer) for name, layer in layers.items()}
-        inside = as_stored(block, weights)
-        self.advance(index, {**kept, **{f"{block.name}.{n}": w for n, w in inside.items()}})
+        weights = {name: dense(layer) for name, layer in output.layers.items()}
+        tensors = {**block.by_param(kept), **as_stored(block, weights)}
+        self._run_block(block, tensors)
+
+    def _run_block(self, block: BlockPlan, tensors: Mapping[str, Tensor]) -> None:
+        """Run the batch through a block; tensors by param."""
+        if self.hidden is None:
+            return
+        placed = self._runner.place(tensors) | self._runner.buffers(block.index)
+        with torch.no_grad():
+            rows = torch.arange(len(self.hidden))
+            self.hidden = self._runner.run(block.index, placed, hidden=self.hidden, rows=rows)
 
     def compare(self, written: WrittenModel, what: str) -> float | None:
-        """Run the batch through the written blocks; return the relative squared difference.
+        """Run the batch through the blocks as they are read back.
 
-        None where blocks cannot be run by themselves.
+        Args:
+            written: the output, opened again.
+            what: names it in messages.
+
+        Returns:
+            The relative squared difference of the last block's outputs; None where blocks cannot
+            be run by themselves.
 
         Raises:
             VerificationError: the outputs differ.
@@ -108,7 +119,7 @@ class ReadBackCheck:
         expected, self.hidden = self.hidden, self._first
         for block in self._plan.blocks:
             names = self._skeleton.names_under(block.name)
-            self.advance(block.index, written.block(block, names))
+            self._run_block(block, block.by_param(written.block(block, names)))
         got, self.hidden = self.hidden, expected
         power = float(expected.double().square().mean())
         error = float((got.double() - expected.double()).square().mean()) / max(power, 1e-30)

@@ -1,4 +1,4 @@
-"""A recipe with a budget on its way into a run: it becomes one by hand, and that is what is run."""
+"""Resolve a bit budget into explicit layer rules before planning."""
 
 from __future__ import annotations
 
@@ -21,93 +21,101 @@ from autoround.resume.fingerprint import differences
 from autoround.session.session import Session
 
 #: File beside a quantized model that says what its allocation was predicted to cost.
-FILE = "allocation.json"
+ALLOCATION_FILE = "allocation.json"
 
 
 def resolve_budget(
-    job: Session, *, folder: Path | None = None, may_score: bool = True
+    recipe: Recipe, session: Session, *, folder: Path | None = None, may_score: bool = True
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Find the bits of a recipe with a budget; returns it by hand, and what was predicted.
+    """Choose the bits of every layer under a recipe's budget.
 
-    job: of the recipe's plan without its budget. folder: for what does not fit the memory.
+    Args:
+        recipe: with a bit budget.
+        session: of the recipe's plan as if it had none.
+        folder: for activations that do not fit the memory.
+        may_score: whether layers may be scored now; else their scores must be at hand.
+
+    Returns:
+        The recipe with a rule for each layer in place of the budget, and what is predicted of it.
 
     Raises:
         UsageError: nothing is scored yet, and may not be.
         RecipeError: the budget is out of reach.
     """
-    path = job.recipe.allocate.scores
+    path = recipe.allocate.scores
     if not may_score and not (path != "none" and Path(path).exists()):
         raise UsageError(
             "this recipe leaves bits to a budget, which takes a run over the calibration data to "
             "fill: 'autoround allocate' does that and shows what comes of it; with allocate.scores "
             "set to a file, it is done once"
         )
-    scores = score_layers(job, folder=folder)
-    found = choose_allocation(job.recipe, job.skeleton, job.plan, scores)
-    job.sink(StageStarted("allocate", describe_allocation(found)))
-    for name in found.unreached[:3]:
-        job.sink(Warned(f"{name}: no calibration token came to it, so it got the most bits"))
-    return to_layer_rules(job.recipe, found, job.plan.outputs[0]), summary(job.recipe, found)
+    scores = score_layers(recipe, session, folder=folder)
+    chosen = choose_allocation(recipe, session.skeleton, session.plan, scores)
+    session.sink(StageStarted("allocate", describe_allocation(chosen)))
+    for name in chosen.unreached[:3]:
+        session.sink(Warned(f"{name}: received no calibration tokens; assigned the largest option"))
+    return to_layer_rules(recipe, chosen, session.plan.outputs[0]), summary(recipe, chosen)
 
 
 def predicted_kl(folder: Path) -> float | None:
-    """Return the divergence that the allocation of a quantized folder was predicted to cost.
+    """Return the KL divergence that a quantized folder's allocation was predicted to cost.
 
-    None where no budget of bits made it, or what is kept of that cannot be read.
+    None where no bit budget made it, or what is kept of that cannot be read.
     """
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))["predicted_kl"]
+        text = (folder / ALLOCATION_FILE).read_text(encoding="utf-8")
+        predicted = json.loads(text)["predicted_kl"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return float(found) if isinstance(found, int | float) and found > 0 else None
+    return float(predicted) if isinstance(predicted, int | float) and predicted > 0 else None
 
 
-def describe_allocation(found: ChosenAllocation) -> str:
+def describe_allocation(chosen: ChosenAllocation) -> str:
     """Say an allocation in one line."""
-    counts = ", ".join(f"{count} × {name}" for name, count in found.counts.items())
+    counts = ", ".join(f"{count} × {name}" for name, count in chosen.counts.items())
     return (
-        f"{found.budget[0]} {found.budget[1]:g}: {found.bits:.3f} bits a weight, "
-        f"predicted KL {found.loss:.4g}; layers: {counts}"
+        f"{chosen.budget[0]} {chosen.budget[1]:g}: {chosen.bits:.3f} bits a weight, "
+        f"predicted KL {chosen.loss:.4g}; layers: {counts}"
     )
 
 
-def summary(recipe: Recipe, found: ChosenAllocation) -> dict[str, Any]:
+def summary(recipe: Recipe, chosen: ChosenAllocation) -> dict[str, Any]:
     """Return what is worth keeping of an allocation, as JSON."""
     return {
         "asked": recipe.allocate.model_dump(mode="json"),
-        "predicted_kl": found.loss,
-        "bits_per_weight": found.bits,
-        "bytes": found.size,
-        "weights": found.weights,
-        "layers": found.counts,
+        "predicted_kl": chosen.loss,
+        "bits_per_weight": chosen.bits,
+        "bytes": chosen.size,
+        "weights": chosen.weights,
+        "layers": chosen.counts,
     }
 
 
-def restore_budget(recipe: Recipe, about: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """Return what an interrupted run made of a recipe with a budget.
+def restore_budget(
+    recipe: Recipe, resolved: Mapping[str, Any], allocation: Mapping[str, Any] | None
+) -> tuple[Recipe, dict[str, Any]]:
+    """Return what an interrupted run resolved a recipe's bit budget to.
+
+    Args:
+        recipe: with the budget, as it is asked for now.
+        resolved: the recipe as the interrupted run had it, as plain values.
+        allocation: what that run kept of its allocation; None where it had none.
 
     Raises:
-        OutputError: it was of another budget, or of none.
+        OutputError: its budget, or its other rules for layers, were not those of now.
     """
-    kept = about.get("allocation")
-    asked = recipe.allocate.model_dump(mode="json")
-    if kept is None:
+    again = "repeat the original command, or discard the finished blocks with --restart"
+    if allocation is None:
+        raise OutputError(f"the interrupted run had no bit budget (allocate): {again}")
+    changed = differences(allocation["asked"], recipe.allocate.model_dump(mode="json"))
+    if changed:
         raise OutputError(
-            "the interrupted run had no budget of bits (allocate): run the command as it was "
-            "begun, or throw its blocks away with --restart"
+            "the interrupted run had another bit budget:\n"
+            + "\n".join(f"  allocate.{line}" for line in changed)
+            + f"\n{again}"
         )
-    found = differences(kept["asked"], asked)
-    if found:
-        raise OutputError(
-            "the interrupted run had another budget of bits:\n"
-            + "\n".join(f"  allocate.{line}" for line in found)
-            + "\nrun the command as it was begun, or throw its blocks away with --restart"
-        )
-    then = Recipe.model_validate(about["identity"]["recipe"])
-    if then.layers[: len(recipe.layers)] != recipe.layers:
-        raise OutputError(
-            "the interrupted run had other rules for layers: run the command as it was begun, or "
-            "throw its blocks away with --restart"
-        )
-    update = {"layers": then.layers, "allocate": AllocateOptions()}
-    return recipe.model_copy(update=update), dict(kept)
+    before = Recipe.model_validate(resolved)
+    if before.layers[: len(recipe.layers)] != recipe.layers:
+        raise OutputError(f"the interrupted run had other rules for layers: {again}")
+    update = {"layers": before.layers, "allocate": AllocateOptions()}
+    return recipe.model_copy(update=update), dict(allocation)

@@ -1,7 +1,8 @@
-"""The way that judging layers goes: the original's stream forward, its answers' gradients back.
+"""Fisher pass: one forward of the full-precision model, one backward of sampled gradients.
 
-What enters each block is kept, on the disk where that is much, so that no more than one block is
-in memory on either way.
+The backward's gradients are those of the log-likelihood of labels sampled from the model itself.
+The inputs of each block are kept, on the disk where that is much, so that no more than one block
+is in memory in either direction.
 """
 
 from __future__ import annotations
@@ -20,82 +21,85 @@ from autoround.errors import OutputError
 from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
 from autoround.session.activations import ActivationFiles
-from autoround.session.session import (
-    POSITION_CHUNK,
-    Session,
-    by_param,
-    observing_layers,
-    with_kept_dtypes,
+from autoround.session.loaded_block import (
+    LoadedBlock,
+    in_kept_dtype,
+    load_block,
+    observe_inputs,
+    read_block,
 )
-from autoround.types import BlockPlan
+from autoround.session.session import POSITION_CHUNK, Session, make_runner
 
-#: Bytes of what enters the blocks above which it is kept on the disk.
+#: Bytes of block inputs above which they are kept on the disk.
 IN_MEMORY = 1 << 28
 
 
 class FisherPass(NamedTuple):
-    """What the whole way shares.
+    """What both directions share.
 
-    entered: for each block what enters it, [n, seq, hidden], and last what the last one puts out.
-    driven: what drives the layers of each block. real: how many tokens are no padding.
+    block_inputs: [n, seq, hidden] for each block, and last the outputs of the last one.
+    importance: input statistics of the layers of each block. num_tokens: without padding.
     """
 
-    job: Session
+    session: Session
     runner: BlockRunner
-    entered: Sequence[Tensor]
-    driven: list[Importance]
-    real: int
+    block_inputs: Sequence[Tensor]
+    importance: list[Importance]
+    num_tokens: int
     files: ActivationFiles | None
 
-    def rest(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory of what is on the disk."""
         if self.files is not None:
-            self.files.rest()
+            self.files.release_pages()
 
-    def parts(self) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
         """Yield the rows of one batch after the other."""
-        yield from torch.arange(len(self.entered[0])).split(self.job.recipe.tuning.batch_size)
-
-
-class OpenedBlock(NamedTuple):
-    """One block in memory: its plan, its tensors on the device by their names inside it."""
-
-    plan: BlockPlan
-    tensors: dict[str, Tensor]
+        rows = torch.arange(len(self.block_inputs[0]))
+        yield from rows.split(self.session.tuning.batch_size)
 
 
 @contextmanager
-def open_fisher_pass(
-    job: Session, runner: BlockRunner, folder: Path | None
-) -> Iterator[FisherPass]:
-    """Make room for what enters the blocks, and let the first be entered."""
-    assert job.tokens is not None
-    ids, media = job.tokens.ids, job.tokens.media
+def open_fisher_pass(session: Session, folder: Path | None) -> Iterator[FisherPass]:
+    """Make room for the block inputs, and embed the tokens.
+
+    Args:
+        session: the pass; it has tokens.
+        folder: for block inputs that do not fit the memory; None is the system's own.
+
+    Raises:
+        OutputError: the folder cannot be used, or its disk is full.
+    """
+    assert session.tokens is not None
+    runner = make_runner(session, compiled=False)
+    ids, media = session.tokens.ids, session.tokens.media
     runner.prepare(ids, media)
     first = runner.embed(ids[:1], media[:1])
-    shape = (*ids.shape, first.shape[-1])
-    count = len(job.plan.blocks) + 1
-    size = int(torch.tensor(shape).prod()) * job.compute.itemsize * count
-    held = int(job.tokens.mask.sum())
+    shape, dtype = (*ids.shape, first.shape[-1]), session.compute_dtype
+    count = len(session.plan.blocks) + 1
+    size = int(torch.tensor(shape).prod()) * dtype.itemsize * count
+    num_tokens = int(session.tokens.mask.sum())
     if size <= IN_MEMORY:
-        entered = [torch.empty(shape, dtype=job.compute) for _ in range(count)]
-        yield FisherPass(job, runner, _embedded(job, runner, entered), [], held, None)
+        inputs = [torch.empty(shape, dtype=dtype) for _ in range(count)]
+        _embed(session, runner, inputs[0])
+        yield FisherPass(session, runner, inputs, [], num_tokens, None)
         return
-    with _room(folder) as room:
+    with _temporary_folder(folder) as room:
         # Two files a name.
         names = [str(number) for number in range((count + 1) // 2)]
-        files = ActivationFiles(Path(room), shape, job.compute, names)
+        files = ActivationFiles(room, shape, dtype, names)
         files.allocate()
-        entered = [files.mapped(str(number // 2), number % 2) for number in range(count)]
+        inputs = [files.mapped(str(number // 2), number % 2) for number in range(count)]
         try:
-            yield FisherPass(job, runner, _embedded(job, runner, entered), [], held, files)
+            _embed(session, runner, inputs[0])
+            yield FisherPass(session, runner, inputs, [], num_tokens, files)
         finally:
-            entered.clear()
+            inputs.clear()
             files.remove()
 
 
 @contextmanager
-def _room(folder: Path | None) -> Iterator[str]:
+def _temporary_folder(folder: Path | None) -> Iterator[Path]:
     """Make a folder for activations, and remove it at the end.
 
     Raises:
@@ -104,76 +108,79 @@ def _room(folder: Path | None) -> Iterator[str]:
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        room = tempfile.TemporaryDirectory(prefix="autoround-", dir=folder)
+        temporary = tempfile.TemporaryDirectory(prefix="autoround-", dir=folder)
     except OSError as error:
         raise OutputError(f"{folder or tempfile.gettempdir()} cannot be used: {error}") from error
-    with room as place:
-        yield place
+    with temporary as path:
+        yield Path(path)
 
 
-def _embedded(job: Session, runner: BlockRunner, entered: list[Tensor]) -> list[Tensor]:
-    assert job.tokens is not None
-    ids, media = job.tokens.ids, job.tokens.media
-    for start in range(0, len(ids), job.recipe.tuning.batch_size):
-        some = slice(start, start + job.recipe.tuning.batch_size)
-        entered[0][some] = runner.embed(ids[some], media[some]).to("cpu")
+def _embed(session: Session, runner: BlockRunner, inputs: Tensor) -> None:
+    """Write the inputs of the first block, [n, seq, hidden]."""
+    assert session.tokens is not None
+    ids, media = session.tokens.ids, session.tokens.media
+    size = session.tuning.batch_size
+    for start in range(0, len(ids), size):
+        some = slice(start, start + size)
+        inputs[some] = runner.embed(ids[some], media[some]).to("cpu")
     runner.release()
-    return entered
 
 
-def open_block(course: FisherPass, index: int) -> OpenedBlock:
+def open_block(fisher: FisherPass, index: int) -> LoadedBlock:
     """Read a block."""
-    job, plan = course.job, course.job.plan.blocks[index]
-    stored = with_kept_dtypes(job, plan, job.skeleton.read(job.skeleton.names_under(plan.name)))
-    return OpenedBlock(
-        plan, course.runner.place(by_param(plan, stored)) | course.runner.buffers(index)
-    )
+    session = fisher.session
+    plan = session.plan.blocks[index]
+    stored = in_kept_dtype(session.plan, plan, read_block(session, plan))
+    return load_block(session, fisher.runner, plan, plan.by_param(stored))
 
 
 @torch.no_grad()
-def forward_original(course: FisherPass) -> None:
-    """Run the original, noting what drives the layers."""
-    job = course.job
-    assert job.tokens is not None
-    for plan in job.plan.blocks:
-        block = open_block(course, plan.index)
-        driven = Importance()
-        with observing_layers(job, plan, into=driven):
-            for rows in course.parts():
-                driven.mask(job.tokens.mask[rows] if job.tokens.padded else None)
-                hidden = course.entered[plan.index][rows].to(job.runtime.device)
-                out = course.runner.run(plan.index, block.tensors, hidden=hidden, rows=rows)
-                course.entered[plan.index + 1][rows] = out.to("cpu")
-                course.rest()
-        course.driven.append(driven)
+def forward_original(fisher: FisherPass) -> None:
+    """Run the full-precision model, collecting the layers' input statistics."""
+    session = fisher.session
+    assert session.tokens is not None
+    for plan in session.plan.blocks:
+        block = open_block(fisher, plan.index)
+        importance = Importance()
+        with observe_inputs(session, plan, into=importance):
+            for rows in fisher.batches():
+                importance.mask(session.tokens.mask[rows] if session.tokens.padded else None)
+                hidden = fisher.block_inputs[plan.index][rows].to(session.runtime.device)
+                out = block.forward(hidden, rows)
+                fisher.block_inputs[plan.index + 1][rows] = out.to("cpu")
+                fisher.release_pages()
+        fisher.importance.append(importance)
 
 
-def position_chunks(course: FisherPass) -> Iterator[tuple[int, slice]]:
+def position_chunks(fisher: FisherPass) -> Iterator[tuple[int, slice]]:
     """Yield samples and ranges of their positions, so many that a large vocabulary fits."""
-    assert course.job.tokens is not None
-    for row, length in enumerate(course.job.tokens.lengths.tolist()):
+    assert fisher.session.tokens is not None
+    for row, length in enumerate(fisher.session.tokens.lengths.tolist()):
         for start in range(0, length, POSITION_CHUNK):
             yield row, slice(start, min(start + POSITION_CHUNK, length))
 
 
-def output_chunks(course: FisherPass) -> Iterator[Tensor]:
-    """Yield what the last block puts out, [1, positions, hidden] on the device."""
-    for row, part in position_chunks(course):
-        yield course.entered[-1][row : row + 1, part].to(course.job.runtime.device)
+def output_chunks(fisher: FisherPass) -> Iterator[Tensor]:
+    """Yield outputs of the last block, [1, positions, hidden] on the device."""
+    for row, part in position_chunks(fisher):
+        yield fisher.block_inputs[-1][row : row + 1, part].to(fisher.session.runtime.device)
 
 
-def sampled_gradients(course: FisherPass) -> Tensor:
-    """Draw an answer at every position; returns the gradients for what the last block puts out.
+def sampled_gradients(fisher: FisherPass) -> Tensor:
+    """Sample a label at every position, and differentiate its negative log-likelihood.
 
-    They are those of negative logarithms: [n, seq, hidden], zero where a token is padding.
+    Returns:
+        Gradients for the outputs of the last block, [n, seq, hidden]; zero where a token is
+        padding.
     """
-    outer = course.runner.outer()
-    last = course.entered[-1]
+    outer = fisher.runner.outer()
+    last = fisher.block_inputs[-1]
     grads = torch.zeros(last.shape, dtype=last.dtype)
-    generator = torch.Generator().manual_seed(course.job.recipe.seed)
-    for row, part in position_chunks(course):
-        own = last[row : row + 1, part].to(course.job.runtime.device).requires_grad_()
-        logits = course.runner.head(outer, own)[0]
-        drawn = core.sampled_gradient(logits.detach(), generator=generator)
-        grads[row, part] = torch.autograd.grad(logits, own, drawn.to(logits.dtype))[0][0].cpu()
+    generator = torch.Generator().manual_seed(fisher.session.tuning.seed)
+    for row, part in position_chunks(fisher):
+        outputs = last[row : row + 1, part].to(fisher.session.runtime.device).requires_grad_()
+        logits = fisher.runner.head(outer, outputs)[0]
+        of_logits = core.sampled_gradient(logits.detach(), generator=generator)
+        of_outputs = torch.autograd.grad(logits, outputs, of_logits.to(logits.dtype))[0]
+        grads[row, part] = of_outputs[0].cpu()
     return grads

@@ -124,7 +124,7 @@ def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule 
     if not fitting and None not in options:
         raise RecipeError(f"allocate.lm_head: no option has {floor} bits or more")
     return ScoredModule(
-        head.name, (head,), tuple(x for x in fitting if not why_unfit(head, x, output))
+        head.name, head.path, (head,), tuple(x for x in fitting if not why_unfit(head, x, output))
     )
 
 
@@ -169,7 +169,8 @@ def _part(
     name: str, layers: Sequence[LayerPlan], options: Sequence[Scheme], output: OutputPlan
 ) -> ScoredModule:
     fitting = (s for s in options if not any(why_unfit(layer, s, output) for layer in layers))
-    return ScoredModule(name, tuple(layers), tuple(fitting))
+    path = layers[0].path.rpartition(".")[0] if layers[0].experts else layers[0].path
+    return ScoredModule(name, path, tuple(layers), tuple(fitting))
 
 
 def _together(layer: LayerPlan, *, merged: bool) -> str:

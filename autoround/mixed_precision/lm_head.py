@@ -1,4 +1,4 @@
-"""What the output head costs in each of its options: the divergence itself, nothing estimated."""
+"""The loss of the lm-head in each of its options: the KL divergence itself, nothing estimated."""
 
 from __future__ import annotations
 
@@ -21,38 +21,49 @@ from autoround.types import Scheme
 
 
 @torch.no_grad()
-def head_losses(course: FisherPass, part: ScoredModule) -> dict[Scheme, float]:
-    """Round the head alone to each option; returns the divergence of the answers, by the token."""
-    job, layer = course.job, part.layers[0]
-    outer = course.runner.outer()
-    weight = read_matrix(job, layer)
-    driven = torch.zeros(weight.shape[1])
-    for own in output_chunks(course):
-        inputs = course.runner.head_inputs(outer, own)
-        driven += inputs[0].float().square().sum(0).cpu()
-    found = {}
-    module = job.skeleton.model.get_submodule(layer.name)
-    plain = weight.to(job.runtime.device, job.compute)
-    for scheme in part.options:
+def head_losses(fisher: FisherPass, head: ScoredModule) -> dict[Scheme, float]:
+    """Round the head alone to each option; returns the divergence of its logits a token.
+
+    Args:
+        fisher: outputs of the last block.
+        head: the lm-head and its options.
+    """
+    session, layer = fisher.session, head.layers[0]
+    ops, dtype = session.runtime.ops, session.compute_dtype
+    outer = fisher.runner.outer()
+    weight = read_matrix(session, layer)
+    squares = torch.zeros(weight.shape[1])
+    for hidden in output_chunks(fisher):
+        inputs = fisher.runner.head_inputs(outer, hidden)
+        squares += inputs[0].float().square().sum(0).cpu()
+    losses = {}
+    module = session.skeleton.model.get_submodule(layer.name)
+    plain = weight.to(session.runtime.device, dtype)
+    for scheme in head.options:
         planned = replace(layer, scheme=scheme)
-        tasks = {layer.name: make_target(job, planned, weight, driven / course.real)}
-        rounded = rounded_weights(
-            tasks, round_to_nearest(tasks), ops=job.runtime.ops, dtype=job.compute
-        )
+        importance = squares / fisher.num_tokens
+        targets = {layer.name: make_target(session, planned, weight, importance)}
+        rounded = rounded_weights(targets, round_to_nearest(targets), ops=ops, dtype=dtype)
         change = rounded[layer.name] - plain
         total = 0.0
-        for own in output_chunks(course):
-            wanted = course.runner.head(outer, own)[0]
-            with _moved(module, change):
-                logits = course.runner.head(outer, own)[0]
-            total += job.runtime.ops.divergence(logits, wanted)[0]
-        found[scheme] = max(0.0, total / course.real)
-    return found
+        for hidden in output_chunks(fisher):
+            teacher = fisher.runner.head(outer, hidden)[0]
+            with _with_changed_weight(module, change):
+                logits = fisher.runner.head(outer, hidden)[0]
+            total += ops.divergence(logits, teacher)[0]
+        # Rounding of sums may leave a divergence just below zero.
+        losses[scheme] = max(0.0, total / fisher.num_tokens)
+    return losses
 
 
 @contextmanager
-def _moved(head: nn.Module, change: Tensor) -> Iterator[None]:
-    """Let a head put out what it would with another weight; change: [out, in], what differs."""
+def _with_changed_weight(head: nn.Module, change: Tensor) -> Iterator[None]:
+    """Let a head put out what it would with another weight.
+
+    Args:
+        head: the module.
+        change: [out, in], the difference of the weights.
+    """
     handle = head.register_forward_hook(partial(_add, change))
     try:
         yield
@@ -61,5 +72,5 @@ def _moved(head: nn.Module, change: Tensor) -> Iterator[None]:
 
 
 def _add(change: Tensor, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    given: Tensor = args[0]
-    return out + given @ change.t()
+    inputs: Tensor = args[0]
+    return out + inputs @ change.t()

@@ -1,4 +1,4 @@
-"""What a change of a layer does to a block's run: hooks on its modules while a context lasts."""
+"""Hooks that accumulate the effect of a layer's quantization error on the loss."""
 
 from __future__ import annotations
 
@@ -19,59 +19,58 @@ from autoround.types import LayerPlan, Scheme
 
 @dataclass(frozen=True, slots=True)
 class ScoredModule:
-    """What is judged at once: a linear layer, or all stacked experts of a module.
+    """What is scored at once: a linear layer, or all stacked experts of a module.
 
-    options: the schemes that it can be held in.
+    name: of the module. path: of it inside its block. options: the schemes that it can have.
     """
 
     name: str
+    path: str
     layers: tuple[LayerPlan, ...]
     options: tuple[Scheme, ...]
 
 
 @dataclass(slots=True)
 class Perturbation:
-    """A part rounded to one option, and the squares of what that did to the answers so far.
+    """A module rounded to one option, and its squared effects on the loss so far.
 
-    block: path of its block. rounded: weights [out, in] by layer, in the compute dtype.
+    rounded: weights [out, in] by layer, in the compute dtype. total: sum of squared effects.
     calls: how often its module was run.
     """
 
-    part: ScoredModule
+    module: ScoredModule
     scheme: Scheme
-    block: str
     rounded: Mapping[str, Tensor]
     total: float = 0.0
     calls: int = 0
 
-    @property
-    def path(self) -> str:
-        """The module that is watched, inside the block."""
-        return self.part.name.removeprefix(self.block + ".")
-
 
 @contextmanager
 def accumulate_effects(
-    block: nn.Module, moves: Sequence[Perturbation], *, tensors: Mapping[str, Tensor]
+    block: nn.Module, perturbations: Sequence[Perturbation], *, tensors: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """Add up what moves do, whenever gradients go back through the block.
+    """Add up what perturbations do to the loss, whenever gradients go back through a block.
 
-    tensors: of the block, by their names inside it.
+    Args:
+        block: the module whose parts are perturbed.
+        perturbations: their totals are changed in place.
+        tensors: of the block, by param.
     """
 
     def hook_for(path: str) -> Any:
-        own = [move for move in moves if move.path == path]
+        of_module = [one for one in perturbations if one.module.path == path]
 
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
         ) -> None:
             if isinstance(out, Tensor) and out.requires_grad:
-                seen = _ModuleCall(module, _detached(args), _detached(kwargs), out.detach())
-                out.register_hook(partial(_add, own, seen, tensors))
+                call = _ModuleCall(module, _detach(args), _detach(kwargs), out.detach())
+                # The effect needs the gradient for this very output, which comes later.
+                out.register_hook(partial(_accumulate, of_module, call, tensors))
 
         return hook
 
-    paths = dict.fromkeys(move.path for move in moves)
+    paths = dict.fromkeys(one.module.path for one in perturbations)
     handles = [
         block.get_submodule(path).register_forward_hook(hook_for(path), with_kwargs=True)
         for path in paths
@@ -93,38 +92,42 @@ class _ModuleCall:
     out: Tensor
 
 
-def _detached(values: Any) -> Any:
+def _detach(values: Any) -> Any:
     if isinstance(values, tuple):
-        return tuple(map(_detached, values))
+        return tuple(map(_detach, values))
     if isinstance(values, dict):
-        return {key: _detached(value) for key, value in values.items()}
+        return {key: _detach(value) for key, value in values.items()}
     return values.detach() if isinstance(values, Tensor) else values
 
 
 @torch.no_grad()
-def _add(
-    moves: Sequence[Perturbation], seen: _ModuleCall, tensors: Mapping[str, Tensor], grad: Tensor
+def _accumulate(
+    perturbations: Sequence[Perturbation],
+    call: _ModuleCall,
+    tensors: Mapping[str, Tensor],
+    grad: Tensor,
 ) -> None:
-    for move in moves:
-        move.calls += 1
-        move.total += squared_effects(grad, _change(move, seen, tensors))
+    for perturbation in perturbations:
+        perturbation.calls += 1
+        perturbation.total += squared_effects(grad, _output_change(perturbation, call, tensors))
 
 
-def _change(move: Perturbation, seen: _ModuleCall, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return by how much a module's output changes when its part is rounded."""
-    first = move.part.layers[0]
+def _output_change(
+    perturbation: Perturbation, call: _ModuleCall, tensors: Mapping[str, Tensor]
+) -> Tensor:
+    """Return by how much a module's output changes when its weights are rounded."""
+    module = perturbation.module
+    first = module.layers[0]
     if not first.experts:
-        inside = first.tensor.removeprefix(move.block + ".")
-        difference = move.rounded[first.name] - as_matrix(first, tensors[inside])
-        given: Tensor = seen.args[0]
-        return given @ difference.t()
-    held = {
-        name.removeprefix(move.path + "."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(move.path + ".")
+        difference = perturbation.rounded[first.name] - as_matrix(first, tensors[first.param])
+        inputs: Tensor = call.args[0]
+        return inputs @ difference.t()
+    # What experts do is not linear in their weights: the module is run again with rounded ones.
+    prefix = module.path + "."
+    weights = {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
-    for layer in move.part.layers:
-        inside = layer.tensor.removeprefix(f"{move.block}.{move.path}.")
-        held[inside] = from_matrix(layer, move.rounded[layer.name])
-    out: Tensor = functional_call(seen.module, held, seen.args, seen.kwargs)
-    return out - seen.out
+    for layer in module.layers:
+        weights[layer.param[len(prefix) :]] = from_matrix(layer, perturbation.rounded[layer.name])
+    out: Tensor = functional_call(call.module, weights, call.args, call.kwargs)
+    return out - call.out

@@ -11,6 +11,7 @@ from typing import Any
 
 from autoround.errors import OutputError, RecipeError
 from autoround.formats import layouts
+from autoround.recipe.allocate import AllocateOptions
 from autoround.resume.fingerprint import differences, model_digests, tokens_digest
 from autoround.session.session import Session
 from autoround.storage.checksum import sum_of
@@ -56,27 +57,32 @@ class Scores:
             ) from None
 
 
-def scores_identity(job: Session) -> dict[str, Any]:
-    """Return what scores depend on; values are JSON."""
-    assert job.tokens is not None
-    options = job.recipe.allocate
-    ends = {job.plan.blocks[0].name, job.plan.blocks[-1].name}
+def scores_identity(options: AllocateOptions, session: Session) -> dict[str, Any]:
+    """Return what scores depend on; values are JSON.
+
+    Args:
+        options: how layers are scored.
+        session: the pass; it has tokens.
+    """
+    assert session.tokens is not None
+    plan, skeleton = session.plan, session.skeleton
+    ends = {plan.blocks[0].name, plan.blocks[-1].name}
     return {
         "scores": VERSION,
         "method": options.method,
         **({"iters": options.iters} if options.method == "measured" else {}),
-        "scales from": job.recipe.tuning.init_scale,
-        "lowest zero point": max(layouts.lowest_zero(x.packing) for x in job.plan.outputs),
-        "calibration tokens": tokens_digest(job.tokens),
+        "scales from": plan.tuning.init_scale,
+        "lowest zero point": max(layouts.lowest_zero(x.packing) for x in plan.outputs),
+        "calibration tokens": tokens_digest(session.tokens),
         "model files": {
-            **model_digests(job.skeleton),
+            **model_digests(skeleton),
             # To read all blocks only to compare them would take as long as to score a small model.
             **{
-                name: f"{sum_of(job.skeleton.read(job.skeleton.names_under(name))):016x}"
+                name: f"{sum_of(skeleton.read(skeleton.names_under(name))):016x}"
                 for name in sorted(ends)
             },
         },
-        "seed": job.recipe.seed,
+        "seed": plan.tuning.seed,
     }
 
 

@@ -29,7 +29,7 @@ from autoround.mixed_precision.layer_groups import (
     scored_modules,
 )
 from autoround.mixed_precision.score_file import Scores, load_scores, save_scores, scores_identity
-from autoround.mixed_precision.sensitivity import losses_of
+from autoround.mixed_precision.sensitivity import layer_losses
 from autoround.model.skeleton import Skeleton
 from autoround.planning.estimate import disk_bytes
 from autoround.recipe.allocate import AllocateOptions
@@ -102,36 +102,41 @@ def has_budget(recipe: Recipe) -> bool:
     return bool(budgets)
 
 
-def score_layers(job: Session, *, folder: Path | None = None) -> Scores:
-    """Judge every layer in every option, or read that from the file that the recipe names.
+def score_layers(recipe: Recipe, session: Session, *, folder: Path | None = None) -> Scores:
+    """Score every layer in every option, or read the scores from the file that the recipe names.
 
-    folder: for activations that do not fit the memory.
+    Args:
+        recipe: with a bit budget.
+        session: of the recipe's plan as if it had none.
+        folder: for activations that do not fit the memory.
 
     Raises:
         RecipeError: the file holds other scores.
     """
-    options = job.recipe.allocate
-    if job.tokens is None:
-        raise DataError("layers are judged by calibration data, and this run has none")
-    if len(job.tokens.ids) > options.nsamples:
-        job = replace(job, tokens=_first(job.tokens, options.nsamples))
-    job = replace(job, plan=_packed(job.recipe, job.plan))
+    options = recipe.allocate
+    if session.tokens is None:
+        raise DataError("layers are scored on calibration data, and this run has none")
+    tokens = _first(session.tokens, options.nsamples)
+    session = replace(session, tokens=tokens, plan=_packed(recipe, session.plan))
     path = None if options.scores == "none" else Path(options.scores)
-    identity = scores_identity(job)
+    identity = scores_identity(options, session)
     if path is not None and path.exists():
         return load_scores(path, identity=identity)
     started = time.perf_counter()
-    head = scored_head(job.recipe, job.skeleton, job.plan)
-    found = losses_of(
-        job, scored_modules(job.recipe, job.skeleton, job.plan), head=head, folder=folder
+    head = scored_head(recipe, session.skeleton, session.plan)
+    losses = layer_losses(
+        session,
+        scored_modules(recipe, session.skeleton, session.plan),
+        head=head,
+        tuned_steps=options.iters if options.method == "measured" else 0,
+        folder=folder,
     )
-    assert job.tokens is not None
     scores = Scores(
         identity,
-        {part: {str(s): loss for s, loss in own.items()} for part, own in found.items()},
-        int(job.tokens.mask.sum()),
+        {name: {str(s): loss for s, loss in of_name.items()} for name, of_name in losses.items()},
+        int(tokens.mask.sum()),
         time.perf_counter() - started,
-        job.runtime.peak_bytes(),
+        session.runtime.peak_bytes(),
     )
     if path is not None:
         save_scores(path, scores)
@@ -149,6 +154,7 @@ def _packed(recipe: Recipe, plan: Plan) -> Plan:
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:
+    """Return the first samples, at most ``count``."""
     return replace(
         tokens,
         ids=tokens.ids[:count],

@@ -1,14 +1,13 @@
-"""What a short tuning of a block leaves of the loss of its roundings: the sharper measure.
+"""Fraction of a block's quantization loss that a short tuning run does not remove.
 
 Tuning takes far more off the loss of 2 bits than off that of 4, and more in some blocks than in
-others. The block is tuned a little with all its layers in one option; what its output then does
-to the answers, by their gradients, over what it did before, is the share that is left.
+others. The block is tuned for a few steps with all its layers in one option; the effect of its
+output error on the loss then, over the one before, is the fraction that remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,75 +17,74 @@ from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.sensitivity import squared_effects
 from autoround.core.tune import Hyperparameters, Reconstruction, rounded_weights, tune
-from autoround.mixed_precision.fisher_pass import FisherPass, OpenedBlock
-from autoround.planning.hyperparameters import hyperparameters_for
-from autoround.session.session import Session, forward_block
+from autoround.mixed_precision.fisher_pass import FisherPass
+from autoround.session.loaded_block import LoadedBlock
+from autoround.session.session import Session
+from autoround.tuning.reconstruct import hyperparameters_for
 
 
 def remaining_loss_fraction(
-    course: FisherPass,
-    block: OpenedBlock,
-    tasks: Mapping[str, Target],
+    fisher: FisherPass,
+    block: LoadedBlock,
+    targets: Mapping[str, Target],
     *,
     grads: Tensor,
+    iters: int,
 ) -> float:
     """Tune a block for a few steps; returns its loss after, over the one before.
 
-    tasks: of its layers in one option. grads: [n, seq, hidden], of the answers for its output.
+    Args:
+        fisher: block inputs and outputs of the full-precision model.
+        block: the block.
+        targets: its grouped weights in one option, by layer.
+        grads: [n, seq, hidden], sampled gradients for its outputs.
+        iters: tuning steps.
     """
-    job, index = course.job, block.plan.index
-    mask = job.tokens.mask if job.tokens is not None and job.tokens.padded else None
-    forward = partial(_forward, course, block)
-    problem = Reconstruction(
-        forward, tasks, Samples(course.entered[index], course.entered[index + 1], mask)
-    )
+    session, index = fisher.session, block.plan.index
+    tokens = session.tokens
+    mask = tokens.mask if tokens is not None and tokens.padded else None
+
+    def forward(weights: Mapping[str, Tensor], hidden: Tensor, rows: Tensor | None) -> Tensor:
+        return block.forward(hidden, rows, weights=weights)
+
+    samples = Samples(fisher.block_inputs[index], fisher.block_inputs[index + 1], mask)
     tuned = tune(
-        problem,
-        _schedule(job, index),
-        ops=job.runtime.ops,
-        dtype=job.compute,
-        on_step=lambda step, loss: course.rest(),
+        Reconstruction(forward, targets, samples),
+        _hyperparameters(session, index, iters),
+        ops=session.runtime.ops,
+        dtype=session.compute_dtype,
+        on_step=lambda step, loss: fisher.release_pages(),
     )
-    before = _effect(course, block, tasks, round_to_nearest(tasks), grads)
-    after = _effect(course, block, tasks, tuned.roundings, grads)
+    before = _effect(fisher, block, targets, round_to_nearest(targets), grads)
+    after = _effect(fisher, block, targets, tuned.roundings, grads)
     return min(1.0, after / before) if before > 0 else 1.0
 
 
-def _schedule(job: Session, index: int) -> Hyperparameters:
-    steps = job.recipe.allocate.iters
-    plain = hyperparameters_for(job.recipe, index)
-    clip = 1.0 / steps if job.recipe.tuning.tune_minmax else 0.0
-    return plain._replace(iters=steps, rate=1.0 / steps, clip_rate=clip, accumulate=1, checks=2)
-
-
-def _forward(
-    course: FisherPass,
-    block: OpenedBlock,
-    weights: Mapping[str, Tensor],
-    hidden: Tensor,
-    rows: Tensor | None,
-) -> Tensor:
-    return forward_block(
-        course.runner, block.plan, block.tensors, weights, hidden=hidden, rows=rows
-    )
+def _hyperparameters(session: Session, index: int, iters: int) -> Hyperparameters:
+    """Return those of a run of so few steps: offsets may still travel a whole level."""
+    plain = hyperparameters_for(session.tuning, index)
+    minmax = 1.0 / iters if session.tuning.tune_minmax else 0.0
+    return plain._replace(iters=iters, rate=1.0 / iters, clip_rate=minmax, accumulate=1, checks=2)
 
 
 @torch.no_grad()
 def _effect(
-    course: FisherPass,
-    block: OpenedBlock,
-    tasks: Mapping[str, Target],
+    fisher: FisherPass,
+    block: LoadedBlock,
+    targets: Mapping[str, Target],
     roundings: Mapping[str, Rounding],
     grads: Tensor,
 ) -> float:
-    """Return the squares of what the block's error does to the answers, summed over tokens."""
-    job, index = course.job, block.plan.index
-    weights = rounded_weights(tasks, roundings, ops=job.runtime.ops, dtype=job.compute)
+    """Return the squared effects of a block's output error on the loss, summed over tokens."""
+    session, index = fisher.session, block.plan.index
+    weights = rounded_weights(
+        targets, roundings, ops=session.runtime.ops, dtype=session.compute_dtype
+    )
     total = 0.0
-    for rows in course.parts():
-        hidden = course.entered[index][rows].to(job.runtime.device)
-        wanted = course.entered[index + 1][rows].to(job.runtime.device)
-        moved = _forward(course, block, weights, hidden, rows) - wanted
-        total += squared_effects(grads[rows].to(moved.device), moved)
-        course.rest()
+    for rows in fisher.batches():
+        hidden = fisher.block_inputs[index][rows].to(session.runtime.device)
+        original = fisher.block_inputs[index + 1][rows].to(session.runtime.device)
+        change = block.forward(hidden, rows, weights=weights) - original
+        total += squared_effects(grads[rows].to(change.device), change)
+        fisher.release_pages()
     return total

@@ -29,6 +29,5 @@ def as_stored(block: BlockPlan, weights: Mapping[str, Tensor]) -> dict[str, Tens
     """Name weights as the block does, and turn them the way it stores them."""
     layers = {layer.name: layer for layer in block.layers}
     return {
-        layers[name].tensor.removeprefix(block.name + "."): from_matrix(layers[name], weight)
-        for name, weight in weights.items()
+        layers[name].param: from_matrix(layers[name], weight) for name, weight in weights.items()
     }

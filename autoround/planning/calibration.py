@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoround.data.calibration import tokens_from_spec
 from autoround.data.from_python import tokens_from_data
@@ -13,50 +13,94 @@ from autoround.data.tokens import Tokens
 from autoround.errors import DataError
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
+from autoround.model.tokenizer import load_tokenizer
 from autoround.planning.hyperparameters import needs_data
 from autoround.recipe.schema import CalibrationOptions, Recipe
 
 
+class Calibration(NamedTuple):
+    """The tokens a run calibrates on, None where it reads no activations; and what they are."""
+
+    tokens: Tokens | None
+    description: str
+
+
+#: Of a recipe that looks at weights alone.
+NO_CALIBRATION = Calibration(None, "none (round to nearest needs no data)")
+
+
 def load_calibration(
     recipe: Recipe, skeleton: Skeleton, *, tokenizer: Any, data: object | None
-) -> tuple[Tokens | None, str]:
-    """Return the calibration tokens and what they are; None for a recipe without data.
+) -> Calibration:
+    """Load the calibration tokens of a recipe, if it needs any.
 
-    data: tokens or texts given from Python; they take the place of the recipe's dataset.
+    Args:
+        recipe: says which text, how many samples and how long.
+        skeleton: the model; its positions and vocabulary bound the tokens.
+        tokenizer: of the model; token ids need none.
+        data: tokens or texts given from Python, in place of the recipe's dataset.
 
     Raises:
         DataError: the data cannot be had, read, or do not suffice.
     """
     if not needs_data(recipe):
-        return None, "none (round to nearest needs no data)"
-    wish = recipe.calibration
-    vocabulary = vocabulary_size(skeleton)
+        return NO_CALIBRATION
+    options, vocabulary = recipe.calibration, vocabulary_size(skeleton)
+    note: str | None = None
     if data is not None:
         tokens = tokens_from_data(
             data,
             tokenizer,
-            nsamples=wish.nsamples,
-            seqlen=wish.seqlen,
+            nsamples=options.nsamples,
+            seqlen=options.seqlen,
             vocab_size=vocabulary,
         )
-        _check_length(tokens, skeleton)
-        return tokens, tokens.description
-    if wish.images != "none":
+    elif options.images != "none":
         tokens = _from_images(recipe, skeleton)
-        _check_length(tokens, skeleton)
-        return tokens, tokens.description
-    untouched = wish.dataset == CalibrationOptions().dataset
-    spec, note = resolve_dataset(wish.dataset, explicit=not untouched)
-    tokens = tokens_from_spec(
-        spec,
-        tokenizer,
-        nsamples=wish.nsamples,
-        seqlen=wish.seqlen,
-        seed=recipe.seed,
-        vocab_size=vocabulary,
-    )
+    else:
+        # A dataset that was asked for is never replaced by the embedded one.
+        explicit = options.dataset != CalibrationOptions().dataset
+        spec, note = resolve_dataset(options.dataset, explicit=explicit)
+        tokens = tokens_from_spec(
+            spec,
+            tokenizer,
+            nsamples=options.nsamples,
+            seqlen=options.seqlen,
+            seed=recipe.seed,
+            vocab_size=vocabulary,
+        )
     _check_length(tokens, skeleton)
-    return tokens, tokens.description + (f" ({note})" if note else "")
+    return Calibration(tokens, tokens.description + (f" ({note})" if note else ""))
+
+
+def needed_calibration(recipe: Recipe, loaded: Calibration) -> Calibration:
+    """Return what a recipe reads of calibration data that were loaded for more than it needs."""
+    return loaded if needs_data(recipe) else NO_CALIBRATION
+
+
+def needed_tokenizer(
+    recipe: Recipe, skeleton: Skeleton, *, data: object | None, written: bool
+) -> Any:
+    """Load the tokenizer of a model folder where a run has a use for it; else return None.
+
+    Args:
+        recipe: says whether text is read.
+        skeleton: the model.
+        data: calibration data given from Python.
+        written: whether an output holds the tokenizer inside its own file.
+
+    Raises:
+        DataError: text is to be read, and there is no tokenizer that can be loaded.
+    """
+    if skeleton.folder is None or not (needs_data(recipe) or written):
+        return None
+    try:
+        return load_tokenizer(skeleton.folder)
+    except DataError:
+        # Token ids need none; texts that do are refused when they are read.
+        if data is None and needs_data(recipe):
+            raise
+        return None
 
 
 def _from_images(recipe: Recipe, skeleton: Skeleton) -> Tokens:

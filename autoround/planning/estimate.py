@@ -13,10 +13,8 @@ from autoround.formats import layouts
 from autoround.formats.registry import is_gguf
 from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
-from autoround.planning.gguf_tensors import gguf_layout, kept_in
-from autoround.planning.hyperparameters import needs_data
+from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
-from autoround.recipe.schema import Recipe
 from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
@@ -27,7 +25,6 @@ def make_estimate(
     plan: Plan,
     skeleton: Skeleton,
     *,
-    recipe: Recipe,
     runtime: Runtime,
     budget: int | None = None,
 ) -> Estimate:
@@ -37,18 +34,18 @@ def make_estimate(
 
     budget: bytes of memory; what does not fit goes to the disk where it can.
     """
-    needs = memory_needs(plan, skeleton, recipe, runtime)
-    stays = streams_fit_device(needs, recipe, runtime)
+    needs = memory_needs(plan, skeleton, runtime)
+    stays = streams_fit_device(needs, plan, runtime)
     in_host = needs._replace(streams=0 if stays else needs.streams)
     mapped, packed = offload_to_disk(in_host, budget)
-    held = graphs_fit(needs, recipe, runtime, budget)
+    held = graphs_fit(needs, plan, runtime, budget)
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
     )
     quantized = [layer for block in plan.blocks for layer in block.quantized]
     bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
     weights = sum(math.prod(x.shape) for x in quantized)
-    spans = [_seconds(one, recipe, runtime) for one in plan.passes]
+    spans = [_seconds(one, runtime) for one in plan.passes]
     low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
         disk_bytes=disk_bytes(plan, skeleton),
@@ -90,7 +87,7 @@ def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
     if is_gguf(output):
-        return gguf_layout(skeleton, output, ignored=kept_in(plan)).size()
+        return gguf_layout(skeleton, output, ignored=plan.unquantized).size()
     quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
     # A head that shares its weight with the embeddings is written beside them.
     total = 0
@@ -128,23 +125,23 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
     return size * max(1, layer.experts) * layer.parts
 
 
-def _seconds(plan: Plan, recipe: Recipe, runtime: Runtime) -> tuple[float, float]:
+def _seconds(plan: Plan, runtime: Runtime) -> tuple[float, float]:
     """Bound the tuning time by floating-point operations at the measured speed."""
-    if not needs_data(recipe):
+    if not plan.tuning.needs_data:
         return 1.0, 60.0 + plan.tensors
     dtype = DTYPES[plan.compute_dtype]
     speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
     if speed <= 0:
         return 0.0, float("inf")
     weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
-    seqlen = recipe.calibration.seqlen
-    batch = min(recipe.tuning.batch_size, recipe.calibration.nsamples) * seqlen
-    steps = recipe.tuning.iters * recipe.tuning.gradient_accumulate_steps
-    checks = (1 + recipe.tuning.num_validations) * recipe.tuning.validation_samples * seqlen
+    tuning, seqlen = plan.tuning, plan.tuning.seqlen
+    batch = min(tuning.batch_size, tuning.nsamples) * seqlen
+    steps = tuning.iters * tuning.grad_accum_steps
+    validation = (1 + tuning.num_validations) * tuning.validation_samples * seqlen
     # A product forward, one for the weights' gradients, one for the inputs'; both streams.
-    passes = 3 * steps * batch + checks + 2 * recipe.calibration.nsamples * seqlen
+    passes = 3 * steps * batch + validation + 2 * tuning.nsamples * seqlen
     # Over the whole model: a product forward, another when it runs again for the two backward.
     outside = sum(math.prod(x.shape) for x in plan.kept)
-    course = 4 * recipe.end_to_end.steps * recipe.end_to_end.batch_size * seqlen
-    ideal = 2.0 * (weights * passes + (weights + outside) * course) / speed
+    whole_model = 4 * tuning.end_to_end.steps * tuning.end_to_end.batch_size * seqlen
+    ideal = 2.0 * (weights * passes + (weights + outside) * whole_model) / speed
     return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0

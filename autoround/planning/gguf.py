@@ -12,7 +12,7 @@ from autoround.model.blocks import Matrix
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED, GgufLayout, gguf_layout
 from autoround.planning.layer_rules import Rules, kept_by_rule
-from autoround.planning.layer_scheme import matches, plan_layer
+from autoround.planning.layer_scheme import matches, plan_block, plan_layer
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, RulePlan, Scheme
 
 OUTSIDE = "outside the decoder blocks"
@@ -64,7 +64,7 @@ def gguf_pass(
         return plan_layer(skeleton, m, scheme, reason)
 
     blocks = tuple(
-        BlockPlan(i, name, tuple(plan(m, "") for m in inside))
+        plan_block(i, name, (plan(m, "") for m in inside))
         for i, (name, inside) in enumerate(found.items())
     )
     around = tuple(plan(m, OUTSIDE) for m in outside)

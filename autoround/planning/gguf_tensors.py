@@ -15,7 +15,7 @@ from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
 from autoround.model.skeleton import Skeleton
-from autoround.types import OutputPlan, Plan, Scheme
+from autoround.types import OutputPlan, Scheme
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 #: What the reason of a layer that the recipe ignores begins with.
@@ -73,11 +73,6 @@ class GgufLayout:
                 + (f" and {len(rounded) - 3} more" if len(rounded) > 3 else "")
             )
         return found
-
-
-def kept_in(plan: Plan) -> dict[str, str]:
-    """Return the matrices that a plan keeps in 16 bit, and why."""
-    return {x.name: x.reason for x in plan.layers if x.scheme is None}
 
 
 def _tunable(target: Target, kind: str, own: Mapping[str, Scheme | None]) -> bool:

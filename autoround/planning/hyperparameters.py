@@ -1,23 +1,200 @@
-"""Every `auto` of a recipe, settled once before a run."""
+"""Every ``auto`` of a recipe, settled once before a run: hyperparameters, dtype, streams, data.
+
+What comes out is a :class:`autoround.settings.TuningSettings`. It is part of the plan, printed by
+``plan``, hashed into the fingerprint of a run; nothing that works on blocks reads a recipe.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
-from autoround.core.tune import Hyperparameters
-from autoround.device.protocol import Runtime
+import torch
+
+from autoround.core.dtypes import DTYPES
+from autoround.core.end_to_end import learning_rate_for
+from autoround.device.protocol import Runtime, device_name
 from autoround.errors import RecipeError
-from autoround.formats.registry import is_gguf
 from autoround.recipe.schema import Recipe
-from autoround.types import FULL, QUANTIZED, Plan
+from autoround.settings import (
+    FULL,
+    GPTQ,
+    NEAREST,
+    QUANTIZED,
+    EndToEndSettings,
+    LayerTuning,
+    TuningSettings,
+)
+from autoround.types import BlockPlan
+
+#: Bits up to which steps from the nearest level gain more than GPTQ initialisation gives them.
+FEW_BITS = 2
+#: Steps times their first learning rate, in levels; the rate decays to 0. At few bits most
+#: roundings are open, so that offsets travel further; from a GPTQ initialisation such rates lose
+#: what it has found.
+TRAVEL = 1.0
+TRAVEL_FEW_BITS = 2.0
+TRAVEL_FROM_GPTQ = 0.2
+#: Tokens of a sample up to which plain products, compiled, are the fastest attention on a CPU:
+#: torch's kernel has a slow backward there, which grows by the token, theirs by its square.
+EAGER_ATTENTION_TOKENS = 128
 
 
-def compiles_blocks(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
-    """Tell whether to compile.
+def settle(
+    recipe: Recipe,
+    runtime: Runtime,
+    *,
+    blocks: Sequence[BlockPlan],
+    measured_dtype: str | None = None,
+    non_block_layers: Iterable[str] = (),
+    head: str = "",
+    tunes_scales: bool = True,
+) -> TuningSettings:
+    """Settle the hyperparameters of one pass over the blocks.
 
-    Nothing here is measured, so that a run that goes on computes as it did before. In float32
+    Args:
+        recipe: what the user asked for.
+        runtime: the device.
+        blocks: the blocks as planned, for the work that compiling is held against.
+        measured_dtype: the compute dtype that an interrupted run measured to be the fastest,
+            taken over where the recipe leaves it to measurement.
+        non_block_layers: layers outside the blocks that this pass quantizes.
+        head: path of the lm-head.
+        tunes_scales: whether the outputs hold scales that end-to-end tuning can change; GGUF
+            types encode theirs.
+
+    Raises:
+        RecipeError: the recipe wants compiled blocks, and the device cannot compile.
+    """
+    tuning, calibration = recipe.tuning, recipe.calibration
+    non_block_layers = tuple(non_block_layers)
+    reads_data = needs_data(recipe)
+    dtype = _compute_dtype(recipe, runtime, measured_dtype)
+    compiled = compiles_blocks(recipe, runtime, blocks=blocks, compute_dtype=dtype)
+    return TuningSettings(
+        compute_dtype=dtype,
+        compiled=compiled,
+        attention=_attention(recipe, runtime, compiled=compiled),
+        threads=_threads(runtime),
+        needs_data=reads_data,
+        needs_input_statistics=needs_input_statistics(recipe),
+        init_scale=tuning.init_scale,
+        default=settle_layer(recipe),
+        iters=tuning.iters,
+        minmax_lr=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
+        tune_minmax=tuning.tune_minmax,
+        batch_size=tuning.batch_size,
+        grad_accum_steps=tuning.gradient_accumulate_steps,
+        num_validations=tuning.num_validations,
+        validation_samples=tuning.validation_samples,
+        quantized_inputs=tuning.quantized_inputs,
+        # With full-precision inputs every block starts from the one stream that is left.
+        streams=(FULL, QUANTIZED) if tuning.quantized_inputs else (FULL,),
+        low_memory=tuning.low_memory,
+        forward_batch_size=1 if tuning.low_memory else tuning.batch_size,
+        nsamples=calibration.nsamples,
+        seqlen=calibration.seqlen,
+        seed=recipe.seed,
+        end_to_end=_end_to_end(recipe, blocks) if tunes_scales else EndToEndSettings(),
+        non_block_layers=non_block_layers,
+        tuned_head=head if reads_data and head in non_block_layers else "",
+    )
+
+
+def _compute_dtype(recipe: Recipe, runtime: Runtime, measured: str | None) -> str:
+    """Return the dtype to run blocks in: the recipe's, or the one that is fastest here."""
+    if recipe.tuning.compute_dtype != "auto":
+        return recipe.tuning.compute_dtype
+    return measured or str(runtime.speeds()[0].dtype).removeprefix("torch.")
+
+
+def _attention(recipe: Recipe, runtime: Runtime, *, compiled: bool) -> str:
+    """Return what transformers calls the attention to compute with; empty for the model's own."""
+    short = recipe.calibration.seqlen <= EAGER_ATTENTION_TOKENS
+    return "eager" if compiled and short and not runtime.own_memory else ""
+
+
+def _threads(runtime: Runtime) -> int:
+    """Return how many threads host work gets on a device."""
+    with runtime.computing():
+        return torch.get_num_threads()
+
+
+def settle_layer(recipe: Recipe) -> LayerTuning:
+    """Settle the rounding initialisation and learning rate that all layers share today."""
+    gptq = inits_by_gptq(
+        recipe.tuning.init_rounding, iters=recipe.tuning.iters, bits=recipe.scheme.bits
+    )
+    return LayerTuning(GPTQ if gptq else NEAREST, learning_rate(recipe))
+
+
+def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
+    """Tell whether rounding is initialised by GPTQ error compensation.
+
+    Args:
+        init_rounding: value of the recipe's key of that name.
+        iters: tuning steps per block.
+        bits: of the recipe's scheme.
+    """
+    if init_rounding == "auto":
+        return iters > 0 and bits > FEW_BITS
+    return init_rounding == GPTQ
+
+
+def learning_rate(recipe: Recipe) -> float:
+    """Return the first learning rate of the rounding offsets, in levels; 0 without tuning."""
+    tuning = recipe.tuning
+    if tuning.iters == 0:
+        return 0.0
+    if tuning.lr != "auto":
+        return tuning.lr
+    if inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits):
+        return TRAVEL_FROM_GPTQ / tuning.iters
+    return (TRAVEL if recipe.scheme.bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
+
+
+def minmax_learning_rate(recipe: Recipe) -> float:
+    """Return the first learning rate of min_scale and max_scale; 0 without tuning."""
+    tuning = recipe.tuning
+    if tuning.iters == 0 or tuning.minmax_lr == "auto":
+        return learning_rate(recipe)
+    return tuning.minmax_lr
+
+
+def needs_input_statistics(recipe: Recipe) -> bool:
+    """Tell whether scales or roundings are initialised by second moments of the inputs."""
+    tuning = recipe.tuning
+    gptq = inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits)
+    return tuning.init_scale == "search" or gptq
+
+
+def needs_data(recipe: Recipe) -> bool:
+    """Tell whether a recipe reads activations: pure round-to-nearest does not."""
+    tunes = recipe.tuning.iters > 0 or recipe.end_to_end.steps > 0
+    return needs_input_statistics(recipe) or tunes or bool(recipe.allocate.budgets)
+
+
+def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings:
+    """Settle the learning rate of scales for each width of grid that the blocks have."""
+    options = recipe.end_to_end
+    if not options.steps:
+        return EndToEndSettings()
+    layers = [layer for block in blocks for layer in block.quantized]
+    widths = sorted({layer.scheme.bits for layer in layers if layer.scheme is not None})
+    lrs = tuple(
+        (bits, learning_rate_for(bits) if options.lr == "auto" else options.lr) for bits in widths
+    )
+    return EndToEndSettings(options.steps, options.batch_size, options.tune_codes, lrs)
+
+
+def compiles_blocks(
+    recipe: Recipe, runtime: Runtime, *, blocks: Sequence[BlockPlan], compute_dtype: str
+) -> bool:
+    """Tell whether to compile blocks for their tuning steps.
+
+    Nothing here is measured, so that a resumed run computes as it did before. In float32
     products take most of a step, and fusing the rest gains little; what experts do depends on
-    their tokens, and would be compiled anew and anew.
+    their tokens, and would trigger recompilation on every batch.
 
     Raises:
         RecipeError: the recipe wants it, and the device cannot.
@@ -28,111 +205,21 @@ def compiles_blocks(plan: Plan, recipe: Recipe, runtime: Runtime) -> bool:
     if asked is True:
         if runtime.compiles_from() == float("inf"):
             raise RecipeError(
-                f"tuning.compile: {plan.device} compiles nothing here (a CPU needs a C++ compiler "
-                "on the path, other devices need Triton): leave it at auto"
+                f"tuning.compile: {device_name(runtime)} compiles nothing here (a CPU needs a C++ "
+                "compiler on the path, other devices need Triton): leave it at auto"
             )
         return True
-    layers = [layer for block in plan.blocks for layer in block.layers]
-    if plan.compute_dtype == "float32" or any(layer.experts for layer in layers):
+    layers = [layer for block in blocks for layer in block.layers]
+    if DTYPES[compute_dtype] == torch.float32 or any(layer.experts for layer in layers):
         return False
-    return _operations(plan, recipe) >= runtime.compiles_from()
+    return _operations(recipe, blocks) >= runtime.compiles_from()
 
 
-def _operations(plan: Plan, recipe: Recipe) -> float:
-    """Count the operations of products in compiled blocks, roughly: steps and the rounded chain."""
-    weights = sum(math.prod(layer.shape) for block in plan.blocks for layer in block.layers)
+def _operations(recipe: Recipe, blocks: Sequence[BlockPlan]) -> float:
+    """Count roughly the operations in compiled blocks: tuning steps and the quantized stream."""
+    weights = sum(math.prod(layer.shape) for block in blocks for layer in block.layers)
     tuning, end_to_end = recipe.tuning, recipe.end_to_end
     samples = tuning.iters * tuning.batch_size * tuning.gradient_accumulate_steps
     visits = 4.0 * weights * samples + 8.0 * weights * end_to_end.steps * end_to_end.batch_size
     visits += 2.0 * weights * recipe.calibration.nsamples * tuning.quantized_inputs
     return visits * recipe.calibration.seqlen
-
-
-#: Bits up to which a descent from the nearest level finds more than a compensated start gives it.
-FEW_BITS = 2
-
-
-#: Steps times their first rate, in levels, as the rate falls to 0. At few bits most roundings are
-#: open, so that steps lead further; what a compensated start has found is lost at such rates.
-TRAVEL = 1.0
-TRAVEL_FEW_BITS = 2.0
-TRAVEL_FROM_GPTQ = 0.2
-
-
-def uses_gptq(recipe: Recipe) -> bool:
-    """Tell whether roundings start where errors make up for each other."""
-    tuning = recipe.tuning
-    return inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits)
-
-
-def inits_by_gptq(start: str, *, iters: int, bits: int) -> bool:
-    """Tell the same by the values of those keys: ``init_rounding``, ``iters`` and ``bits``."""
-    if start == "auto":
-        return iters > 0 and bits > FEW_BITS
-    return start == "gptq"
-
-
-def needs_input_statistics(recipe: Recipe) -> bool:
-    """Tell whether scales or roundings start by what goes into a layer."""
-    return recipe.tuning.init_scale == "search" or uses_gptq(recipe)
-
-
-def learning_rate(recipe: Recipe) -> float:
-    """Return the step size of the roundings; 0 without tuning."""
-    tuning = recipe.tuning
-    if tuning.iters == 0:
-        return 0.0
-    if tuning.lr != "auto":
-        return tuning.lr
-    if uses_gptq(recipe):
-        return TRAVEL_FROM_GPTQ / tuning.iters
-    return (TRAVEL if recipe.scheme.bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
-
-
-def minmax_learning_rate(recipe: Recipe) -> float:
-    """Return the step size of the clip factors; 0 without tuning."""
-    tuning = recipe.tuning
-    if tuning.iters == 0 or tuning.minmax_lr == "auto":
-        return learning_rate(recipe)
-    return tuning.minmax_lr
-
-
-def needs_data(recipe: Recipe) -> bool:
-    """Tell whether a recipe looks at activations: pure round-to-nearest does not."""
-    tuning = recipe.tuning
-    tunes = tuning.iters > 0 or recipe.end_to_end.steps > 0
-    return needs_input_statistics(recipe) or tunes or bool(recipe.allocate.budgets)
-
-
-def hyperparameters_for(recipe: Recipe, block: int) -> Hyperparameters:
-    """Return the plain numbers of one block's descent."""
-    tuning = recipe.tuning
-    return Hyperparameters(
-        iters=tuning.iters,
-        rate=learning_rate(recipe),
-        clip_rate=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
-        batch_size=tuning.batch_size,
-        accumulate=tuning.gradient_accumulate_steps,
-        checks=tuning.num_validations,
-        check_samples=tuning.validation_samples,
-        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if tuning.init_scale == "search" else 1.0,
-        seed=recipe.seed + block,
-        part=1 if tuning.low_memory else 0,
-        sparing=tuning.low_memory,
-    )
-
-
-def forward_batch_size(recipe: Recipe) -> int:
-    """Return how many samples go through a block at a time where no gradients are asked for."""
-    return 1 if recipe.tuning.low_memory else recipe.tuning.batch_size
-
-
-def stream_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the streams that blocks hand on; the other one starts anew from the first."""
-    return (FULL, QUANTIZED) if recipe.tuning.quantized_inputs else (FULL,)
-
-
-def tunes_end_to_end(recipe: Recipe, plan: Plan) -> bool:
-    """Tell whether a pass ends with this: GGUF types hold their scales in other ways."""
-    return recipe.end_to_end.steps > 0 and not any(map(is_gguf, plan.outputs))

@@ -15,7 +15,7 @@ from autoround.model.blocks import Matrix
 from autoround.model.names import files_of
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED
-from autoround.types import LayerPlan, Scheme
+from autoround.types import BlockPlan, LayerPlan, Scheme
 
 
 def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
@@ -31,6 +31,11 @@ def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str
         files=files_of(skeleton.names, m, skeleton.stacked),
         interleaved=m.interleaved,
     )
+
+
+def plan_block(index: int, name: str, layers: Iterable[LayerPlan]) -> BlockPlan:
+    """Put the layers of a decoder block together, each told which block it is in."""
+    return BlockPlan(index, name, tuple(replace(layer, block=name) for layer in layers))
 
 
 _GLOB = re.compile(r"[*?\[]")

@@ -12,14 +12,6 @@ from autoround.device.registry import open_device
 from autoround.errors import UsageError
 from autoround.model.positions import hidden_size
 from autoround.model.skeleton import Skeleton
-from autoround.planning.hyperparameters import (
-    forward_batch_size,
-    needs_data,
-    stream_names,
-    tunes_end_to_end,
-    uses_gptq,
-)
-from autoround.recipe.schema import Recipe
 from autoround.types import Estimate, Plan
 
 #: Memory of Python, torch and transformers before a model is opened.
@@ -61,38 +53,38 @@ class MemoryNeeds(NamedTuple):
     graphs: int = 0
 
 
-def memory_needs(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtime) -> MemoryNeeds:
+def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeeds:
     """Work out what a plan needs, from shapes."""
     block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
     item = DTYPES[plan.compute_dtype].itemsize
     # The last check embeds in float32; tuning has the embeddings in its dtype, before the blocks.
     outside = sum(math.prod(skeleton.header(n)[0]) * 4 for n in skeleton.names_outside_blocks())
-    if not needs_data(recipe):
+    if not plan.tuning.needs_data:
         return MemoryNeeds(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
-    tokens = recipe.calibration.nsamples * recipe.calibration.seqlen
-    batch = forward_batch_size(recipe) * recipe.calibration.seqlen
+    tokens = plan.tuning.nsamples * plan.tuning.seqlen
+    batch = plan.tuning.forward_batch_size * plan.tuning.seqlen
     widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
     hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
     on_host = not runtime.own_memory
-    sparing = recipe.tuning.low_memory and not on_host
+    sparing = plan.tuning.low_memory and not on_host
     tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
-    if uses_gptq(recipe):
+    if plan.tuning.uses_gptq:
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
         tuning += 4 * (pairs + 3 * max(x.shape[1] for b in plan.blocks for x in b.layers) ** 2)
         tuning += 4 * block
     codes = graphs = 0
-    if tunes_end_to_end(recipe, plan):
+    if plan.tuning.end_to_end.steps > 0:
         # The inputs of every block, the averages of the scales, and the head.
         layers = [x for b in plan.blocks for x in b.quantized if x.scheme is not None]
         codes = sum(math.prod(x.shape) for x in layers)
-        step = recipe.end_to_end.batch_size * recipe.calibration.seqlen
+        step = plan.tuning.end_to_end.batch_size * plan.tuning.seqlen
         graphs = item * (codes + len(plan.blocks) * GRAPH_WIDTHS * step * widest)
         scales = sum(math.prod(x.shape) // max(x.scheme.group_size, 64) for x in layers if x.scheme)
         course = block * 4 * 3 + activations + len(plan.blocks) * step * hidden * item + scales * 16
-        if recipe.end_to_end.tune_codes:
+        if plan.tuning.end_to_end.tune_codes:
             # The codes of before, those that move, and how far each leans, all at hand.
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
@@ -104,8 +96,8 @@ def memory_needs(plan: Plan, skeleton: Skeleton, recipe: Recipe, runtime: Runtim
         codes,
         0
         if on_host
-        else _apart(outside // 4 * item, tuning, together=tunes_end_to_end(recipe, plan)),
-        _journal(plan) + 2 * len(stream_names(recipe)) * streams,
+        else _apart(outside // 4 * item, tuning, together=plan.tuning.end_to_end.steps > 0),
+        _journal(plan) + 2 * len(plan.tuning.streams) * streams,
         graphs,
     )
 
@@ -133,9 +125,9 @@ def host_budget(runtime: Runtime, max_memory: int | None) -> int | None:
     return int(SHARE * free) if free > 0 and runtime.device.type != "meta" else None
 
 
-def streams_fit_device(needs: MemoryNeeds, recipe: Recipe, runtime: Runtime) -> bool:
+def streams_fit_device(needs: MemoryNeeds, plan: Plan, runtime: Runtime) -> bool:
     """Tell whether the streams fit the device, beside all else that it holds."""
-    if not runtime.own_memory or recipe.tuning.low_memory or not needs.streams:
+    if not runtime.own_memory or plan.tuning.low_memory or not needs.streams:
         return False
     return needs.device + needs.streams <= SHARE * runtime.memory().free
 
@@ -149,7 +141,7 @@ def offload_to_disk(needs: MemoryNeeds, budget: int | None) -> tuple[bool, bool]
     return mapped, packed
 
 
-def graphs_fit(needs: MemoryNeeds, recipe: Recipe, runtime: Runtime, budget: int | None) -> bool:
+def graphs_fit(needs: MemoryNeeds, plan: Plan, runtime: Runtime, budget: int | None) -> bool:
     """Tell whether to hold the graphs of all blocks in a step over the whole model."""
     if runtime.own_memory:
         room = int(SHARE * runtime.memory().free)
@@ -158,7 +150,7 @@ def graphs_fit(needs: MemoryNeeds, recipe: Recipe, runtime: Runtime, budget: int
         room, left = budget, budget - needs.block - needs.streams - needs.codes
     else:
         return False
-    return not recipe.tuning.low_memory and 0 < needs.graphs <= min(left, GRAPHS_SHARE * room)
+    return not plan.tuning.low_memory and 0 < needs.graphs <= min(left, GRAPHS_SHARE * room)
 
 
 def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
@@ -176,13 +168,13 @@ def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
 
 
 def memory_warnings(
-    estimate: Estimate, recipe: Recipe, runtime: Runtime, budget: int | None
+    estimate: Estimate, plan: Plan, runtime: Runtime, budget: int | None
 ) -> list[str]:
     """Say in words where memory will be short."""
     found = []
     if budget is not None and estimate.memory_bytes > budget:
         found.append(_short(estimate.memory_bytes, int(budget / SHARE), ""))
-    hint = "" if recipe.tuning.low_memory else ", or take --low-memory"
+    hint = "" if plan.tuning.low_memory else ", or take --low-memory"
     free = runtime.memory().free if estimate.device_bytes else 0
     if 0 < free < estimate.device_bytes:
         found.append(_short(estimate.device_bytes, free, f" on {runtime.device}") + hint)

@@ -7,32 +7,46 @@ from dataclasses import replace
 
 import torch
 
-from autoround.core.dtypes import DTYPES
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
 from autoround.formats.registry import is_gguf
-from autoround.model.blocks import Matrix, matrices
+from autoround.model.blocks import Matrix, head_path, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf import PassPlan, gguf_pass
-from autoround.planning.hyperparameters import compiles_blocks
+from autoround.planning.hyperparameters import settle
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
-from autoround.planning.layer_scheme import matches, plan_scheme
+from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
 from autoround.recipe.schema import Recipe
-from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
+from autoround.settings import TuningSettings
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 
 def make_plan(
-    recipe: Recipe, skeleton: Skeleton, *, runtime: Runtime, calibration: str, model: str
+    recipe: Recipe,
+    skeleton: Skeleton,
+    *,
+    runtime: Runtime,
+    calibration: str,
+    model: str,
+    measured_dtype: str | None = None,
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
     Formats whose grids agree share a pass over the blocks; the first pass has the others
     as its ``further`` ones.
 
-    calibration: what the calibration tokens are, for the reader of the plan.
-    model: the name the user knows the model by.
+    Args:
+        recipe: what the user asked for, without a bit budget or with that resolved.
+        skeleton: the model's structure; no weight is read.
+        runtime: the device.
+        calibration: what the calibration tokens are, for the reader of the plan.
+        model: the name the user knows the model by.
+        measured_dtype: the compute dtype that an interrupted run had measured, to be kept.
+
+    Returns:
+        The plan of the first pass over the blocks, with the others as its ``further``.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -46,16 +60,9 @@ def make_plan(
     rules = apply_rules(recipe, skeleton, found, outside)
     dtype, notes = _kept_dtype(recipe, skeleton)
     outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
-    passes = _passes(rules, skeleton, found, outside, outputs)
     plans = []
-    for one in passes:
-        layers = [layer for block in one.blocks for layer in block.layers]
-        if all(layer.scheme is None for layer in layers):
-            reasons = sorted({layer.reason for layer in layers})
-            raise ModelError(
-                f"nothing to quantize in {model}: every layer of its blocks is kept "
-                f"({'; '.join(reasons)})"
-            )
+    for one in _passes(rules, skeleton, found, outside, outputs):
+        layers = _layers_to_quantize(one, model)
         plans.append(
             Plan(
                 model=model,
@@ -66,22 +73,61 @@ def make_plan(
                 outputs=one.outputs,
                 dtype=dtype,
                 device=device_name(runtime),
-                compute_dtype=str(compute_dtype(recipe, runtime)).removeprefix("torch."),
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.extras),
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
+                tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
             )
         )
-        plans[-1] = replace(plans[-1], compiled=compiles_blocks(plans[-1], recipe, runtime))
-    first = plans[0]
-    written = [output for plan in plans for output in plan.outputs]
-    common = (
-        *_pass_notes(plans),
-        *_distill_notes(recipe, written),
-        *_extra_notes(skeleton, written),
+    first, *further = plans
+    common = _common_notes(plans, recipe, skeleton, outputs)
+    return replace(first, notes=(*first.notes, *common), further=tuple(further))
+
+
+def _common_notes(
+    plans: list[Plan], recipe: Recipe, skeleton: Skeleton, outputs: Iterable[OutputPlan]
+) -> list[str]:
+    """Return the notes that are about the whole run, and stand with its first pass."""
+    notes = [*_pass_notes(plans), *_end_to_end_notes(recipe, outputs)]
+    return [*notes, *_extra_notes(skeleton, outputs)]
+
+
+def _layers_to_quantize(one: PassPlan, model: str) -> list[LayerPlan]:
+    """Return the layers of a pass's blocks.
+
+    Raises:
+        ModelError: none of them gets a scheme.
+    """
+    layers = [layer for block in one.blocks for layer in block.layers]
+    if all(layer.scheme is None for layer in layers):
+        reasons = sorted({layer.reason for layer in layers})
+        raise ModelError(
+            f"nothing to quantize in {model}: every layer of its blocks is kept "
+            f"({'; '.join(reasons)})"
+        )
+    return layers
+
+
+def _settle(
+    one: PassPlan,
+    recipe: Recipe,
+    skeleton: Skeleton,
+    runtime: Runtime,
+    measured_dtype: str | None,
+) -> TuningSettings:
+    """Settle the hyperparameters of one pass by what it writes."""
+    own_types = [is_gguf(output) for output in one.outputs]
+    non_block = () if all(own_types) else tuple(x.name for x in one.kept if x.scheme is not None)
+    return settle(
+        recipe,
+        runtime,
+        blocks=one.blocks,
+        measured_dtype=measured_dtype,
+        non_block_layers=non_block,
+        head=head_path(skeleton.model),
+        tunes_scales=not any(own_types),
     )
-    return replace(first, notes=(*first.notes, *common), further=tuple(plans[1:]))
 
 
 def _passes(
@@ -132,11 +178,11 @@ def _pass_notes(plans: list[Plan]) -> list[str]:
     ]
 
 
-def _distill_notes(recipe: Recipe, outputs: list[OutputPlan]) -> list[str]:
+def _end_to_end_notes(recipe: Recipe, outputs: Iterable[OutputPlan]) -> list[str]:
     own = [output.format for output in outputs if is_gguf(output)]
     if not recipe.end_to_end.steps or not own:
         return []
-    return [f"end_to_end is left out for {', '.join(own)}: GGUF holds scales in ways of its own"]
+    return [f"end_to_end is left out for {', '.join(own)}: GGUF uses its own scale encoding"]
 
 
 def _plain_pass(
@@ -149,10 +195,10 @@ def _plain_pass(
     scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
     packings = [output.packing for output in outputs]
     blocks = tuple(
-        BlockPlan(
+        plan_block(
             i,
             name,
-            tuple(
+            (
                 plan_scheme(skeleton, m, rules.asked(m.name, scheme), ignore, packings)
                 for m in inside
             ),
@@ -188,13 +234,6 @@ def plan_outputs(
         )
         for name in names
     )
-
-
-def compute_dtype(recipe: Recipe, runtime: Runtime) -> torch.dtype:
-    """Return the dtype to run blocks in: the recipe's, or the one measured fastest."""
-    if recipe.tuning.compute_dtype == "auto":
-        return runtime.speeds()[0].dtype
-    return DTYPES[recipe.tuning.compute_dtype]
 
 
 def outside_of(skeleton: Skeleton) -> list[Matrix]:

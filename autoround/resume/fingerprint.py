@@ -1,4 +1,4 @@
-"""Who a run is: everything its bytes depend on, so that only the same run goes on."""
+"""Fingerprint of a run: everything its output bytes depend on."""
 
 from __future__ import annotations
 
@@ -15,40 +15,52 @@ import torch
 
 from autoround._version import __version__
 from autoround.data.tokens import Tokens
+from autoround.device.protocol import Runtime
 from autoround.model.side_files import side_files
 from autoround.model.skeleton import Skeleton
-from autoround.session.session import Session
 from autoround.storage.checksum import checksum, checksum_of_all
+from autoround.types import Plan
 
 #: Packages whose versions change numbers.
 PACKAGES = ("torch", "transformers")
 
 
-def fingerprint(job: Session) -> dict[str, Any]:
-    """Return what must be the same for a run to go on; values are JSON."""
-    plan = job.plan
+def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[str, Any]:
+    """Return what must be the same for a run to go on; values are JSON.
+
+    Args:
+        plan: of the first pass, with the further ones.
+        skeleton: the model.
+        tokens: of the calibration.
+    """
     return {
         "autoround": __version__,
         **{name: _version(name) for name in PACKAGES},
         "model": plan.model,
         "device": plan.device,
         "compute dtype": plan.compute_dtype,
-        "recipe": job.recipe.to_dict(),
+        "recipe": plan.recipe,
         "calibration": plan.calibration,
-        "calibration tokens": tokens_digest(job.tokens),
-        "model files": model_digests(job.skeleton),
+        "calibration tokens": tokens_digest(tokens),
+        "model files": model_digests(skeleton),
         # Follows from the above, but for what a change of this program does to it.
-        "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
+        "plan": _digest(json.dumps(dataclasses.asdict(without_machine(plan)), sort_keys=True)),
     }
 
 
-def machine_facts(job: Session) -> dict[str, Any]:
-    """Return what may differ in the last bits only: a run goes on with a warning."""
+def without_machine(plan: Plan) -> Plan:
+    """Drop from a plan what may change between a run and its continuation: the threads."""
+    plain = dataclasses.replace(plan, tuning=dataclasses.replace(plan.tuning, threads=0))
+    return dataclasses.replace(plain, further=tuple(map(without_machine, plan.further)))
+
+
+def machine_facts(plan: Plan, runtime: Runtime) -> dict[str, Any]:
+    """Return what may change last bits only: a run goes on with a warning."""
     return {
-        "threads": torch.get_num_threads(),
+        "threads": plan.tuning.threads,
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "operations": type(job.runtime.ops).__name__,
+        "operations": type(runtime.ops).__name__,
     }
 
 

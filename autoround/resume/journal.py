@@ -26,13 +26,14 @@ from autoround.errors import OutputError
 from autoround.resume.records import pack_layers, read_record, unpack_layers, write_record
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
+from autoround.settings import FULL, QUANTIZED
 from autoround.storage.durable import make_synced, replace_synced
 from autoround.types import BlockResult
 
 #: The file that says whose journal this is.
 RUN = "run.json"
 #: Version of the layout of a journal.
-LAYOUT = 1
+LAYOUT = 2
 _LOCK = "lock"
 _RECORD = re.compile(r"^\d{5}\.safetensors$")
 
@@ -58,7 +59,7 @@ class Journal:
         self.folder = journal_of(output)
         self._work_dir = None if work_dir is None else work_dir.absolute()
         self._lock: int | None = None
-        self._about: dict[str, Any] = {}
+        self._header: dict[str, Any] = {}
 
     @property
     def exists(self) -> bool:
@@ -74,8 +75,8 @@ class Journal:
         self._take()
         path = self.folder / RUN
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            layout, streams = about["layout"], about["streams"]
+            header = json.loads(path.read_text(encoding="utf-8"))
+            layout, streams = header["layout"], header["streams"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
         if layout != LAYOUT:
@@ -87,10 +88,10 @@ class Journal:
             raise OutputError(
                 f"the streams of {self.folder} are in {Path(streams).parent}: leave --work-dir out"
             )
-        self._about = dict(about)
-        return self._about
+        self._header = dict(header)
+        return self._header
 
-    def create(self, about: Mapping[str, Any]) -> None:
+    def create(self, header: Mapping[str, Any]) -> None:
         """Begin a journal; whatever an earlier one left is deleted.
 
         Raises:
@@ -101,8 +102,8 @@ class Journal:
         streams = self.folder / "streams"
         if self._work_dir is not None:
             streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
-        self._about = {"layout": LAYOUT, "streams": str(streams), **about}
-        text = json.dumps(self._about, indent=1) + "\n"
+        self._header = {"layout": LAYOUT, "streams": str(streams), **header}
+        text = json.dumps(self._header, indent=1) + "\n"
         replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     def _take(self) -> None:
@@ -140,23 +141,24 @@ class Journal:
         if not self.folder.is_dir():
             return
         known = re.compile(r"run\.json(\.tmp)?|lock|streams|pass-\d+")
-        strange = [p.name for p in self.folder.iterdir() if not known.fullmatch(p.name)]
-        if strange:
+        unexpected = [p.name for p in self.folder.iterdir() if not known.fullmatch(p.name)]
+        if unexpected:
             raise OutputError(
-                f"{self.folder} is in the way: it holds {strange[0]!r}, which no run put there"
+                f"{self.folder} exists and contains unexpected file {unexpected[0]!r}; move it, or "
+                "choose another output"
             )
         self._take()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            about = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-            shutil.rmtree(_streams_folder(Path(about["streams"])), ignore_errors=True)
-        # First of all: without it the rest is nothing that could be gone on from.
+            header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            shutil.rmtree(_streams_folder(Path(header["streams"])), ignore_errors=True)
+        # First of all: without it the rest is nothing that could be resumed.
         (self.folder / RUN).unlink(missing_ok=True)
         self.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""
-        streams = Path(self._about["streams"]) / f"pass-{number}"
+        streams = Path(self._header["streams"]) / f"pass-{number}"
         return PassJournal(self.folder / f"pass-{number}", streams)
 
 
@@ -186,9 +188,12 @@ class PassJournal:
     def commit(
         self, output: BlockOutput, *, streams: ActivationStreams | None, names: Sequence[str]
     ) -> None:
-        """Make a unit done: its streams first, then its record.
+        """Make a unit finished: its activation streams first, then its record.
 
-        names: the streams that go on from here.
+        Args:
+            output: the unit.
+            streams: inputs of the next block; None where none goes on.
+            names: the streams among them that are read again.
 
         Raises:
             OutputError: the disk is full, or cannot be written to.
@@ -200,7 +205,7 @@ class PassJournal:
             "source": output.source,
             "layers": layers,
             "streams": sums,
-            "turn": 0 if streams is None else streams.turn,
+            "generation": 0 if streams is None else streams.generation,
         }
         write_record(self._record(self.done), tensors, facts)
         self.done += 1
@@ -208,8 +213,10 @@ class PassJournal:
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
         """Return a finished unit.
 
-        kept, source: its other tensors, read from the model again, and the sum of all it holds;
-        None where that was compared before.
+        Args:
+            index: of the unit.
+            kept: its unquantized tensors, read from the model again.
+            source: checksum of all that the model holds for it; None where it was compared before.
 
         Raises:
             OutputError: the record is damaged, or the model is another by now.
@@ -236,21 +243,27 @@ class PassJournal:
     ) -> ActivationStreams:
         """Return the streams as the last finished block left them.
 
-        index: of that block.
+        Args:
+            index: of that block.
+            files: of the streams.
+            mask: bool [n, seq], True where a token is real; None when all are.
+            mapped: whether the streams live in their files.
 
         Raises:
             OutputError: they are not there, or damaged.
         """
         facts = read_record(self._record(index))[1]
-        turn, sums = facts["turn"], facts["streams"]
-        held = {}
+        generation, sums = facts["generation"], facts["streams"]
+        tensors: dict[str, Tensor] = {}
         for name, total in sums.items():
             if mapped:
-                files.check(name, turn, total=total)
-            held[name] = files.mapped(name, turn) if mapped else files.read(name, turn, total=total)
-        full = held["full"]
-        own = held.get("quantized", full if mapped else full.clone())
-        return ActivationStreams(full, own, mask, files, mapped, turn)
+                files.check(name, generation, total=total)
+                tensors[name] = files.mapped(name, generation)
+            else:
+                tensors[name] = files.read(name, generation, total=total)
+        full = tensors[FULL]
+        quantized = tensors.get(QUANTIZED, full if mapped else full.clone())
+        return ActivationStreams(full, quantized, mask, files, mapped, generation)
 
     def save_state(
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]

@@ -4,163 +4,188 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoround._version import __version__
-from autoround.device.protocol import Runtime
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
-from autoround.planning.hyperparameters import compiles_blocks
-from autoround.recipe.schema import Recipe
-from autoround.resume.fingerprint import differences, fingerprint, machine_facts
-from autoround.resume.journal import Journal, blocks_in, journal_of, result_of
-from autoround.session.session import Session
-from autoround.storage.durable import existing_parent
+from autoround.resume.fingerprint import differences
+from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
 from autoround.storage.json_text import to_json
-from autoround.types import BlockResult, Destination, Estimate, Plan
+from autoround.types import BlockResult, Destination, Plan
 
 
 class OtherRunError(OutputError):
-    """What an interrupted run left is of another plan than the one that is to go on."""
+    """What an interrupted run left belongs to a different run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """What the journal of an interrupted run says of it.
+
+    fingerprint: everything its output bytes depend on. machine: what may change last bits only.
+    allocation: what a bit budget was resolved to; None where the recipe had none.
+    """
+
+    fingerprint: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    allocation: Mapping[str, Any] | None
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype that blocks ran in, measured or asked for."""
+        return str(self.fingerprint["compute dtype"])
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe as it was run, a bit budget resolved."""
+        recipe: Mapping[str, Any] = self.fingerprint["recipe"]
+        return recipe
+
+
+def parse_header(header: Mapping[str, Any]) -> ResumeState:
+    """Build the state of an interrupted run from the header of its journal.
+
+    Raises:
+        OutputError: the header is damaged.
+    """
+    try:
+        fingerprint, machine = dict(header["fingerprint"]), dict(header["machine"])
+        known = {"compute dtype", "recipe"} <= fingerprint.keys()
+        allocation = header.get("allocation")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OutputError(
+            f"the journal's header is damaged ({error!r}); begin again with --restart"
+        ) from error
+    if not known or not isinstance(allocation, Mapping | None):
+        raise OutputError("the journal's header is damaged; begin again with --restart")
+    return ResumeState(fingerprint, machine, allocation)
 
 
 @contextmanager
-def journal_for(place: Destination) -> Iterator[tuple[Journal, Mapping[str, Any] | None]]:
+def open_journal(destination: Destination) -> Iterator[tuple[Journal, ResumeState | None]]:
     """Open what an earlier run left, if this one is to go on from it.
 
-    Yields the journal, and what it says of its run. A journal without a finished block is
-    deleted in the end; one with some stays, for ``resume``.
+    A journal without a finished block is deleted in the end; one with some stays, for ``resume``.
+
+    Args:
+        destination: where the output goes, and whether to resume or restart.
+
+    Yields:
+        The journal, and what it says of its run.
 
     Raises:
         UsageError: resume and restart are both asked for.
         OutputError: there is a journal, and neither is.
     """
-    done = check_leftover(place)
-    journal = Journal(place.folder, work_dir=place.work_dir)
+    done = check_leftover(destination)
+    journal = Journal(destination.folder, work_dir=destination.work_dir)
     try:
-        yield journal, journal.open() if place.resume and done else None
+        resumes = destination.resume and done
+        yield journal, parse_header(journal.open()) if resumes else None
     finally:
-        if not blocks_in(place.folder):
+        if not blocks_in(destination.folder):
             journal.clear()
         journal.release()
 
 
-def check_leftover(place: Destination) -> int:
+def check_leftover(destination: Destination) -> int:
     """Count the finished blocks that an earlier run left.
 
     Raises:
         UsageError: resume and restart are both asked for.
         OutputError: there are some, and neither is.
     """
-    if place.resume and place.restart:
+    if destination.resume and destination.restart:
         raise UsageError("resume goes on and restart begins again: ask for one of them")
-    done = blocks_in(place.folder)
-    if done and not place.resume and not place.restart:
+    done = blocks_in(destination.folder)
+    if done and not destination.resume and not destination.restart:
         raise OutputError(
-            f"{journal_of(place.folder)} holds {done} finished {'block' if done == 1 else 'blocks'}"
-            " of an interrupted run: go on with --resume, or throw them away with --restart"
+            f"{journal_of(destination.folder)} holds {done} finished "
+            f"{'block' if done == 1 else 'blocks'} of an interrupted run: go on with --resume, "
+            "or discard them with --restart"
         )
     return done
 
 
-def with_measured_dtype(
-    recipe: Recipe, plan: Plan, *, runtime: Runtime, about: Mapping[str, Any] | None
-) -> Plan:
-    """Take over the dtype that an interrupted run measured to be the fastest, and what follows."""
-    if about is None or recipe.tuning.compute_dtype != "auto":
-        return plan
-    dtype = str(about["identity"]["compute dtype"])
-    taken = [replace(one, compute_dtype=dtype) for one in plan.passes]
-    first, *further = (replace(x, compiled=compiles_blocks(x, recipe, runtime)) for x in taken)
-    return replace(first, further=tuple(further))
-
-
-def attach_journal(
-    passes: Sequence[Session],
+def open_stores(
     journal: Journal,
-    about: Mapping[str, Any] | None,
+    fingerprint: Mapping[str, Any],
+    resume: ResumeState | None,
     *,
-    estimate: Estimate,
-) -> list[Session]:
-    """Give the jobs of all passes their parts of the journal.
+    machine: Mapping[str, Any],
+    passes: Sequence[Plan],
+    allocation: Mapping[str, Any] | None,
+    sink: Sink,
+) -> list[PassJournal]:
+    """Begin or continue a journal; returns the part of each pass over the blocks.
+
+    Args:
+        journal: of the output.
+        fingerprint: of this run.
+        machine: what of this machine may change last bits.
+        resume: what is left of an interrupted run, if this one is to go on from it.
+        passes: the plans, one a pass.
+        allocation: what a bit budget was resolved to, to be kept with the blocks.
+        sink: is told what is done already.
 
     Raises:
-        OutputError: the journal is of another run; the message says where they differ.
+        OtherRunError: the journal belongs to a different run; the message says where they differ.
     """
-    job = passes[0]
-    identity = fingerprint(job)
-    if about is None:
-        allocation = {} if job.allocation is None else {"allocation": dict(job.allocation)}
-        journal.create({"identity": identity, "machine": machine_facts(job), **allocation})
+    if resume is None:
+        kept = {} if allocation is None else {"allocation": dict(allocation)}
+        header = {"fingerprint": fingerprint, "machine": machine, **kept}
+        journal.create(header)
     else:
         # As it comes out of JSON: tuples have become lists.
-        _check_same(about, json.loads(json.dumps(identity)), machine_facts(job), journal, job.sink)
-    jobs = []
-    for number, one in enumerate(passes, start=1):
-        part = journal.of_pass(number)
-        mapped, packed = estimate.streams_on_disk, estimate.codes_on_disk
-        jobs.append(replace(one, journal=part, mapped=mapped, packed=packed))
-        if part.done:
-            blocks = len(one.plan.blocks)
+        _check_same(resume, json.loads(json.dumps(fingerprint)), machine, journal, sink)
+    stores = []
+    for number, plan in enumerate(passes, start=1):
+        store = journal.of_pass(number)
+        stores.append(store)
+        if store.done:
+            blocks = len(plan.blocks)
             which = f" of pass {number}" if len(passes) > 1 else ""
-            done = f"{min(part.done, blocks)} of {blocks} blocks{which} are done"
-            job.sink(StageStarted("resume", done))
-    return jobs
+            done = f"{min(store.done, blocks)} of {blocks} blocks{which} are done"
+            sink(StageStarted("resume", done))
+    return stores
 
 
 def _check_same(
-    about: Mapping[str, Any],
-    identity: Mapping[str, Any],
+    resume: ResumeState,
+    fingerprint: Mapping[str, Any],
     machine: Mapping[str, Any],
     journal: Journal,
     sink: Sink,
 ) -> None:
-    found = differences(about["identity"], identity)
-    if found:
+    changed = differences(resume.fingerprint, fingerprint)
+    if changed:
         raise OtherRunError(
-            f"{journal.folder} is of another run, so it cannot go on:\n"
-            + "\n".join(f"  {line}" for line in found)
-            + "\nrun the command as it was begun, or throw its blocks away with --restart"
+            f"{journal.folder} belongs to a different run; cannot resume:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nrepeat the original command, or discard the finished blocks with --restart"
         )
-    others = differences(about["machine"], machine)
-    if others:
-        sink(Warned(f"the last bits may differ from those of one run: {'; '.join(others)}"))
-
-
-def check_rooms(place: Destination, job: Session, *, output: int, estimate: Estimate) -> bool:
-    """Refuse disks without room for the output; tells whether a journal has room, too.
-
-    Raises:
-        OutputError: with both figures.
-    """
-    folder = existing_parent(place.folder)
-    work = folder if place.work_dir is None else existing_parent(place.work_dir / "x")
-    shard = min(job.recipe.output.max_shard_bytes, output)
-    kept = estimate.journal_bytes
-    needed, streams = output + shard, 2 * estimate.stream_bytes
-    if not kept or os.stat(work).st_dev == os.stat(folder).st_dev:
-        fits = shutil.disk_usage(folder).free >= needed + kept
-    else:
-        fits = shutil.disk_usage(folder).free >= needed + kept - streams
-        fits = fits and shutil.disk_usage(work).free >= streams
-    if not fits and kept and estimate.streams_on_disk:
-        raise OutputError(
-            f"output and journal need {(needed + kept) / 1e9:.2f} GB ({streams / 1e9:.2f} GB of "
-            f"them for streams, in {work}), and {folder} has "
-            f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
-        )
-    return fits and kept > 0
+    moved = differences(resume.machine, machine)
+    if moved:
+        sink(Warned(f"the last bits may differ from those of one run: {'; '.join(moved)}"))
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Return a plan as it is written beside an output."""
     return {"version": __version__, **dataclasses.asdict(plan)}
+
+
+def _same_record(record: Any, expected: dict[str, Any]) -> bool:
+    """Tell whether two records are of one plan, whatever number of threads it ran with."""
+    return isinstance(record, dict) and not [
+        line
+        for line in differences(record, expected)
+        if not line.partition(":")[0].endswith("tuning.threads")
+    ]
 
 
 def completed_results(folder: Path, plan: Plan) -> list[BlockResult] | None:
@@ -169,13 +194,13 @@ def completed_results(folder: Path, plan: Plan) -> list[BlockResult] | None:
     for one in (plan, *plan.further):
         lines: list[str] = []
         for output in one.outputs:
-            own = folder / output.folder
+            part = folder / output.folder
             try:
-                found = json.loads((own / "plan.json").read_text(encoding="utf-8"))
-                lines = (own / "report.jsonl").read_text(encoding="utf-8").splitlines()
+                record = json.loads((part / "plan.json").read_text(encoding="utf-8"))
+                lines = (part / "report.jsonl").read_text(encoding="utf-8").splitlines()
             except (OSError, ValueError):
                 return None
-            if found != json.loads(to_json(plan_record(one))):
+            if not _same_record(record, json.loads(to_json(plan_record(one)))):
                 return None
         results += [result_of(json.loads(line)) for line in lines]
     return results

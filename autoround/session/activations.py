@@ -1,9 +1,9 @@
 """The two activation streams: in memory, or in files that are mapped into it.
 
-Each stream has two files. The even one holds what goes into blocks 0, 2, 4 …, the odd one what
-goes into the others: while a block is worked on, what went into it stays on the disk as it is.
-Files are given their whole size when they are made, so a full disk is told before any work
-and never met through a mapping.
+Each stream has two files. The even one holds the inputs of blocks 0, 2, 4 …, the odd one those of
+the others: while a block is tuned, its inputs stay on the disk as they are. Files get their whole
+size when they are made, so that a full disk is met before any work and never through a mapping,
+where it would end the process with a signal.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ import torch
 from torch import Tensor
 
 from autoround.errors import OutputError
+from autoround.settings import FULL
 from autoround.storage.checksum import CHUNK, raw_bytes
 from autoround.storage.durable import make_synced, sync_path
 
 
 class ActivationFiles:
-    """The files of a pass's streams.
+    """The files of activation streams, two for each name.
 
-    shape: [n, seq, hidden] of each, in ``dtype``.
+    Args:
+        folder: where they are.
+        shape: [n, seq, hidden] of each stream.
+        dtype: of its elements.
+        names: of the streams.
     """
 
     def __init__(
@@ -45,7 +50,9 @@ class ActivationFiles:
         """
         try:
             make_synced(self._folder)
-            for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
+            for path in (
+                self._path(name, generation) for name in self.names for generation in (0, 1)
+            ):
                 with path.open("ab") as file:
                     if os.fstat(file.fileno()).st_size != self._size:
                         _reserve(file.fileno(), self._size)
@@ -57,12 +64,15 @@ class ActivationFiles:
                 f"{self._folder}: {error}; name another folder with --work-dir"
             ) from error
 
-    def _path(self, name: str, turn: int) -> Path:
-        return self._folder / f"{name}-{turn % 2}"
+    def _paths(self) -> list[Path]:
+        return [self._path(name, number) for name in self.names for number in (0, 1)]
 
-    def mapped(self, name: str, turn: int) -> Tensor:
+    def _path(self, name: str, generation: int) -> Path:
+        return self._folder / f"{name}-{generation % 2}"
+
+    def mapped(self, name: str, generation: int) -> Tensor:
         """Return a stream as it is in its file; what is written to it goes there."""
-        path = self._path(name, turn)
+        path = self._path(name, generation)
         if path not in self._mapped:
             try:
                 with path.open("r+b") as file:
@@ -73,18 +83,18 @@ class ActivationFiles:
             self._mapped[path] = view, tensor
         return self._mapped[path][1]
 
-    def write(self, name: str, turn: int, stream: Tensor) -> None:
+    def write(self, name: str, generation: int, stream: Tensor) -> None:
         """Write a stream that is in memory, without mapping it."""
-        path = self._path(name, turn)
+        path = self._path(name, generation)
         try:
             with path.open("r+b") as file:
                 file.write(raw_bytes(stream))
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
 
-    def sync(self, name: str, turn: int) -> int:
+    def sync(self, name: str, generation: int) -> int:
         """Put a stream on the disk for good; returns its sum."""
-        path = self._path(name, turn)
+        path = self._path(name, generation)
         try:
             if path in self._mapped:
                 self._mapped[path][0].flush()
@@ -94,25 +104,25 @@ class ActivationFiles:
             raise OutputError(f"{path} cannot be written: {error}") from error
         return self._sum(path)
 
-    def read(self, name: str, turn: int, *, total: int) -> Tensor:
+    def read(self, name: str, generation: int, *, total: int) -> Tensor:
         """Read a stream into memory and check it.
 
         Raises:
             OutputError: the file is missing, or holds something else.
         """
-        self.check(name, turn, total=total)
+        self.check(name, generation, total=total)
         stream = torch.empty(self._shape, dtype=self._dtype)
-        with self._path(name, turn).open("rb") as file:
+        with self._path(name, generation).open("rb") as file:
             file.readinto(raw_bytes(stream))
         return stream
 
-    def check(self, name: str, turn: int, *, total: int) -> None:
+    def check(self, name: str, generation: int, *, total: int) -> None:
         """Check a stream by its sum.
 
         Raises:
             OutputError: the file is missing, or holds something else.
         """
-        path = self._path(name, turn)
+        path = self._path(name, generation)
         if not path.is_file() or path.stat().st_size != self._size or self._sum(path) != total:
             raise OutputError(
                 f"{path} is not what the last finished block left there; begin again with --restart"
@@ -129,7 +139,7 @@ class ActivationFiles:
                 total += int(words[whole:].sum(dtype=torch.int64))
         return total % 2**63
 
-    def rest(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory that mapped files hold; they stay as they are."""
         advice = getattr(mmap, "MADV_DONTNEED", None)
         if advice is not None:
@@ -139,7 +149,7 @@ class ActivationFiles:
     def remove(self) -> None:
         """Delete the files."""
         self._mapped.clear()
-        for path in (self._path(name, turn) for name in self.names for turn in (0, 1)):
+        for path in self._paths():
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
@@ -155,11 +165,12 @@ def _reserve(descriptor: int, size: int) -> None:
 
 @dataclass
 class ActivationStreams:
-    """Inputs of the next block: of the full-precision chain and of the quantized one.
+    """Inputs of the next block: of the full-precision model and of the quantized one.
 
     full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
+    mask: bool [n, seq], True where a token is real; None when all are.
     files: where they are kept between blocks, if they are; mapped: whether they live there.
-    turn: how many blocks are done.
+    generation: how many blocks are done; the files of a stream are used in turn.
     """
 
     full: Tensor
@@ -167,41 +178,61 @@ class ActivationStreams:
     mask: Tensor | None
     files: ActivationFiles | None = None
     mapped: bool = False
-    turn: int = 0
+    generation: int = 0
 
     def on(self, device: torch.device) -> ActivationStreams:
         """Move the streams to a device."""
         self.full, self.quantized = self.full.to(device), self.quantized.to(device)
         return self
 
-    def fork(self) -> None:
-        """Let the quantized chain go on from the full-precision one."""
+    def restart_quantized(self) -> None:
+        """Let the quantized stream go on from the full-precision one."""
         if self.mapped:
-            # What goes into this block is left as it is until the block is done.
+            # The inputs of this block stay as they are until the block is done.
             self.quantized = self.full
         else:
             self.quantized.copy_(self.full)
 
-    def next_of(self, name: str) -> Tensor:
-        """Return where the outputs of this block are to be written."""
+    def inputs(self, name: str) -> Tensor:
+        """Return a stream, FULL or QUANTIZED, as this block reads it."""
+        return self.full if name == FULL else self.quantized
+
+    def outputs(self, name: str) -> Tensor:
+        """Return where the outputs of this block are to be written: in memory, over its inputs."""
         if self.mapped and self.files is not None:
-            return self.files.mapped(name, self.turn + 1)
-        stream: Tensor = getattr(self, name)
-        return stream
+            return self.files.mapped(name, self.generation + 1)
+        return self.inputs(name)
+
+    def advance(self, name: str, outputs: Tensor) -> None:
+        """Make a block's outputs the inputs of the next one."""
+        if name == FULL:
+            self.full = outputs
+        else:
+            self.quantized = outputs
 
     def save(self, names: Sequence[str]) -> dict[str, int]:
-        """Put the streams on the disk as what goes into the next block; returns their sums."""
-        self.turn += 1
+        """Put the streams on the disk as inputs of the next block.
+
+        Args:
+            names: those that go on from here.
+
+        Returns:
+            Their checksums by name.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written to.
+        """
+        self.generation += 1
         sums = {}
         for name in names if self.files is not None else ():
             assert self.files is not None
             if not self.mapped:
-                self.files.write(name, self.turn, getattr(self, name))
-            sums[name] = self.files.sync(name, self.turn)
-        self.rest()
+                self.files.write(name, self.generation, self.inputs(name))
+            sums[name] = self.files.sync(name, self.generation)
+        self.release_pages()
         return sums
 
-    def rest(self) -> None:
-        """Give back the memory of mapped streams."""
+    def release_pages(self) -> None:
+        """Give back the memory of mapped streams, which would count as this process's own."""
         if self.files is not None:
-            self.files.rest()
+            self.files.release_pages()

@@ -1,4 +1,4 @@
-"""A finished block."""
+"""A finished block: what tuning hands to the store and to the writers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ QuantizedWeight: TypeAlias = QuantizedTensor | GgufTensor
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """One finished block: quantized layers by name, kept tensors by name, and figures.
+    """One finished unit: a block, or the layers outside the blocks.
 
-    source: a sum of the tensors that the model holds for it; 0 where nobody will ask.
+    layers: quantized weights by layer. kept: unquantized tensors by the model's own names, in the
+    dtype they are written in. result: losses and figures. source: checksum of the tensors that the
+    model holds for it; 0 when no journal is kept.
     """
 
     layers: dict[str, QuantizedWeight]

@@ -1,10 +1,10 @@
-"""After the last block: the whole model tuned together, on the original's answers.
+"""After the last block: scales of the whole model tuned on the KL divergence of its logits.
 
 Blocks run one after the other, forward and then backward with their inputs kept, so that no
 more than one block's weights are unpacked at a time; codes of all blocks stay in memory, one
-byte a weight, or packed in the journal where that is too much; where codes may move, they stay in
-memory with two bytes more. The original's answers need no second run: what its last block puts
-out is what the full-precision stream holds at the end.
+byte a weight, or packed in the store where that is too much; where codes may move, they stay in
+memory with two bytes more. The teacher's logits need no second run of the original: its last
+block's outputs are what the full-precision stream holds at the end.
 """
 
 from __future__ import annotations
@@ -21,122 +21,158 @@ from autoround.core import end_to_end as core
 from autoround.core.batches import batches
 from autoround.events import EndToEndStep
 from autoround.model.runner import BlockRunner
-from autoround.session.session import POSITION_CHUNK, BlockOutput, Session, by_param, forward_block
+from autoround.session.block_output import BlockOutput
+from autoround.session.loaded_block import LoadedBlock, load_block
+from autoround.session.session import POSITION_CHUNK, Session
 from autoround.tuning.end_to_end_state import StateKeeper
-from autoround.types import QuantizedTensor
+from autoround.types import BlockPlan, QuantizedTensor
 
-#: Samples that are kept out of the descent to judge it, when there are enough.
+#: Samples held out for validation, when there are at least twice as many.
 VALIDATION_SAMPLES = 8
 
 
-class _Block(NamedTuple):
-    """One block as the descent needs it: kept tensors placed, layers with what is learned of them.
+class _Opened(NamedTuple):
+    """The parts of a finished block that a step runs: unquantized tensors, and layers by name."""
 
-    leans: int8 [out, in] of each layer, or None where codes stay. read: returns kept tensors and
-    layers anew; None where they are held.
+    block: LoadedBlock
+    layers: dict[str, QuantizedTensor]
+
+
+class _TunedBlock(NamedTuple):
+    """One block as end-to-end tuning sees it.
+
+    plan: of the block. factors: what is learned of each layer's scales, float32 [rows, groups, 1].
+    votes: accumulated sign votes, int8 [out, in] by layer; None where codes stay. opened: the
+    block's tensors; None where they are read whenever they are needed. read: reads them.
     """
 
-    number: int
-    base: dict[str, Tensor]
-    layers: dict[str, QuantizedTensor]
+    plan: BlockPlan
     factors: dict[str, Tensor]
-    leans: dict[str, Tensor] | None
-    read: Callable[[], tuple[dict[str, Tensor], dict[str, QuantizedTensor]]] | None = None
+    votes: dict[str, Tensor] | None
+    opened: _Opened | None
+    read: Callable[[], _Opened]
 
-    def open(self) -> _Block:
-        """Return the block with its parts in memory."""
-        if self.read is None:
-            return self
-        base, layers = self.read()
-        return self._replace(base=base, layers=layers, read=None)
+    def open(self) -> _Opened:
+        """Return the block with its tensors in memory."""
+        return self.read() if self.opened is None else self.opened
 
 
 class _EndToEnd(NamedTuple):
-    """What all steps share. teacher: [n, seq, hidden], what the original's last block put out."""
+    """What all steps share.
 
-    job: Session
+    outer: tensors outside the blocks. teacher: [n, seq, hidden], outputs of the original's last
+    block.
+    """
+
+    session: Session
     runner: BlockRunner
     outer: Mapping[str, Tensor]
-    blocks: Sequence[_Block]
+    blocks: Sequence[_TunedBlock]
     teacher: Tensor
 
 
 def tune_end_to_end(
-    job: Session, runner: BlockRunner, done: Sequence[BlockOutput], *, teacher: Tensor
+    session: Session, runner: BlockRunner, finished: Sequence[BlockOutput], *, teacher: Tensor
 ) -> Iterator[BlockOutput]:
-    """Tune scales, and codes if asked, of finished blocks together; yields the new blocks.
+    """Tune scales, and codes if the plan says so, of all blocks together.
 
-    The blocks of before are kept where those of after are no better on samples that the
-    descent did not see. With a journal, a descent that was stopped goes on from its last state.
+    Blocks come back as they were where those that were tuned are no better on validation samples.
+    With a store, a stage that was interrupted goes on from its last saved state.
+
+    Args:
+        session: the pass; it has tokens.
+        runner: runs its blocks.
+        finished: the outputs of all blocks.
+        teacher: [n, seq, hidden], outputs of the original's last block.
+
+    Yields:
+        The blocks in their order.
     """
-    assert job.tokens is not None
-    options = job.recipe.end_to_end
-    course = _EndToEnd(job, runner, runner.outer(), _opened(job, runner, done), teacher)
-    count = len(job.tokens.ids)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(job.recipe.seed))
-    judges = order[:VALIDATION_SAMPLES] if count >= 2 * VALIDATION_SAMPLES else order
-    learned = order[VALIDATION_SAMPLES:] if count >= 2 * VALIDATION_SAMPLES else order
-    bits = {x.name: x.scheme.bits for b in job.plan.blocks for x in b.quantized if x.scheme}
-    held = [(bits[n], factor) for b in course.blocks for n, factor in b.factors.items()]
-    params = [factor for _, factor in held]
-    rates = [
-        core.learning_rate_for(width) if options.lr == "auto" else options.lr for width, _ in held
-    ]
-    state = core.init(params, rates=rates, steps=options.steps)
-    keeping = StateKeeper(job, {"factor": params, **_moving(course.blocks)})
-    state, scores = keeping.restore(state)
-    before = scores.get("before") or _validation_loss(course, judges)
-    drawn = batches(len(learned), options.batch_size, seed=job.recipe.seed)
+    assert session.tokens is not None
+    settings = session.tuning.end_to_end
+    blocks = _open_blocks(session, runner, finished)
+    whole = _EndToEnd(session, runner, runner.outer(), blocks, teacher)
+    count = len(session.tokens.ids)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(session.tuning.seed))
+    enough = count >= 2 * VALIDATION_SAMPLES
+    validation = order[:VALIDATION_SAMPLES] if enough else order
+    training = order[VALIDATION_SAMPLES:] if enough else order
+    params, lrs = _parameters(session, blocks)
+    state = core.init(params, rates=lrs, steps=settings.steps)
+    keeper = StateKeeper(session, {"factor": params, **_moving_codes(blocks)})
+    state, losses = keeper.restore(state)
+    before = losses.get("before") or _validation_loss(whole, validation)
+    loader = batches(len(training), settings.batch_size, seed=session.tuning.seed)
+    # Batches that an interrupted stage has seen are drawn again, so that the next ones are equal.
     for _ in range(state.step):
-        next(drawn)
-    for number in range(state.step + 1, options.steps + 1):
-        units = core.votes_at(number - 1, steps=options.steps)
-        loss, grads = _gradients(course, learned[next(drawn)], units=units)
+        next(loader)
+    for number in range(state.step + 1, settings.steps + 1):
+        units = core.votes_at(number - 1, steps=settings.steps)
+        loss, grads = _gradients(whole, training[next(loader)], units=units)
         state = core.step(params, grads, state=state)
-        keeping.keep(state, before=before)
-        job.sink(EndToEndStep(number, options.steps, loss))
-    after = scores.get("after") or _validation_loss(course, judges)
-    keeping.keep(state, before=before, after=after)
-    job.sink(EndToEndStep(options.steps, options.steps, after, before))
-    for output, block in zip(done, course.blocks, strict=True):
-        yield _rescaled(output, block.open()) if after < before else output
+        keeper.keep(state, before=before)
+        session.sink(EndToEndStep(number, settings.steps, loss))
+    after = losses.get("after") or _validation_loss(whole, validation)
+    keeper.keep(state, before=before, after=after)
+    session.sink(EndToEndStep(settings.steps, settings.steps, after, before))
+    for output, block in zip(finished, blocks, strict=True):
+        yield _with_tuned_scales(output, block) if after < before else output
 
 
-def _moving(blocks: Sequence[_Block]) -> dict[str, list[Tensor]]:
+def _parameters(
+    session: Session, blocks: Sequence[_TunedBlock]
+) -> tuple[list[Tensor], list[float]]:
+    """Return what is learned, block by block, and the peak learning rate of each tensor."""
+    layers = [layer for block in session.plan.blocks for layer in block.quantized]
+    bits = {layer.name: layer.scheme.bits for layer in layers if layer.scheme is not None}
+    named = [(name, factor) for block in blocks for name, factor in block.factors.items()]
+    lrs = [session.tuning.end_to_end.lr(bits[name]) for name, _ in named]
+    return [factor for _, factor in named], lrs
+
+
+def _moving_codes(blocks: Sequence[_TunedBlock]) -> dict[str, list[Tensor]]:
     """Return what changes in place beside the factors, where codes may move."""
-    movable = [block for block in blocks if block.leans is not None]
+    moving = [block for block in blocks if block.votes is not None]
     return {
-        "codes": [layer.codes for block in movable for layer in block.layers.values()],
-        "lean": [lean for block in movable for lean in (block.leans or {}).values()],
+        "codes": [layer.codes for block in moving for layer in block.open().layers.values()],
+        "votes": [votes for block in moving for votes in (block.votes or {}).values()],
     }
 
 
-def _opened(job: Session, runner: BlockRunner, done: Sequence[BlockOutput]) -> list[_Block]:
+def _open_blocks(
+    session: Session, runner: BlockRunner, finished: Sequence[BlockOutput]
+) -> list[_TunedBlock]:
+    """Open all blocks; their tensors stay in memory where the plan has room for them."""
     blocks = []
-    for plan in job.plan.blocks:
-        read = partial(_parts, job, runner, done, plan.index)
-        base, placed = read()
-        leans = None
-        if job.recipe.end_to_end.tune_codes:
+    for plan in session.plan.blocks:
+        read = partial(_read_finished, session, runner, finished, plan)
+        opened = read()
+        factors = {name: core.unit_factors(layer) for name, layer in opened.layers.items()}
+        votes = None
+        if session.tuning.end_to_end.tune_codes:
             # The codes of before are needed again if these turn out no better.
-            placed = {n: replace(x, codes=x.codes.clone()) for n, x in placed.items()}
-            leans = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in placed.items()}
-        factors = {n: core.unit_factors(x) for n, x in placed.items()}
-        if job.packed and leans is None:
-            blocks.append(_Block(plan.index, {}, {}, factors, None, read))
-        else:
-            blocks.append(_Block(plan.index, base, placed, factors, leans))
+            layers = {
+                name: replace(layer, codes=layer.codes.clone())
+                for name, layer in opened.layers.items()
+            }
+            opened = opened._replace(layers=layers)
+            votes = {n: torch.zeros_like(x.codes, dtype=torch.int8) for n, x in layers.items()}
+        on_disk = session.placement.codes_on_disk and votes is None
+        blocks.append(_TunedBlock(plan, factors, votes, None if on_disk else opened, read))
     return blocks
 
 
-def _parts(
-    job: Session, runner: BlockRunner, done: Sequence[BlockOutput], index: int
-) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
-    """Place a finished block."""
-    output, plan = done[index], job.plan.blocks[index]
-    layers = {n: x for n, x in output.layers.items() if isinstance(x, QuantizedTensor)}
-    placed = {n: _on(x, job.runtime.device) for n, x in layers.items()}
-    return runner.place(by_param(plan, output.kept)) | runner.buffers(plan.index), placed
+def _read_finished(
+    session: Session, runner: BlockRunner, finished: Sequence[BlockOutput], plan: BlockPlan
+) -> _Opened:
+    """Bring a finished block to the device."""
+    output = finished[plan.index]
+    layers = {
+        name: _on(weight, session.runtime.device)
+        for name, weight in output.layers.items()
+        if isinstance(weight, QuantizedTensor)
+    }
+    return _Opened(load_block(session, runner, plan, plan.by_param(output.kept)), layers)
 
 
 def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
@@ -144,113 +180,149 @@ def _on(layer: QuantizedTensor, device: torch.device) -> QuantizedTensor:
     return QuantizedTensor(*parts, layer.scheme)
 
 
-def _rescaled(output: BlockOutput, block: _Block) -> BlockOutput:
-    tuned = {name: core.with_factors(x, block.factors[name]) for name, x in block.layers.items()}
+def _with_tuned_scales(output: BlockOutput, block: _TunedBlock) -> BlockOutput:
+    """Put what was learned of a block into its output, on the CPU."""
+    layers = {
+        name: core.with_factors(layer, block.factors[name])
+        for name, layer in block.open().layers.items()
+    }
     cpu = torch.device("cpu")
-    return replace(output, layers={name: _on(layer, cpu) for name, layer in tuned.items()})
+    return replace(output, layers={name: _on(layer, cpu) for name, layer in layers.items()})
 
 
-def _unpacked(course: _EndToEnd, block: _Block) -> dict[str, Tensor]:
-    """Unpack a block's weights, by layer name, [out, in] in the compute dtype."""
-    dtype, ops = course.job.compute, course.job.runtime.ops
+def _unpack(whole: _EndToEnd, block: _TunedBlock, opened: _Opened) -> dict[str, Tensor]:
+    """Dequantize a block's weights with the factors as they are: [out, in] by layer."""
+    dtype, ops = whole.session.compute_dtype, whole.session.runtime.ops
     return {
         name: ops.scaled_weight(layer, block.factors[name], dtype=dtype)
-        for name, layer in block.layers.items()
+        for name, layer in opened.layers.items()
     }
 
 
-def _run(
-    course: _EndToEnd, block: _Block, hidden: Tensor, weights: Mapping[str, Tensor], rows: Tensor
-) -> Tensor:
-    plan = course.job.plan.blocks[block.number]
-    return forward_block(
-        course.runner, plan, block.base, weights, hidden=hidden, rows=rows, often=True
-    )
-
-
 @torch.no_grad()
-def _forward(course: _EndToEnd, rows: Tensor) -> Tensor:
-    """Run samples through all blocks; returns what the last one puts out."""
-    hidden = _embedded(course, rows)
-    for block in map(_Block.open, course.blocks):
-        hidden = _run(course, block, hidden, _unpacked(course, block), rows)
+def _forward(whole: _EndToEnd, rows: Tensor) -> Tensor:
+    """Run samples through all blocks; returns the outputs of the last one."""
+    hidden = _embed(whole, rows)
+    for block in whole.blocks:
+        opened = block.open()
+        weights = _unpack(whole, block, opened)
+        hidden = opened.block.forward(hidden, rows, weights=weights, compiled=True)
     return hidden
 
 
 @torch.no_grad()
-def _embedded(course: _EndToEnd, rows: Tensor) -> Tensor:
-    assert course.job.tokens is not None
-    tokens = course.job.tokens
+def _embed(whole: _EndToEnd, rows: Tensor) -> Tensor:
+    assert whole.session.tokens is not None
+    tokens = whole.session.tokens
     media = [tokens.media[int(row)] for row in rows] if tokens.media else []
-    return course.runner.embed(tokens.ids[rows], media)
+    return whole.runner.embed(tokens.ids[rows], media)
 
 
 class _BlockRun(NamedTuple):
-    """One run of a block in a step, with the graph from what entered and its weights to its output.
+    """One run of a block in a step, with the graph from its inputs and weights to its outputs.
 
-    entered, out: [batch, seq, hidden]. weights: by layer name, [out, in].
+    inputs, outputs: [batch, seq, hidden]. weights: [out, in] by layer.
     """
 
-    entered: Tensor
+    inputs: Tensor
     weights: dict[str, Tensor]
-    out: Tensor
+    outputs: Tensor
 
 
-def _run_with_graph(course: _EndToEnd, block: _Block, hidden: Tensor, rows: Tensor) -> _BlockRun:
-    weights = {name: w.requires_grad_() for name, w in _unpacked(course, block).items()}
-    entered = hidden.detach().requires_grad_()
-    return _BlockRun(entered, weights, _run(course, block, entered, weights, rows))
+def _run_with_graph(
+    whole: _EndToEnd, block: _TunedBlock, opened: _Opened, hidden: Tensor, rows: Tensor
+) -> _BlockRun:
+    unpacked = _unpack(whole, block, opened)
+    weights = {name: weight.requires_grad_() for name, weight in unpacked.items()}
+    inputs = hidden.detach().requires_grad_()
+    outputs = opened.block.forward(inputs, rows, weights=weights, compiled=True)
+    return _BlockRun(inputs, weights, outputs)
 
 
-def _gradients(course: _EndToEnd, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
-    """Return the mean divergence of a batch and its gradient for every factor, in order.
+def _gradients(whole: _EndToEnd, rows: Tensor, *, units: int) -> tuple[float, list[Tensor]]:
+    """Return the mean divergence of a batch and its gradient for every factor.
 
     Blocks run again for their gradients where the graphs of all of them are too much to hold. Both
-    ways compute the same, so a run may go on in the other.
+    ways compute the same, so a resumed run may go on in the other.
 
-    Codes that may move lean by ``units`` on the way, block by block: no later gradient of
-    this batch needs them.
+    Args:
+        whole: the model.
+        rows: int64 [batch], the samples.
+        units: weight of one sign vote. Codes that may move take their votes on the way, block by
+            block: no later gradient of this batch needs them.
+
+    Returns:
+        Nats per token, and gradients in the order of the blocks and their layers.
     """
-    hidden = _embedded(course, rows)
+    hidden = _embed(whole, rows)
     passed: list[_BlockRun | Tensor] = []
-    for block in map(_Block.open, course.blocks):
-        visit = _run_with_graph(course, block, hidden, rows)
-        passed.append(visit if course.job.graphs else hidden)
-        hidden = visit.out.detach()
-        del visit
-    loss, grad = _divergence(course, hidden, rows, backward=True)
-    found: list[Tensor] = []
-    for block in map(_Block.open, reversed(course.blocks)):
-        last = passed.pop()
-        visit = last if isinstance(last, _BlockRun) else _run_with_graph(course, block, last, rows)
-        grad, own = _backward(course, block, visit, grad, units=units)
-        found = [*own, *found]
-        del last, visit
-    return loss, found
+    for block in whole.blocks:
+        run = _run_with_graph(whole, block, block.open(), hidden, rows)
+        passed.append(run if whole.session.placement.graphs_held else hidden)
+        hidden = run.outputs.detach()
+        # Where the graph is not held, this frees it.
+        del run
+    loss, grad = _divergence(whole, hidden, rows, backward=True)
+    gradients: list[Tensor] = []
+    for block in reversed(whole.blocks):
+        opened, last = block.open(), passed.pop()
+        run = (
+            last
+            if isinstance(last, _BlockRun)
+            else _run_with_graph(whole, block, opened, last, rows)
+        )
+        grad, of_block = _backward(whole, block, opened, (run, grad), units=units)
+        gradients = [*of_block, *gradients]
+        del last, run
+    return loss, gradients
 
 
 def _backward(
-    course: _EndToEnd, block: _Block, visit: _BlockRun, grad: Tensor, *, units: int
+    whole: _EndToEnd,
+    block: _TunedBlock,
+    opened: _Opened,
+    upstream: tuple[_BlockRun, Tensor],
+    *,
+    units: int,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the gradients for what entered a block, and for its factors; its codes may move."""
-    inputs = [visit.entered, *visit.weights.values()]
+    """Return the gradients for a block's inputs, and for its factors; its codes may move.
+
+    Args:
+        whole: the model.
+        block: whose factors.
+        opened: its tensors.
+        upstream: the block's run, and the gradient for its outputs.
+        units: weight of one sign vote.
+    """
+    run, grad = upstream
+    inputs = [run.inputs, *run.weights.values()]
     # A weight that no token of this batch reached has gradient zero.
-    grads = torch.autograd.grad(visit.out, inputs, grad, allow_unused=True, materialize_grads=True)
-    ops, own = course.job.runtime.ops, []
-    for (name, layer), upstream in zip(block.layers.items(), grads[1:], strict=True):
-        lean = None if block.leans is None else core.SignVotes(block.leans[name], units)
-        own.append(ops.scale_gradient(layer, upstream, lean))
-    return grads[0], own
+    grads = torch.autograd.grad(
+        run.outputs, inputs, grad, allow_unused=True, materialize_grads=True
+    )
+    ops, of_factors = whole.session.runtime.ops, []
+    for (name, layer), of_weight in zip(opened.layers.items(), grads[1:], strict=True):
+        votes = None if block.votes is None else core.SignVotes(block.votes[name], units)
+        of_factors.append(ops.scale_gradient(layer, of_weight, votes))
+    return grads[0], of_factors
 
 
 def _divergence(
-    course: _EndToEnd, hidden: Tensor, rows: Tensor, *, backward: bool
+    whole: _EndToEnd, hidden: Tensor, rows: Tensor, *, backward: bool
 ) -> tuple[float, Tensor]:
-    """Return the mean divergence of the answers, and its gradient for the last block's output."""
-    assert course.job.tokens is not None
-    mask = course.job.tokens.mask[rows].to(hidden.device)
+    """Return the mean KL divergence of the logits, and its gradient for the last block's outputs.
+
+    Args:
+        whole: the model.
+        hidden: [batch, seq, hidden], outputs of the last block.
+        rows: int64 [batch], the samples.
+        backward: whether the gradient is wanted.
+    """
+    session = whole.session
+    assert session.tokens is not None
+    mask = session.tokens.mask[rows].to(hidden.device)
     count = max(int(mask.sum()), 1)
-    teacher = course.teacher[rows].to(hidden.device)
+    teacher = whole.teacher[rows].to(hidden.device)
     grad = torch.zeros_like(hidden)
     total = 0.0
     for row in range(len(hidden)):
@@ -258,23 +330,25 @@ def _divergence(
             part = slice(start, start + POSITION_CHUNK)
             real = mask[row, part]
             with torch.no_grad():
-                wanted = course.runner.head(course.outer, teacher[row : row + 1, part])[0]
-            own = hidden[row : row + 1, part].detach().requires_grad_(backward)
+                wanted = whole.runner.head(whole.outer, teacher[row : row + 1, part])[0]
+            outputs = hidden[row : row + 1, part].detach().requires_grad_(backward)
             with torch.set_grad_enabled(backward):
-                logits = course.runner.head(course.outer, own)[0]
+                logits = whole.runner.head(whole.outer, outputs)[0]
             if not bool(real.all()):
                 logits, wanted = logits[real], wanted[real]
-            loss, apart = course.job.runtime.ops.divergence(logits.detach(), wanted)
+            loss, of_logits = session.runtime.ops.divergence(logits.detach(), wanted)
             total += loss / count
             if backward and bool(real.any()):
-                grad[row : row + 1, part] = torch.autograd.grad(logits, own, apart / count)[0]
+                grad[row : row + 1, part] = torch.autograd.grad(logits, outputs, of_logits / count)[
+                    0
+                ]
     return total, grad
 
 
-def _validation_loss(course: _EndToEnd, rows: Tensor) -> float:
+def _validation_loss(whole: _EndToEnd, rows: Tensor) -> float:
     """Return the mean divergence over samples, a batch at a time."""
-    size = course.job.recipe.end_to_end.batch_size
     total = 0.0
-    for part in rows.split(size):
-        total += _divergence(course, _forward(course, part), part, backward=False)[0] * len(part)
+    for part in rows.split(whole.session.tuning.end_to_end.batch_size):
+        hidden = _forward(whole, part)
+        total += _divergence(whole, hidden, part, backward=False)[0] * len(part)
     return total / len(rows)

@@ -1,4 +1,4 @@
-"""How far a descent over the whole model has come, kept in the journal every so often."""
+"""How far end-to-end tuning has come, saved to the store every so often."""
 
 from __future__ import annotations
 
@@ -11,49 +11,54 @@ from torch import Tensor
 from autoround.core.end_to_end import AdamState
 from autoround.session.session import Session
 
-#: Seconds of work that a stopped run may have to do again.
+#: Seconds of work that an interrupted run may have to do again.
 INTERVAL = 60.0
-_NAME = "distill"
+_NAME = "end_to_end"
 
 
 class StateKeeper:
-    """Keeps the state of a descent, where there is a journal.
+    """Saves the optimizer's state, where there is a store.
 
-    learned: what steps change in place, by what it is.
+    Args:
+        session: the pass.
+        learned: what steps change in place, by its name.
     """
 
-    def __init__(self, job: Session, learned: Mapping[str, Sequence[Tensor]]) -> None:
-        self._journal, self._learned = job.journal, learned
-        self._kept = time.monotonic()
+    def __init__(self, session: Session, learned: Mapping[str, Sequence[Tensor]]) -> None:
+        self._store, self._learned = session.store, learned
+        self._saved = time.monotonic()
 
     def keep(self, state: AdamState, *, before: float, after: float | None = None) -> None:
-        """Keep the state, if it is time to or the descent is over.
+        """Save the state, if it is time to or the last step is done.
 
-        before, after: the scores it began and ended with.
+        Args:
+            state: of the optimizer.
+            before, after: validation losses before the first and after the last step.
         """
-        if self._journal is None or (after is None and time.monotonic() - self._kept < INTERVAL):
+        due = time.monotonic() - self._saved >= INTERVAL
+        if self._store is None or (after is None and not due):
             return
         tensors = {name: tensor.cpu() for name, tensor in self._tensors(state).items()}
         facts = {"step": state.step, "before": before, "after": after}
-        self._journal.save_state(_NAME, tensors, facts)
-        self._kept = time.monotonic()
+        self._store.save_state(_NAME, tensors, facts)
+        self._saved = time.monotonic()
 
     def restore(self, state: AdamState) -> tuple[AdamState, dict[str, float]]:
-        """Put everything back to where it was kept last; returns what was scored by then."""
-        found = None if self._journal is None else self._journal.load_state(_NAME)
-        if found is None:
+        """Put everything back to where it was saved last; returns the losses known by then."""
+        saved = None if self._store is None else self._store.load_state(_NAME)
+        if saved is None:
             return state, {}
-        tensors, facts = found
+        tensors, facts = saved
         with torch.no_grad():
             for name, tensor in self._tensors(state).items():
                 tensor.copy_(tensors[name])
-        scores = {name: facts[name] for name in ("before", "after") if facts[name] is not None}
-        return state._replace(step=facts["step"]), scores
+        losses = {name: facts[name] for name in ("before", "after") if facts[name] is not None}
+        return state._replace(step=facts["step"]), losses
 
     def _tensors(self, state: AdamState) -> dict[str, Tensor]:
-        every = {**self._learned, "mean": state.means, "square": state.squares}
+        groups = {**self._learned, "mean": state.means, "square": state.squares}
         return {
-            f"{number}.{what}": tensor
-            for what, all_of in every.items()
-            for number, tensor in enumerate(all_of)
+            f"{number}.{name}": tensor
+            for name, tensors in groups.items()
+            for number, tensor in enumerate(tensors)
         }

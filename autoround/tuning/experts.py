@@ -56,7 +56,7 @@ def undertrained_experts(block: BlockPlan, tokens: Mapping[str, Tensor]) -> dict
     """Return which experts of each stacked weight saw too few tokens, bool [experts]."""
     found = {}
     for layer in block.quantized:
-        path = layer.name.removeprefix(block.name + ".").rpartition(".")[0]
+        path = layer.path.rpartition(".")[0]
         if layer.experts and path in tokens and bool((tokens[path] < FEW_TOKENS).any()):
             found[layer.name] = tokens[path] < FEW_TOKENS
     return found

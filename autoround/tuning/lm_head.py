@@ -1,4 +1,4 @@
-"""After the blocks: the output head, tuned on what enters it, and towers, rounded by search.
+"""Layers outside the blocks: the lm-head, tuned on its inputs, and towers, rounded by search.
 
 The rows of a head are independent of each other, so a large one is tuned a range of rows at a
 time, on some thousands of positions.
@@ -14,18 +14,24 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
-from autoround.core.gptq import gptq_offsets, inverse_cholesky
-from autoround.core.rounding import Rounding
-from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import Hyperparameters, Reconstruction, tune
+from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
+from autoround.core.rtn import Target
+from autoround.core.tune import Hyperparameters, Reconstruction
 from autoround.events import StageStarted
-from autoround.model.blocks import head_path
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_matrix
-from autoround.planning.hyperparameters import hyperparameters_for, uses_gptq
-from autoround.session.session import BlockOutput, Session, planned_outside
-from autoround.tuning.targets import make_target, quantize_target
-from autoround.types import BlockResult, LayerPlan, QuantizedTensor
+from autoround.session.activations import ActivationStreams
+from autoround.session.block_output import BlockOutput
+from autoround.session.session import Session
+from autoround.settings import GPTQ
+from autoround.tuning.reconstruct import (
+    TunedWeights,
+    hyperparameters_for,
+    round_weights,
+    tune_weights,
+)
+from autoround.tuning.targets import make_target
+from autoround.types import NON_BLOCK, BlockResult, LayerPlan, QuantizedTensor
 
 #: Positions that a head is tuned on, and those of one step.
 POSITIONS = 4096
@@ -35,92 +41,102 @@ ROWS_ELEMENTS = 1 << 24
 
 
 def quantize_non_block_layers(
-    job: Session, runner: BlockRunner, full: Tensor | None, quantized: Tensor | None
-) -> BlockOutput | None:
-    """Quantize what the plan says outside the blocks; None when it says nothing.
+    session: Session, runner: BlockRunner, streams: ActivationStreams | None
+) -> BlockOutput:
+    """Quantize the layers outside the blocks that the plan gives a scheme.
 
-    full, quantized: [n, seq, hidden], what the last block put out in the original and in the
-    quantized model; None where the recipe needs no data.
+    Args:
+        session: the pass.
+        runner: runs what lies between the last block and the head.
+        streams: outputs of the last block; None where the plan needs no data.
+
+    Returns:
+        One more unit after the blocks.
     """
-    layers = planned_outside(job)
-    if not layers:
-        return None
-    job.sink(StageStarted("outside", ", ".join(x.name for x in layers[:3])))
+    layers = session.non_block_layers
+    session.sink(StageStarted("outside", ", ".join(x.name for x in layers[:3])))
     started = time.perf_counter()
-    head = head_path(job.skeleton.model)
     before = after = float("nan")
-    found: dict[str, QuantizedTensor] = {}
+    weights: dict[str, QuantizedTensor] = {}
     for layer in layers:
-        if layer.name == head and full is not None and quantized is not None:
-            inputs = _head_inputs(job, runner, full, quantized)
-            found[layer.name], before, after = _tuned_head(job, layer, inputs)
-            continue
-        task = make_target(job, layer, read_matrix(job, layer), None)
-        rounding = round_to_nearest({layer.name: task})[layer.name]
-        held = quantize_target(layer, task, rounding, ops=job.runtime.ops)
-        assert isinstance(held, QuantizedTensor)
-        found[layer.name] = held
+        if layer.name == session.tuning.tuned_head and streams is not None:
+            inputs = _head_inputs(session, runner, streams)
+            weights[layer.name], before, after = _tune_head(session, layer, inputs)
+        else:
+            target = make_target(session, layer, read_matrix(session, layer), None)
+            weights[layer.name] = _plain(
+                layer, round_weights(session, [layer], {layer.name: target})
+            )
     result = BlockResult(
-        len(job.plan.blocks),
-        "outside the blocks",
+        len(session.plan.blocks),
+        NON_BLOCK,
         before,
         after,
         time.perf_counter() - started,
-        job.recipe.tuning.iters,
+        session.tuning.iters,
         0,
-        job.runtime.peak_bytes(),
+        session.runtime.peak_bytes(),
+        kind="non_block",
     )
-    return BlockOutput(dict(found), {}, result)
+    return BlockOutput(dict(weights), {}, result)
 
 
-def read_matrix(job: Session, layer: LayerPlan) -> Tensor:
+def _plain(layer: LayerPlan, tuned: TunedWeights) -> QuantizedTensor:
+    """Return a layer's weight; only blocks of GGUF types hold scales in super-blocks."""
+    weight = tuned.weights[layer.name]
+    assert isinstance(weight, QuantizedTensor)
+    return weight
+
+
+def read_matrix(session: Session, layer: LayerPlan) -> Tensor:
     """Read a layer's weight, [out, in]; that of a head may be the embeddings'."""
-    name = job.skeleton.tied.get(layer.tensor, layer.tensor)
-    return as_matrix(layer, job.skeleton.read([name])[name])
+    name = session.skeleton.tied.get(layer.tensor, layer.tensor)
+    return as_matrix(layer, session.skeleton.read([name])[name])
 
 
-def _head_inputs(job: Session, runner: BlockRunner, full: Tensor, quantized: Tensor) -> Tensor:
-    """Return what enters the head at some positions: [positions, 2 * hidden].
+def _head_inputs(session: Session, runner: BlockRunner, streams: ActivationStreams) -> Tensor:
+    """Return the head's inputs at some positions.
 
-    The first half is the quantized model's, the second the original's.
+    Returns:
+        [positions, 2 * hidden]: those of the quantized model first, then the original's.
     """
-    assert job.tokens is not None
-    real = job.tokens.mask.reshape(-1).nonzero().squeeze(-1)
-    drawn = torch.randperm(len(real), generator=torch.Generator().manual_seed(job.recipe.seed))
-    chosen = real[drawn[:POSITIONS].sort().values]
+    assert session.tokens is not None
+    quantized = streams.quantized if session.tuning.quantized_inputs else streams.full
+    real = session.tokens.mask.reshape(-1).nonzero().squeeze(-1)
+    generator = torch.Generator().manual_seed(session.tuning.seed)
+    order = torch.randperm(len(real), generator=generator)
+    # Sorted, so that a stream on the disk is read from its beginning to its end.
+    chosen = real[order[:POSITIONS].sort().values]
     outer = runner.outer()
     parts = []
-    for stream in (quantized, full):
-        hidden = stream.reshape(-1, stream.shape[-1])[chosen].to(job.runtime.device)
+    for stream in (quantized, streams.full):
+        hidden = stream.reshape(-1, stream.shape[-1])[chosen].to(session.runtime.device)
         parts.append(runner.head_inputs(outer, hidden[None])[0])
     return torch.cat(parts, dim=-1)
 
 
-def _tuned_head(
-    job: Session, layer: LayerPlan, inputs: Tensor
+def _tune_head(
+    session: Session, layer: LayerPlan, inputs: Tensor
 ) -> tuple[QuantizedTensor, float, float]:
     """Tune a head by ranges of rows; returns it, and its loss before and after."""
-    weight = read_matrix(job, layer)
+    weight = read_matrix(session, layer)
     width = weight.shape[1]
     original = inputs[:, width:].float()
-    driven = original.square().mean(0)
-    factor = inverse_cholesky(original.t() @ original) if uses_gptq(job.recipe) else None
+    importance = original.square().mean(0)
+    factor = None
+    if session.tuning.layer(layer.name).init_rounding == GPTQ:
+        factor = inverse_cholesky(original.t() @ original)
     step = max(1, ROWS_ELEMENTS // width)
     if layer.scheme is not None and layer.scheme.group_size == 0:
         step = len(weight)  # one scale for all of it
     parts: list[QuantizedTensor] = []
     before = after = 0.0
     for rows in weight.split(step):
-        task = make_target(job, layer, rows, driven)
-        if factor is not None:
-            offsets = gptq_offsets(task, factor, rounded=job.runtime.ops.gptq_block)
-            task = task._replace(offsets=offsets)
-        rounding, first, last = _tuned_rows(job, layer.name, task, rows, inputs)
-        held = quantize_target(layer, task, rounding, ops=job.runtime.ops)
-        assert isinstance(held, QuantizedTensor)
-        parts.append(held)
+        target = _target(session, layer, rows, importance, factor)
+        tuned = _tune_rows(session, layer, target, rows, inputs)
+        parts.append(_plain(layer, tuned))
         share = len(rows) / len(weight)
-        before, after = before + first * share, after + last * share
+        before, after = before + tuned.loss_before * share, after + tuned.loss_after * share
     whole = QuantizedTensor(
         torch.cat([part.codes for part in parts]),
         torch.cat([part.scale for part in parts]),
@@ -130,29 +146,59 @@ def _tuned_head(
     return whole, before, after
 
 
-def _tuned_rows(
-    job: Session, name: str, task: Target, rows: Tensor, inputs: Tensor
-) -> tuple[Rounding, float, float]:
-    weight = rows.to(job.runtime.device, job.compute)
-    samples = inputs.to(job.compute)[:, None, :]
-    nothing = torch.zeros((len(inputs), 1, 1), dtype=job.compute)
+def _target(
+    session: Session,
+    layer: LayerPlan,
+    rows: Tensor,
+    importance: Tensor,
+    factor: InverseCholesky | None,
+) -> Target:
+    """Group some rows of the head, give them their grid, and initialise their rounding."""
+    target = make_target(session, layer, rows, importance)
+    if factor is None:
+        return target
+    offsets = gptq_offsets(target, factor, rounded=session.runtime.ops.gptq_block)
+    return target._replace(offsets=offsets)
+
+
+def _tune_rows(
+    session: Session, layer: LayerPlan, target: Target, rows: Tensor, inputs: Tensor
+) -> TunedWeights:
+    """Tune some rows to put out on the quantized model's inputs what they do on the original's."""
+    dtype = session.compute_dtype
+    weight = rows.to(session.runtime.device, dtype)
+    samples = inputs.to(dtype)[:, None, :]
+    nothing = torch.zeros((len(inputs), 1, 1), dtype=dtype)
     problem = Reconstruction(
-        partial(_difference, name, weight), {name: task}, Samples(samples, nothing, None)
+        partial(_difference, layer.name, weight),
+        {layer.name: target},
+        Samples(samples, nothing, None),
     )
-    tuned = tune(problem, _schedule(job), ops=job.runtime.ops, dtype=job.compute)
-    return tuned.roundings[name], tuned.loss_before, tuned.loss_after
+    return tune_weights(session, [layer], problem, hyperparameters=_hyperparameters(session))
 
 
-def _schedule(job: Session) -> Hyperparameters:
-    """Return the schedule of a block, with positions in place of samples."""
-    plain = hyperparameters_for(job.recipe, len(job.plan.blocks))
+def _hyperparameters(session: Session) -> Hyperparameters:
+    """Return those of a block, with positions in place of samples."""
+    plain = hyperparameters_for(session.tuning, len(session.plan.blocks))
     return plain._replace(batch_size=STEP_POSITIONS, accumulate=1, check_samples=POSITIONS // 4)
 
 
 def _difference(
-    name: str, original: Tensor, weights: Mapping[str, Tensor], inputs: Tensor, rows: Tensor | None
+    name: str,
+    original: Tensor,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor,
+    rows: Tensor | None,
 ) -> Tensor:
-    """Return by how much a head's answers differ; inputs [batch, 1, 2 * hidden]."""
+    """Return by how much the logits of the quantized and the original head differ.
+
+    Args:
+        name: of the head.
+        original: its own weight [rows, hidden].
+        weights: the rounded one, by name.
+        inputs: [batch, 1, 2 * hidden], of the quantized model and of the original.
+        rows: which positions these are; all are alike.
+    """
     del rows
-    own, wanted = inputs.chunk(2, dim=-1)
-    return own @ weights[name].t() - wanted @ original.t()
+    quantized, full = inputs.chunk(2, dim=-1)
+    return quantized @ weights[name].t() - full @ original.t()

@@ -1,34 +1,45 @@
-"""Where the rounding of a block starts, before any descent."""
+"""How the rounding of a block is initialised: V = 0, or GPTQ error compensation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
-from autoround.core.ops import Ops
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
+from autoround.session.session import Session
+from autoround.settings import GPTQ
 from autoround.types import BlockPlan
 
 
 def with_gptq_offsets(
-    block: BlockPlan, tasks: Mapping[str, Target], importance: Importance, *, ops: Ops
+    session: Session, block: BlockPlan, targets: Mapping[str, Target], importance: Importance
 ) -> dict[str, Target]:
-    """Give every layer the offsets that make up for its errors.
+    """Give layers that are initialised by GPTQ the rounding offsets V that compensate errors.
 
-    Stacked experts, and layers that were never run, start at the nearest level.
+    Stacked experts, and layers that saw no token, have no Hessian and stay at the nearest level.
+
+    Args:
+        session: the pass; says which layers these are.
+        block: whose layers.
+        targets: grouped weights with their grids, by layer.
+        importance: Hessians of the layers' inputs.
     """
+    # Layers that read the same input share its Hessian, and one factorisation serves them all.
     factors: dict[str, InverseCholesky | None] = {}
-    found = dict(tasks)
-    for name, task in tasks.items():
-        held = importance.gram(name.removeprefix(block.name + "."))
-        if held is None:
+    compensated = dict(targets)
+    for layer in block.quantized:
+        if session.tuning.layer(layer.name).init_rounding != GPTQ:
             continue
-        owner, gram = held
+        shared = importance.gram(layer.path)
+        if shared is None:
+            continue
+        owner, hessian = shared
         if owner not in factors:
-            factors[owner] = inverse_cholesky(gram)
+            factors[owner] = inverse_cholesky(hessian)
         factor = factors[owner]
         if factor is not None:
-            offsets = gptq_offsets(task, factor, rounded=ops.gptq_block)
-            found[name] = task._replace(offsets=offsets)
-    return found
+            target = targets[layer.name]
+            offsets = gptq_offsets(target, factor, rounded=session.runtime.ops.gptq_block)
+            compensated[layer.name] = target._replace(offsets=offsets)
+    return compensated

@@ -15,19 +15,22 @@ from autoround.core.rtn import Target
 from autoround.errors import AutoRoundError
 from autoround.formats import layouts
 from autoround.formats.gguf.tensors import nested_tensor
-from autoround.session.session import QuantizedWeight, Session
+from autoround.session.block_output import QuantizedWeight
+from autoround.session.session import Session
 from autoround.tuning.experts import search_expert_grids
 from autoround.types import LayerPlan, QuantizedTensor
 
 
-def make_target(job: Session, layer: LayerPlan, weight: Tensor, driven: Tensor | None) -> Target:
+def make_target(
+    session: Session, layer: LayerPlan, weight: Tensor, importance: Tensor | None
+) -> Target:
     """Cut a layer's weight into groups and give them their grid.
 
-    weight: [out, in], on any device. driven: importance of its inputs, float32 [in], or
+    weight: [out, in], on any device. importance: importance of its inputs, float32 [in], or
     [experts, in] of stacked ones; None for equal weights.
     """
     assert layer.scheme is not None
-    weight = weight.to(job.runtime.device)
+    weight = weight.to(session.runtime.device)
     bits, sym = layer.scheme.bits, layer.scheme.sym
     _refuse_values(layer.name, weight, most=LARGEST_SCALE * 2 ** (bits - 1))
     groups = to_groups(weight, layer.scheme.group_size)
@@ -35,11 +38,11 @@ def make_target(job: Session, layer: LayerPlan, weight: Tensor, driven: Tensor |
     nested = nested_of(layer.scheme)
     lowest = 0
     if nested is None:
-        lowest = max(layouts.lowest_zero(output.packing) for output in job.plan.outputs)
-    if job.recipe.tuning.init_scale == "minmax":
+        lowest = max(layouts.lowest_zero(output.packing) for output in session.plan.outputs)
+    if session.tuning.init_scale == "minmax":
         grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
         return Target(groups, grid._replace(nested=nested), shape)
-    grid = search_expert_grids(groups, driven, layer=layer, nested=nested, lowest_zero=lowest)
+    grid = search_expert_grids(groups, importance, layer=layer, nested=nested, lowest_zero=lowest)
     return Target(groups, grid, shape)
 
 

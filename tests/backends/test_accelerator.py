@@ -12,7 +12,7 @@ from autoround.device.registry import backends, open_device
 from autoround.session.session import Session
 from autoround.types import QuantizedTensor
 
-from ..runs import make_job, quantized
+from ..runs import make_session, quantized
 from ..tiny import make_model, token_ids
 
 HERE = [
@@ -54,7 +54,7 @@ RUNS: dict[str, tuple[str, dict[str, object], Any, bool]] = {
 def both(name: str, backend: str) -> tuple[dict[str, QuantizedTensor], dict[str, QuantizedTensor]]:
     """Quantize on the CPU and on a device from the same job."""
     kind, values, data, resident = RUNS[name]
-    job: Session = make_job(make_model(kind), values, data=data)
+    job: Session = make_session(make_model(kind), values, data=data)
     plain = quantized(job)
     return plain, quantized(replace(job, runtime=open_device(backend), resident=resident))
 

@@ -24,9 +24,10 @@ import torch
 from autoround.device.protocol import Availability, Memory, Speed
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
+from autoround.session.session import Placement
 from autoround.planning.estimate import make_estimate
 from autoround_backends.conformance import Subject, failures
-from tests.runs import make_job, quantized
+from tests.runs import make_session, quantized
 from tests.tiny import make_model, token_ids
 
 class Runtime(TorchRuntime):
@@ -73,16 +74,17 @@ for name, (kind, values, data, resident) in runs.items():
     if name not in sys.argv:
         continue
     Runtime.uploads = Runtime.captures = 0
-    job = make_job(make_model(kind), values, data=data)
+    job = make_session(make_model(kind), values, data=data)
     plain = quantized(job)
-    ours = quantized(replace(job, runtime=Backend().open(0), resident=resident))
+    placement = Placement(streams_on_device=resident)
+    ours = quantized(replace(job, runtime=Backend().open(0), placement=placement))
     shares = [float((ours[n].codes == plain[n].codes).double().mean()) for n in plain]
     where = {str(part.device) for x in ours.values() for part in (x.codes, x.scale, x.zero)}
     found[name] = [len(plain), min(shares), sorted(where), Runtime.uploads, Runtime.captures]
 runtime = Backend().open(0)
 estimates = [
-    make_estimate(job.plan, job.skeleton, recipe=job.recipe, runtime=runtime)
-    for job in (make_job(make_model("llama"), {"tuning.low_memory": low}, data=whole)
+    make_estimate(job.plan, job.skeleton, runtime=runtime)
+    for job in (make_session(make_model("llama"), {"tuning.low_memory": low}, data=whole)
                 for low in (False, True))
 ]
 found["on the device"] = [estimate.streams_on_device for estimate in estimates]

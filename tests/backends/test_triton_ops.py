@@ -29,7 +29,7 @@ from autoround_backends.conformance.given import Given, Shape
 from autoround_backends.conformance.subject import Subject
 from autoround_backends.cpu import BACKEND, CpuRuntime
 
-from ..runs import logits, make_job, quantized
+from ..runs import logits, make_session, quantized
 from ..tiny import make_model, token_ids
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -268,7 +268,7 @@ def test_a_model_tuned_by_them_is_as_good() -> None:
     values["calibration.seqlen"] = 32
     found = []
     for runtime in (CpuRuntime(), Interpreted()):
-        job = dataclasses.replace(make_job(model, values, data=ids), runtime=runtime)
+        job = dataclasses.replace(make_session(model, values, data=ids), runtime=runtime)
         layers = quantized(job)
         tuned = copy.deepcopy(model)
         with torch.no_grad():

@@ -89,7 +89,7 @@ def test_the_plan_counts_the_very_bytes_of_a_mixed_file(tmp_path: Path) -> None:
     recipe = recipe_of("gguf:q4_k_m", **values)
     skeleton, runtime = adopt_model(model), open_device("cpu")
     plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="tiny")
-    estimate = make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
+    estimate = make_estimate(plan, skeleton, runtime=runtime)
     quantize(model, tmp_path / "out", "gguf:q4_k_m", **values)
     tensors = gguf.GGUFReader(file_of(tmp_path / "out")).tensors
     assert estimate.disk_bytes == sum(t.n_bytes for t in tensors)

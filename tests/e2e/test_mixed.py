@@ -25,7 +25,7 @@ from autoround.recipe.load import load_recipe
 from autoround.types import RunResult, Scheme
 
 from .. import zoo
-from ..runs import SMALL, even_device, logits, make_job, quantized, same, tensors_of
+from ..runs import SMALL, even_device, logits, make_session, quantized, same, tensors_of
 from ..tiny import make_model, token_ids
 
 __all__ = ["even_device"]
@@ -182,8 +182,8 @@ def test_a_mixed_model_is_tuned_and_distilled_and_goes_through_the_last_check(
 
 
 def test_rules_of_the_same_scheme_change_nothing() -> None:
-    job = make_job(make_model("llama"), data=token_ids(4, 16))
-    ruled = make_job(
+    job = make_session(make_model("llama"), data=token_ids(4, 16))
+    ruled = make_session(
         make_model("llama"), {"layers": [{"kind": "mlp", "bits": 4}]}, data=token_ids(4, 16)
     )
     assert same(quantized(job), quantized(ruled))

@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from autoround import api
-from autoround import pipeline as module
 from autoround.device.protocol import Memory
 from autoround.device.registry import open_device
 from autoround.errors import DataError, ModelError, OutputError
 from autoround.events import BlockDone, Event, Finished, Planned, StageStarted, Warned
 from autoround.export import safetensors_writer as outputs
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.pipeline import Request, prepare, run
+from autoround.pipeline import run
+from autoround.preparation import Request, prepare
 from autoround.recipe.load import load_recipe
+from autoround.tuning.block import BlockTuner
 from autoround.types import RunResult
 
 from ..runs import NEAREST, names_of, small, tensors_of
@@ -207,12 +208,10 @@ def test_a_run_that_fails_while_writing_leaves_nothing(
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make any block that is quantized a failure."""
 
-    def blocks(job: object) -> Iterator[object]:
+    def tune(tuner: object, block: object) -> object:
         raise AssertionError("work was begun")
-        yield
 
-    monkeypatch.setattr(module, "quantize_blocks", blocks)
-    return
+    monkeypatch.setattr(BlockTuner, "tune", tune)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -22,10 +22,9 @@ from autoround.core.ops import Ops, TorchOps
 from autoround.device.registry import open_device
 from autoround.events import Event, StepDone
 from autoround.model.skeleton import adopt_model
-from autoround.pipeline import Request, prepare
+from autoround.pipeline import quantize_pass
+from autoround.preparation import Request, open_session, prepare
 from autoround.recipe.load import load_recipe
-from autoround.session.session import Session
-from autoround.tuning.block import quantize_blocks
 
 SAMPLES, BATCH = 16, 8
 
@@ -71,9 +70,8 @@ def step_seconds(model: Any, dtype: str, ops: Ops, *, steps: int, tokens: int) -
     clock = Clock()
     runtime: Any = Plain(open_device("cpu"), ops)
     request = Request(adopt_model(model), recipe, runtime, "random", None, ids)
-    job: Session = prepare(request, sink=clock)[0]
-    for _ in quantize_blocks(job):
-        pass
+    session = open_session(prepare(request, sink=clock), sink=clock)
+    quantize_pass(session, lambda output: None)
     return clock.least
 
 

@@ -27,10 +27,12 @@ from mixed_recipes import shared
 from autoround import api
 from autoround.core.rounding import dense_weight
 from autoround.evaluate.models import load_any
-from autoround.pipeline import prepare
+from autoround.events import ignore
+from autoround.pipeline import quantize_pass
+from autoround.preparation import open_session, prepare
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.tuning.block import quantize_blocks
+from autoround.session.block_output import BlockOutput
 from autoround.types import QuantizedTensor
 
 Weights = dict[str, torch.Tensor]
@@ -105,10 +107,12 @@ def rounded(args: argparse.Namespace, word: str, ids: torch.Tensor) -> Weights:
     """Return all layers in one option, dequantized."""
     recipe = recipe_of(args, [f"scheme.bits={word.removeprefix('W')}"])
     request = api.make_request(args.model, recipe, data=ids)
-    job, _ = prepare(request, sink=lambda event: None)
+    outputs: list[BlockOutput] = []
+    session = open_session(prepare(request, sink=ignore), sink=ignore)
+    quantize_pass(session, outputs.append)
     return {
         name: dense_weight(layer).bfloat16()
-        for output in quantize_blocks(job)
+        for output in outputs
         for name, layer in output.layers.items()
         if isinstance(layer, QuantizedTensor)
     }

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoround.errors import OutputError, VerificationError
+from autoround.export.preflight import check_output, check_room
 from autoround.export.shards import ShardWriter
 from autoround.export.spool import Spool
-from autoround.export.staging import check_output, check_room
 from autoround.model.source import INDEX, SINGLE, CheckpointSource
 from autoround.storage.checksum import checksum
 

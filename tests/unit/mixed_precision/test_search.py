@@ -22,7 +22,7 @@ from autoround.planning.estimate import disk_bytes
 from autoround.recipe.load import load_recipe
 from autoround.types import Plan
 
-from ...runs import even_device, logits, make_job, quantized, small, tensors_of
+from ...runs import even_device, logits, make_session, quantized, small, tensors_of
 from ...tiny import make_model, token_ids, write_checkpoint
 from ..resume.test_policy import BASE, Stop, byte_tokenizer, content, quantize, stop_after
 
@@ -59,7 +59,7 @@ def test_scores_are_near_the_divergence_of_each_layer_rounded_alone(kind: str) -
     ids = token_ids(128, 16)
     asked = {**BUDGET, **many, "allocate.nsamples": 128, "allocate.options": ["W3", "W4"]}
     scores = allocate(model, small({**asked, "allocate.avg_bits": 6}), data=ids)[2]
-    job = make_job(model, {**many, "scheme.bits": 3}, data=ids)
+    job = make_session(model, {**many, "scheme.bits": 3}, data=ids)
     turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
     pairs = []
     for name, layer in quantized(job).items():
@@ -175,7 +175,7 @@ def test_a_size_is_met_and_used() -> None:
     wish = {"allocate.avg_bits": "none", "allocate.target_size": target}
     by_hand, found, _ = allocate(model, small({**BUDGET, **wish}), data=IDS)
     assert target - 5000 <= found.size + found.fixed <= target
-    job = make_job(model, by_hand.to_dict(), data=IDS)
+    job = make_session(model, by_hand.to_dict(), data=IDS)
     assert disk_bytes(job.plan, job.skeleton) == found.size + found.fixed
 
 
@@ -209,7 +209,7 @@ def test_a_layer_may_stay_in_16_bits() -> None:
     values = {"allocate.options": ["W2", 16], "allocate.avg_bits": 9.0}
     by_hand, found, _ = allocate(model, small({**BUDGET, **values}), data=IDS)
     assert found.counts["16 bit"] > 0
-    job = make_job(model, by_hand.to_dict(), data=IDS)
+    job = make_session(model, by_hand.to_dict(), data=IDS)
     kept = [x for b in job.plan.blocks for x in b.layers if x.scheme is None]
     assert len(kept) == found.counts["16 bit"]
 
@@ -222,7 +222,7 @@ def test_layers_that_rules_decide_about_are_left_alone() -> None:
     assert all("self_attn" in unit.name for unit in found.units)
     assert len(found.units) == 7
     assert scores.losses.keys() == {unit.name for unit in found.units}
-    job = make_job(model, by_hand.to_dict(), data=IDS)
+    job = make_session(model, by_hand.to_dict(), data=IDS)
     planned = {x.name: x.scheme for b in job.plan.blocks for x in b.quantized}
     assert {str(s) for n, s in planned.items() if "mlp" in n} == {"W8 g32 asym"}
     assert len(planned) == 13
@@ -238,12 +238,12 @@ def test_the_head_takes_part_with_a_floor() -> None:
     assert {option.bits for option in head.options if option} == {4, 8}
     four, eight = (scores.losses["lm_head"][str(option)] for option in head.options)
     assert four > eight > 0
-    job = make_job(model, by_hand.to_dict(), data=IDS)
+    job = make_session(model, by_hand.to_dict(), data=IDS)
     planned = next(x for x in job.plan.kept if x.name == "lm_head")
     assert planned.scheme in head.options
     assert disk_bytes(job.plan, job.skeleton) == found.size + found.fixed
     own = {"tuning.iters": 0, "scheme.sym": False, "calibration.nsamples": 24}
-    layers = quantized(make_job(model, {**own, "lm_head.bits": 4}, data=IDS))
+    layers = quantized(make_session(model, {**own, "lm_head.bits": 4}, data=IDS))
     real = divergence(model, {"lm_head.weight": dense_weight(layers["lm_head"])}, IDS)
     assert scores.losses["lm_head"][str(layers["lm_head"].scheme)] == pytest.approx(real, rel=0.05)
 
@@ -273,7 +273,7 @@ def test_scores_are_kept_and_serve_other_budgets(
     place = tmp_path / "deep" / "scores.json"
     first = found_for(model, {"allocate.scores": str(place)})
     assert json.loads(place.read_text())["losses"]
-    monkeypatch.setattr(stage, "losses_of", None)
+    monkeypatch.setattr(stage, "layer_losses", None)
     again = found_for(model, {"allocate.scores": str(place)})
     assert again == first
     less = found_for(model, {"allocate.scores": str(place), "allocate.avg_bits": 4.0})
@@ -353,14 +353,14 @@ def test_a_plan_does_not_score() -> None:
 
 def test_parts_that_no_token_comes_to_get_the_most_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("llama")
-    whole = stage.losses_of
+    whole = stage.layer_losses
 
     def with_gap(*args: Any, **named: Any) -> Any:
         found = whole(*args, **named)
         name = "model.layers.1.mlp.down_proj"
         return {**found, name: dict.fromkeys(found[name], math.nan)}
 
-    monkeypatch.setattr(stage, "losses_of", with_gap)
+    monkeypatch.setattr(stage, "layer_losses", with_gap)
     found = found_for(model, {"allocate.avg_bits": 4.5})
     assert found.unreached == ("model.layers.1.mlp.down_proj",)
     given = {unit.name: scheme for unit, scheme in found.schemes}
@@ -379,10 +379,8 @@ def test_a_run_goes_on_with_the_bits_it_found(
     output.parent.mkdir()
     with pytest.raises(Stop):
         quantize(source, output, values, data=IDS, sink=stop_after(1, output))
-    monkeypatch.setattr(stage, "losses_of", None)
-    with pytest.raises(
-        OutputError, match=r"another budget of bits:\n  allocate.avg_bits: 5.0 then"
-    ):
+    monkeypatch.setattr(stage, "layer_losses", None)
+    with pytest.raises(OutputError, match=r"another bit budget:\n  allocate.avg_bits: 5.0 then"):
         quantize(source, output, {**values, "allocate.avg_bits": 4.0}, data=IDS, resume=True)
     quantize(source, output, values, data=IDS, resume=True)
     assert content(output) == content(tmp_path / "whole")

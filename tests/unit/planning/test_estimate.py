@@ -11,9 +11,10 @@ from torch import Tensor
 
 from autoround.device.registry import open_device
 from autoround.model.skeleton import adopt_model, open_model
-from autoround.pipeline import Request, run
+from autoround.pipeline import run
 from autoround.planning.estimate import disk_bytes, layer_bytes, make_estimate
 from autoround.planning.plan import make_plan
+from autoround.preparation import Request
 from autoround.recipe.schema import Recipe
 from autoround.types import Estimate, LayerPlan, RunResult, Scheme
 
@@ -26,7 +27,7 @@ BASE: dict[str, object] = {"calibration.nsamples": 128, "calibration.seqlen": 20
 def estimate(values: dict[str, object] | None = None, *, kind: str = "llama") -> Estimate:
     recipe, skeleton, runtime = small(values), adopt_model(make_model(kind)), open_device("cpu")
     plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
-    return make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
+    return make_estimate(plan, skeleton, runtime=runtime)
 
 
 def write(
@@ -138,14 +139,15 @@ def test_memory_grows_with_the_samples_and_not_at_all_without_data() -> None:
 def test_graphs_are_held_where_a_quarter_of_the_memory_is_enough() -> None:
     recipe, skeleton = small({"end_to_end.steps": 2}), adopt_model(make_model("llama"))
     runtime = open_device("cpu")
-    plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
 
     def found(budget: int | None, recipe: Recipe = recipe) -> Estimate:
-        return make_estimate(plan, skeleton, recipe=recipe, runtime=runtime, budget=budget)
+        plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
+        return make_estimate(plan, skeleton, runtime=runtime, budget=budget)
 
     much, none = found(10 << 30), found(None)
     assert much.graphs_held
     assert not none.graphs_held
+    plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
     graphs = much.memory_bytes - none.memory_bytes
     # At least the unpacked weights and what enters each product.
     assert graphs > sum(math.prod(x.shape) for b in plan.blocks for x in b.layers) * 4
@@ -167,7 +169,7 @@ def test_a_device_of_unknown_speed_has_no_upper_bound() -> None:
     recipe, skeleton = small(), adopt_model(make_model("llama"))
     runtime = open_device("null")
     plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
-    found = make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
+    found = make_estimate(plan, skeleton, runtime=runtime)
     assert (found.seconds_low, found.seconds_high) == (0, math.inf)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.planning.hyperparameters import learning_rate, minmax_learning_rate, uses_gptq
+from autoround.planning.hyperparameters import learning_rate, minmax_learning_rate, settle_layer
 from autoround.recipe.schema import Recipe, SchemeOptions, TuningOptions
 
 
@@ -25,7 +25,7 @@ def recipe(options: TuningOptions, bits: int = 4) -> Recipe:
     ],
 )
 def test_start(options: TuningOptions, bits: int, start: bool) -> None:
-    assert uses_gptq(recipe(options, bits)) is start
+    assert (settle_layer(recipe(options, bits)).init_rounding == "gptq") is start
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_the_average_counts_scales_and_layers_kept() -> None:
     recipe = small({"layers": rules, "output.dtype": "bfloat16"})
     runtime = open_device("cpu")
     plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="tiny")
-    estimate = make_estimate(plan, skeleton, recipe=recipe, runtime=runtime)
+    estimate = make_estimate(plan, skeleton, runtime=runtime)
     attention = 2 * 64 * 64 + 2 * 64 * 32
     each = 64 * 96
     wanted = (attention * 16 + each * (8.5 + 4.5 + 4.5)) / (attention + 3 * each)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from autoround.device.protocol import Runtime, Speed
 from autoround.device.registry import open_device
 from autoround.errors import ModelError, RecipeError
 from autoround.model.skeleton import adopt_model, open_model
-from autoround.planning.hyperparameters import needs_data
+from autoround.planning.hyperparameters import needs_data, settle
 from autoround.planning.layer_scheme import compile_patterns, matches
-from autoround.planning.plan import compute_dtype, make_plan
+from autoround.planning.plan import make_plan
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 from ...runs import small
@@ -242,12 +244,28 @@ def test_only_plain_rounding_needs_no_data(iters: int, init: str, needed: bool) 
 
 
 class Fast16(Runtime):
+    name, device, own_memory = "fast", torch.device("cpu"), False
+
     def speeds(self) -> tuple[Speed, ...]:
         return (Speed(torch.bfloat16, 2.0), Speed(torch.float32, 1.0))
 
+    def compiles_from(self) -> float:
+        return math.inf
 
-def test_the_compute_dtype_is_the_fastest_unless_one_is_asked() -> None:
-    fast = Fast16()
-    assert compute_dtype(small({"tuning.compute_dtype": "auto"}), fast) == torch.bfloat16
-    assert compute_dtype(small({"tuning.compute_dtype": "float32"}), fast) == torch.float32
-    assert compute_dtype(small({"tuning.compute_dtype": "float16"}), fast) == torch.float16
+    def computing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+@pytest.mark.parametrize(
+    ("asked", "settled"),
+    [("auto", "bfloat16"), ("float32", "float32"), ("float16", "float16")],
+)
+def test_the_compute_dtype_is_the_fastest_unless_one_is_asked(asked: str, settled: str) -> None:
+    recipe = small({"tuning.compute_dtype": asked})
+    assert settle(recipe, Fast16(), blocks=()).compute_dtype == settled
+
+
+def test_an_interrupted_run_keeps_the_dtype_that_it_measured() -> None:
+    recipe = small({"tuning.compute_dtype": "auto"})
+    settled = settle(recipe, Fast16(), blocks=(), measured_dtype="float32")
+    assert settled.compute_dtype == "float32"

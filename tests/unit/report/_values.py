@@ -38,7 +38,6 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
         outputs=(OutputPlan("auto_round", "auto_round:auto_gptq", "bfloat16"),),
         dtype="bfloat16",
         device="cpu",
-        compute_dtype="float32",
         calibration="some text, 4 × 16 tokens",
         notes=notes,
     )

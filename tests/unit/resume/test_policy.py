@@ -19,11 +19,13 @@ from autoround.device.registry import open_device
 from autoround.errors import OutputError, UsageError
 from autoround.events import Event, Planned, StageStarted, Warned
 from autoround.model.skeleton import open_model
-from autoround.pipeline import Request, run
+from autoround.pipeline import run
+from autoround.preparation import Request
 from autoround.resume.journal import blocks_in, journal_of
-from autoround.tuning import block as tuning
+from autoround.session.block_output import BlockOutput
 from autoround.tuning import end_to_end_state as distill_state
-from autoround.types import Destination, RunResult
+from autoround.tuning.block import BlockTuner
+from autoround.types import BlockPlan, Destination, RunResult
 
 from ...faults import count, full_disk, killed
 from ...runs import NEAREST, small, tensors_of
@@ -264,13 +266,13 @@ def test_what_is_done_is_not_done_again(
     model, out = checkpoint("llama"), tmp_path / "out"
     interrupted(model, out)
     done: list[int] = []
-    original = tuning._quantize_block
+    original = BlockTuner.tune
 
-    def noted(job: Any, runner: Any, block: Any, *others: Any) -> Any:
+    def noted(tuner: BlockTuner, block: BlockPlan) -> BlockOutput:
         done.append(block.index)
-        return original(job, runner, block, *others)
+        return original(tuner, block)
 
-    monkeypatch.setattr(tuning, "_quantize_block", noted)
+    monkeypatch.setattr(BlockTuner, "tune", noted)
     events: list[Event] = []
     result = quantize(model, out, resume=True, sink=events.append)
     assert done == [1]
@@ -337,11 +339,11 @@ def test_a_changed_version_does_not_go_on_and_another_machine_is_told(
     interrupted(model, out)
     path = journal_of(out) / "run.json"
     about = json.loads(path.read_text())
-    about["identity"]["torch"] = "1.0"
+    about["fingerprint"]["torch"] = "1.0"
     path.write_text(json.dumps(about))
     with pytest.raises(OutputError, match=r"torch: 1\.0 then, "):
         quantize(model, out, resume=True)
-    about["identity"]["torch"] = torch.__version__
+    about["fingerprint"]["torch"] = torch.__version__
     about["machine"]["threads"] = 99
     path.write_text(json.dumps(about))
     events: list[Event] = []
@@ -436,7 +438,7 @@ def test_a_folder_of_somebody_else_is_never_deleted(
     own = tmp_path / "out.journal"
     own.mkdir()
     (own / "thesis").write_text("precious")
-    with pytest.raises(OutputError, match="'thesis', which no run put there"):
+    with pytest.raises(OutputError, match="contains unexpected file 'thesis'"):
         quantize(checkpoint("llama"), tmp_path / "out", restart=True)
     assert (own / "thesis").read_text() == "precious"
 

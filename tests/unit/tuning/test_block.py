@@ -13,11 +13,13 @@ from autoround.data.tokens import Tokens
 from autoround.errors import AutoRoundError
 from autoround.events import BlockDone, Event, Planned, StepDone
 from autoround.model.skeleton import open_model
-from autoround.planning.hyperparameters import hyperparameters_for
-from autoround.session.session import BlockOutput, Session
-from autoround.tuning.block import quantize_blocks
+from autoround.pipeline import quantize_pass
+from autoround.session.block_output import BlockOutput
+from autoround.session.session import Session
+from autoround.settings import LayerTuning, TuningSettings
+from autoround.tuning.reconstruct import hyperparameters_for
 
-from ...runs import NEAREST, logits, make_job, quantized, same, small
+from ...runs import NEAREST, logits, make_session, quantized, run_pass, same
 from ...tiny import make_model, token_ids
 from ...tiny_quantized import nearest
 
@@ -26,14 +28,14 @@ DOWN = "model.layers.1.mlp.down_proj"
 
 
 def outputs(job: Session) -> list[BlockOutput]:
-    return list(quantize_blocks(job))
+    return run_pass(job)
 
 
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_without_tuning_it_is_rounding_to_nearest(kind: str, sym: bool) -> None:
     model = make_model(kind)
-    job = make_job(model, {**NEAREST, "scheme.sym": sym, "scheme.bits": 3})
+    job = make_session(model, {**NEAREST, "scheme.sym": sym, "scheme.bits": 3})
     assert job.tokens is None
     weights = dict(model.named_parameters())
     found = quantized(job)
@@ -51,7 +53,7 @@ def test_a_compensated_start_is_closer_than_the_nearest_levels(kind: str) -> Non
     values: dict[str, object] = {"tuning.iters": 0, "scheme.bits": 3}
     losses = {}
     for start in ("nearest", "gptq"):
-        job = make_job(make_model(kind), {**values, "tuning.init_rounding": start}, data=IDS)
+        job = make_session(make_model(kind), {**values, "tuning.init_rounding": start}, data=IDS)
         first = outputs(job)[0].result
         losses[start] = first.loss_before
         assert first.loss_after == first.loss_before
@@ -60,11 +62,11 @@ def test_a_compensated_start_is_closer_than_the_nearest_levels(kind: str) -> Non
 
 def test_a_compensated_start_needs_data_and_works_from_any_scales() -> None:
     values: dict[str, object] = {**NEAREST, "tuning.init_rounding": "gptq", "lm_head.bits": 4}
-    job = make_job(make_model("llama"), values, data=IDS)
+    job = make_session(make_model("llama"), values, data=IDS)
     assert job.tokens is not None
     found = outputs(job)
     assert found[-1].result.name == "outside the blocks"
-    plain = quantized(make_job(make_model("llama"), NEAREST))
+    plain = quantized(make_session(make_model("llama"), NEAREST))
     for name, layer in plain.items():
         own = next(output.layers[name] for output in found if name in output.layers)
         assert torch.equal(own.scale, layer.scale)  # type: ignore[union-attr]
@@ -75,7 +77,7 @@ def test_stacked_experts_start_at_the_nearest_level() -> None:
     values: dict[str, object] = {"tuning.iters": 0}
     one, other = (
         quantized(
-            make_job(make_model("mixtral"), {**values, "tuning.init_rounding": start}, data=IDS)
+            make_session(make_model("mixtral"), {**values, "tuning.init_rounding": start}, data=IDS)
         )
         for start in ("nearest", "gptq")
     )
@@ -85,7 +87,7 @@ def test_stacked_experts_start_at_the_nearest_level() -> None:
 
 
 def test_without_tuning_there_is_no_loss_to_report() -> None:
-    for output in outputs(make_job(make_model("llama"), NEAREST)):
+    for output in outputs(make_session(make_model("llama"), NEAREST)):
         assert math.isnan(output.result.loss_before)
         assert math.isnan(output.result.loss_after)
         assert (output.result.steps, output.result.best_step) == (0, 0)
@@ -93,10 +95,10 @@ def test_without_tuning_there_is_no_loss_to_report() -> None:
 
 def test_searched_scales_differ_from_the_min_max_ones_and_use_the_data() -> None:
     model = make_model("llama")
-    plain = quantized(make_job(model, NEAREST))
+    plain = quantized(make_session(model, NEAREST))
     search = {"tuning.iters": 0, "tuning.init_scale": "search", "scheme.bits": 3}
-    one = quantized(make_job(model, search, data=IDS))
-    other = quantized(make_job(model, search, data=token_ids(4, 16, seed=1)))
+    one = quantized(make_session(model, search, data=IDS))
+    other = quantized(make_session(model, search, data=token_ids(4, 16, seed=1)))
     assert not same(plain, one)
     assert not same(one, other)
 
@@ -105,8 +107,8 @@ def test_searched_scales_differ_from_the_min_max_ones_and_use_the_data() -> None
 def test_tuning_lowers_the_loss_and_changes_codes(kind: str) -> None:
     model = make_model(kind)
     values = {"tuning.iters": 24, "tuning.init_scale": "minmax", "scheme.bits": 2}
-    done = outputs(make_job(model, values, data=IDS))
-    plain = quantized(make_job(model, {**NEAREST, "scheme.bits": 2}))
+    done = outputs(make_session(model, values, data=IDS))
+    plain = quantized(make_session(model, {**NEAREST, "scheme.bits": 2}))
     for output in done:
         result = output.result
         assert 0 < result.loss_after < 0.9 * result.loss_before
@@ -123,7 +125,7 @@ def test_tuning_lowers_the_loss_and_changes_codes(kind: str) -> None:
 
 def test_the_result_is_never_worse_than_the_start() -> None:
     # So large a step only does harm, and the start itself is then the best iterate.
-    job = make_job(make_model("llama"), {"tuning.lr": 50.0, "tuning.iters": 2}, data=IDS)
+    job = make_session(make_model("llama"), {"tuning.lr": 50.0, "tuning.iters": 2}, data=IDS)
     for output in outputs(job):
         assert output.result.loss_after <= output.result.loss_before
 
@@ -131,25 +133,35 @@ def test_the_result_is_never_worse_than_the_start() -> None:
 def test_only_the_seed_decides() -> None:
     model = make_model("llama")
     values = {"tuning.iters": 6, "tuning.init_scale": "minmax", "scheme.bits": 2}
-    once, again = (quantized(make_job(model, values, data=IDS)) for _ in range(2))
+    once, again = (quantized(make_session(model, values, data=IDS)) for _ in range(2))
     assert same(once, again)
-    assert not same(once, quantized(make_job(model, {**values, "seed": 7}, data=IDS)))
+    assert not same(once, quantized(make_session(model, {**values, "seed": 7}, data=IDS)))
 
 
-def test_blocks_have_schedules_of_their_own() -> None:
-    recipe = small({"seed": 5})
-    assert [hyperparameters_for(recipe, block).seed for block in (0, 1, 2)] == [5, 6, 7]
-    assert hyperparameters_for(small({"tuning.tune_minmax": False}), 0).clip_rate == 0
-    assert hyperparameters_for(small({"tuning.init_scale": "search"}), 0).clip_ceiling == 2
-    assert hyperparameters_for(small({"tuning.init_scale": "minmax"}), 0).clip_ceiling == 1
-    assert hyperparameters_for(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.004)
+def test_blocks_have_hyperparameters_of_their_own() -> None:
+    settings = TuningSettings(seed=5, minmax_lr=0.5, default=LayerTuning("nearest", 0.004))
+    each = [hyperparameters_for(settings, block) for block in (0, 1, 2)]
+    assert [one.seed for one in each] == [5, 6, 7]
+    assert (each[0].rate, each[0].clip_rate) == (0.004, 0.5)
+    for init_scale, ceiling in (("search", 2), ("minmax", 1)):
+        settings = TuningSettings(init_scale=init_scale)
+        assert hyperparameters_for(settings, 0).clip_ceiling == ceiling
+
+
+def test_recipes_settle_the_hyperparameters_of_a_block() -> None:
+    model = make_model("llama")
+    fixed = make_session(model, {"tuning.tune_minmax": False}, data=IDS).tuning
+    assert hyperparameters_for(fixed, 0).clip_rate == 0
+    tuned = make_session(model, {"tuning.iters": 50}, data=IDS).tuning
+    assert hyperparameters_for(tuned, 0).rate == pytest.approx(0.004)
+    assert hyperparameters_for(tuned, 0).clip_rate == pytest.approx(0.004)
 
 
 def test_quantized_inputs_reach_the_second_block_only() -> None:
     model = make_model("llama")
     values = {"tuning.iters": 6, "tuning.init_scale": "minmax", "scheme.bits": 2}
-    fed = outputs(make_job(model, values, data=IDS))
-    clean = outputs(make_job(model, {**values, "tuning.quantized_inputs": False}, data=IDS))
+    fed = outputs(make_session(model, values, data=IDS))
+    clean = outputs(make_session(model, {**values, "tuning.quantized_inputs": False}, data=IDS))
     assert same(fed[0].layers, clean[0].layers)
     assert not same(fed[1].layers, clean[1].layers)
     # Errors of the first block come on top of those of the second.
@@ -161,7 +173,7 @@ def test_quantized_inputs_reach_the_second_block_only() -> None:
 def test_padding_does_not_matter(kind: str, init: str) -> None:
     model = make_model(kind)
     ragged = [row[:n].tolist() for row, n in zip(IDS, (16, 5, 11, 8), strict=True)]
-    job = make_job(model, {"tuning.iters": 6, "tuning.init_scale": init}, data=ragged)
+    job = make_session(model, {"tuning.iters": 6, "tuning.init_scale": init}, data=ragged)
     assert job.tokens is not None
     assert job.tokens.padded
     assert "padded" in job.plan.calibration
@@ -178,8 +190,8 @@ def test_a_path_and_a_model_in_memory_give_the_same_codes(
     checkpoint: Callable[[str], Path],
 ) -> None:
     values = {"tuning.iters": 3}
-    from_files = quantized(make_job(checkpoint("llama"), values, data=IDS))
-    in_memory = quantized(make_job(make_model("llama"), values, data=IDS))
+    from_files = quantized(make_session(checkpoint("llama"), values, data=IDS))
+    in_memory = quantized(make_session(make_model("llama"), values, data=IDS))
     assert same(from_files, in_memory)
 
 
@@ -189,7 +201,7 @@ def test_a_model_in_memory_is_not_changed(kind: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attributes = {path: set(vars(module)) for path, module in model.named_modules()}
     hooks = {path: len(module._forward_pre_hooks) for path, module in model.named_modules()}
-    quantized(make_job(model, data=IDS))
+    quantized(make_session(model, data=IDS))
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -204,7 +216,7 @@ def test_a_weight_that_is_no_number_is_named(bad: float, values: dict[str, objec
     model = make_model("llama")
     with torch.no_grad():
         model.get_parameter(DOWN + ".weight")[3, 5] = bad
-    job = make_job(model, values, data=IDS)
+    job = make_session(model, values, data=IDS)
     with pytest.raises(AutoRoundError, match=rf"{DOWN}.* holds NaN"):
         quantized(job)
 
@@ -214,11 +226,13 @@ def test_a_model_that_overflows_says_which_block_and_what_to_do() -> None:
     with torch.no_grad():
         model.model.layers[0].input_layernorm.weight.fill_(float("inf"))
     with pytest.raises(AutoRoundError, match=r"block model\.layers\.0: .*compute_dtype=float32"):
-        quantized(make_job(model, {"tuning.init_scale": "minmax"}, data=IDS))
+        quantized(make_session(model, {"tuning.init_scale": "minmax"}, data=IDS))
 
 
 def test_kept_tensors_come_in_the_dtype_they_will_be_written_in() -> None:
-    job = make_job(make_model("gpt2"), {"output.dtype": "bfloat16", "ignore": ["c_fc"]}, data=IDS)
+    job = make_session(
+        make_model("gpt2"), {"output.dtype": "bfloat16", "ignore": ["c_fc"]}, data=IDS
+    )
     output = outputs(job)[0]
     path = "transformer.h.0"
     assert set(output.layers) == {
@@ -234,7 +248,7 @@ def test_kept_tensors_come_in_the_dtype_they_will_be_written_in() -> None:
 
 def test_a_block_with_nothing_to_quantize_is_passed_through() -> None:
     ignored = {"ignore": ["model.layers.0.*"]}
-    first, second = outputs(make_job(make_model("llama"), ignored, data=IDS))
+    first, second = outputs(make_session(make_model("llama"), ignored, data=IDS))
     assert first.layers == {}
     assert "model.layers.0.mlp.down_proj.weight" in first.kept
     assert math.isnan(first.result.loss_before)
@@ -243,15 +257,15 @@ def test_a_block_with_nothing_to_quantize_is_passed_through() -> None:
 
 
 def test_the_last_batch_may_be_smaller() -> None:
-    job = make_job(make_model("llama"), {"tuning.batch_size": 3}, data=IDS)
-    assert [len(output.layers) for output in quantize_blocks(job)] == [7, 7]
+    job = make_session(make_model("llama"), {"tuning.batch_size": 3}, data=IDS)
+    assert [len(output.layers) for output in run_pass(job)] == [7, 7]
 
 
 def test_only_one_block_is_read_at_a_time(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skeleton = open_model(checkpoint("llama"))
-    job = make_job(skeleton, NEAREST)
+    job = make_session(skeleton, NEAREST)
     read: list[str] = []
     source_read = skeleton.source.read
 
@@ -261,16 +275,21 @@ def test_only_one_block_is_read_at_a_time(
         return source_read(wanted)
 
     monkeypatch.setattr(skeleton.source, "read", watch)
-    blocks = quantize_blocks(job)
-    assert read == []
-    next(blocks)
-    assert read
-    assert all(name.startswith("model.layers.0.") for name in read)
+    finished: list[list[str]] = []
+
+    def deliver(output: BlockOutput) -> None:
+        finished.append(list(read))
+        read.clear()
+
+    quantize_pass(job, deliver)
+    for index, names in enumerate(finished):
+        assert names
+        assert all(name.startswith(f"model.layers.{index}.") for name in names)
 
 
 def test_events_tell_of_every_step_and_block() -> None:
     events: list[Event] = []
-    done = outputs(make_job(make_model("llama"), data=IDS, sink=events.append))
+    done = outputs(make_session(make_model("llama"), data=IDS, sink=events.append))
     assert isinstance(events[0], Planned)
     steps = [event for event in events if isinstance(event, StepDone)]
     assert [(e.block, e.step, e.steps) for e in steps] == [
@@ -286,7 +305,9 @@ def test_events_tell_of_every_step_and_block() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_loss_is_what_the_served_block_is_off_by(kind: str) -> None:
     model, served = make_model(kind), make_model(kind)
-    done = outputs(make_job(model, {"tuning.iters": 6, "tuning.init_scale": "minmax"}, data=IDS))
+    done = outputs(
+        make_session(model, {"tuning.iters": 6, "tuning.init_scale": "minmax"}, data=IDS)
+    )
     with torch.no_grad():
         for name, layer in ((n, q) for output in done for n, q in output.layers.items()):
             weight = served.get_parameter(name + ".weight")
@@ -319,4 +340,4 @@ def test_values_that_no_grid_holds_are_refused(value: float, message: str) -> No
     with torch.no_grad():
         model.get_submodule(DOWN).weight[3, 5] = value  # type: ignore[index, operator]
     with pytest.raises(AutoRoundError, match=f"layer {DOWN}: .*{message}"):
-        quantized(make_job(model, NEAREST))
+        quantized(make_session(model, NEAREST))

@@ -18,12 +18,11 @@ from autoround.errors import ModelError
 from autoround.events import Event, Warned
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import adopt_model
-from autoround.pipeline import Request, prepare
+from autoround.preparation import Request, open_session, prepare
 from autoround.report.plan import plan_lines
 from autoround.session.prefetch import BlockPrefetcher
-from autoround.tuning.block import quantize_blocks
 
-from ...runs import make_job, quantized, same, small
+from ...runs import make_session, quantized, run_pass, same, small
 from ...tiny import make_model, token_ids
 
 IDS = token_ids(4, 16)
@@ -56,14 +55,15 @@ def prepared(runtime: TorchRuntime, values: dict[str, object] | None = None) -> 
     events: list[Event] = []
     skeleton = adopt_model(make_model("llama"))
     request = Request(skeleton, small(values), runtime, "tiny", None, IDS)
-    job, estimate = prepare(request, sink=events.append)
-    return job, estimate, [event.message for event in events if isinstance(event, Warned)]
+    ready = prepare(request, sink=events.append)
+    session = open_session(ready, sink=events.append)
+    return session, ready.estimate, [event.message for event in events if isinstance(event, Warned)]
 
 
 def test_streams_stay_on_a_device_that_they_fit() -> None:
     job, estimate, _ = prepared(Apart())
     assert estimate.streams_on_device
-    assert job.resident
+    assert job.placement.streams_on_device
     assert not estimate.streams_on_disk
     bytes_of_streams = 2 * 4 * 16 * 64 * 4
     assert estimate.stream_bytes == bytes_of_streams
@@ -76,7 +76,7 @@ def test_streams_stay_on_a_device_that_they_fit() -> None:
 
 def test_too_little_memory_is_told_with_what_to_do() -> None:
     job, estimate, warnings = prepared(Apart(free=1000))
-    assert not job.resident
+    assert not job.placement.streams_on_device
     assert not estimate.streams_on_device
     assert any(line.endswith("or take --low-memory") for line in warnings)
     _, _, warnings = prepared(Apart(free=1000), {"tuning.low_memory": True})
@@ -97,8 +97,8 @@ def test_low_memory_gives_the_same(accumulate: int) -> None:
     values = {"tuning.gradient_accumulate_steps": accumulate, "tuning.iters": 8}
     each = []
     for low in (False, True):
-        job = make_job(model, {**values, "tuning.low_memory": low}, data=IDS)
-        each.append(list(quantize_blocks(job)))
+        job = make_session(model, {**values, "tuning.low_memory": low}, data=IDS)
+        each.append(run_pass(job))
     for plain, sparing in zip(*each, strict=True):
         assert sparing.result.loss_after == pytest.approx(plain.result.loss_after, rel=0.02)
         for name, layer in plain.layers.items():
@@ -109,8 +109,8 @@ def test_low_memory_gives_the_same(accumulate: int) -> None:
 
 def test_the_next_block_is_read_while_one_is_tuned() -> None:
     model = make_model("llama")
-    plain = quantized(make_job(model, data=IDS))
-    job = make_job(model, {"tuning.iters": 40}, data=IDS)
+    plain = quantized(make_session(model, data=IDS))
+    job = make_session(model, {"tuning.iters": 40}, data=IDS)
     runtime = Apart()
     reads: list[str] = []
     read = job.skeleton.read
@@ -120,7 +120,7 @@ def test_the_next_block_is_read_while_one_is_tuned() -> None:
         return read(names)
 
     object.__setattr__(job.skeleton, "read", noted)
-    short = dataclasses.replace(job, runtime=runtime, recipe=small())
+    short = dataclasses.replace(job, runtime=runtime, plan=make_session(model, data=IDS).plan)
     assert same(quantized(short), plain)
     elsewhere = [name for name in reads if name != threading.main_thread().name]
     assert len(elsewhere) == 1, "the second block, and nothing after the last one"
@@ -129,20 +129,20 @@ def test_the_next_block_is_read_while_one_is_tuned() -> None:
 
 def test_what_is_read_is_brought_to_the_device() -> None:
     runtime = Apart()
-    job = dataclasses.replace(make_job(make_model("llama"), data=IDS), runtime=runtime)
+    job = dataclasses.replace(make_session(make_model("llama"), data=IDS), runtime=runtime)
     first, second = job.plan.blocks
     ahead = BlockPrefetcher(job)
-    ahead.go_on(first)
+    ahead.prefetch(first)
     assert ahead._reading is not None
     ahead._reading[1].result()
     for _ in range(3):
-        ahead.go_on(first)
+        ahead.prefetch(first)
     assert len(runtime.uploads) == 1
-    taken = ahead.take(second)
-    assert set(taken.placed) == set(runtime.uploads[0])
-    assert "self_attn.q_proj.weight" in taken.placed
-    assert {f"{second.name}.{name}" for name in taken.placed} == set(taken.host)
-    ahead.go_on(second)
+    taken = ahead.next(second)
+    assert set(taken.by_param) == set(runtime.uploads[0])
+    assert "self_attn.q_proj.weight" in taken.by_param
+    assert {f"{second.name}.{name}" for name in taken.by_param} == set(taken.host)
+    ahead.prefetch(second)
     assert ahead._reading is None, "there is no third block"
 
 
@@ -151,17 +151,19 @@ def test_on_a_cpu_or_in_little_memory_nothing_is_read_ahead() -> None:
         (TorchRuntime("cpu", torch.device("cpu")), {}),
         (Apart(), {"tuning.low_memory": True}),
     ):
-        job = dataclasses.replace(make_job(make_model("llama"), values, data=IDS), runtime=runtime)
+        job = dataclasses.replace(
+            make_session(make_model("llama"), values, data=IDS), runtime=runtime
+        )
         ahead = BlockPrefetcher(job)
-        ahead.go_on(job.plan.blocks[0])
+        ahead.prefetch(job.plan.blocks[0])
         assert ahead._reading is None
-        assert set(ahead.take(job.plan.blocks[1]).host) == set(
+        assert set(ahead.next(job.plan.blocks[1]).host) == set(
             job.skeleton.names_under(job.plan.blocks[1].name)
         )
 
 
 def test_what_fails_ahead_is_told_where_it_is_needed(tmp_path: Path) -> None:
-    job = make_job(make_model("llama"), data=IDS)
+    job = make_session(make_model("llama"), data=IDS)
     runtime = Apart()
     job = dataclasses.replace(job, runtime=runtime)
     ahead = BlockPrefetcher(job)
@@ -170,13 +172,13 @@ def test_what_fails_ahead_is_told_where_it_is_needed(tmp_path: Path) -> None:
         raise ModelError("a tensor holds NaN")
 
     object.__setattr__(job.skeleton, "read", refuse)
-    ahead.go_on(job.plan.blocks[0])
+    ahead.prefetch(job.plan.blocks[0])
     assert ahead._reading is not None
     ahead._reading[1].exception()
-    ahead.go_on(job.plan.blocks[0])
+    ahead.prefetch(job.plan.blocks[0])
     assert runtime.uploads == []
     with pytest.raises(ModelError, match="holds NaN"):
-        ahead.take(job.plan.blocks[1])
+        ahead.next(job.plan.blocks[1])
 
 
 def test_low_memory_holds_the_activations_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +206,7 @@ def test_low_memory_holds_the_activations_of_one_sample(monkeypatch: pytest.Monk
         values = {"tuning.low_memory": low, "tuning.batch_size": 4, "tuning.iters": 2}
         with monkeypatch.context() as patch:
             patch.setattr(BlockRunner, "run", counted)
-            quantized(make_job(make_model("llama"), values, data=IDS))
+            quantized(make_session(make_model("llama"), values, data=IDS))
         return most
 
     whole, sparing = held(False), held(True)

@@ -12,16 +12,16 @@ from torch.func import functional_call
 from autoround.core.grid import from_groups, to_groups
 from autoround.core.rounding import dense_weight
 from autoround.data.tokens import Tokens
-from autoround.events import EndToEndStep, Event
+from autoround.events import EndToEndStep, Event, ignore
 from autoround.inference.load import load
 from autoround.model.runner import BlockRunner
-from autoround.pipeline import write_blocks
-from autoround.planning.hyperparameters import tunes_end_to_end
-from autoround.session.session import BlockOutput, Session
+from autoround.pipeline import Deliver, write_passes
+from autoround.preparation import open_session
+from autoround.session.block_output import BlockOutput
+from autoround.session.session import Placement, Session
 from autoround.tuning import end_to_end as stage
-from autoround.tuning.block import quantize_blocks
 
-from ...runs import NEAREST, even_device, logits, make_job, quantized
+from ...runs import NEAREST, even_device, logits, make_prepared, make_session, quantized, run_pass
 from ...tiny import make_model, token_ids
 
 __all__ = ["even_device"]
@@ -49,8 +49,8 @@ def divergence(model: Any, job: Session, layers: dict[str, Any], ids: torch.Tens
 def test_codes_that_may_move_bring_the_answers_closer_still(kind: str) -> None:
     model = make_model(kind)
     course = {**COURSE, "end_to_end.steps": 48}
-    scales = quantized(make_job(model, course, data=IDS))
-    job = make_job(model, {**course, "end_to_end.tune_codes": True}, data=IDS)
+    scales = quantized(make_session(model, course, data=IDS))
+    job = make_session(model, {**course, "end_to_end.tune_codes": True}, data=IDS)
     both = quantized(job)
     apart = [x.codes.int() - scales[n].codes.int() for n, x in both.items()]
     moved = sum(int((x != 0).sum()) for x in apart) / sum(x.numel() for x in apart)
@@ -63,8 +63,8 @@ def test_codes_that_may_move_bring_the_answers_closer_still(kind: str) -> None:
 def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
     model = make_model(kind)
     events: list[Event] = []
-    job = make_job(model, COURSE, data=IDS, sink=events.append)
-    plain = quantized(make_job(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
+    job = make_session(model, COURSE, data=IDS, sink=events.append)
+    plain = quantized(make_session(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
     tuned = quantized(job)
     assert divergence(model, job, tuned, IDS) < 0.97 * divergence(model, job, plain, IDS)
     for name, layer in tuned.items():
@@ -77,12 +77,12 @@ def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
     assert steps[-1].loss < steps[-1].before
 
 
-def course_of(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
-    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute)
+def open_end_to_end(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
+    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute_dtype)
     assert job.tokens is not None
     runner.embed(job.tokens.ids[:2])
     runner.prepare(job.tokens.ids)
-    done = list(quantize_blocks(replace(job, recipe=_without(job.recipe))))
+    done = run_pass(without_end_to_end(job))
     hidden = [runner.embed(job.tokens.ids)]
     for plan in job.plan.blocks:
         read = job.skeleton.read(job.skeleton.names_under(plan.name))
@@ -90,28 +90,27 @@ def course_of(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
         base = runner.place(inside) | runner.buffers(plan.index)
         with torch.no_grad():
             hidden.append(runner.run(plan.index, base, hidden=hidden[-1]))
-    blocks = stage._opened(job, runner, done)
+    blocks = stage._open_blocks(job, runner, done)
     return stage._EndToEnd(job, runner, runner.outer(), blocks, hidden[-1]), done
 
 
-def _without(recipe: Any) -> Any:
-    return recipe.model_copy(
-        update={"end_to_end": recipe.end_to_end.model_copy(update={"steps": 0})}
-    )
+def without_end_to_end(session: Session) -> Session:
+    tuning = replace(session.tuning, end_to_end=replace(session.tuning.end_to_end, steps=0))
+    return replace(session, plan=replace(session.plan, tuning=tuning))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padded: bool) -> None:
     model = make_model(kind)
-    job = make_job(model, COURSE, data=IDS)
+    job = make_session(model, COURSE, data=IDS)
     lengths = torch.full((len(IDS),), 16 if not padded else 11)
     job = replace(job, tokens=Tokens(IDS, lengths, "given"))
-    course, _ = course_of(job)
+    course, _ = open_end_to_end(job)
     rows = torch.tensor([3, 5, 8])
     loss, grads = stage._gradients(course, rows, units=0)
     factors = {n: f.clone().requires_grad_() for b in course.blocks for n, f in b.factors.items()}
-    layers = {n: x for b in course.blocks for n, x in b.layers.items()}
+    layers = {n: x for b in course.blocks for n, x in b.open().layers.items()}
     turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
     weights = {}
     for name, factor in factors.items():
@@ -132,26 +131,32 @@ def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padde
 def test_scales_that_do_harm_are_not_kept() -> None:
     model = make_model("llama")
     values = {**COURSE, "end_to_end.lr": 3.0, "end_to_end.steps": 3}
-    plain = quantized(make_job(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
-    tuned = quantized(make_job(model, values, data=IDS))
+    plain = quantized(make_session(model, {**COURSE, "end_to_end.steps": 0}, data=IDS))
+    tuned = quantized(make_session(model, values, data=IDS))
     for name, layer in tuned.items():
         assert torch.equal(layer.scale, plain[name].scale)
 
 
 def test_plain_rounding_can_be_followed_by_it() -> None:
     values = {**COURSE, **NEAREST}
-    job = make_job(make_model("llama"), values, data=IDS)
+    job = make_session(make_model("llama"), values, data=IDS)
     assert job.tokens is not None
-    plain = quantized(make_job(make_model("llama"), {**NEAREST, "scheme.bits": 2}))
+    plain = quantized(make_session(make_model("llama"), {**NEAREST, "scheme.bits": 2}))
     assert any(not torch.equal(x.scale, plain[n].scale) for n, x in quantized(job).items())
 
 
 def test_what_is_written_is_what_was_tuned(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    job = make_job(checkpoint("llama"), COURSE, data=IDS)
-    done = list(quantize_blocks(job))
-    write_blocks([(job, done)], tmp_path / "out", tokenizer=None)
+    prepared = make_prepared(checkpoint("llama"), COURSE, data=IDS)
+    session = open_session(prepared, sink=ignore)
+    done = run_pass(session)
+
+    def produce(session: Session, deliver: Deliver) -> None:
+        for output in done:
+            deliver(output)
+
+    write_passes(prepared, [session], tmp_path / "out", produce=produce)
     model = load(tmp_path / "out", device="cpu", dense=True)
     for output in done:
         for name, layer in output.layers.items():
@@ -161,9 +166,9 @@ def test_what_is_written_is_what_was_tuned(
 
 def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]) -> None:
     values = {**COURSE, "output.format": "gguf:q8_0", "end_to_end.steps": 2}
-    job = make_job(checkpoint("llama"), values, data=IDS)
+    job = make_session(checkpoint("llama"), values, data=IDS)
     assert any("end_to_end is left out for gguf:q8_0" in note for note in job.plan.notes)
-    assert not tunes_end_to_end(job.recipe, job.plan)
+    assert job.tuning.end_to_end.steps == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -171,9 +176,9 @@ def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]
 def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
     model = make_model(kind)
     values = {**COURSE, "end_to_end.tune_codes": True, "tuning.compute_dtype": dtype}
-    job = make_job(model, values, data=IDS)
-    assert job.graphs
-    again, held = quantized(replace(job, graphs=False)), quantized(job)
+    job = make_session(model, values, data=IDS)
+    assert job.placement.graphs_held
+    again, held = quantized(replace(job, placement=Placement())), quantized(job)
     for name, layer in again.items():
         assert torch.equal(layer.codes, held[name].codes)
         assert torch.equal(layer.scale, held[name].scale)
@@ -181,14 +186,13 @@ def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
 
 def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("llama")
-    course, _ = course_of(replace(make_job(model, COURSE, data=IDS), graphs=False))
+    session = replace(make_session(model, COURSE, data=IDS), placement=Placement())
+    course, _ = open_end_to_end(session)
     runs: list[int] = []
     visit = stage._run_with_graph
 
-    def counted(
-        course: stage._EndToEnd, block: stage._Block, *rest: torch.Tensor
-    ) -> stage._BlockRun:
-        runs.append(block.number)
+    def counted(course: stage._EndToEnd, block: stage._TunedBlock, *rest: Any) -> stage._BlockRun:
+        runs.append(block.plan.index)
         return visit(course, block, *rest)
 
     monkeypatch.setattr(stage, "_run_with_graph", counted)
@@ -196,6 +200,6 @@ def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.Monk
     last = len(course.blocks) - 1
     assert runs == [*range(last + 1), *range(last, -1, -1)]
     runs.clear()
-    held = course._replace(job=replace(course.job, graphs=True))
+    held = course._replace(session=replace(course.session, placement=Placement(graphs_held=True)))
     stage._gradients(held, torch.arange(4), units=0)
     assert runs == [*range(last + 1)]

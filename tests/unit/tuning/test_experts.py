@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from autoround.events import ignore
 from autoround.formats.written import split, written_layers
 from autoround.model.importance import PRIOR_TOKENS, Importance, observing
 from autoround.model.stacked_experts import as_matrix, from_matrix
-from autoround.pipeline import Request, run
+from autoround.pipeline import run
+from autoround.preparation import Request
 from autoround.tuning.experts import reset_undertrained, undertrained_experts
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan, QuantizedTensor, Scheme
 
@@ -100,7 +102,7 @@ def sum_of_inner(experts: torch.nn.Module, hidden: torch.Tensor, expert: int) ->
 
 def test_experts_that_few_tokens_came_to_stay_where_they_started() -> None:
     own = layer()
-    block = BlockPlan(0, "b", (own,))
+    block = BlockPlan(0, "b", (replace(own, block="b"),))
     tokens = torch.tensor([FEW_TOKENS, FEW_TOKENS - 1, 0])
     few = undertrained_experts(block, {"experts": tokens})
     assert few[own.name].tolist() == [False, True, True]

@@ -15,8 +15,9 @@ from autoround.errors import FormatError
 from autoround.events import ignore
 from autoround.inference.linear import QuantLinear
 from autoround.inference.load import load
-from autoround.pipeline import Request, run
+from autoround.pipeline import run
 from autoround.planning.estimate import disk_bytes
+from autoround.preparation import Request
 
 from ...families import text
 from ...runs import even_device, logits, open_device, open_model, small, tensors_of

@@ -45,7 +45,6 @@ def plan_of(**schemes: Scheme | None) -> Plan:
         outputs=(OutputPlan("compressed-tensors", layouts.COMPRESSED, "float16"),),
         dtype="float16",
         device="cpu",
-        compute_dtype="float32",
         calibration="",
     )
 

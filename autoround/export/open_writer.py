@@ -1,0 +1,108 @@
+"""Open the writer of a format: formats name it by a word, this table maps the word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from autoround.export.gguf_writer import GgufWriter, gguf_fields
+from autoround.export.safetensors_writer import SafetensorsWriter
+from autoround.export.shards import ShardWriter
+from autoround.export.staging import Staging
+from autoround.export.verify import ReadBackCheck
+from autoround.export.writer import OutputWriter
+from autoround.formats.layouts import GGUF
+from autoround.formats.registry import is_gguf
+from autoround.model.skeleton import Skeleton
+from autoround.session.session import Session
+from autoround.types import OutputPlan, Plan
+
+
+def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
+    """Refuse a tokenizer or a model that the metadata of a planned file cannot express.
+
+    Args:
+        plan: with its further passes.
+        skeleton: the model.
+        tokenizer: as it is to be written.
+
+    Raises:
+        FormatError: with what has no place in the file.
+    """
+    for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
+        file_type = output.packing.removeprefix(GGUF)
+        gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTarget:
+    """Where an output goes, and what goes into it beside the plan.
+
+    root: folder that the formats of a run share. stack: closes what is opened.
+    """
+
+    root: Path
+    stack: ExitStack
+    tokenizer: Any
+    max_shard_bytes: int
+
+
+Opener: TypeAlias = Callable[[Session, OutputPlan, OutputTarget], OutputWriter]
+
+
+def open_writer(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
+    """Open the writer of one format.
+
+    Args:
+        session: the pass that it writes.
+        part: the format.
+        target: where to.
+    """
+    return WRITERS["gguf" if is_gguf(part) else "safetensors"](session, part, target)
+
+
+def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
+    folder = target.root / part.folder
+    shards = ShardWriter(folder, max_shard_bytes=target.max_shard_bytes)
+    target.stack.enter_context(shards)
+    _write_side_files(shards, session.skeleton, target.tokenizer)
+    return SafetensorsWriter(
+        shards, session.plan, part=part, skeleton=session.skeleton, check=_check(session)
+    )
+
+
+def _open_gguf(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
+    staging = target.stack.enter_context(Staging(target.root / part.folder))
+    _write_side_files(staging, session.skeleton, target.tokenizer)
+    return GgufWriter(
+        staging,
+        session.plan,
+        part=part,
+        skeleton=session.skeleton,
+        tokenizer=target.tokenizer,
+        check=_check(session),
+    )
+
+
+#: Writers by the word that formats have for them.
+WRITERS: Mapping[str, Opener] = {"safetensors": _open_safetensors, "gguf": _open_gguf}
+
+
+def _check(session: Session) -> ReadBackCheck:
+    ids = None if session.tokens is None else session.tokens.ids
+    return ReadBackCheck(session.skeleton, session.plan, ids=ids)
+
+
+def _write_side_files(staging: Staging, skeleton: Skeleton, tokenizer: Any) -> None:
+    """Write what goes with a model whatever its weights are: tokenizer, generation, licence."""
+    if skeleton.folder is not None:
+        staging.copy_side_files(skeleton.folder)
+        return
+    generation = getattr(skeleton.model, "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(staging.staging)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(staging.staging)

@@ -1,0 +1,42 @@
+"""What the pipeline hands finished blocks to: one writer for each format of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from autoround.export.verify import ReadBackCheck
+from autoround.session.block_output import BlockOutput
+
+
+class OutputWriter(Protocol):
+    """Writes one format; blocks come in order, then what lies outside them.
+
+    check: runs a batch through the blocks as they are handed over, and once more through the files.
+    """
+
+    check: ReadBackCheck
+
+    def add(self, output: BlockOutput) -> None:
+        """Write a finished block, or the quantized layers outside the blocks."""
+
+    def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors outside the blocks, by the model's own names."""
+
+    def add_unmapped(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors of the checkpoint that the model class does not know, or leave them out."""
+
+    def add_text(self, name: str, text: str) -> None:
+        """Write a small file beside the tensors."""
+
+    def complete(self) -> None:
+        """Complete the files, and hold them against what was handed over.
+
+        Raises:
+            VerificationError: they do not read back as the blocks were in memory.
+        """
+
+    def publish(self) -> int:
+        """Move the complete folder into place; returns its bytes."""

@@ -1,0 +1,141 @@
+"""Tune and quantize some weights together: the one way for blocks and for the lm-head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from autoround.core.rtn import Target, round_to_nearest
+from autoround.core.tune import (
+    Hyperparameters,
+    OnStep,
+    Reconstruction,
+    Tuned,
+    tune,
+    validation_loss,
+)
+from autoround.errors import AutoRoundError
+from autoround.session.block_output import QuantizedWeight
+from autoround.session.session import Session
+from autoround.settings import TuningSettings
+from autoround.tuning.experts import reset_undertrained
+from autoround.tuning.targets import quantize_targets
+from autoround.types import LayerPlan
+
+
+class TunedWeights(NamedTuple):
+    """Quantized weights by layer, and losses on the validation samples; NaN where none was taken.
+
+    best_step: the step whose iterate is kept.
+    """
+
+    weights: dict[str, QuantizedWeight]
+    loss_before: float
+    loss_after: float
+    best_step: int
+
+
+def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:
+    """Return the plain numbers that tune one unit of a run.
+
+    Args:
+        settings: of the pass.
+        unit: number of the unit, which its random draws are seeded with.
+    """
+    return Hyperparameters(
+        iters=settings.iters,
+        rate=settings.default.lr,
+        clip_rate=settings.minmax_lr,
+        batch_size=settings.batch_size,
+        accumulate=settings.grad_accum_steps,
+        checks=settings.num_validations,
+        check_samples=settings.validation_samples,
+        # A searched range may be too narrow as well as too wide; a min-max one only too wide.
+        clip_ceiling=2.0 if settings.init_scale == "search" else 1.0,
+        seed=settings.seed + unit,
+        part=1 if settings.low_memory else 0,
+        sparing=settings.low_memory,
+    )
+
+
+def round_weights(
+    session: Session, layers: Sequence[LayerPlan], targets: Mapping[str, Target]
+) -> TunedWeights:
+    """Quantize weights as their rounding is initialised, without tuning.
+
+    Args:
+        session: the pass.
+        layers: whose weights.
+        targets: grouped weights with their grids, by layer.
+    """
+    nan = float("nan")
+    return _quantized(session, layers, targets, Tuned(round_to_nearest(targets), nan, nan, 0))
+
+
+def tune_weights(
+    session: Session,
+    layers: Sequence[LayerPlan],
+    problem: Reconstruction,
+    *,
+    hyperparameters: Hyperparameters,
+    undertrained: Mapping[str, Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> TunedWeights:
+    """Tune the rounding of weights that are used together, and quantize them.
+
+    Args:
+        session: the pass.
+        layers: whose weights.
+        problem: the function they are weights of, what to round, and what outputs to match.
+        hyperparameters: plain numbers.
+        undertrained: bool [experts] by layer, experts that saw too few tokens to be tuned.
+        on_step: told of every step.
+
+    Raises:
+        AutoRoundError: the loss is not finite before tuning.
+    """
+    ops, dtype = session.runtime.ops, session.compute_dtype
+    tuned = tune(problem, hyperparameters, ops=ops, dtype=dtype, on_step=on_step)
+    if not tuned.loss_before < float("inf"):
+        block = layers[0].block
+        where = f"block {block}" if block else f"layer {layers[0].name}"
+        raise AutoRoundError(
+            f"{where}: its loss is {tuned.loss_before} before tuning; the model overflows in this "
+            "dtype: set tuning.compute_dtype=float32"
+        )
+    if undertrained and hyperparameters.iters:
+        tuned = _with_reset_experts(session, problem, hyperparameters, tuned, undertrained)
+    return _quantized(session, layers, problem.tasks, tuned)
+
+
+def _with_reset_experts(
+    session: Session,
+    problem: Reconstruction,
+    hyperparameters: Hyperparameters,
+    tuned: Tuned,
+    undertrained: Mapping[str, Tensor],
+) -> Tuned:
+    """Give undertrained experts their initial rounding back, unless that costs the block more."""
+    roundings = reset_undertrained(tuned.roundings, undertrained)
+    after = validation_loss(
+        problem,
+        roundings,
+        schedule=hyperparameters,
+        ops=session.runtime.ops,
+        dtype=session.compute_dtype,
+    )
+    if not after <= tuned.loss_before:
+        # The other weights were tuned beside these experts as they were then: without them they
+        # are worse than where all of them started.
+        start = round_to_nearest(problem.tasks)
+        return Tuned(start, tuned.loss_before, tuned.loss_before, 0)
+    return tuned._replace(roundings=roundings, loss_after=after)
+
+
+def _quantized(
+    session: Session, layers: Sequence[LayerPlan], targets: Mapping[str, Target], tuned: Tuned
+) -> TunedWeights:
+    weights = quantize_targets(layers, targets, tuned.roundings, ops=session.runtime.ops)
+    return TunedWeights(weights, tuned.loss_before, tuned.loss_after, tuned.best_step)
