@@ -17,7 +17,6 @@ from autoround.errors import AutoRoundError, UsageError
 from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
 from autoround.export.preflight import check_output
-from autoround.formats.layouts import GGUF
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
     ChosenAllocation,
@@ -152,8 +151,7 @@ def make_request(
     runtime = open_device(device)
     skeleton, name = open_any(model)
     if tokenizer is None:
-        written = any(name.startswith(GGUF) for name in recipe.output.formats)
-        tokenizer = needed_tokenizer(recipe, skeleton, data=data, written=written)
+        tokenizer = needed_tokenizer(recipe, skeleton, data=data)
     return Request(skeleton, recipe, runtime, name, tokenizer, data)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from autoround.core.grid import from_groups, min_max_grid, to_groups
 from autoround.core.rounding import dense_weight, initial_rounding, quantize
-from autoround.formats import layouts
-from autoround.formats.auto_round import config as auto_round
+from autoround.formats.auto_round import config as auto_round_config
+from autoround.formats.auto_round.format import AUTO_ROUND
+from autoround.formats.registry import layout_named
 from autoround.model.blocks import Matrix, is_transposed, matrices
 from autoround.model.names import expert_files
 from autoround.model.skeleton import Skeleton, open_model
@@ -42,7 +43,7 @@ def make_plan(blocks: tuple[BlockPlan, ...]) -> Plan:
         blocks=blocks,
         kept=(),
         recipe={},
-        outputs=(OutputPlan(auto_round.NAME, auto_round.packing_for(schemes), "float32"),),
+        outputs=(OutputPlan(AUTO_ROUND.name, AUTO_ROUND.layout_for(schemes).name, "float32"),),
         dtype="float32",
         device="cpu",
         calibration="none",
@@ -63,12 +64,12 @@ def write_quantized(source: Path, target: Path, choose: Choose) -> dict[str, Qua
         assert layer.scheme is not None
         weight = tensors.pop(layer.name + ".weight")
         layers[layer.name] = nearest(weight.t() if layer.transposed else weight, layer.scheme)
-        parts = layouts.to_tensors(layers[layer.name], plan.outputs[0].packing)
+        parts = layout_named(plan.outputs[0].packing).to_tensors(layers[layer.name])
         tensors.update({f"{layer.name}.{part}": tensor for part, tensor in parts.items()})
     target.mkdir(parents=True)
     save_file({n: t.contiguous() for n, t in tensors.items()}, target / "model.safetensors")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = auto_round.config(plan, plan.outputs[0])
+    config["quantization_config"] = auto_round_config.config(plan, plan.outputs[0])
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return layers
 

@@ -21,7 +21,7 @@ run_check() {
                 "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" tools/check_devices.py autoround examples tools
             ;;
-        types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend tools ;;
+        types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend examples/format tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \
             'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())' ;;
         size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" ;;

@@ -20,12 +20,19 @@ from autoround.export.preflight import check_output, check_room
 from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
-from autoround.formats import layouts, registry
-from autoround.formats.adapt import adapt, inexact
-from autoround.formats.auto_round import config as auto_round
-from autoround.formats.checkpoints import Stored, method_of
+from autoround.formats.adapt import adapt
+from autoround.formats.format import PackedLayer
+from autoround.formats.registry import (
+    find_format,
+    format_of,
+    layout_named,
+    lowest_zero,
+    method_of,
+    plan_output,
+)
 from autoround.formats.regroup import regroup
 from autoround.formats.schemes import most_common
+from autoround.formats.unpacking import owned_tensors
 from autoround.formats.written import written_layers
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_empty
@@ -63,7 +70,7 @@ class _Source:
     config: dict[str, Any]
     method: str
     files: CheckpointSource
-    stored: Mapping[str, Stored]
+    packed: Mapping[str, PackedLayer]
     plan: Plan
 
     @property
@@ -100,7 +107,7 @@ def convert(
             )
             for part in plan.outputs
         ]
-        for name in source.stored:
+        for name in source.packed:
             layer, moved, lost = _convert_layer(source, name, writers)
             if lost and not allow_lossy:
                 raise FormatError(
@@ -159,32 +166,30 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
     schemes = [layer.scheme for layer in layers if layer.scheme is not None]
     outputs = []
     for name in formats:
-        if name.startswith(layouts.GGUF):
+        written = find_format(name)
+        if written.own_types:
             raise FormatError(
                 f"{name} has grids of its own, which codes cannot be carried over to; quantize "
                 "the 16-bit model with this format instead"
             )
-        found = registry.plan_output(
+        output = plan_output(
             name,
             {most_common(schemes): ""},
             dtype=source.plan.dtype,
             chosen=True,
             folder=name.replace(":", "-") if len(formats) > 1 else "",
         )
-        if name == "auto_round":
-            found = dataclasses.replace(found, packing=auto_round.packing_for(set(schemes)))
-        outputs.append(found)
-        reason = layouts.headless(found.packing)
+        layout = written.layout_for(set(schemes))
+        outputs.append(dataclasses.replace(output, packing=layout.name))
+        reason = written.headless()
         if outside and reason:
             raise FormatError(f"layer {outside[0].name} to {name}: {reason}")
         for layer in layers:
             assert layer.scheme is not None
-            reason = layouts.illegal(layer.scheme, found.packing) or layouts.why_not(
-                layer.shape, layer.scheme, found.packing
-            )
+            reason = layout.illegal(layer.scheme) or layout.why_not(layer.shape, layer.scheme)
             if reason:
                 raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
-        reason = registry.unfit(name, found.packing, dict.fromkeys(schemes, ""))
+        reason = written.unfit(layout, dict.fromkeys(schemes, ""))
         if reason:
             raise FormatError(f"{name} cannot hold {reason}")
     return dataclasses.replace(source.plan, outputs=tuple(outputs))
@@ -194,25 +199,26 @@ def _convert_layer(
     source: _Source, name: str, writers: Sequence[tuple[OutputPlan, ShardWriter]]
 ) -> tuple[QuantizedTensor, int, str]:
     """Carry one layer over; returns it, the groups that moved, and what was lost."""
-    scheme, packing = source.stored[name]
+    scheme, packing = source.packed[name]
     headers = source.files.headers()
-    parts = [part for part in layouts.PARTS if f"{name}.{part}" in headers]
+    layout = layout_named(packing)
+    parts = [part for part in layout.parts if f"{name}.{part}" in headers]
     tensors = source.files.read(f"{name}.{part}" for part in parts)
-    held = {part: tensors[f"{name}.{part}"] for part in parts}
-    layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
+    by_part = {part: tensors[f"{name}.{part}"] for part in parts}
+    layer = layout.from_tensors(by_part, scheme, name=name)
     if not bool(torch.isfinite(layer.scale).all()):
         raise FormatError(f"layer {name}: its scales hold NaN or infinity")
-    order = _order(held.get("g_idx"), layer.scheme, name=name, groups=layer.scale.shape[1])
-    lowest = max(layouts.lowest_zero(part.packing) for part, _ in writers)
-    anew = ""
-    refused = [part.format for part, _ in writers if part.packing not in layouts.GPTQ]
+    order = _order(by_part.get("g_idx"), layer.scheme, name=name, groups=layer.scale.shape[1])
+    lowest = lowest_zero([part for part, _ in writers])
+    rounded = ""
+    refused = [part.format for part, _ in writers if not layout_named(part.packing).ordered]
     if order is not None and refused:
         layer, error = regroup(layer, order, lowest_zero=lowest)
         order = None
         if error:  # whole groups in another order may come out as they were
-            anew = (
+            rounded = (
                 f"its inputs are grouped out of order (desc_act), which {refused[0]} cannot hold "
-                f"(auto_gptq and gptq_v2 can): rounded anew, relative squared error {error:.1e}"
+                f"(auto_gptq and gptq_v2 can): rounded again, relative squared error {error:.1e}"
             )
     fitted = adapt(layer, lowest=lowest, highest=2**scheme.bits - 1)
     if order is not None and fitted.shifted:
@@ -220,9 +226,9 @@ def _convert_layer(
             f"layer {name}: zero points that {writers[0][0].format} cannot hold, in groups out "
             "of order (desc_act)"
         )
-    lost = [reason for reason in (anew, fitted.lost) if reason]
+    lost = [reason for reason in (rounded, fitted.lost) if reason]
     for part, writer in writers:
-        changed = inexact(fitted.layer, part.packing, DTYPES[part.dtype])
+        changed = layout_named(part.packing).inexact(fitted.layer, DTYPES[part.dtype])
         lost += [f"{changed} in {part.format}"] if changed else []
         turned = [name] if name in source.transposed else []
         found = layer_tensors({name: fitted.layer}, part, transposed=turned)
@@ -243,7 +249,7 @@ def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> T
 
 
 def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> None:
-    owned = {f"{name}.{part}" for name in source.stored for part in layouts.PARTS}
+    owned = owned_tensors(source.packed)
     for name in source.files.headers():
         if name in owned:
             continue
@@ -274,10 +280,11 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Sha
         config = with_older_names(plain)
         config["dtype"] = part.dtype
         quantization: dict[str, Any] = {}
-        for key in registry.config_keys(part):
-            config[key] = quantization = registry.config(plan, part)
+        written = format_of(part)
+        for key in written.config_keys:
+            config[key] = quantization = written.config(plan, part)
         writer.copy_side_files(source.folder)
-        for file, content in registry.side_files(part, quantization).items():
+        for file, content in written.side_files(quantization).items():
             writer.add_text(file, json.dumps(content, indent=2) + "\n")
         size += writer.finish(config)
     return size

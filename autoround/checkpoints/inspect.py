@@ -13,10 +13,10 @@ import torch
 
 from autoround.checkpoints.packed_layers import match_packed_layers
 from autoround.errors import FormatError, ModelError
-from autoround.formats.auto_round.config import PACKING_AWQ
-from autoround.formats.checkpoints import Stored, method_of
-from autoround.formats.layouts import AWQ, CODES, PARTS
-from autoround.formats.unpacking import UnpackingSource
+from autoround.formats.checkpoints import packed_shape
+from autoround.formats.format import PackedLayer
+from autoround.formats.registry import layout_named, method_of
+from autoround.formats.unpacking import UnpackingSource, owned_tensors
 from autoround.model.build import build_empty
 from autoround.model.locate import UNPACKED, read_config, read_quantization
 from autoround.model.source import CheckpointSource
@@ -75,24 +75,24 @@ def inspect_folder(folder: Path) -> Inspection:
     config = read_config(folder)
     headers: dict[str, Header] = dict(CheckpointSource(folder).headers())
     quantization = read_quantization(folder, config)
-    stored: dict[str, Stored] = {}
+    packed: dict[str, PackedLayer] = {}
     if isinstance(quantization, dict):
-        stored = _stored(folder, quantization)
-        if not stored and method_of(quantization) not in UNPACKED:
+        packed = _packed_layers(folder, quantization)
+        if not packed and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
     architectures = config.get("architectures") or ["unknown"]
-    owned = {f"{name}.{part}" for name in stored for part in PARTS}
+    owned = owned_tensors(packed)
     return Inspection(
         path=str(folder),
         architecture=str(architectures[0]),
         method=method_of(quantization) if isinstance(quantization, dict) else "none",
-        quantized=tuple(_quantized_parts(stored, headers)),
+        quantized=tuple(_quantized_parts(packed, headers)),
         kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
-        layers={name: f"{s.scheme}, {s.packing}" for name, s in stored.items()},
+        layers={name: f"{s.scheme}, {s.packing}" for name, s in packed.items()},
     )
 
 
-def _stored(folder: Path, quantization: Mapping[str, Any]) -> dict[str, Stored]:
+def _packed_layers(folder: Path, quantization: Mapping[str, Any]) -> dict[str, PackedLayer]:
     """Return the packed layers, held against the model where its class is known."""
     files = CheckpointSource(folder)
     if method_of(quantization) in UNPACKED:
@@ -108,26 +108,19 @@ def _size(header: Header) -> int:
     return math.prod(header[0]) * header[1].itemsize
 
 
-def _quantized_parts(stored: Mapping[str, Stored], headers: Mapping[str, Header]) -> list[Part]:
+def _quantized_parts(
+    packed: Mapping[str, PackedLayer], headers: Mapping[str, Header]
+) -> list[Part]:
     counts: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for name, layer in stored.items():
+    for name, layer in packed.items():
         what = f"{layer.scheme}, packing {layer.packing}"
-        found = {p: headers[f"{name}.{p}"] for p in PARTS if f"{name}.{p}" in headers}
-        codes = next((found[part][0] for part in (*CODES, "weight") if part in found), ())
-        if len(codes) != 2:
-            raise FormatError(f"layer {name}: the config calls it quantized, but it has no codes")
+        tensors = [f"{name}.{part}" for part in layout_named(layer.packing).parts]
         counts[what] += 1
-        weights[what] += _weights(layer, codes)
-        sizes[what] += sum(map(_size, found.values()))
+        weights[what] += math.prod(packed_shape(name, layer, headers))
+        sizes[what] += sum(_size(headers[tensor]) for tensor in tensors if tensor in headers)
     return [Part(what, counts[what], weights[what], sizes[what]) for what in counts]
-
-
-def _weights(layer: Stored, codes: tuple[int, ...]) -> int:
-    words = math.prod(codes)
-    per_word = 8.0 if layer.packing in (AWQ, PACKING_AWQ) else 32 / layer.scheme.bits
-    return round(words * per_word)
 
 
 def _kept_parts(headers: Mapping[str, Header]) -> list[Part]:

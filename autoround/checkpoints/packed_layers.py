@@ -36,7 +36,9 @@ def match_packed_layers(
             the model.
     """
     unpacking = UnpackingSource(files, quantization)
-    unpacking.turned = ConvertedSource(unpacking, model).turned_files() & unpacking.layers.keys()
+    unpacking.transposed = (
+        ConvertedSource(unpacking, model).turned_files() & unpacking.layers.keys()
+    )
     source = ConvertedSource(unpacking, model)
     layers = _layers(model, unpacking, CheckpointNames(source))
     missing = match_names(model, source)[1]
@@ -73,7 +75,7 @@ def _held(layer: LayerPlan, unpacking: UnpackingSource) -> LayerPlan:
     if stored is None:
         return layer
     shape = unpacking.headers()[f"{layer.file}.weight"][0]
-    shape = shape[::-1] if layer.file in unpacking.turned else shape
+    shape = shape[::-1] if layer.file in unpacking.transposed else shape
     if shape != layer.shape:
         raise FormatError(
             f"layer {layer.file}: its codes are {shape[0]} x {shape[1]}, the model's weight is "

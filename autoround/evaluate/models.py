@@ -10,7 +10,7 @@ import torch
 from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
 from autoround.errors import ModelError
-from autoround.formats.checkpoints import METHODS, method_of
+from autoround.formats.registry import is_readable, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
 from autoround.model.build import class_of
@@ -36,7 +36,7 @@ def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUT
     folder = locate_model(model)
     if gguf_file(folder) is None:
         quantization = read_quantization(folder, read_config(folder))
-        if quantization is not None and method_of(quantization) in METHODS:
+        if quantization is not None and is_readable(quantization):
             return load(folder, device=device, backend=backend)
     return load_any(folder, device=device)
 
@@ -57,7 +57,7 @@ def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = to
         return load_gguf(folder, device=device)
     file = foreign_gguf(folder)
     quantization = None if file else read_quantization(folder, read_config(folder))
-    if quantization is not None and method_of(quantization) in METHODS:
+    if quantization is not None and is_readable(quantization):
         return load(folder, device=device, dtype=dtype, dense=True)
     runtime = open_device(device)
     if quantization is not None and method_of(quantization) in UNPACKED:

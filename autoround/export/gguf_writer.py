@@ -23,8 +23,8 @@ from autoround.export.verify import ReadBackCheck
 from autoround.formats.gguf import blocks
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.gguf.blocks import GgufTensor
+from autoround.formats.gguf.format import file_type_of
 from autoround.formats.gguf.tensors import nested_tensor
-from autoround.formats.layouts import GGUF
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
 from autoround.gguf.container import Container
@@ -160,7 +160,7 @@ def file_name(model: str, part: OutputPlan) -> str:
     One whose types are not all those of its file type says so.
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
-    file_type = part.packing.removeprefix(GGUF).upper()
+    file_type = file_type_of(part).upper()
     return f"{stem}-{file_type}{'-MIXED' * bool(part.types)}.gguf"
 
 

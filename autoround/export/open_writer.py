@@ -14,11 +14,14 @@ from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
 from autoround.export.verify import ReadBackCheck
 from autoround.export.writer import OutputWriter
-from autoround.formats.layouts import GGUF
-from autoround.formats.registry import is_gguf
+from autoround.formats.gguf.format import file_type_of
+from autoround.formats.registry import format_of
 from autoround.model.skeleton import Skeleton
 from autoround.session.session import Session
 from autoround.types import OutputPlan, Plan
+
+#: What formats call the writers.
+SAFETENSORS, GGUF = "safetensors", "gguf"
 
 
 def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
@@ -32,9 +35,10 @@ def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
     Raises:
         FormatError: with what has no place in the file.
     """
-    for output in (output for one in plan.passes for output in one.outputs if is_gguf(output)):
-        file_type = output.packing.removeprefix(GGUF)
-        gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type)
+    for output in (output for one in plan.passes for output in one.outputs):
+        if format_of(output).writer == GGUF:
+            file_type = file_type_of(output)
+            gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def open_writer(session: Session, part: OutputPlan, target: OutputTarget) -> Out
         part: the format.
         target: where to.
     """
-    return WRITERS["gguf" if is_gguf(part) else "safetensors"](session, part, target)
+    return WRITERS[format_of(part).writer](session, part, target)
 
 
 def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
@@ -88,7 +92,7 @@ def _open_gguf(session: Session, part: OutputPlan, target: OutputTarget) -> Outp
 
 
 #: Writers by the word that formats have for them.
-WRITERS: Mapping[str, Opener] = {"safetensors": _open_safetensors, "gguf": _open_gguf}
+WRITERS: Mapping[str, Opener] = {SAFETENSORS: _open_safetensors, GGUF: _open_gguf}
 
 
 def _check(session: Session) -> ReadBackCheck:

@@ -15,7 +15,7 @@ from autoround.errors import FormatError, VerificationError
 from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
 from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
-from autoround.formats import layouts, registry
+from autoround.formats.registry import format_of, layout_named
 from autoround.formats.written import NUMBER, split
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
@@ -58,7 +58,7 @@ class SafetensorsWriter:
         plain = {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedTensor)}
         if len(plain) != len(layers):
             raise FormatError(f"format {self._part.format} cannot hold super-blocks of scales")
-        if self._part.packing == layouts.FAKE:
+        if layout_named(self._part.packing).dense:
             weights = {
                 self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
                 for n, layer in plain.items()
@@ -88,7 +88,7 @@ class SafetensorsWriter:
         """Write the configs, close the shards, and hold what they say against the blocks."""
         config = output_config(self._plan, self._part, self._skeleton)
         quantization = config.get("quantization_config") or {}
-        for file, content in registry.side_files(self._part, quantization).items():
+        for file, content in format_of(self._part).side_files(quantization).items():
             self._shards.add_text(file, json.dumps(content, indent=2) + "\n")
         self._shards.complete(config)
         written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
@@ -126,7 +126,7 @@ def layer_tensors(
     Raises:
         VerificationError: a layer does not come back as it was.
     """
-    if output.packing != layouts.FAKE:
+    if not layout_named(output.packing).dense:
         return pack_layers(layers, output.packing)
     dense = {name: dense_weight(layer) for name, layer in layers.items()}
     weights = {f"{n}.weight": w.t() if n in transposed else w for n, w in dense.items()}
@@ -140,9 +140,10 @@ def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str
         VerificationError: a layer does not come back as it was.
     """
     found: dict[str, Tensor] = {}
+    layout = layout_named(packing)
     for name, layer in layers.items():
-        parts = layouts.to_tensors(layer, packing)
-        back = layouts.from_tensors(parts, layer.scheme, packing=packing, name=name)
+        parts = layout.to_tensors(layer)
+        back = layout.from_tensors(parts, layer.scheme, name=name)
         if not (
             torch.equal(back.codes, layer.codes)
             and bool((back.scale == layer.scale).all())
@@ -176,6 +177,7 @@ def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[st
     config = model_config(skeleton, plan.architecture, output.dtype)
     if any(x.scheme is not None and x.tensor in skeleton.tied for x in plan.kept):
         untie(config)
-    for key in registry.config_keys(output):
-        config[key] = registry.config(plan, output)
+    written = format_of(output)
+    for key in written.config_keys:
+        config[key] = written.config(plan, output)
     return config

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import ModelError, VerificationError
-from autoround.formats.checkpoints import Stored
+from autoround.formats.format import PackedLayer
 from autoround.formats.gguf.tensors import dense
 from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
@@ -150,7 +150,7 @@ class WrittenCheckpoint:
         if quantization is not None:
             unpacking = UnpackingSource(files, quantization)
             _check_schemes(unpacking.layers, written_layers(plan.layers))
-            unpacking.turned = {
+            unpacking.transposed = {
                 one.name
                 for layer in plan.layers
                 if layer.transposed and not layer.experts
@@ -166,7 +166,7 @@ class WrittenCheckpoint:
         return self._source.read(names)
 
 
-def _check_schemes(stored: Mapping[str, Stored], written: Sequence[LayerPlan]) -> None:
+def _check_schemes(stored: Mapping[str, PackedLayer], written: Sequence[LayerPlan]) -> None:
     """Compare what a config says of each layer with what was written."""
     for layer in written:
         found = stored[layer.name].scheme if layer.name in stored else None

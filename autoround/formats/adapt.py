@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from autoround.core.grid import group_width
-from autoround.core.rounding import dense_weight
-from autoround.formats import layouts
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -64,23 +62,3 @@ def _shift(layer: QuantizedTensor, wanted: Tensor) -> tuple[Tensor, int]:
     moved = layer.codes + steps.repeat_interleave(width, dim=1)[:, :columns]
     held = moved.clamp(0, 2**layer.scheme.bits - 1)
     return held.to(torch.uint8), int((held != moved).sum())
-
-
-def inexact(layer: QuantizedTensor, packing: str, dtype: torch.dtype) -> str:
-    """Return what readers of a layout see otherwise than the codes say, or an empty text.
-
-    dtype: of weights that are written out. Layouts with zero points of their own are exact.
-    """
-    if packing == layouts.MLX:
-        exact = layer.scale.float() * layer.zero.float()
-        off = int((exact.to(layer.scale.dtype).float() != exact).sum())
-        return f"{off} biases are not exact in {_word(layer.scale.dtype)}" if off else ""
-    if packing == layouts.FAKE:
-        exact = dense_weight(layer)
-        off = int((exact.to(dtype).float() != exact).sum())
-        return f"{off} weights are not exact in {_word(dtype)}" if off else ""
-    return ""
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,47 +1,158 @@
-"""The formats by name: what each can hold, and how it describes itself to loaders."""
+"""The table of formats: ours, and those that other packages bring by entry point.
+
+A package adds formats with an entry point in the group ``autoround.formats`` that names a
+:class:`autoround.formats.format.Format`, or a sequence of them.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple
 
 from autoround.errors import FormatError
-from autoround.formats import layouts
-from autoround.formats import merged_layers as fused
-from autoround.formats.auto_round import config as auto_round
-from autoround.formats.awq import config as awq
-from autoround.formats.compressed_tensors import config as compressed
-from autoround.formats.gguf import type_mix as gguf_mix
-from autoround.formats.gptq import config as gptq
-from autoround.formats.mlx import config as mlx
-from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+from autoround.formats import merged_layers
+from autoround.formats.auto_round.format import FORMATS as AUTO_ROUND
+from autoround.formats.awq.format import FORMATS as AWQ
+from autoround.formats.compressed_tensors.format import FORMATS as COMPRESSED_TENSORS
+from autoround.formats.dequantized.format import FORMATS as DEQUANTIZED
+from autoround.formats.format import Format, Layout
+from autoround.formats.gguf.format import FORMATS as GGUF
+from autoround.formats.gptq.format import FORMATS as GPTQ
+from autoround.formats.mlx.format import FORMATS as MLX
+from autoround.types import LayerPlan, OutputPlan, Scheme
 
-#: Packing of each format; the first one depends on the schemes.
-PACKINGS = {
-    "auto_round": "",
-    "auto_round:auto_gptq": auto_round.PACKING_V1,
-    "auto_round:auto_awq": auto_round.PACKING_AWQ,
-    "auto_gptq": "gptq",
-    "gptq_v2": "gptq_v2",
-    "auto_awq": layouts.AWQ,
-    "compressed-tensors": layouts.COMPRESSED,
-    "llm_compressor": layouts.COMPRESSED,
-    "mlx": layouts.MLX,
-    "fake": layouts.FAKE,
-    **{f"{layouts.GGUF}{name}": f"{layouts.GGUF}{name}" for name in gguf_mix.BASES},
-}
-NAMES = tuple(PACKINGS)
-#: Formats whose clients compute in float16, or turn scales into the dtype of the model.
-_FLOAT16 = (
-    "auto_gptq",
-    "gptq_v2",
-    "auto_awq",
-    "compressed-tensors",
-    "llm_compressor",
-    "mlx",
-    "fake",
+#: Entry points of other packages' formats.
+GROUP = "autoround.formats"
+#: One package a format, one line here; messages list them in this order.
+BUILT_IN: tuple[Format, ...] = (
+    *AUTO_ROUND,
+    *GPTQ,
+    *AWQ,
+    *COMPRESSED_TENSORS,
+    *MLX,
+    *DEQUANTIZED,
+    *GGUF,
 )
+_MEMBERS = tuple(
+    name
+    for name in (*Format.__annotations__, *vars(Format))
+    if not name.startswith("_") and name != "register"
+)
+
+
+class Registry(NamedTuple):
+    """All formats of this installation by name, and why some entry points bring none."""
+
+    formats: dict[str, Format]
+    broken: dict[str, str]
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """Return the formats of this installation; a package that cannot be loaded brings none."""
+    formats = {one.name: one for one in BUILT_IN}
+    broken: dict[str, str] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            for brought in _load(entry):
+                _check(brought, formats)
+                formats[brought.name] = brought
+        except Exception as error:  # another package may fail in any way, which is not ours to stop
+            broken[entry.name] = f"{type(error).__name__}: {error}"
+    return Registry(formats, broken)
+
+
+def _load(entry: EntryPoint) -> Iterator[Format]:
+    brought = entry.load()
+    yield from brought if isinstance(brought, Sequence) else (brought,)
+
+
+def _check(brought: Format, known: Mapping[str, Format]) -> None:
+    """Refuse what is no format, or takes a name that is taken."""
+    missing = [member for member in _MEMBERS if not hasattr(brought, member)]
+    if missing:
+        raise TypeError(f"it has no {', '.join(missing)}: see autoround.formats.format.Format")
+    if brought.name in known:
+        raise ValueError(f"a format named {brought.name!r} is there already")
+    taken = {layout.name for one in known.values() for layout in one.layouts}
+    for layout in brought.layouts:
+        if layout.name in taken:
+            raise ValueError(f"a layout named {layout.name!r} is there already")
+
+
+def find_format(name: str) -> Format:
+    """Return a format by its name.
+
+    Raises:
+        FormatError: there is none; the message names the nearest one and all that are legal.
+    """
+    formats, broken = registry()
+    if name in formats:
+        return formats[name]
+    close = difflib.get_close_matches(name, formats, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    text = f"{name!r} is no format{hint}; legal: {', '.join(formats)}"
+    for entry, reason in broken.items():
+        text += f"; the entry point {entry!r} could not be loaded ({reason})"
+    raise FormatError(text)
+
+
+def format_of(output: OutputPlan) -> Format:
+    """Return the format of a planned output."""
+    return find_format(output.format)
+
+
+def layout_named(packing: str) -> Layout:
+    """Return a layout by the name that plans and configs have for it.
+
+    Raises:
+        FormatError: there is none.
+    """
+    layouts = _layouts()
+    if packing not in layouts:
+        raise FormatError(f"no layout is named {packing!r}; legal: {', '.join(layouts)}")
+    return layouts[packing]
+
+
+@lru_cache(maxsize=1)
+def _layouts() -> dict[str, Layout]:
+    formats = registry().formats.values()
+    return {layout.name: layout for one in formats for layout in one.layouts}
+
+
+@lru_cache(maxsize=1)
+def telling_parts() -> frozenset[str]:
+    """Return the names of tensors that only packed layers have."""
+    return frozenset(part for layout in _layouts().values() for part in layout.parts) - {"weight"}
+
+
+def reading_format(config: Mapping[str, Any]) -> Format:
+    """Return the format that reads a ``quantization_config``.
+
+    Raises:
+        FormatError: none does.
+    """
+    formats = registry().formats.values()
+    reader = next((one for one in formats if one.reads(config)), None)
+    if reader is None:
+        methods = dict.fromkeys(one.method for one in formats if one.method)
+        raise FormatError(
+            f"quant_method is {config.get('quant_method')!r}; legal: {', '.join(methods)}"
+        )
+    return reader
+
+
+def is_readable(config: Mapping[str, Any]) -> bool:
+    """Tell whether some format reads a ``quantization_config``."""
+    return any(one.reads(config) for one in registry().formats.values())
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """Return the name of a quantization config's method; MLX's does not say its own."""
+    return reading_format(config).method if is_readable(config) else str(config.get("quant_method"))
 
 
 def plan_output(
@@ -49,94 +160,46 @@ def plan_output(
 ) -> OutputPlan:
     """Resolve a format for the schemes of a recipe.
 
-    schemes: each with the words for what asked for it, empty for the recipe's own.
-    dtype: of kept tensors; chosen: whether the user named it.
+    Args:
+        name: of the format.
+        schemes: each with the words for what asked for it, empty for the recipe's own.
+        dtype: of unquantized tensors.
+        chosen: whether the user named the dtype.
+        folder: of the output, below that of the run.
 
     Raises:
         FormatError: the format cannot hold a scheme, or not all of them in one model.
     """
-    if name not in PACKINGS:
-        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise FormatError(f"{name!r} is no format{hint}; legal: {', '.join(NAMES)}")
-    packing = PACKINGS[name] or auto_round.packing_for(set(schemes))
-    if packing.startswith(layouts.GGUF):
-        # A file type says itself what each tensor is held in.
-        return OutputPlan(name, packing, "float32", folder)
-    reason = unfit(name, packing, schemes)
+    one = find_format(name)
+    layout = one.layout_for(schemes)
+    dtype = one.kept_dtype(dtype, chosen=chosen)
+    reason = "" if one.own_types else one.unfit(layout, schemes)
     if reason:
         fitting = [
-            other
-            for other in NAMES
-            if not unfit(other, PACKINGS[other] or auto_round.PACKING_PLAIN, schemes)
+            other.name
+            for other in registry().formats.values()
+            if other.own_types or not other.unfit(other.layouts[-1], schemes)
         ]
         raise FormatError(
             f"format {name} cannot hold {reason}; formats that can: {', '.join(fitting)}"
         )
-    if name in _FLOAT16 and not chosen:
-        dtype = "float16"
-    return OutputPlan(name, packing, dtype, folder)
-
-
-def unfit(name: str, packing: str, schemes: Mapping[Scheme, str]) -> str:
-    """Return which schemes a format cannot hold and why, or an empty text."""
-    for scheme, asking in schemes.items():
-        reason = layouts.illegal(scheme, packing)
-        if reason:
-            return f"{scheme}{f' of {asking}' if asking else ''}: {reason}"
-    if packing == layouts.AWQ and len(schemes) > 1:
-        return (
-            f"{' and '.join(map(str, schemes))} in one model: its config has one scheme for all "
-            "layers"
-        )
-    return ""
+    return OutputPlan(name, layout.name, dtype, folder)
 
 
 def why_not(shape: tuple[int, int], scheme: Scheme, packings: Sequence[str]) -> str:
-    """Return why one of the packings cannot hold a weight, or an empty text."""
-    return next(filter(None, (layouts.why_not(shape, scheme, p) for p in packings)), "")
+    """Return why one of the layouts cannot hold a weight of shape (out, in), or an empty text."""
+    reasons = (layout_named(packing).why_not(shape, scheme) for packing in packings)
+    return next(filter(None, reasons), "")
 
 
-def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
-    """Return the ``quantization_config`` of one output."""
-    if output.format in ("auto_gptq", "gptq_v2"):
-        return gptq.config(plan, output)
-    if output.format == "auto_awq":
-        return awq.config(plan)
-    if output.packing == layouts.COMPRESSED:
-        return compressed.config(plan)
-    if output.packing == layouts.MLX:
-        return mlx.config(plan)
-    return auto_round.config(plan, output)
-
-
-def config_keys(output: OutputPlan) -> tuple[str, ...]:
-    """Return the keys of config.json under which a format describes itself."""
-    if output.packing == layouts.FAKE or output.packing.startswith(layouts.GGUF):
-        return ()
-    if output.packing == layouts.MLX:
-        return ("quantization", "quantization_config")
-    return ("quantization_config",)
-
-
-def side_files(output: OutputPlan, quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return JSON files that a format's clients look for beside config.json."""
-    if output.format in ("auto_gptq", "gptq_v2"):
-        return {"quantize_config.json": quantization}
-    return {}
+def lowest_zero(outputs: Sequence[OutputPlan]) -> int:
+    """Return the least zero point that all of some outputs can hold."""
+    return max(layout_named(output.packing).lowest_zero for output in outputs)
 
 
 def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
-    """Return what a reader of the plan should know about these formats."""
-    sym = all(layer.scheme is None or layer.scheme.sym for layer in layers)
-    clients = []
-    for output in outputs:
-        clients += gptq.notes(sym, output.packing) + compressed.notes(layers, output.packing)
-    # Engines that merge layers read neither GGUF's mixtures nor Apple's files in that way.
-    merging = [o for o in outputs if not o.packing.startswith((layouts.GGUF, layouts.MLX))]
-    return [*clients, *(fused.notes(layers) if merging else [])]
-
-
-def is_gguf(output: OutputPlan) -> bool:
-    """Tell whether an output is a GGUF file."""
-    return output.packing.startswith(layouts.GGUF)
+    """Return what a reader of a plan should know about the formats of its outputs."""
+    formats = [format_of(output) for output in outputs]
+    about_clients = [note for one in formats for note in one.notes(layers)]
+    merging = any(one.merges_layers for one in formats)
+    return [*about_clients, *(merged_layers.notes(layers) if merging else [])]

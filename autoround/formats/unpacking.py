@@ -14,8 +14,9 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import layouts
-from autoround.formats.checkpoints import Header, packed_shape, stored_layers
+from autoround.formats.checkpoints import Header, packed_layers, packed_shape
+from autoround.formats.format import PackedLayer
+from autoround.formats.registry import layout_named, telling_parts
 from autoround.formats.regroup import ordered_weight
 from autoround.types import QuantizedTensor
 
@@ -33,7 +34,7 @@ class Files(Protocol):
 class UnpackingSource:
     """Tensors of a quantized checkpoint, ``NAME.weight`` in place of a layer's packed ones.
 
-    layers: how each packed layer is held, by its name in the files. turned: layers that the
+    layers: how each packed layer is held, by its name in the files. transposed: layers that the
     model stores as [in, out]; to be set before anything is read.
     """
 
@@ -44,10 +45,10 @@ class UnpackingSource:
             FormatError: the config cannot be understood, or a layer lacks a tensor.
         """
         self._files = files
-        self.turned: set[str] = set()
+        self.transposed: set[str] = set()
         headers = files.headers()
-        self.layers = stored_layers(quantization, packed_names(headers), headers)
-        owned = {f"{name}.{part}" for name in self.layers for part in layouts.PARTS}
+        self.layers = packed_layers(quantization, packed_names(headers), headers)
+        owned = owned_tensors(self.layers)
         self._headers = {name: header for name, header in headers.items() if name not in owned}
         for name, stored in self.layers.items():
             shape = packed_shape(name, stored, headers)
@@ -55,11 +56,12 @@ class UnpackingSource:
 
     def headers(self) -> Mapping[str, Header]:
         """Return shape and dtype of every tensor as it reads."""
-        if not self.turned:
+        if not self.transposed:
             return self._headers
-        turned = {f"{name}.weight" for name in self.turned}
+        transposed = {f"{name}.weight" for name in self.transposed}
         return {
-            n: ((s[1], s[0]), d) if n in turned else (s, d) for n, (s, d) in self._headers.items()
+            n: ((s[1], s[0]), d) if n in transposed else (s, d)
+            for n, (s, d) in self._headers.items()
         }
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -69,7 +71,7 @@ class UnpackingSource:
             layer = name.removesuffix(".weight")
             if layer != name and layer in self.layers:
                 weight = self.dense(layer)
-                found[name] = weight.t() if layer in self.turned else weight
+                found[name] = weight.t() if layer in self.transposed else weight
             else:
                 found.update(self._files.read([name]))
         return found
@@ -90,14 +92,15 @@ class UnpackingSource:
     def parts(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a packed layer, by the layout's names of them."""
         headers = self._files.headers()
-        held = [part for part in layouts.PARTS if f"{name}.{part}" in headers]
-        tensors = self._files.read(f"{name}.{part}" for part in held)
-        return {part: tensors[f"{name}.{part}"] for part in held}
+        layout = layout_named(self.layers[name].packing)
+        parts = [part for part in layout.parts if f"{name}.{part}" in headers]
+        tensors = self._files.read(f"{name}.{part}" for part in parts)
+        return {part: tensors[f"{name}.{part}"] for part in parts}
 
     def quantized(self, name: str, held: Mapping[str, Tensor]) -> QuantizedTensor:
         """Return the codes, scales and zero points of a layer's tensors."""
         scheme, packing = self.layers[name]
-        layer = layouts.from_tensors(held, scheme, packing=packing, name=name)
+        layer = layout_named(packing).from_tensors(held, scheme, name=name)
         if not bool(torch.isfinite(layer.scale).all()):
             raise FormatError(f"layer {name}: its scales hold NaN or infinity")
         return layer
@@ -105,9 +108,18 @@ class UnpackingSource:
 
 def packed_names(headers: Mapping[str, Header]) -> dict[str, tuple[int, int]]:
     """Return the names of layers that may be packed, by their tensors."""
-    telling = (*layouts.CODES, "biases", "qzeros", "scales", "weight_scale")
+    telling = telling_parts()
     pairs = (name.rpartition(".") for name in headers)
     return {name: (0, 0) for name, _, part in pairs if part in telling}
+
+
+def owned_tensors(layers: Mapping[str, PackedLayer]) -> set[str]:
+    """Return the names of all tensors that hold packed layers."""
+    return {
+        f"{name}.{part}"
+        for name, (_, packing) in layers.items()
+        for part in layout_named(packing).parts
+    }
 
 
 def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[str]) -> None:
@@ -120,7 +132,7 @@ def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[
     """
     headers = files.headers()
     plain = {name: (0, 0) for name in names if f"{name}.weight" in headers}
-    for name in stored_layers(quantization, plain, headers):
+    for name in packed_layers(quantization, plain, headers):
         raise FormatError(
             f"layer {name}: the quantization_config calls it quantized, and its codes are missing"
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoround.core.rounding import dense_weight
 from autoround.device.kernels import AUTO, Choice, Demand, Kernel, Multiply, choose
 from autoround.errors import FormatError
-from autoround.formats import layouts
+from autoround.formats.registry import layout_named
 from autoround.types import QuantizedTensor, Scheme
 
 #: Prefix of the buffers that hold a kernel's layout; they are no part of a checkpoint.
@@ -41,7 +41,7 @@ class QuantLinear(nn.Module):
         self.backend = AUTO
         #: Tensors of the checkpoint: those held now, and all.
         self._held: tuple[str, ...] = ()
-        self._hold(layouts.to_tensors(_meta(shape, scheme), packing))
+        self._hold(layout_named(packing).to_tensors(_meta(shape, scheme)))
         self._parts: tuple[str, ...] = self._held
         #: Group of each input where groups do not follow each other (GPTQ's desc_act).
         self._order: Tensor | None = None
@@ -74,7 +74,7 @@ class QuantLinear(nn.Module):
         if self._kernel is not None and self._kernel.reversible and self._demand is not None:
             return self._kernel.unpack(self._state(), self._demand)
         tensors = {name: self.get_buffer(name) for name in self._parts}
-        return layouts.from_tensors(tensors, self.scheme, packing=self.packing, name="layer")
+        return layout_named(self.packing).from_tensors(tensors, self.scheme, name="layer")
 
     def note_order(self, name: str) -> None:
         """Look at the filled ``g_idx`` once: which group does each input belong to?
@@ -189,7 +189,7 @@ class QuantLinear(nn.Module):
     def _unwritable(self, layer: QuantizedTensor) -> tuple[str, ...]:
         """Return the tensors to keep because they could not be made again from integers."""
         kept = tuple(name for name in self._parts if name == "g_idx")
-        lowest = layouts.lowest_zero(self.packing)
+        lowest = layout_named(self.packing).lowest_zero
         # Such files exist (GPTQ version 1 with a zero point of 0); none is written.
         return ("qzeros", *kept) if lowest and int(layer.zero.min()) < lowest else kept
 
@@ -201,7 +201,7 @@ class QuantLinear(nn.Module):
         layer = self.quantized()
         zero = layer.zero.clamp(min=1) if "qzeros" in held else layer.zero
         layer = QuantizedTensor(layer.codes, layer.scale, zero, layer.scheme)
-        made = layouts.to_tensors(layer, self.packing)
+        made = layout_named(self.packing).to_tensors(layer)
         return {name: held.get(name, made[name]) for name in self._parts}
 
     def _restore(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from autoround.errors import FormatError
-from autoround.formats.checkpoints import Stored
+from autoround.formats.format import PackedLayer
 from autoround.formats.unpacking import UnpackingSource, refuse_plain
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
@@ -23,7 +23,7 @@ class Packed(NamedTuple):
     """A packed layer: its name in the files, and how it is held."""
 
     file: str
-    stored: Stored
+    stored: PackedLayer
 
 
 class Opened(NamedTuple):
@@ -53,8 +53,8 @@ def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any])
     if not unpacking.layers:
         raise FormatError("the quantization_config names no layer of this model")
     tensors = ConvertedSource(unpacking, model)
-    unpacking.turned = tensors.turned_files() & unpacking.layers.keys()
-    if unpacking.turned:
+    unpacking.transposed = tensors.turned_files() & unpacking.layers.keys()
+    if unpacking.transposed:
         tensors = ConvertedSource(unpacking, model)
     keys, missing = match_names(model, tensors)
     if missing:

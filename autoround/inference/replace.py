@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from autoround.errors import FormatError
-from autoround.formats import layouts
-from autoround.formats.checkpoints import check_layers, stored_layers
+from autoround.formats.checkpoints import check_layers, packed_layers
+from autoround.formats.registry import telling_parts
 from autoround.inference.linear import QuantLinear
 from autoround.model.blocks import expected
 
@@ -33,7 +33,7 @@ def replace_layers(
     """
     wanted = expected(model)
     wanted.tied.update(tied or {})
-    stored = stored_layers(quantization, wanted.shapes, headers)
+    stored = packed_layers(quantization, wanted.shapes, headers)
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
     _refuse_unplaced(stored, headers)
@@ -60,7 +60,8 @@ def _refuse_unplaced(stored: Mapping[str, Any], headers: Mapping[str, Any]) -> N
     Raises:
         FormatError: such as experts, which files hold one by one and the model in one tensor.
     """
-    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in layouts.CODES}
+    telling = telling_parts()
+    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in telling}
     left = sorted(packed - stored.keys())
     if left:
         raise FormatError(

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
 from autoround.errors import FormatError, RecipeError
-from autoround.formats import layouts, registry
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.merged_layers import merged_under
-from autoround.formats.registry import is_gguf
+from autoround.formats.registry import format_of, layout_named, why_not
 from autoround.formats.written import part_shape
 from autoround.mixed_precision.perturbation import ScoredModule
 from autoround.model.blocks import head_path, matrices
@@ -24,9 +23,6 @@ from autoround.planning.plan import outside_of
 from autoround.recipe.allocate import parse_option
 from autoround.recipe.schema import Recipe
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
-
-#: Formats whose programs merge no layers.
-_UNMERGED = (layouts.GGUF, layouts.MLX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ def schemes_of(recipe: Recipe, output: OutputPlan) -> tuple[Scheme | None, ...]:
     found: list[Scheme | None] = []
     for text in recipe.allocate.options:
         parsed = parse_option(text, recipe.scheme.as_scheme())
-        if parsed is not None and isinstance(parsed, str) != is_gguf(output):
+        if parsed is not None and isinstance(parsed, str) != format_of(output).own_types:
             raise RecipeError(
                 f"allocate.options: {text} is no option for {output.format}: GGUF files take "
                 "its types (such as q4_0, q4_k), and other formats take W and bits (such as W4)"
@@ -65,7 +61,7 @@ def schemes_of(recipe: Recipe, output: OutputPlan) -> tuple[Scheme | None, ...]:
         scheme = gguf_mix.scheme_of(parsed) if isinstance(parsed, str) else parsed
         if scheme in found:
             raise RecipeError(f"allocate.options: {text} is there twice ({scheme or '16 bit'})")
-        reason = "" if scheme is None else layouts.illegal(scheme, output.packing)
+        reason = "" if scheme is None else layout_named(output.packing).illegal(scheme)
         if reason:
             raise FormatError(f"allocate.options: format {output.format} has no {text}: {reason}")
         found.append(scheme)
@@ -83,7 +79,7 @@ def layer_groups(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[LayerGr
     output = plan.outputs[0]
     options = schemes_of(recipe, output)
     wish = recipe.allocate.fused
-    merged = not output.packing.startswith(_UNMERGED) if wish == "auto" else wish
+    merged = format_of(output).merges_layers if wish == "auto" else wish
     units = []
     ruled = ruled_layers(recipe, skeleton, plan)
     for block in plan.blocks:
@@ -111,7 +107,8 @@ def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule 
         return None
     options = schemes_of(recipe, output)
     head = next((x for x in plan.kept if x.name == head_path(skeleton.model)), None)
-    if head is None or layouts.headless(output.packing) or is_gguf(output):
+    one = format_of(output)
+    if head is None or one.headless() or one.own_types:
         raise RecipeError(
             f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
             "model; set it to none"
@@ -142,7 +139,7 @@ def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[st
         return frozenset()
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
     rules = apply_rules(recipe, skeleton, found, outside_of(skeleton))
-    owner = rules.gguf if is_gguf(plan.outputs[0]) else rules.plain
+    owner = rules.gguf if format_of(plan.outputs[0]).own_types else rules.plain
     return frozenset(name for name in rules.names if owner(name) is not None)
 
 
@@ -194,21 +191,21 @@ def why_unfit(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> st
     """Return why a layer cannot take an option, or an empty text."""
     if option is None:
         return ""
-    if is_gguf(output):
+    if format_of(output).own_types:
         kind = gguf_mix.kind_of(option)
         fits = kind is not None and layer.shape[1] % gguf_mix.block_of(kind) == 0
         return "" if fits else f"its width {layer.shape[1]} is no multiple of a block"
-    return registry.why_not(part_shape(layer), option, [output.packing])
+    return why_not(part_shape(layer), option, [output.packing])
 
 
 def option_bytes(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> int:
     """Return the bytes that a layer takes in the files, its scales and zero points included."""
     if option is None:
-        dtype = "float16" if is_gguf(output) else output.dtype
+        dtype = "float16" if format_of(output).own_types else output.dtype
         return math.prod(layer.shape) * DTYPES[dtype].itemsize
-    if is_gguf(output):
+    if format_of(output).own_types:
         return tensor_bytes(layer.shape, gguf_mix.kind_of(option) or gguf_mix.F16)
-    if output.packing == layouts.FAKE:
+    if layout_named(output.packing).dense:
         # Written in 16 bit whatever it is: what it would take is what counts.
         return -(-weight_bits(layer.shape, option) // 8)
     return layer_bytes(replace(layer, scheme=option), output.packing)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import OutputError, RecipeError
-from autoround.formats import layouts
+from autoround.formats.registry import lowest_zero
 from autoround.recipe.allocate import AllocateOptions
 from autoround.resume.fingerprint import differences, model_digests, tokens_digest
 from autoround.session.session import Session
@@ -72,7 +72,7 @@ def scores_identity(options: AllocateOptions, session: Session) -> dict[str, Any
         "method": options.method,
         **({"iters": options.iters} if options.method == "measured" else {}),
         "scales from": plan.tuning.init_scale,
-        "lowest zero point": max(layouts.lowest_zero(x.packing) for x in plan.outputs),
+        "lowest zero point": lowest_zero(plan.outputs),
         "calibration tokens": tokens_digest(session.tokens),
         "model files": {
             **model_digests(skeleton),

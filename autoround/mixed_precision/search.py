@@ -15,10 +15,8 @@ from pathlib import Path
 from autoround.core.allocate import Allocation, Choice, curve, least_loss, least_size
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError, RecipeError
-from autoround.formats import registry
-from autoround.formats.auto_round import config as auto_round
 from autoround.formats.gguf import type_mix as gguf_mix
-from autoround.formats.registry import is_gguf
+from autoround.formats.registry import format_of
 from autoround.mixed_precision.layer_groups import (
     LayerGroup,
     layer_groups,
@@ -144,13 +142,11 @@ def score_layers(recipe: Recipe, session: Session, *, folder: Path | None = None
 
 
 def _packed(recipe: Recipe, plan: Plan) -> Plan:
-    """Let a format whose packing goes by the schemes take that of all options together."""
+    """Give the first output the layout that holds all options together."""
     output = plan.outputs[0]
-    if registry.PACKINGS[output.format]:
-        return plan
     schemes = {scheme for scheme in schemes_of(recipe, output) if scheme is not None}
-    packed = replace(output, packing=auto_round.packing_for(schemes))
-    return replace(plan, outputs=(packed, *plan.outputs[1:]))
+    layout = format_of(output).layout_for(schemes)
+    return replace(plan, outputs=(replace(output, packing=layout.name), *plan.outputs[1:]))
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:
@@ -273,9 +269,8 @@ def to_layer_rules(recipe: Recipe, allocated: ChosenAllocation, output: OutputPl
         named.setdefault(scheme, []).extend(
             [unit.name] if whole else [layer.name for layer in unit.layers]
         )
-    rules = tuple(
-        rule(scheme, named[scheme], gguf=is_gguf(output)) for scheme in sorted(named, key=rank)
-    )
+    own_types = format_of(output).own_types
+    rules = tuple(rule(scheme, named[scheme], gguf=own_types) for scheme in sorted(named, key=rank))
     return recipe.model_copy(
         update={"layers": (*recipe.layers, *rules), "allocate": AllocateOptions()}
     )

@@ -11,10 +11,12 @@ from autoround.data.images import tokens_from_images
 from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError
+from autoround.formats.registry import find_format
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
 from autoround.model.tokenizer import load_tokenizer
 from autoround.planning.hyperparameters import needs_data
+from autoround.planning.plan import check_formats
 from autoround.recipe.schema import CalibrationOptions, Recipe
 
 
@@ -78,20 +80,20 @@ def needed_calibration(recipe: Recipe, loaded: Calibration) -> Calibration:
     return loaded if needs_data(recipe) else NO_CALIBRATION
 
 
-def needed_tokenizer(
-    recipe: Recipe, skeleton: Skeleton, *, data: object | None, written: bool
-) -> Any:
+def needed_tokenizer(recipe: Recipe, skeleton: Skeleton, *, data: object | None) -> Any:
     """Load the tokenizer of a model folder where a run has a use for it; else return None.
 
     Args:
         recipe: says whether text is read.
         skeleton: the model.
         data: calibration data given from Python.
-        written: whether an output holds the tokenizer inside its own file.
 
     Raises:
+        RecipeError: the recipe names a format that no package brings.
         DataError: text is to be read, and there is no tokenizer that can be loaded.
     """
+    check_formats(recipe)
+    written = any(find_format(name).holds_tokenizer for name in recipe.output.formats)
     if skeleton.folder is None or not (needs_data(recipe) or written):
         return None
     try:

@@ -9,8 +9,7 @@ import torch
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.formats import layouts
-from autoround.formats.registry import is_gguf
+from autoround.formats.registry import format_of, layout_named
 from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
@@ -86,17 +85,18 @@ def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
 
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
-    if is_gguf(output):
+    if format_of(output).own_types:
         return gguf_layout(skeleton, output, ignored=plan.unquantized).size()
     quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
+    dense = layout_named(output.packing).dense
     # A head that shares its weight with the embeddings is written beside them.
     total = 0
     for x in quantized.values():
         if x.tensor in skeleton.tied:
             plain = math.prod(x.shape) * DTYPES[output.dtype].itemsize
-            total += plain if output.packing == layouts.FAKE else layer_bytes(x, output.packing)
+            total += plain if dense else layer_bytes(x, output.packing)
     for name in skeleton.keys:
-        if name in quantized and output.packing != layouts.FAKE:
+        if name in quantized and not dense:
             total += layer_bytes(quantized[name], output.packing)
             continue
         shape, dtype = skeleton.header(name)
@@ -121,7 +121,8 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
         torch.empty((first, groups), dtype=torch.uint8, device="meta"),
         layer.scheme,
     )
-    size = sum(t.numel() * t.element_size() for t in layouts.to_tensors(tensor, packing).values())
+    tensors = layout_named(packing).to_tensors(tensor)
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
     return size * max(1, layer.experts) * layer.parts
 
 

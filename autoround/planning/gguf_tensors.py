@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import layouts
 from autoround.formats.gguf import blocks
 from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.gguf.format import file_type_of
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
 from autoround.model.skeleton import Skeleton
@@ -92,7 +92,7 @@ def gguf_layout(
     Raises:
         FormatError: the architecture, or a part of it, has no place in a GGUF file.
     """
-    file_type = output.packing.removeprefix(layouts.GGUF)
+    file_type = file_type_of(output)
     config = skeleton.config.to_dict()
     shapes = {name: skeleton.header(name)[0] for name in skeleton.keys}
     targets = arch.targets(config, shapes)

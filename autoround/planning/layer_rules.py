@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from autoround.errors import RecipeError
+from autoround.formats.registry import find_format
 from autoround.model.blocks import Matrix, embeddings_path, head_path, vision_blocks
 from autoround.model.layer_roles import EMBEDDINGS, HEAD, kinds_of
 from autoround.model.skeleton import Skeleton
@@ -208,7 +209,7 @@ def fits(rule: LayerRule, subject: Subject, blocks: int, named: Callable[[str], 
 
 def _useless(rule: LayerRule, recipe: Recipe) -> str:
     """Return why none of the formats asked for takes a rule's word, or an empty text."""
-    gguf = [name.startswith("gguf:") for name in recipe.output.formats]
+    gguf = [find_format(name).own_types for name in recipe.output.formats]
     if all(gguf) and not rule.gguf_type:
         return (
             f"{recipe.output.format} takes types, not bits: set type, such as "

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from autoround.formats import registry
-from autoround.formats.layouts import MLX
+from autoround.formats.registry import format_of, why_not
 from autoround.formats.written import part_shape
 from autoround.model.blocks import Matrix
 from autoround.model.names import files_of
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED
-from autoround.types import BlockPlan, LayerPlan, Scheme
+from autoround.types import BlockPlan, LayerPlan, OutputPlan, Scheme
 
 
 def plan_layer(skeleton: Skeleton, m: Matrix, scheme: Scheme | None, reason: str) -> LayerPlan:
@@ -53,17 +52,26 @@ def plan_scheme(
     matrix: Matrix,
     asked: RequestedScheme,
     ignore: Iterable[str],
-    packings: list[str],
+    outputs: Sequence[OutputPlan],
 ) -> LayerPlan:
-    """Give a matrix its scheme, or the reason why it is kept."""
+    """Give a matrix its scheme, or the reason why it stays in 16 bit.
+
+    Args:
+        skeleton: the model.
+        matrix: one of its weights.
+        asked: what the recipe asks for it.
+        ignore: patterns of layers that the recipe keeps.
+        outputs: the formats, all of which must be able to hold it.
+    """
     scheme = asked.scheme
     ignored = (f"{IGNORED} ({p!r})" for p in ignore if matches(p, matrix.name))
     reason = next(ignored, "") or matrix.why_kept or asked.reason
-    if not reason and matrix.transposed and not matrix.experts and MLX in packings:
-        reason = "MLX has no place for matrices that are stored turned"
+    if not reason and matrix.transposed and not matrix.experts:
+        refusing = (x.format for x in outputs if not format_of(x).holds_transposed)
+        reason = next((f"{x} has no place for weights stored as [in, out]" for x in refusing), "")
     whole = plan_layer(skeleton, matrix, scheme, "")
     if not reason and scheme is not None:
-        reason = registry.why_not(part_shape(whole), scheme, packings)
+        reason = why_not(part_shape(whole), scheme, [output.packing for output in outputs])
     return replace(whole, scheme=None if reason else scheme, reason=reason)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoround.errors import FormatError, RecipeError
-from autoround.formats import layouts
+from autoround.formats.registry import format_of, layout_named
 from autoround.model.blocks import Matrix, head_path, vision_blocks
 from autoround.model.skeleton import Skeleton
 from autoround.planning.layer_rules import Rules
@@ -23,7 +23,6 @@ def plan_non_block_layers(
         FormatError: a format's clients cannot read what was asked for.
     """
     recipe = rules.recipe
-    packings = [output.packing for output in outputs]
     head = head_path(skeleton.model)
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     found: list[LayerPlan] = []
@@ -34,7 +33,7 @@ def plan_non_block_layers(
         elif recipe.quantize_vision and m.name.startswith(towers):
             asked = rules.asked(m.name, recipe.scheme.as_scheme())
         if asked.scheme is not None or asked.reason:
-            found.append(plan_scheme(skeleton, m, asked, recipe.ignore, packings))
+            found.append(plan_scheme(skeleton, m, asked, recipe.ignore, outputs))
             continue
         reason = "outside the decoder blocks"
         if m.name.startswith(towers):
@@ -70,7 +69,7 @@ def _check_head(
     if head is None:
         raise RecipeError(f"{asking}: this model has no output head to quantize")
     for output in outputs:
-        reason = layouts.illegal(scheme, output.packing) or layouts.headless(output.packing)
+        reason = layout_named(output.packing).illegal(scheme) or format_of(output).headless()
         if reason:
             asked = f"{asking}={scheme.bits}" if rule is None else f"{asking}, {scheme},"
             raise FormatError(f"{asked} in format {output.format}: {reason}")

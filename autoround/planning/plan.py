@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from autoround.device.protocol import Runtime, device_name
-from autoround.errors import ModelError, RecipeError
+from autoround.errors import FormatError, ModelError, RecipeError
 from autoround.formats import registry
-from autoround.formats.registry import is_gguf
+from autoround.formats.registry import find_format, format_of
 from autoround.model.blocks import Matrix, head_path, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf import PassPlan, gguf_pass
@@ -41,12 +41,9 @@ def make_plan(
         recipe: what the user asked for, without a bit budget or with that resolved.
         skeleton: the model's structure; no weight is read.
         runtime: the device.
-        calibration: what the calibration tokens are, for the reader of the plan.
-        model: the name the user knows the model by.
+        calibration: the calibration tokens in words.
+        model: the name the user knows it by.
         measured_dtype: the compute dtype that an interrupted run had measured, to be kept.
-
-    Returns:
-        The plan of the first pass over the blocks, with the others as its ``further``.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -56,6 +53,7 @@ def make_plan(
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
     every = [matrix for block in found.values() for matrix in block]
     outside = outside_of(skeleton)
+    check_formats(recipe)
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     rules = apply_rules(recipe, skeleton, found, outside)
     dtype, notes = _kept_dtype(recipe, skeleton)
@@ -117,7 +115,7 @@ def _settle(
     measured_dtype: str | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
-    own_types = [is_gguf(output) for output in one.outputs]
+    own_types = [format_of(output).own_types for output in one.outputs]
     non_block = () if all(own_types) else tuple(x.name for x in one.kept if x.scheme is not None)
     return settle(
         recipe,
@@ -140,7 +138,7 @@ def _passes(
     """Give formats whose blocks come out alike one pass, and others one each."""
     passes: list[PassPlan] = []
     for outputs in _families(written):
-        if is_gguf(outputs[0]):
+        if format_of(outputs[0]).own_types:
             one = gguf_pass(rules, skeleton, found, outside, outputs)
         else:
             _check_groups(rules, [m for own in found.values() for m in own])
@@ -155,8 +153,8 @@ def _passes(
 
 def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
     """Group formats that take their schemes from the same place: the recipe, or themselves."""
-    plain = tuple(output for output in outputs if not is_gguf(output))
-    own = [(output,) for output in outputs if is_gguf(output)]
+    plain = tuple(output for output in outputs if not format_of(output).own_types)
+    own = [(output,) for output in outputs if format_of(output).own_types]
     return [plain, *own] if plain else [*own]
 
 
@@ -179,7 +177,7 @@ def _pass_notes(plans: list[Plan]) -> list[str]:
 
 
 def _end_to_end_notes(recipe: Recipe, outputs: Iterable[OutputPlan]) -> list[str]:
-    own = [output.format for output in outputs if is_gguf(output)]
+    own = [output.format for output in outputs if format_of(output).own_types]
     if not recipe.end_to_end.steps or not own:
         return []
     return [f"end_to_end is left out for {', '.join(own)}: GGUF uses its own scale encoding"]
@@ -193,13 +191,12 @@ def _plain_pass(
     outputs: tuple[OutputPlan, ...],
 ) -> PassPlan:
     scheme, ignore = rules.recipe.scheme.as_scheme(), rules.recipe.ignore
-    packings = [output.packing for output in outputs]
     blocks = tuple(
         plan_block(
             i,
             name,
             (
-                plan_scheme(skeleton, m, rules.asked(m.name, scheme), ignore, packings)
+                plan_scheme(skeleton, m, rules.asked(m.name, scheme), ignore, outputs)
                 for m in inside
             ),
         )
@@ -210,6 +207,21 @@ def _plain_pass(
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
     return PassPlan(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
+
+
+def check_formats(recipe: Recipe) -> None:
+    """Refuse names of formats that no package brings, where the recipe says them.
+
+    Raises:
+        RecipeError: with the recipe's file and line, or the words of a command line.
+    """
+    for name in recipe.output.formats:
+        try:
+            find_format(name)
+        except FormatError as error:
+            origin = recipe.output.format_origin
+            where = f"{origin}: output.format" if origin else "output.format"
+            raise RecipeError(f"{where}: {error}") from None
 
 
 def plan_outputs(
@@ -315,7 +327,7 @@ def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
 def _extra_notes(skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
     if not skeleton.extras:
         return []
-    kinds = {is_gguf(output) for output in outputs}
+    kinds = {format_of(output).own_types for output in outputs}
     fate = "copied unchanged" if False in kinds else "left out"
     if len(kinds) > 1:
         fate = "copied unchanged, and left out of GGUF files"

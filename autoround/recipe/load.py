@@ -110,7 +110,16 @@ def _merge_all(layers: list[Node]) -> Recipe:
     if recipe is None:
         raise RecipeError("\n".join(map(str, problems)))
     _place_rules(recipe, merged)
+    _place_format(recipe, merged)
     return recipe
+
+
+def _place_format(recipe: Recipe, merged: Node) -> None:
+    """Note where the format stands: only planning knows which formats there are."""
+    assert isinstance(merged.value, dict)
+    output = merged.value.get("output")
+    if output is not None and isinstance(output.value, dict) and "format" in output.value:
+        recipe.output.place_format(str(output.value["format"].origin))
 
 
 def _place_rules(recipe: Recipe, merged: Node) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
@@ -32,45 +32,18 @@ from autoround.recipe.values import (
     parse_size,
 )
 
-Format: TypeAlias = Literal[
-    "auto_round",
-    "auto_round:auto_gptq",
-    "auto_round:auto_awq",
-    "auto_gptq",
-    "gptq_v2",
-    "auto_awq",
-    "compressed-tensors",
-    "llm_compressor",
-    "mlx",
-    "fake",
-    "gguf:q4_0",
-    "gguf:q4_1",
-    "gguf:q5_0",
-    "gguf:q5_1",
-    "gguf:q8_0",
-    "gguf:q2_k_s",
-    "gguf:q3_k_s",
-    "gguf:q3_k_m",
-    "gguf:q3_k_l",
-    "gguf:q4_k_s",
-    "gguf:q4_k_m",
-    "gguf:q5_k_s",
-    "gguf:q5_k_m",
-    "gguf:q6_k",
-]
 DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 
-#: Formats that ``output.format`` may name.
-LEGAL_FORMATS: tuple[Format, ...] = get_args(Format)
 #: Types that ``output.dtype`` may name; auto keeps each tensor as the model stores it.
 LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
 
 
 def _check_formats(text: str) -> str:
+    # Which formats there are is for planning to say: other packages bring their own.
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in LEGAL_FORMATS:
-            raise ValueError(f"{name!r} is no format")
+        if not name:
+            raise ValueError("a name is empty")
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is named twice")
     return ",".join(names)
@@ -225,7 +198,7 @@ class OutputOptions(Section):
         BeforeValidator(_joined),
         AfterValidator(_check_formats),
         Field(description="Layout on disk; several, separated by commas, go into sub-folders."),
-        Legal(f"{', '.join(LEGAL_FORMATS)}, or several of them separated by commas"),
+        Legal("the name of a format, or several separated by commas"),
     ] = "auto_round"
     dtype: Annotated[
         DType,
@@ -238,6 +211,21 @@ class OutputOptions(Section):
         Field(description="Size above which the weights are split into several files."),
         Legal("bytes as an integer of at least 1, or a size such as 500MB or 5GB"),
     ] = "5GB"
+
+    _format_origin: str = PrivateAttr("")
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is written, wherever it was asked for."""
+        return isinstance(other, OutputOptions) and self.__dict__ == other.__dict__
+
+    @property
+    def format_origin(self) -> str:
+        """Where the format was written: a file and line, or the words of a command line."""
+        return self._format_origin
+
+    def place_format(self, origin: str) -> None:
+        """Note where the format was written, for messages of whoever resolves it."""
+        self._format_origin = origin
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from autoround.formats.registry import format_of
 from autoround.planning.hyperparameters import inits_by_gptq
 from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
@@ -102,7 +103,7 @@ def _expert_lines(layers: list[LayerPlan]) -> list[str]:
 
 def _outside_lines(plan: Plan) -> list[str]:
     """Name what is quantized outside the blocks; a GGUF type says that by itself."""
-    if any(output.packing.startswith("gguf:") for output in plan.outputs):
+    if any(format_of(output).own_types for output in plan.outputs):
         return []
     by_scheme: dict[str, list[str]] = {}
     for layer in plan.kept:

@@ -13,8 +13,8 @@ from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target
 from autoround.errors import AutoRoundError
-from autoround.formats import layouts
 from autoround.formats.gguf.tensors import nested_tensor
+from autoround.formats.registry import lowest_zero
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session
 from autoround.tuning.experts import search_expert_grids
@@ -38,7 +38,7 @@ def make_target(
     nested = nested_of(layer.scheme)
     lowest = 0
     if nested is None:
-        lowest = max(layouts.lowest_zero(output.packing) for output in session.plan.outputs)
+        lowest = lowest_zero(session.plan.outputs)
     if session.tuning.init_scale == "minmax":
         grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
         return Target(groups, grid._replace(nested=nested), shape)

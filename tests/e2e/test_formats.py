@@ -13,11 +13,11 @@ from torch import Tensor
 
 from autoround import api
 from autoround.errors import FormatError
-from autoround.formats.layouts import from_tensors
 from autoround.inference.load import load
 from autoround.recipe.load import load_recipe
 from autoround.types import RunResult, Scheme
 
+from ..packed import from_tensors
 from ..runs import SMALL, even_device, logits, tensors_of
 from ..tiny import token_ids
 

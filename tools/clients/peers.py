@@ -297,8 +297,8 @@ def content(folder: Path) -> dict[str, Tensor]:
     """Return codes, scales, zero points and orders of quantized layers, and all else as it is."""
     from safetensors import safe_open
 
-    from autoround.formats.checkpoints import stored_layers
-    from autoround.formats.layouts import CODES, PARTS, from_tensors
+    from autoround.formats.checkpoints import packed_layers
+    from autoround.formats.registry import layout_named, telling_parts
     from autoround.model.locate import read_config, read_quantization
 
     tensors: dict[str, Tensor] = {}
@@ -306,10 +306,12 @@ def content(folder: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as opened:
             tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     quantization = read_quantization(folder, read_config(folder)) or {}
-    names = [n.rpartition(".")[0] for n in tensors if n.rpartition(".")[2] in CODES]
-    for name, stored in stored_layers(quantization, dict.fromkeys(names, (0, 0)), tensors).items():
-        parts = {p: tensors.pop(f"{name}.{p}") for p in PARTS if f"{name}.{p}" in tensors}
-        layer = from_tensors(parts, stored.scheme, packing=stored.packing, name=name)
+    telling = telling_parts()
+    names = [n.rpartition(".")[0] for n in tensors if n.rpartition(".")[2] in telling]
+    for name, stored in packed_layers(quantization, dict.fromkeys(names, (0, 0)), tensors).items():
+        layout = layout_named(stored.packing)
+        parts = {p: tensors.pop(f"{name}.{p}") for p in layout.parts if f"{name}.{p}" in tensors}
+        layer = layout.from_tensors(parts, stored.scheme, name=name)
         tensors |= {f"{name}: codes": layer.codes, f"{name}: scales": layer.scale}
         tensors |= {f"{name}: zero points": layer.zero}
         if "g_idx" in parts:

@@ -11,23 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats.awq.layout import AUTO_ROUND_AWQ
+from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
 from autoround.formats.schemes import group_key, most_common
 from autoround.formats.written import among_blocks, block_lists, described
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, OutputPlan, Plan, Scheme
 
-NAME = "auto_round"
-#: Zero points stored minus one.
-PACKING_V1 = "auto_round:auto_gptq"
-#: Zero points stored as they are.
-PACKING_PLAIN = "auto_round"
-#: AWQ's layout, for 4 bits.
-PACKING_AWQ = "auto_round:auto_awq"
-PACKINGS = (PACKING_V1, PACKING_PLAIN, PACKING_AWQ)
-
-
-def packing_for(schemes: set[Scheme]) -> str:
-    """Return the packing that holds all schemes of a model."""
-    return PACKING_V1 if all(scheme.sym for scheme in schemes) else PACKING_PLAIN
+#: Layouts that ``packing_format`` may name.
+PACKINGS = (AUTO_ROUND_V1.name, AUTO_ROUND_V2.name, AUTO_ROUND_AWQ.name)
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:

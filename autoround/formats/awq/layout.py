@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
+from autoround.formats.format import BaseLayout
 from autoround.formats.gptq.layout import assemble
 from autoround.formats.parts import matrix_part
 from autoround.types import QuantizedTensor, Scheme
@@ -87,3 +88,35 @@ def unpack_columns(words: Tensor) -> Tensor:
         for nibble, output in enumerate(ORDER):
             out[:, :, output] = ((words >> (BITS * nibble)) & 15).to(torch.uint8)
     return out.reshape(rows, count * len(ORDER))
+
+
+class AwqLayout(BaseLayout):
+    """AWQ's tensors, under the name of one of the formats that use them."""
+
+    parts: tuple[str, ...] = ("qweight", "qzeros", "scales")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def illegal(self, scheme: Scheme) -> str:
+        """Return why no weight with a scheme can be held, or an empty text."""
+        return "" if scheme.bits == BITS else f"it holds {BITS} bits only, not {scheme.bits}"
+
+    def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
+        """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+        return why_not(shape, scheme)
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay a quantized weight out; see :func:`to_tensors`."""
+        return to_tensors(layer)
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Read a quantized weight back; see :func:`from_tensors`."""
+        return from_tensors(tensors, scheme, name=name)
+
+
+#: As AWQ's own programs write them, and as AutoRound does.
+AWQ = AwqLayout("awq")
+AUTO_ROUND_AWQ = AwqLayout("auto_round:auto_awq")

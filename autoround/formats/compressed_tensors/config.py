@@ -74,10 +74,8 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def notes(layers: Sequence[LayerPlan], packing: str) -> list[str]:
+def notes(layers: Sequence[LayerPlan]) -> list[str]:
     """Return what a reader of the plan should know about clients."""
-    if packing != FORMAT:
-        return []
     schemes = {layer.scheme for layer in layers if layer.scheme is not None}
     found = []
     if not all(scheme.sym for scheme in schemes):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
+from autoround.formats.format import BaseLayout
 from autoround.formats.gptq.layout import assemble
 from autoround.formats.parts import matrix_part
 from autoround.types import QuantizedTensor, Scheme
@@ -95,3 +96,34 @@ def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) ->
             )
         zero = unpack_rows(words, scheme.bits)
     return assemble(codes, scale, zero, scheme, name=name)
+
+
+class PackQuantizedLayout(BaseLayout):
+    """The tensors of ``pack-quantized`` layers."""
+
+    name = "pack-quantized"
+    parts: tuple[str, ...] = (
+        *("weight_packed", "weight_scale", "weight_zero_point"),
+        *("weight_shape", "weight_g_idx"),
+    )
+
+    def illegal(self, scheme: Scheme) -> str:
+        """Return why no weight with a scheme can be held, or an empty text."""
+        return "" if scheme.bits in BITS else f"it holds 4 or 8 bits, not {scheme.bits}"
+
+    def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
+        """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+        return why_not(shape, scheme)
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay a quantized weight out; see :func:`to_tensors`."""
+        return to_tensors(layer)
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Read a quantized weight back; see :func:`from_tensors`."""
+        return from_tensors(tensors, scheme, name=name)
+
+
+PACK_QUANTIZED = PackQuantizedLayout()

@@ -75,13 +75,3 @@ def _inside(name: str, block: str) -> str:
         return name[len(block) + 1 :]
     number = block.rpartition(".")[2]
     return name.partition(f".{number}.")[2]
-
-
-def notes(plan_sym: bool, packing: str) -> list[str]:
-    """Return what a reader of the plan should know about clients."""
-    if plan_sym or packing != "gptq":
-        return []
-    return [
-        "auto_gptq holds no zero point of 0, so asymmetric groups keep to 1 and above; "
-        "GPTQModel reads asymmetric files of other programs only as gptq_v2"
-    ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from autoround.core.metrics import group_count
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
+from autoround.formats.format import BaseLayout
 from autoround.formats.parts import matrix_part
 from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
 
@@ -108,3 +109,53 @@ def assemble(
             f"not fit a weight of {rows} x {columns} with {scheme}"
         )
     return QuantizedTensor(codes.contiguous(), scale.contiguous(), zero.contiguous(), effective)
+
+
+class GptqLayout(BaseLayout):
+    """GPTQ's tensors in one of their versions.
+
+    Args:
+        name: of the layout.
+        version: 1 where zero points are stored minus one, 2 where they are stored as they are.
+        g_idx: whether the group of each input is written.
+        bits: widths that its clients read; None for all.
+    """
+
+    parts: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
+
+    def __init__(
+        self, name: str, *, version: int, g_idx: bool, bits: tuple[int, ...] | None = None
+    ) -> None:
+        self.name, self.version, self.ordered, self._bits = name, version, g_idx, bits
+        # Readers of version 1 add one: a stored field cannot say -1.
+        self.lowest_zero = 1 if version == 1 else 0
+
+    def illegal(self, scheme: Scheme) -> str:
+        """Return why no weight with a scheme can be held, or an empty text."""
+        if self._bits is None or scheme.bits in self._bits:
+            return ""
+        *most, last = self._bits
+        return f"it holds {', '.join(map(str, most))} or {last} bits, not {scheme.bits}"
+
+    def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
+        """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+        return why_not(shape)
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay a quantized weight out; see :func:`to_tensors`."""
+        return to_tensors(layer, version=self.version, g_idx=self.ordered)
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Read a quantized weight back; see :func:`from_tensors`."""
+        return from_tensors(tensors, scheme, version=self.version, name=name)
+
+
+_CLIENT_BITS = (2, 3, 4, 8)
+#: As GPTQ's own programs write them.
+GPTQ_V1 = GptqLayout("gptq", version=1, g_idx=True, bits=_CLIENT_BITS)
+GPTQ_V2 = GptqLayout("gptq_v2", version=2, g_idx=True, bits=_CLIENT_BITS)
+#: The same without ``g_idx``, as AutoRound writes them.
+AUTO_ROUND_V1 = GptqLayout("auto_round:auto_gptq", version=1, g_idx=False)
+AUTO_ROUND_V2 = GptqLayout("auto_round", version=2, g_idx=False)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
+from autoround.formats.format import BaseLayout
 from autoround.formats.gptq.layout import assemble
 from autoround.formats.parts import matrix_part
 from autoround.types import QuantizedTensor, Scheme
@@ -89,3 +90,38 @@ def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) ->
             "quantizer have no integer zero points and cannot be read"
         )
     return assemble(codes, scale, zero.to(torch.uint8), scheme, name=name)
+
+
+class MlxLayout(BaseLayout):
+    """The tensors of MLX's affine quantization."""
+
+    name = "mlx"
+    parts: tuple[str, ...] = ("weight", "scales", "biases")
+
+    def illegal(self, scheme: Scheme) -> str:
+        """Return why no weight with a scheme can be held, or an empty text."""
+        return illegal(scheme)
+
+    def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
+        """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+        return why_not(shape, scheme)
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay a quantized weight out; see :func:`to_tensors`."""
+        return to_tensors(layer)
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Read a quantized weight back; see :func:`from_tensors`."""
+        return from_tensors(tensors, scheme, name=name)
+
+    def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
+        """Return how many biases, scale times zero point, their own dtype does not hold."""
+        exact = layer.scale.float() * layer.zero.float()
+        off = int((exact.to(layer.scale.dtype).float() != exact).sum())
+        word = str(layer.scale.dtype).removeprefix("torch.")
+        return f"{off} biases are not exact in {word}" if off else ""
+
+
+MLX = MlxLayout()

@@ -12,8 +12,9 @@ import torch
 from autoround import api
 from autoround.errors import AutoRoundError, ModelError, VerificationError
 from autoround.export import verify
-from autoround.formats import layouts, registry
+from autoround.formats.auto_round.format import AutoRoundFormat
 from autoround.formats.gptq import layout as gptq_layout
+from autoround.formats.gptq.layout import GptqLayout
 from autoround.model.locate import locate_model
 
 from ...runs import NEAREST, even_device, small
@@ -51,7 +52,7 @@ def test_good_files_pass(kind: str, checkpoint: CHECKPOINT, tmp_path: Path) -> N
 def test_a_config_that_says_something_else_fails_the_run(
     key: str, value: Any, checkpoint: CHECKPOINT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = registry.config
+    real = AutoRoundFormat.config
 
     def wrong(*args: Any) -> dict[str, Any]:
         found = real(*args)
@@ -59,7 +60,7 @@ def test_a_config_that_says_something_else_fails_the_run(
             return {**found, "packing_format": "auto_round"}
         return {**found, key: value}
 
-    monkeypatch.setattr(registry, "config", wrong)
+    monkeypatch.setattr(AutoRoundFormat, "config", wrong)
     with pytest.raises(AutoRoundError):
         quantize(checkpoint("llama"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -69,13 +70,13 @@ def test_zero_points_one_off_fail_the_run(
     checkpoint: CHECKPOINT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a layout would whose writer and reader make the same mistake, but not the loader."""
-    real = layouts.from_tensors
+    real = GptqLayout.from_tensors
 
     def reading(*args: Any, **kwargs: Any) -> Any:
         layer = real(*args, **kwargs)
         return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme)
 
-    monkeypatch.setattr(layouts, "from_tensors", reading)
+    monkeypatch.setattr(GptqLayout, "from_tensors", reading)
     monkeypatch.setattr("autoround.export.safetensors_writer.pack_layers", _unchecked)
     with pytest.raises(VerificationError, match=r"format auto_round: read back"):
         quantize(checkpoint("llama"), tmp_path / "out")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from autoround.errors import FormatError
-from autoround.formats.checkpoints import Stored, stored_layers
+from autoround.formats.checkpoints import packed_layers
+from autoround.formats.format import PackedLayer
 from autoround.types import Scheme
 
 SHAPES = {name: (64, 64) for name in ("h.0.q", "h.0.k", "h.1.q", "lm_head")}
@@ -19,8 +20,8 @@ W4 = Scheme(4, 32, True)
 
 
 def test_the_files_say_which_layers_are_quantized() -> None:
-    found = stored_layers(GPTQ, SHAPES, TENSORS)
-    assert found == dict.fromkeys(("h.0.q", "h.0.k"), Stored(W4, "auto_round:auto_gptq"))
+    found = packed_layers(GPTQ, SHAPES, TENSORS)
+    assert found == dict.fromkeys(("h.0.q", "h.0.k"), PackedLayer(W4, "auto_round:auto_gptq"))
 
 
 @pytest.mark.parametrize(
@@ -34,26 +35,26 @@ def test_the_files_say_which_layers_are_quantized() -> None:
 def test_an_index_of_groups_may_be_there_or_not(
     keys: dict[str, Any], bare: str, indexed: str
 ) -> None:
-    found = stored_layers({**GPTQ, **keys}, SHAPES, [*TENSORS, "h.0.k.g_idx"])
+    found = packed_layers({**GPTQ, **keys}, SHAPES, [*TENSORS, "h.0.k.g_idx"])
     assert (found["h.0.q"].packing, found["h.0.k"].packing) == (bare, indexed)
 
 
 def test_dynamic_rules_set_schemes() -> None:
     rules = {"-:nothing": {}, r"+:.*\.k$": {"bits": 8, "group_size": -1}, ".*q": {"sym": False}}
-    found = stored_layers({**GPTQ, "dynamic": rules}, SHAPES, TENSORS)
+    found = packed_layers({**GPTQ, "dynamic": rules}, SHAPES, TENSORS)
     assert found["h.0.k"].scheme == Scheme(8, -1, True)
     assert found["h.0.q"].scheme == Scheme(4, 32, False)
 
 
 @pytest.mark.parametrize("zero_point", [True, False])
 def test_awq_says_whether_it_has_zero_points(zero_point: bool) -> None:
-    found = stored_layers({**AWQ, "zero_point": zero_point}, SHAPES, TENSORS)
-    assert found["h.0.q"] == Stored(Scheme(4, 32, not zero_point), "awq")
+    found = packed_layers({**AWQ, "zero_point": zero_point}, SHAPES, TENSORS)
+    assert found["h.0.q"] == PackedLayer(Scheme(4, 32, not zero_point), "awq")
 
 
 def test_old_awq_configs_have_other_names() -> None:
     keys = {"quant_method": "awq", "w_bit": 4, "q_group_size": 32}
-    assert stored_layers(keys, SHAPES, TENSORS)["h.0.q"].scheme == Scheme(4, 32, False)
+    assert packed_layers(keys, SHAPES, TENSORS)["h.0.q"].scheme == Scheme(4, 32, False)
 
 
 @pytest.mark.parametrize(
@@ -74,4 +75,4 @@ def test_old_awq_configs_have_other_names() -> None:
 )
 def test_what_cannot_be_read_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(FormatError, match=re.escape(words)):
-        stored_layers(config, SHAPES, TENSORS)
+        packed_layers(config, SHAPES, TENSORS)

@@ -19,11 +19,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats.auto_round.config import PACKING_PLAIN as PLAIN
-from autoround.formats.auto_round.config import PACKING_V1 as V1
-from autoround.formats.layouts import GPTQ, from_tensors, to_tensors
+from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
 from autoround.types import QuantizedTensor, Scheme
 
+from ...packed import from_tensors, to_tensors
+
+V1, PLAIN = AUTO_ROUND_V1.name, AUTO_ROUND_V2.name
 FOLDER = Path(__file__).parents[2] / "golden"
 CLIENTS = ("auto-round", "gptqmodel", "compressed-tensors")
 
@@ -97,7 +98,9 @@ def test_groups_that_do_not_divide_the_inputs_are_among_them() -> None:
         if case.layer.codes.shape[1] % max(1, case.layer.scheme.group_size)
     }
     wanted = {("auto-round", packing, bits) for packing in (V1, PLAIN) for bits in range(2, 9)}
-    wanted |= {("gptqmodel", packing, bits) for packing in GPTQ for bits in (2, 3, 4, 8)}
+    wanted |= {
+        ("gptqmodel", packing, bits) for packing in ("gptq", "gptq_v2") for bits in (2, 3, 4, 8)
+    }
     assert wanted <= short
 
 

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import layouts
-from autoround.formats.auto_round.config import PACKING_AWQ, PACKING_PLAIN, PACKING_V1, packing_for
+from autoround.formats.auto_round.format import AUTO_ROUND
 from autoround.formats.gptq import layout as gptq_layout
-from autoround.formats.layouts import from_tensors, to_tensors
+from autoround.formats.registry import BUILT_IN, layout_named
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 
+from ...packed import from_tensors, to_tensors
 from ...tiny_quantized import nearest
 
 PARTS = ("qweight", "qzeros", "scales")
+PACKING_V1, PACKING_PLAIN = "auto_round:auto_gptq", "auto_round"
+PACKING_AWQ = "auto_round:auto_awq"
+LAYOUTS = {layout.name for one in BUILT_IN for layout in one.layouts}
 
 many = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -39,6 +42,10 @@ def layer_of(shape: tuple[int, int], scheme: Scheme, *, seed: int = 0) -> Quanti
 def meta(layer: QuantizedTensor) -> QuantizedTensor:
     codes, scale, zero = (part.to("meta") for part in (layer.codes, layer.scale, layer.zero))
     return QuantizedTensor(codes, scale, zero, layer.scheme)
+
+
+def packing_of(schemes: set[Scheme]) -> str:
+    return AUTO_ROUND.layout_for(schemes).name
 
 
 def words(values: list[int], bits: int) -> list[int]:
@@ -177,9 +184,9 @@ def test_negative_scales_survive() -> None:
 
 def test_packing_follows_the_schemes() -> None:
     sym, asym = Scheme(4, 128, True), Scheme(4, 128, False)
-    assert packing_for({sym, Scheme(2, 32, True)}) == PACKING_V1 == "auto_round:auto_gptq"
-    assert packing_for({asym}) == PACKING_PLAIN == "auto_round"
-    assert packing_for({sym, asym}) == PACKING_PLAIN
+    assert packing_of({sym, Scheme(2, 32, True)}) == PACKING_V1 == "auto_round:auto_gptq"
+    assert packing_of({asym}) == PACKING_PLAIN == "auto_round"
+    assert packing_of({sym, asym}) == PACKING_PLAIN
 
 
 def test_widths_that_cannot_be_packed_are_named() -> None:
@@ -285,11 +292,11 @@ def test_golden_words_of_awq() -> None:
 def test_awq_holds_four_bits_and_whole_groups_only() -> None:
     with pytest.raises(FormatError, match="AWQ holds 4 bits, not 3"):
         to_tensors(layer_of((64, 64), Scheme(3, 32, False)), PACKING_AWQ)
-    assert layouts.illegal(Scheme(4, 32, True), "awq") == ""
-    assert layouts.illegal(Scheme(8, 32, True), "awq") == "it holds 4 bits only, not 8"
-    assert layouts.why_not((64, 96), Scheme(4, 32, True), "awq") == ""
-    assert "output width 36" in layouts.why_not((36, 96), Scheme(4, 32, True), "awq")
-    assert "input width 96" in layouts.why_not((64, 96), Scheme(4, 64, True), "awq")
+    assert layout_named("awq").illegal(Scheme(4, 32, True)) == ""
+    assert layout_named("awq").illegal(Scheme(8, 32, True)) == "it holds 4 bits only, not 8"
+    assert layout_named("awq").why_not((64, 96), Scheme(4, 32, True)) == ""
+    assert "output width 36" in layout_named("awq").why_not((36, 96), Scheme(4, 32, True))
+    assert "input width 96" in layout_named("awq").why_not((64, 96), Scheme(4, 64, True))
 
 
 @pytest.mark.parametrize("packing", ["gptq", "gptq_v2"])
@@ -306,7 +313,7 @@ def test_gptq_layers_say_the_group_of_each_input(packing: str, group_size: int) 
 
 
 def test_only_version_1_lacks_a_zero_point() -> None:
-    lowest = {packing: layouts.lowest_zero(packing) for packing in layouts.LAYOUTS}
+    lowest = {packing: layout_named(packing).lowest_zero for packing in LAYOUTS}
     assert {packing for packing, zero in lowest.items() if zero} == {PACKING_V1, "gptq"}
 
 

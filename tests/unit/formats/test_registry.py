@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
 from autoround.errors import FormatError
-from autoround.formats.registry import NAMES, config, notes, plan_output, side_files
+from autoround.formats import registry
+from autoround.formats.dequantized.format import DequantizedFormat
+from autoround.formats.registry import BUILT_IN, format_of, notes, plan_output
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 from ...tiny_quantized import make_plan
@@ -29,6 +34,10 @@ def block(index: int, *schemes: Scheme | None) -> BlockPlan:
 def plan_of(*blocks: BlockPlan) -> Plan:
     head = LayerPlan("lm_head", (64, 64), None, "outside the decoder blocks")
     return replace(make_plan(blocks), kept=(head,))
+
+
+def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
+    return format_of(output).config(plan, output)
 
 
 def output(name: str, scheme: Scheme = W4) -> OutputPlan:
@@ -60,7 +69,7 @@ def test_a_format_has_a_packing_and_a_dtype(
         ("auto_awq", W3, "it holds 4 bits only, not 3; formats that can: auto_round, "),
         ("auto_round:auto_awq", W8, "it holds 4 bits only, not 8"),
         ("auto_gptq", Scheme(5, 32, True), "it holds 2, 3, 4 or 8 bits, not 5"),
-        ("marlin", W4, f"'marlin' is no format; legal: {', '.join(NAMES)}"),
+        ("marlin", W4, f"'marlin' is no format; legal: {', '.join(one.name for one in BUILT_IN)}"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(name: str, scheme: Scheme, words: str) -> None:
@@ -118,8 +127,8 @@ def test_awq_lists_what_is_kept(scheme: Scheme, zero_point: bool) -> None:
 
 def test_gptq_has_its_config_in_a_file_of_its_own_too() -> None:
     found = {"bits": 4}
-    assert side_files(output("auto_gptq"), found) == {"quantize_config.json": found}
-    assert side_files(output("auto_awq"), found) == {}
+    assert format_of(output("auto_gptq")).side_files(found) == {"quantize_config.json": found}
+    assert format_of(output("auto_awq")).side_files(found) == {}
 
 
 def test_the_plan_says_what_version_1_does_to_zero_points() -> None:
@@ -127,3 +136,45 @@ def test_the_plan_says_what_version_1_does_to_zero_points() -> None:
     assert len(notes(layers, [output("auto_gptq", ASYM)])) == 1
     assert notes(layers, [output("gptq_v2", ASYM), output("auto_awq", ASYM)]) == []
     assert notes(block(0, W4, W4, None).layers, [output("auto_gptq")]) == []
+
+
+class Mine(DequantizedFormat):
+    name = "mine"
+
+
+class Taken(DequantizedFormat):
+    name = "auto_gptq"
+
+
+FORMATS = (Mine(),)
+TAKEN = Taken()
+NONE = object()
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Let another package bring what a name of this module is."""
+
+    def bring(name: str) -> None:
+        entry = EntryPoint("theirs", f"{__name__}:{name}", registry.GROUP)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+        monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[name])
+        registry.registry.cache_clear()
+
+    yield bring
+    monkeypatch.undo()
+    registry.registry.cache_clear()
+
+
+def test_a_package_that_brings_a_taken_layout_or_name_or_no_format_is_named(
+    brought: Callable[[str], None],
+) -> None:
+    for name, reason in (
+        ("FORMATS", "ValueError: a layout named 'fake' is there already"),
+        ("TAKEN", "ValueError: a format named 'auto_gptq' is there already"),
+        ("NONE", "TypeError: it has no .*name"),
+    ):
+        brought(name)
+        with pytest.raises(FormatError, match=f"'theirs' could not be loaded \\({reason}"):
+            output("mine")
+        assert output("auto_gptq").packing == "gptq"

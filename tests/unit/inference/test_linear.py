@@ -6,11 +6,11 @@ from torch import nn
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.auto_round.config import packing_for
-from autoround.formats.layouts import to_tensors
+from autoround.formats.auto_round.format import AUTO_ROUND
 from autoround.inference.linear import QuantLinear
 from autoround.types import PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 
+from ...packed import to_tensors
 from ...tiny_quantized import nearest
 
 SCHEMES = (
@@ -27,7 +27,7 @@ def make(scheme: Scheme, *, bias: bool) -> tuple[QuantLinear, QuantizedTensor]:
     """Return a layer of 64 inputs and 96 outputs, and what it holds."""
     generator = torch.Generator().manual_seed(0)
     quantized = nearest(torch.randn(96, 64, generator=generator), scheme)
-    packing = packing_for({scheme})
+    packing = AUTO_ROUND.layout_for({scheme}).name
     layer = QuantLinear((96, 64), scheme, packing=packing, bias=bias)
     state = to_tensors(quantized, packing)
     if bias:

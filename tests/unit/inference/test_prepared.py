@@ -15,11 +15,11 @@ from autoround.device import kernels as registry
 from autoround.device.kernels import kernels
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError, FormatError, UsageError
-from autoround.formats.layouts import to_tensors
 from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.types import Scheme
 
+from ...packed import to_tensors
 from ...tiny_quantized import nearest
 
 PACKINGS = {

@@ -13,7 +13,6 @@ from autoround.recipe.find import builtin_names
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import (
     LEGAL_DTYPES,
-    LEGAL_FORMATS,
     OutputOptions,
     Recipe,
     Section,
@@ -109,7 +108,7 @@ recipes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "evaluation": st.fixed_dictionaries({"seqlen": st.integers(2, 10**6)}),
         "output": st.fixed_dictionaries(
             {
-                "format": st.sampled_from(LEGAL_FORMATS),
+                "format": st.sampled_from(["auto_round", "auto_gptq,gguf:q4_k_m", "another"]),
                 "dtype": st.sampled_from(LEGAL_DTYPES),
                 "max_shard_size": size | count,
             }

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats import layouts
 from autoround.formats.compressed_tensors import config as compressed
+from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.types import (
     PER_CHANNEL,
     BlockPlan,
@@ -42,7 +42,7 @@ def plan_of(**schemes: Scheme | None) -> Plan:
         blocks=(BlockPlan(0, "model.layers.0", layers),),
         kept=(LayerPlan("lm_head", (64, 64), None, "kept"),),
         recipe={},
-        outputs=(OutputPlan("compressed-tensors", layouts.COMPRESSED, "float16"),),
+        outputs=(OutputPlan("compressed-tensors", PACK_QUANTIZED.name, "float16"),),
         dtype="float16",
         device="cpu",
         calibration="",
@@ -58,8 +58,8 @@ def plan_of(**schemes: Scheme | None) -> Plan:
 )
 def test_layers_come_back_as_they_were(bits: int, size: int, sym: bool, seed: int) -> None:
     layer = layer_of(Scheme(bits, size, sym), seed=seed)
-    tensors = layouts.to_tensors(layer, layouts.COMPRESSED)
-    back = layouts.from_tensors(tensors, layer.scheme, packing=layouts.COMPRESSED, name="a")
+    tensors = PACK_QUANTIZED.to_tensors(layer)
+    back = PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
     assert torch.equal(back.codes, layer.codes)
     assert torch.equal(back.scale, layer.scale)
     assert torch.equal(back.zero, layer.zero)
@@ -70,7 +70,7 @@ def test_golden_words() -> None:
     codes = (torch.arange(32) % 16).expand(32, 32).to(torch.uint8)
     zero = torch.full((32, 1), 9, dtype=torch.uint8)
     layer = QuantizedTensor(codes, torch.ones(32, 1).half(), zero, Scheme(4, PER_CHANNEL, False))
-    tensors = layouts.to_tensors(layer, layouts.COMPRESSED)
+    tensors = PACK_QUANTIZED.to_tensors(layer)
     assert [int(w) & 0xFFFFFFFF for w in tensors["weight_packed"][5]] == [
         0x76543210,
         0xFEDCBA98,
@@ -92,7 +92,7 @@ def test_the_library_reads_the_same_weights(bits: int, sym: bool, size: int) -> 
     layer = layer_of(scheme)
     group: dict[str, Any] = compressed.config(plan_of(a=scheme))["config_groups"]["group_0"]
     own = QuantizationScheme.model_validate(group)
-    tensors = layouts.to_tensors(layer, layouts.COMPRESSED)
+    tensors = PACK_QUANTIZED.to_tensors(layer)
     found = library.PackedQuantizationCompressor.decompress(tensors, own)["weight"]
     assert torch.equal(found.half(), dense_weight(layer).half())
 
@@ -164,10 +164,10 @@ def test_an_activation_order_is_refused() -> None:
 
 def test_a_wrong_shape_is_refused() -> None:
     layer = layer_of(Scheme(4, 32, True))
-    tensors = layouts.to_tensors(layer, layouts.COMPRESSED)
+    tensors = PACK_QUANTIZED.to_tensors(layer)
     tensors["weight_shape"] = torch.tensor([64, 95])
     with pytest.raises(FormatError, match="weight_shape says"):
-        layouts.from_tensors(tensors, layer.scheme, packing=layouts.COMPRESSED, name="a")
+        PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
 
 
 def test_experts_that_are_alike_are_one_target() -> None:
@@ -193,11 +193,8 @@ def test_experts_that_are_alike_are_one_target() -> None:
         found = compressed.config(make_plan((made(*others),)))
         listed = [t for group in found["config_groups"].values() for t in group["targets"]]
         assert not any(target.startswith("re:") for target in listed)
-        assert (
-            "transformers reads one scheme"
-            in compressed.notes(made(*others).layers, compressed.FORMAT)[0]
-        )
-    assert compressed.notes(made(w4, w4).layers, compressed.FORMAT) == []
+        assert "transformers reads one scheme" in compressed.notes(made(*others).layers)[0]
+    assert compressed.notes(made(w4, w4).layers) == []
 
 
 def test_what_transformers_cannot_read_is_noted() -> None:
@@ -205,9 +202,8 @@ def test_what_transformers_cannot_read_is_noted() -> None:
 
     def of(*schemes: Scheme | None) -> list[str]:
         layers = [LayerPlan(f"h.0.l{i}", (64, 64), s) for i, s in enumerate(schemes)]
-        return compressed.notes(layers, compressed.FORMAT)
+        return compressed.notes(layers)
 
     assert of(w8, None) == of(w8, Scheme(4, 32, True)) == []
     assert "dequantize=True" in of(asym, asym, None)[0]
     assert "several schemes where one is asymmetric" in of(asym, w8)[0]
-    assert compressed.notes([LayerPlan("h", (64, 64), asym)], "gptq") == []

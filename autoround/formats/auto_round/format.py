@@ -1,0 +1,58 @@
+"""The format ``auto_round`` and its variants with a packing that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from autoround.formats.auto_round import config as auto_round_config
+from autoround.formats.awq.layout import AUTO_ROUND_AWQ
+from autoround.formats.format import BaseFormat, Layout, PackedLayer
+from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
+from autoround.types import OutputPlan, Plan, Scheme
+
+
+class AutoRoundFormat(BaseFormat):
+    """Checkpoints as auto-round writes them.
+
+    Args:
+        name: of the format.
+        layouts: that it uses; with several, the schemes of a model decide.
+    """
+
+    method = "auto-round"
+
+    def __init__(self, name: str, *layouts: Layout) -> None:
+        self.name, self.layouts = name, layouts
+
+    def layout_for(self, schemes: Collection[Scheme]) -> Layout:
+        """Return the layout of all layers: the first that holds every zero point.
+
+        Symmetric grids have none below the middle level, so that zero points stored minus one,
+        which most programs read, do for them; asymmetric ones may have a zero point of 0.
+        """
+        symmetric = all(scheme.sym for scheme in schemes)
+        return self.layouts[0] if symmetric else self.layouts[-1]
+
+    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
+        """Return the ``quantization_config`` that describes a plan to loaders."""
+        return auto_round_config.config(plan, output)
+
+    def packed_layers(
+        self,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, int]],
+        tensors: Collection[str],
+    ) -> dict[str, PackedLayer]:
+        """Return how every quantized layer is held, as the config says."""
+        schemes = auto_round_config.quantized_layers(config, shapes)
+        packing = str(config["packing_format"])
+        return {name: PackedLayer(scheme, packing) for name, scheme in schemes.items()}
+
+
+AUTO_ROUND = AutoRoundFormat("auto_round", AUTO_ROUND_V1, AUTO_ROUND_V2)
+FORMATS = (
+    AUTO_ROUND,
+    AutoRoundFormat("auto_round:auto_gptq", AUTO_ROUND_V1),
+    AutoRoundFormat("auto_round:auto_awq", AUTO_ROUND_AWQ),
+)

@@ -1,0 +1,43 @@
+"""The format ``compressed-tensors``, which is also named ``llm_compressor``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from autoround.formats.compressed_tensors import config as compressed_config
+from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
+from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
+from autoround.types import LayerPlan, OutputPlan, Plan
+
+
+class CompressedTensorsFormat(Float16Format):
+    """Checkpoints of the compressed-tensors library, as vLLM and transformers read them."""
+
+    method = compressed_config.METHOD
+    layouts: tuple[Layout, ...] = (PACK_QUANTIZED,)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
+        """Return the ``quantization_config`` that describes a plan to loaders."""
+        return compressed_config.config(plan)
+
+    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
+        """Return what a reader of the plan should know about clients."""
+        return compressed_config.notes(layers)
+
+    def packed_layers(
+        self,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, int]],
+        tensors: Collection[str],
+    ) -> dict[str, PackedLayer]:
+        """Return how every quantized layer is held: those with packed weights."""
+        packed = packed_by("weight_packed", shapes, tensors)
+        schemes = compressed_config.quantized_layers(config, packed, tensors)
+        return {name: PackedLayer(scheme, PACK_QUANTIZED.name) for name, scheme in schemes.items()}
+
+
+FORMATS = (CompressedTensorsFormat("compressed-tensors"), CompressedTensorsFormat("llm_compressor"))

@@ -1,0 +1,80 @@
+"""The formats ``gguf:TYPE``: one file for llama.cpp, by llama.cpp's own file types."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from autoround.errors import FormatError
+from autoround.formats.format import BaseFormat, BaseLayout, Layout, PackedLayer
+from autoround.formats.gguf.type_mix import BASES
+from autoround.types import OutputPlan, Plan, QuantizedTensor, Scheme
+
+#: What the names of these formats begin with.
+PREFIX = "gguf:"
+
+
+class GgufLayout(BaseLayout):
+    """A file type; its bytes are blocks of one file, not tensors by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Refuse: see :mod:`autoround.formats.gguf.blocks`.
+
+        Raises:
+            FormatError: always.
+        """
+        raise FormatError(f"{self.name} has no tensors by name")
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Refuse: see :mod:`autoround.formats.gguf.blocks`.
+
+        Raises:
+            FormatError: always.
+        """
+        raise FormatError(f"layer {name}: {self.name} has no tensors by name")
+
+
+class GgufFormat(BaseFormat):
+    """A file type such as q4_k_m, which says itself what each tensor is held in."""
+
+    writer = "gguf"
+    own_types = True
+    holds_tokenizer = True
+    merges_layers = False
+    config_keys: tuple[str, ...] = ()
+
+    def __init__(self, file_type: str) -> None:
+        self.name, self.file_type = f"{PREFIX}{file_type}", file_type
+        self.layouts: tuple[Layout, ...] = (GgufLayout(self.name),)
+
+    def kept_dtype(self, dtype: str, *, chosen: bool) -> str:
+        """Return the dtype of unquantized tensors: the file type decides it for matrices."""
+        return "float32"
+
+    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
+        """Return the quantization config: the file describes itself."""
+        return {}
+
+    def packed_layers(
+        self,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, int]],
+        tensors: Collection[str],
+    ) -> dict[str, PackedLayer]:
+        """Return how every quantized layer is held: no folder of tensors is of this format."""
+        return {}
+
+
+FORMATS = tuple(GgufFormat(file_type) for file_type in BASES)
+
+
+def file_type_of(output: OutputPlan) -> str:
+    """Return the file type of an output of these formats, such as q4_k_m."""
+    return output.packing.removeprefix(PREFIX)

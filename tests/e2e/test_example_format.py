@@ -1,0 +1,102 @@
+"""The example of docs/formats.md as a stranger would have it: built, installed, found, used."""
+
+# Tests: autoround/formats/format.py
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..tiny import write_checkpoint
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "format"
+#: Run beside the installed example: plan, quantize with its read-back check, load, convert.
+SCRIPT = """
+import json, sys
+import torch
+import autoround
+from autoround.cli.main import run
+model, folder, text = sys.argv[1:]
+options = "--iters 2 --nsamples 4 --seqlen 32 --batch_size 4 --group_size 32".split()
+options += ["--dataset", text, "--set", "tuning.compute_dtype=float32", "--device", "cpu"]
+codes = {
+    "plan": run(["plan", model, *options, "--format", "mine"]),
+    "quantize": run(["quantize", model, *options, "--format", "mine,fake", "-o", f"{folder}/out"]),
+    "inspect": run(["inspect", f"{folder}/out/mine"]),
+    "convert": run(["convert", f"{folder}/out/mine", "--to", "auto_gptq", "-o", f"{folder}/gptq"]),
+}
+ids = torch.arange(4, 20)[None]
+logits = {}
+for name in ("out/mine", "out/fake", "gptq"):
+    loaded = autoround.load(f"{folder}/{name}", device="cpu", dtype=torch.float32, dense=True) \\
+        if name != "out/fake" else None
+    if loaded is None:
+        from transformers import AutoModelForCausalLM
+        loaded = AutoModelForCausalLM.from_pretrained(f"{folder}/{name}", dtype=torch.float32)
+    logits[name] = loaded(input_ids=ids, use_cache=False).logits
+codes["apart"] = float((logits["out/mine"] - logits["out/fake"]).abs().max())
+codes["converted"] = float((logits["out/mine"] - logits["gptq"]).abs().max())
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the example into a folder of its own."""
+    target = tmp_path_factory.mktemp("example")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
+    done = subprocess.run(
+        [*command, str(EXAMPLE)], capture_output=True, text=True, timeout=300, check=False
+    )
+    if "No module named pip" in done.stderr or "hatchling" in done.stderr:
+        pytest.skip(f"it cannot be built here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_an_installed_format_is_planned_written_read_back_and_loaded(
+    installed: Path, tmp_path: Path
+) -> None:
+    model = write_checkpoint("llama", tmp_path / "model", tokenizer=True)
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the number {n} is not {n * 7 % 11}" for n in range(400)))
+    path = os.pathsep.join([str(installed), *(p for p in sys.path if p)])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(model), str(tmp_path), str(text)],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert [codes[name] for name in ("plan", "quantize", "inspect", "convert")] == [0] * 4
+    assert "packing mine-bytes" in done.stdout
+    # Unquantized tensors of the dequantized checkpoint are written in float16.
+    assert codes["apart"] < 0.02
+    assert codes["converted"] < 0.02
+
+
+def test_an_unknown_format_is_named_where_the_recipe_says_it(tmp_path: Path) -> None:
+    from autoround.errors import RecipeError
+    from autoround.planning.plan import check_formats
+    from autoround.recipe.load import load_recipe
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: light\noutput:\n  format: auto_gtpq\n")
+    words = r"mine\.yaml:3: output\.format: 'auto_gtpq' is no format; did you mean 'auto_gptq'"
+    with pytest.raises(RecipeError, match=words):
+        check_formats(load_recipe(file))
+    with pytest.raises(
+        RecipeError, match=r"--set .*: output\.format: 'nothing'"
+    ):
+        check_formats(load_recipe("light", overrides=["output.format=nothing"]))
