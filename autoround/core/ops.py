@@ -8,18 +8,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core import end_to_end as distill
-from autoround.core import rounding, signsgd
+from autoround.core import end_to_end, gptq, signsgd
+from autoround.core import rounding as rounding_core
 from autoround.core.end_to_end import SignVotes
+from autoround.core.gptq import ColumnBlock
 from autoround.core.grid import Grid
-from autoround.core.panel import ColumnBlock, gptq_block
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
 
 
 class Ops(Protocol):
-    """The operations of the tuning loop; shapes as in the modules of the plain ones."""
+    """The operations of the tuning loop.
+
+    Shapes and dtypes are those of the plain ones: :mod:`autoround.core.rounding`,
+    :mod:`autoround.core.signsgd`, :mod:`autoround.core.gptq` and
+    :mod:`autoround.core.end_to_end`. A backend that has no kernel for some levels or scales of a
+    grid passes them on to :class:`TorchOps`.
+    """
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -51,18 +57,18 @@ class Ops(Protocol):
     ) -> SignState:
         """Move parameters against the signs of their gradients, in place."""
 
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it."""
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Unpack a layer with its scales multiplied."""
+        """Dequantize a layer with its scales multiplied."""
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
+        self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may lean and move, in place."""
+        """Return the gradient of scale factors; codes may vote and move, in place."""
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
         """Return the KL divergence of logits and its gradient for the student's."""
@@ -79,13 +85,13 @@ class TorchOps:
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
         """Round a weight to its grid and back, differentiably."""
-        return _fake_quantize(weight, rounding, grid=grid, dtype=dtype)
+        return rounding_core.fake_quantize(weight, rounding, grid=grid, dtype=dtype)
 
     def quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Round a weight to its grid for good."""
-        return _quantize(weight, rounding, grid=grid)
+        return rounding_core.quantize(weight, rounding, grid=grid)
 
     def fake_quantize_all(
         self,
@@ -116,26 +122,22 @@ class TorchOps:
         """Move parameters against the signs of their gradients, in place."""
         return signsgd.step(params, grads, state=state)
 
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
-        return gptq_block(panel)
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        return gptq.gptq_block(block)
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Unpack a layer with its scales multiplied."""
-        return distill.scaled_weight(layer, factor, dtype=dtype)
+        """Dequantize a layer with its scales multiplied."""
+        return end_to_end.scaled_weight(layer, factor, dtype=dtype)
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
+        self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may lean and move, in place."""
-        return distill.scale_gradient(layer, grad, lean)
+        """Return the gradient of scale factors; codes may vote and move, in place."""
+        return end_to_end.scale_gradient(layer, grad, votes)
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
         """Return the KL divergence of logits and its gradient for the student's."""
-        return distill.divergence(student, teacher)
-
-
-_fake_quantize = rounding.fake_quantize
-_quantize = rounding.quantize
+        return end_to_end.divergence(student, teacher)

@@ -227,6 +227,7 @@ def _seconds(kernel: Kernel, demand: Demand) -> float:
     """Time one row; a kernel that fails is infinitely slow."""
     import torch
 
+    from autoround.core.schemes import scheme_levels, scheme_scales
     from autoround.types import QuantizedTensor
 
     (rows, columns), scheme = demand.shape, demand.scheme
@@ -234,9 +235,10 @@ def _seconds(kernel: Kernel, demand: Demand) -> float:
     groups = -(-columns // width)
     device = torch.device(demand.device)
     rng = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2**scheme.bits, (rows, columns), generator=rng, dtype=torch.uint8)
-    zero = torch.full((rows, groups), 2 ** (scheme.bits - 1), dtype=torch.uint8)
-    scale = torch.full((rows, groups), 2**-10, dtype=torch.float16)
+    levels = scheme_levels(scheme)
+    codes = torch.randint(0, levels.count, (rows, columns), generator=rng, dtype=torch.uint8)
+    zero = torch.full((rows, groups), levels.middle, dtype=torch.uint8)
+    scale = scheme_scales(scheme).stored(torch.full((rows, groups), 2**-10))
     layer = QuantizedTensor(codes.to(device), scale.to(device), zero.to(device), scheme)
     x = torch.ones((1, columns), dtype=demand.dtype, device=device)
     try:

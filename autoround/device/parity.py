@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoround.core import signsgd
 from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 
@@ -40,7 +41,7 @@ class _Case(NamedTuple):
                 Rounding(*(part.clone().to(device).requires_grad_() for part in rounding))
                 for rounding in self.roundings
             ],
-            [grid._replace(lo=grid.lo.to(device), hi=grid.hi.to(device)) for grid in self.grids],
+            [grid.to(device) for grid in self.grids],
             [grad.to(device) for grad in self.upstream],
         )
 
@@ -65,9 +66,9 @@ def _drawn(bits: int, *, sym: bool, size: int) -> _Case:
     roundings = []
     for weight in weights:
         ends = weight[..., :1].shape
-        clips = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
-        roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *clips))
-    grids = [min_max_grid(weight, bits=bits, sym=sym) for weight in weights]
+        factors = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
+        roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *factors))
+    grids = [min_max_grid(weight, integer_levels(bits, sym=sym)) for weight in weights]
     upstream = [torch.randn(weight.shape, generator=rng) for weight in weights]
     return _Case(weights, roundings, grids, upstream)
 
@@ -80,7 +81,7 @@ def _results(ops: Ops, case: _Case) -> dict[str, list[Tensor]]:
     )
     grads = list(torch.autograd.grad(rounded, parts, case.upstream))
     held = ops.quantize_all(case.weights, case.roundings, grids=case.grids)
-    moved = [rounding.value.detach().clone() for rounding in case.roundings]
+    moved = [rounding.offset.detach().clone() for rounding in case.roundings]
     ops.sign_step(moved, [grad.clone() for grad in grads[::3]], state=signsgd.init(0.1, 4))
     return {
         "levels": [codes for codes, _, _ in held],
@@ -88,7 +89,7 @@ def _results(ops: Ops, case: _Case) -> dict[str, list[Tensor]]:
         "zero points": [zero for _, _, zero in held],
         "fake-quantized weights": [out.detach() for out in rounded],
         "gradients of offsets": grads[::3],
-        "gradients of clip factors": [*grads[1::3], *grads[2::3]],
+        "gradients of min_scale and max_scale": [*grads[1::3], *grads[2::3]],
         "offsets after a step": moved,
     }
 
@@ -101,7 +102,7 @@ def _differs(what: str, ours: list[Tensor], wanted: list[Tensor]) -> str:
         near = CLOSE * exact.abs().max()
         apart = int((~((found - exact).abs() <= near)).sum())
         # A weight on a tie is another level, with another gradient for its group.
-        allowed = TIES * exact.numel() if "clip" not in what else 0.01 * exact.numel()
+        allowed = TIES * exact.numel() if "min_scale" not in what else 0.01 * exact.numel()
         if apart > allowed:
             return f"{what}: {apart} of {exact.numel()} differ"
     return ""

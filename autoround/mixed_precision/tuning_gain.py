@@ -56,7 +56,9 @@ def _schedule(job: Session, index: int) -> Hyperparameters:
     steps = job.recipe.allocate.iters
     plain = hyperparameters_for(job.recipe, index)
     clip = 1.0 / steps if job.recipe.tuning.tune_minmax else 0.0
-    return plain._replace(iters=steps, rate=1.0 / steps, clip_rate=clip, accumulate=1, checks=2)
+    return plain._replace(
+        iters=steps, lr=1.0 / steps, minmax_lr=clip, grad_accum_steps=1, num_validations=2
+    )
 
 
 def _forward(

@@ -109,17 +109,17 @@ def hyperparameters_for(recipe: Recipe, block: int) -> Hyperparameters:
     tuning = recipe.tuning
     return Hyperparameters(
         iters=tuning.iters,
-        rate=learning_rate(recipe),
-        clip_rate=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
+        lr=learning_rate(recipe),
+        minmax_lr=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
         batch_size=tuning.batch_size,
-        accumulate=tuning.gradient_accumulate_steps,
-        checks=tuning.num_validations,
-        check_samples=tuning.validation_samples,
+        grad_accum_steps=tuning.gradient_accumulate_steps,
+        num_validations=tuning.num_validations,
+        validation_samples=tuning.validation_samples,
         # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if tuning.init_scale == "search" else 1.0,
+        max_minmax_scale=2.0 if tuning.init_scale == "search" else 1.0,
         seed=recipe.seed + block,
-        part=1 if tuning.low_memory else 0,
-        sparing=tuning.low_memory,
+        micro_batch=1 if tuning.low_memory else 0,
+        best_on_cpu=tuning.low_memory,
     )
 
 

@@ -264,11 +264,11 @@ def _advance(
             part = slice(start, start + size)
             if importance is not None:
                 importance.mask(None if streams.mask is None else streams.mask[part])
-            rows, batch = feed.take()
+            rows, batch = feed.next()
             # Layers that are looked at are called one by one.
             often = importance is None
             out = runner.run(block.index, weights, hidden=batch["hidden"], rows=rows, often=often)
-            feed.ahead()
+            feed.prefetch()
             after[part] = out.to(after.device)
             streams.rest()
     setattr(streams, name, after)
@@ -332,7 +332,7 @@ def _tune(
         tasks,
         Samples(streams.quantized, streams.full, streams.mask),
         worked.means(),
-        steady=not worked.runner.by_sample,
+        capturable=not worked.runner.by_sample,
     )
 
     def on_step(step: int, loss: float) -> None:
@@ -350,7 +350,7 @@ def _tune(
         return tuned
     roundings = reset_undertrained(tuned.roundings, few)
     after = validation_loss(
-        problem, roundings, schedule=schedule, ops=job.runtime.ops, dtype=job.compute
+        problem, roundings, hyperparameters=schedule, ops=job.runtime.ops, dtype=job.compute
     )
     if not after <= tuned.loss_before:
         # What the others learned was right beside these experts as they learned.

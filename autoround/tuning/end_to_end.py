@@ -82,7 +82,7 @@ def tune_end_to_end(
     rates = [
         core.learning_rate_for(width) if options.lr == "auto" else options.lr for width, _ in held
     ]
-    state = core.init(params, rates=rates, steps=options.steps)
+    state = core.init(params, lrs=rates, steps=options.steps)
     keeping = StateKeeper(job, {"factor": params, **_moving(course.blocks)})
     state, scores = keeping.restore(state)
     before = scores.get("before") or _validation_loss(course, judges)

@@ -113,7 +113,7 @@ def _tuned_head(
     for rows in weight.split(step):
         task = make_target(job, layer, rows, driven)
         if factor is not None:
-            offsets = gptq_offsets(task, factor, rounded=job.runtime.ops.gptq_block)
+            offsets = gptq_offsets(task, factor, round_block=job.runtime.ops.gptq_block)
             task = task._replace(offsets=offsets)
         rounding, first, last = _tuned_rows(job, layer.name, task, rows, inputs)
         held = quantize_target(layer, task, rounding, ops=job.runtime.ops)
@@ -146,7 +146,9 @@ def _tuned_rows(
 def _schedule(job: Session) -> Hyperparameters:
     """Return the schedule of a block, with positions in place of samples."""
     plain = hyperparameters_for(job.recipe, len(job.plan.blocks))
-    return plain._replace(batch_size=STEP_POSITIONS, accumulate=1, check_samples=POSITIONS // 4)
+    return plain._replace(
+        batch_size=STEP_POSITIONS, grad_accum_steps=1, validation_samples=POSITIONS // 4
+    )
 
 
 def _difference(

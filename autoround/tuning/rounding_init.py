@@ -1,4 +1,4 @@
-"""Where the rounding of a block starts, before any descent."""
+"""Initial rounding of a block, before any tuning step."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from autoround.types import BlockPlan
 
 
 def with_gptq_offsets(
-    block: BlockPlan, tasks: Mapping[str, Target], importance: Importance, *, ops: Ops
+    block: BlockPlan, targets: Mapping[str, Target], importance: Importance, *, ops: Ops
 ) -> dict[str, Target]:
-    """Give every layer the offsets that make up for its errors.
+    """Initialise every layer's rounding with GPTQ error compensation.
 
     Stacked experts, and layers that were never run, start at the nearest level.
+
+    Args:
+        block: that the layers are of.
+        targets: by layer name.
+        importance: holds the Hessians of the layers' inputs.
+        ops: of the device.
     """
     factors: dict[str, InverseCholesky | None] = {}
-    found = dict(tasks)
-    for name, task in tasks.items():
-        held = importance.gram(name.removeprefix(block.name + "."))
-        if held is None:
+    initialised = dict(targets)
+    for name, target in targets.items():
+        shared = importance.gram(name.removeprefix(block.name + "."))
+        if shared is None:
             continue
-        owner, gram = held
+        # Layers of the same input share a Hessian, which is factored once.
+        owner, hessian = shared
         if owner not in factors:
-            factors[owner] = inverse_cholesky(gram)
+            factors[owner] = inverse_cholesky(hessian)
         factor = factors[owner]
         if factor is not None:
-            offsets = gptq_offsets(task, factor, rounded=ops.gptq_block)
-            found[name] = task._replace(offsets=offsets)
-    return found
+            offsets = gptq_offsets(target, factor, round_block=ops.gptq_block)
+            initialised[name] = target._replace(offsets=offsets)
+    return initialised

@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
+from autoround.core.gptq import ColumnBlock
 from autoround.core.grid import Grid
+from autoround.core.levels import AsymmetricLevels, IntegerLevels
 from autoround.core.ops import TorchOps
-from autoround.core.panel import ColumnBlock
 from autoround.core.rounding import Rounding
+from autoround.core.scales import Half
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
 
@@ -28,8 +30,8 @@ from autoround_backends import _triton_tuning as kernels
 MAX_WIDTH = 1 << 15
 #: Elements a program holds at a time, and those of one step along a group.
 BLOCK, BLOCK_W = 2048, 1024
-#: Columns of a panel at most, and rows of it that a program holds.
-PANEL, PANEL_ROWS = 64, 32
+#: Columns of a GPTQ block at most, and rows of it that a program holds.
+MAX_COLUMNS, PROGRAM_ROWS = 64, 32
 #: Bytes that addresses, and elements that groups, must be a multiple of to be read as vectors.
 ALIGNED = 16
 #: Tables that are kept: a few for each kind of block.
@@ -160,32 +162,33 @@ class TritonOps(TorchOps):
         """Move parameters against the signs of their gradients, in place."""
         if not params or not all(map(self._fits, (*params, *grads))):
             return super().sign_step(params, grads, state=state)
-        rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
+        lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
         sizes = [param.numel() for param in params]
         firsts, programs = _firsts([-(-size // BLOCK) for size in sizes])
         addresses = [[t.data_ptr() for t in tensors] for tensors in (params, grads)]
         aligned = _aligned(*addresses[0], *addresses[1], *sizes)
         table = self._table([*addresses, sizes, firsts])
         with self._on():
-            kernels.sign_step[(programs,)](table, len(params), rate, BLOCK=BLOCK, ALIGNED=aligned)
+            kernels.sign_step[(programs,)](table, len(params), lr, BLOCK=BLOCK, ALIGNED=aligned)
         return state._replace(step=state.step + 1)
 
     @torch.no_grad()
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
-        laid = (panel.weight, panel.scale, panel.low, panel.minimum)
-        columns, rows = panel.weight.shape
-        fits = all(map(self._fits, laid)) and panel.upper.stride(-1) == 1
-        if not fits or not 0 < columns <= PANEL or not rows:
-            return super().gptq_block(panel)
-        aimed, errors = torch.empty_like(panel.weight), torch.empty_like(panel.weight)
-        sizes = (columns, rows, panel.upper.stride(0), float(panel.top))
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        per_weight = (block.weight, block.scale, block.low, block.minimum)
+        columns, rows = block.weight.shape
+        fits = all(map(self._fits, per_weight)) and block.upper.stride(-1) == 1
+        fits = fits and isinstance(block.levels, IntegerLevels)
+        if not fits or not 0 < columns <= MAX_COLUMNS or not rows:
+            return super().gptq_block(block)
+        positions, errors = torch.empty_like(block.weight), torch.empty_like(block.weight)
+        sizes = (columns, rows, block.upper.stride(0), float(block.levels.count - 1))
         with self._on():
-            kernels.gptq_block[(-(-rows // PANEL_ROWS),)](
-                *laid, panel.upper, aimed, errors, *sizes,
-                BLOCK_C=PANEL, BLOCK_R=PANEL_ROWS, enable_fp_fusion=False,
+            kernels.gptq_block[(-(-rows // PROGRAM_ROWS),)](
+                *per_weight, block.upper, positions, errors, *sizes,
+                BLOCK_C=MAX_COLUMNS, BLOCK_R=PROGRAM_ROWS, enable_fp_fusion=False,
             )  # fmt: skip
-        return aimed, errors
+        return positions, errors
 
     def start(
         self,
@@ -216,14 +219,16 @@ class TritonOps(TorchOps):
         """Yield the numbers of tensors that share a launch."""
         kinds: dict[tuple[int, bool], list[int]] = {}
         for number, (weight, rounding, grid) in enumerate(items):
-            held = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
+            fits = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
             narrow = 0 < weight.shape[-1] <= MAX_WIDTH and weight.numel() > 0
-            if held and narrow and grid.nested is None:
-                kinds.setdefault((weight.shape[-1], grid.sym), []).append(number)
+            levels = grid.levels
+            known = isinstance(levels, IntegerLevels) and isinstance(grid.scales, Half)
+            if fits and narrow and known:
+                kinds.setdefault((weight.shape[-1], levels.fixed_zero), []).append(number)
         yield from kinds.values()
 
     def _launch(self, items: Sequence[Item]) -> _Launch:
-        width, sym = items[0].weight.shape[-1], items[0].grid.sym
+        width, sym = items[0].weight.shape[-1], items[0].grid.levels.fixed_zero
         groups = [item.weight.numel() // width for item in items]
         tensors = [(i.weight, *i.rounding, i.grid.lo, i.grid.hi) for i in items]
         rows = [[parts[field].data_ptr() for parts in tensors] for field in range(6)]
@@ -232,7 +237,7 @@ class TritonOps(TorchOps):
         each = bare.constants["BLOCK_G"]
         firsts, programs = _firsts([-(-count // each) for count in groups])
         rows += [groups, firsts, _firsts(groups)[0]]
-        rows += [[2**i.grid.bits - 1 for i in items], [i.grid.lowest_zero for i in items]]
+        rows += [[i.grid.levels.count - 1 for i in items], [_lowest_zero(i.grid) for i in items]]
         return bare._replace(table=self._table(rows), programs=programs)
 
     def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -259,7 +264,7 @@ class _How(NamedTuple):
 class _Fused(torch.autograd.Function):
     """As the node of ``autoround/core/rounding.py``, for several tensors.
 
-    parts: weight, offset and the two clip factors of each tensor in turn.
+    parts: weight, offset, min_scale and max_scale of each tensor in turn.
     """
 
     @staticmethod
@@ -281,17 +286,17 @@ class _Fused(torch.autograd.Function):
         if not _aligned(*(grad.data_ptr() for grad in given)):
             launch = launch._replace(aligned=False)
         total, device = sum(launch.groups), parts[0].device
-        clips = any(ctx.needs_input_grad[number] for number in _clip_numbers(len(grads)))
-        by_value = torch.empty(total * launch.width, device=device)
+        clips = any(ctx.needs_input_grad[number] for number in _range_numbers(len(grads)))
+        by_offset = torch.empty(total * launch.width, device=device)
         by_lo, by_hi = (torch.empty(total if clips else 1, device=device) for _ in range(2))
         ops.start(
             kernels.backward,
             launch,
             ops.addresses(given),
-            *(by_value, by_lo, by_hi),
+            *(by_offset, by_lo, by_hi),
             constants={"CLIPS": clips, "GRAD": _TYPES[given[0].dtype]},
         )
-        values = launch.cut(by_value, launch.width)
+        values = launch.cut(by_offset, launch.width)
         ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if clips else []
         found: list[Tensor | None] = [None]
         for number, weight in enumerate(parts[::4]):
@@ -301,8 +306,13 @@ class _Fused(torch.autograd.Function):
         return tuple(found)
 
 
-def _clip_numbers(count: int) -> list[int]:
-    """Return which inputs of the node are clip factors."""
+def _lowest_zero(grid: Grid) -> int:
+    """Return the least zero point; symmetric levels, whose one is fixed, do not read it."""
+    return grid.levels.lowest_zero if isinstance(grid.levels, AsymmetricLevels) else 0
+
+
+def _range_numbers(count: int) -> list[int]:
+    """Return which inputs of the node are min_scale or max_scale."""
     return [1 + 4 * number + part for number in range(count) for part in (2, 3)]
 
 

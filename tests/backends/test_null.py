@@ -7,6 +7,7 @@ import torch
 
 from autoround.core import signsgd
 from autoround.core.grid import min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import Rounding, dequantize, initial_rounding
 from autoround.errors import DeviceError
 from autoround.types import PER_CHANNEL, PER_TENSOR
@@ -31,7 +32,7 @@ def test_shapes_without_numbers(
     weight = torch.empty(shape, dtype=torch.bfloat16, device=runtime.device)
     groups = to_groups(weight, group_size)
     assert (groups.shape, groups.dtype) == (expected, torch.float32)
-    grid = min_max_grid(groups, bits=4, sym=sym)
+    grid = min_max_grid(groups, integer_levels(4, sym=sym))
     parts = [part.requires_grad_() for part in initial_rounding(groups)]
     rounding = Rounding(*parts)
     result = runtime.ops.fake_quantize(groups, rounding, grid=grid, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What is held to the suite, and what a case of it is."""
+"""What is tested by the suite, and what a case of it is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case(NamedTuple):
     computes: bool = True
 
 
-def subject(device: str) -> Subject:
+def open_subject(device: str) -> Subject:
     """Open a device by its name, NAME or NAME:INDEX.
 
     Raises:

@@ -120,13 +120,13 @@ def test_steps_are_those_of_adam() -> None:
     theirs = [p.clone().requires_grad_() for p in mine]
     steps = 12
     rates = (0.01, 0.03)
-    state = distill.init(mine, rates=rates, steps=steps)
+    state = distill.init(mine, lrs=rates, steps=steps)
     groups = [{"params": [p]} for p in theirs]
     optimizer = torch.optim.Adam(groups, betas=distill.BETAS, eps=distill.EPSILON)
     for number in range(steps):
         grads = [torch.randn(p.shape, generator=rng) for p in mine]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = distill.learning_rate_at(number, rate=rate, steps=steps)
+            group["lr"] = distill.learning_rate_at(number, lr=rate, steps=steps)
         for param, grad in zip(theirs, grads, strict=True):
             param.grad = grad.clone()
         optimizer.step()
@@ -138,7 +138,7 @@ def test_steps_are_those_of_adam() -> None:
 
 @given(steps=st.integers(1, 400), rate=st.floats(1e-5, 1.0))
 def test_the_rate_rises_to_at_most_its_value_and_falls(steps: int, rate: float) -> None:
-    rates = [distill.learning_rate_at(i, rate=rate, steps=steps) for i in range(steps)]
+    rates = [distill.learning_rate_at(i, lr=rate, steps=steps) for i in range(steps)]
     top = rates.index(max(rates))
     assert min(rates) > 0
     assert max(rates) <= rate

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.grid import min_max_grid
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import dequantize, initial_rounding, quantize
 from autoround.core.search import search_grid
 
@@ -25,9 +26,9 @@ def test_no_zero_point_is_below_the_lowest(bits: int, searched: bool) -> None:
 
     def zeros(lowest: int) -> Tensor:
         if searched:
-            grid = search_grid(weight, None, bits=bits, sym=False, lowest_zero=lowest)
+            grid = search_grid(weight, None, integer_levels(bits, sym=False, lowest_zero=lowest))
         else:
-            grid = min_max_grid(weight, bits=bits, sym=False, lowest_zero=lowest)
+            grid = min_max_grid(weight, integer_levels(bits, sym=False, lowest_zero=lowest))
         return quantize(weight, initial_rounding(weight), grid=grid)[2]
 
     assert int(zeros(0).min()) == 0
@@ -37,7 +38,7 @@ def test_no_zero_point_is_below_the_lowest(bits: int, searched: bool) -> None:
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_the_far_end_of_a_one_sided_group_keeps_a_level(bits: int) -> None:
     weight = one_sided()
-    grid = min_max_grid(weight, bits=bits, sym=False, lowest_zero=1)
+    grid = min_max_grid(weight, integer_levels(bits, sym=False, lowest_zero=1))
     back = dequantize(*quantize(weight, initial_rounding(weight), grid=grid))
     step = weight.amax(-1) / (2**bits - 2)
     assert bool(((back - weight).abs().amax(-1)[:4] <= 0.51 * step[:4]).all())
@@ -45,7 +46,7 @@ def test_the_far_end_of_a_one_sided_group_keeps_a_level(bits: int) -> None:
 
 def test_clipping_keeps_to_it_too() -> None:
     weight = one_sided()
-    grid = min_max_grid(weight, bits=4, sym=False, lowest_zero=1)
+    grid = min_max_grid(weight, integer_levels(4, sym=False, lowest_zero=1))
     rounding = initial_rounding(weight)
     clipped = rounding._replace(min_scale=torch.zeros_like(rounding.min_scale))
     assert int(quantize(weight, clipped, grid=grid)[2].min()) == 1

@@ -56,14 +56,14 @@ def test_a_batch_larger_than_everything_is_everything(size: int) -> None:
 
 
 @few
-@given(iters=st.integers(1, 1000), checks=st.integers(1, 20))
-def test_scored_steps_lie_in_the_second_half_and_end_with_the_last(iters: int, checks: int) -> None:
-    steps = validation_steps(iters, checks)
+@given(iters=st.integers(1, 1000), count=st.integers(1, 20))
+def test_scored_steps_lie_in_the_second_half_and_end_with_the_last(iters: int, count: int) -> None:
+    steps = validation_steps(iters, count)
     assert max(steps) == iters
     assert all(1 <= step <= iters and 2 * step >= iters for step in steps)
-    assert 1 <= len(steps) <= checks
-    if iters >= 2 * checks:
-        assert len(steps) == checks
+    assert 1 <= len(steps) <= count
+    if iters >= 2 * count:
+        assert len(steps) == count
 
 
 def test_scored_steps_are_evenly_spread() -> None:
@@ -79,9 +79,11 @@ def test_no_steps_are_never_scored() -> None:
 def test_samples_are_taken_by_index() -> None:
     inputs = torch.arange(12.0).reshape(3, 2, 2)
     mask = torch.tensor([[True, True], [True, False], [False, True]])
-    taken = Samples(inputs, -inputs, mask).take(torch.tensor([2, 0]), device=torch.device("cpu"))
+    taken = Samples(inputs, -inputs, mask).select(torch.tensor([2, 0]), device=torch.device("cpu"))
     assert torch.equal(taken.inputs, inputs[[2, 0]])
     assert torch.equal(taken.targets, -inputs[[2, 0]])
     assert taken.mask is not None
     assert taken.mask.tolist() == [[False, True], [True, True]]
-    assert Samples(inputs, inputs, None).take(torch.tensor([1]), device=inputs.device).mask is None
+    assert (
+        Samples(inputs, inputs, None).select(torch.tensor([1]), device=inputs.device).mask is None
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autoround.core.grid import min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import initial_rounding
 from autoround.errors import DeviceError
 from autoround.types import PER_CHANNEL, PER_TENSOR
@@ -38,7 +39,7 @@ def test_its_operations_give_the_shapes_of_the_real_ones(group_size: int, sym: b
     for device, rows in (("cpu", 4), (runtime.device, 4)):
         weight = torch.randn((rows, 96), device=device)
         groups = to_groups(weight, group_size)
-        grid, rounding = min_max_grid(groups, bits=4, sym=sym), initial_rounding(groups)
+        grid, rounding = min_max_grid(groups, integer_levels(4, sym=sym)), initial_rounding(groups)
         faked = runtime.ops.fake_quantize(groups, rounding, grid=grid, dtype=torch.bfloat16)
         results = (faked, *runtime.ops.quantize(groups, rounding, grid=grid))
         assert all(r.device.type == torch.device(device).type for r in results)
@@ -49,7 +50,7 @@ def test_its_operations_give_the_shapes_of_the_real_ones(group_size: int, sym: b
 def test_weights_larger_than_any_memory_are_rehearsed() -> None:
     runtime = BACKEND.open(None)
     groups = to_groups(torch.empty((1 << 24, 1 << 20), device=runtime.device), 128)
-    grid, rounding = min_max_grid(groups, bits=4, sym=True), initial_rounding(groups)
+    grid, rounding = min_max_grid(groups, integer_levels(4, sym=True)), initial_rounding(groups)
     codes, scale, zero = runtime.ops.quantize(groups, rounding, grid=grid)
     assert codes.shape == (1 << 24, 1 << 13, 128)
     assert scale.shape == zero.shape == (1 << 24, 1 << 13, 1)

@@ -139,10 +139,10 @@ def test_only_the_seed_decides() -> None:
 def test_blocks_have_schedules_of_their_own() -> None:
     recipe = small({"seed": 5})
     assert [hyperparameters_for(recipe, block).seed for block in (0, 1, 2)] == [5, 6, 7]
-    assert hyperparameters_for(small({"tuning.tune_minmax": False}), 0).clip_rate == 0
-    assert hyperparameters_for(small({"tuning.init_scale": "search"}), 0).clip_ceiling == 2
-    assert hyperparameters_for(small({"tuning.init_scale": "minmax"}), 0).clip_ceiling == 1
-    assert hyperparameters_for(small({"tuning.iters": 50}), 0).rate == pytest.approx(0.004)
+    assert hyperparameters_for(small({"tuning.tune_minmax": False}), 0).minmax_lr == 0
+    assert hyperparameters_for(small({"tuning.init_scale": "search"}), 0).max_minmax_scale == 2
+    assert hyperparameters_for(small({"tuning.init_scale": "minmax"}), 0).max_minmax_scale == 1
+    assert hyperparameters_for(small({"tuning.iters": 50}), 0).lr == pytest.approx(0.004)
 
 
 def test_quantized_inputs_reach_the_second_block_only() -> None:
