@@ -67,10 +67,10 @@ def gptq_block(block: ColumnBlock) -> tuple[Tensor, Tensor]:
     positions, errors = torch.empty_like(weight), torch.empty_like(weight)
     for j in range(len(weight)):
         column, row = weight[j], upper[j]
-        torch.div(column + minimum[j], scale[j], out=positions[j])
-        levels.position_(positions[j])
+        position = torch.div(column + minimum[j], scale[j], out=positions[j])
+        levels.position_(position)
         # Two comparisons: torch's clamp by tensors is several times slower.
-        index = torch.minimum(torch.maximum(positions[j].round(), low[j]), high[j])
+        index = torch.minimum(torch.maximum(position.round(), low[j]), high[j])
         error = (column - (levels.value(index) * scale[j] - minimum[j])).div_(row[j])
         weight[j + 1 :].addr_(row[j + 1 :], error, alpha=-1.0)
         errors[j] = error

@@ -48,7 +48,7 @@ class Reconstruction(NamedTuple):
     """A block as tuning sees it: a function of weights, what to quantize, what to match.
 
     capturable: whether the block does the same whatever samples it is given, so that a step of it
-    can be recorded (a CUDA graph).
+    can be recorded as a graph of the device.
     """
 
     forward: Forward
