@@ -1,4 +1,4 @@
-"""Scale codecs; super-blocks as a whole grid sees them are in test_nested.py."""
+"""Scale codecs; super-blocks as a whole grid sees them are in test_gguf_types.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids whose scales are held by super-blocks, against the oracle."""
+"""core/gguf_types.py, and grids whose scales are held by super-blocks, against the oracle."""
 
 from __future__ import annotations
 
