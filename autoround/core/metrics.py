@@ -11,7 +11,11 @@ SCALE_BITS = 16
 
 
 def group_count(shape: tuple[int, int], scheme: Scheme) -> int:
-    """Return how many scales a weight of ``shape`` (out, in) has under a scheme."""
+    """Return how many scales a weight has.
+
+    Args:
+        shape: (out, in). scheme: bits and groups.
+    """
     rows, columns = shape
     if scheme.group_size == PER_TENSOR:
         return 1
@@ -24,6 +28,9 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
 
     A symmetric grid's zero point is a constant and counts nothing, even where a
     layout stores it. Groups of a nested grid share the float16 of their super-block.
+
+    Args:
+        shape: (out, in). scheme: bits, groups and block type.
     """
     if scheme.kind != PLAIN:
         kind = NESTED_TYPES[scheme.kind]
