@@ -222,7 +222,8 @@ def _extend(stage: _Stage, unit: Unit) -> _Stage:
 
 
 def _select(stage: _Stage, states: npt.NDArray[np.int64]) -> _Stage:
-    return _Stage(*(part[states] for part in stage))
+    weights, costs, parents, picks = stage
+    return _Stage(weights[states], costs[states], parents[states], picks[states])
 
 
 def _trace_back(stages: Sequence[_Stage], order: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from autoround._version import __version__
 from autoround.device.kernels import kernels
 from autoround.device.parity import disagreement
 from autoround.device.protocol import Runtime
-from autoround.device.registry import automatic, backends, open_device
+from autoround.device.registry import auto_backend, backends, open_device
 from autoround.errors import AutoRoundError
 
 #: Packages whose versions decide what runs.
@@ -80,13 +80,13 @@ class Report:
     @property
     def problems(self) -> tuple[str, ...]:
         """What keeps a device that should work from working."""
-        found = [
+        problems = [
             f"{device.name}: {device.problem}"
             for backend in self.backends
             for device in backend.devices
             if device.problem
         ]
-        return tuple(found if self.auto else ["no backend can run here", *found])
+        return tuple(problems if self.auto else ["no backend can run here", *problems])
 
 
 def examine() -> Report:
@@ -97,12 +97,14 @@ def examine() -> Report:
             found.availability.available,
             found.backend is None,
             found.availability.reason,
-            tuple(map(_device, found.availability.devices)) if found.availability.available else (),
+            tuple(map(_report_device, found.availability.devices))
+            if found.availability.available
+            else (),
         )
         for found in backends()
     )
     types = {device.type for report in reports for device in report.devices}
-    taken = automatic()
+    taken = auto_backend()
     return Report(
         {"autoround": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES},
@@ -130,10 +132,10 @@ def _version(package: str) -> str:
         return ""
 
 
-def _device(name: str) -> DeviceReport:
+def _report_device(name: str) -> DeviceReport:
     """Open a device and try it; what goes wrong in that is its report."""
     try:
-        return _examined(name, open_device(name))
+        return _examine_device(name, open_device(name))
     except AutoRoundError as error:
         return DeviceReport(name, "", {}, 0, 0, (), (), False, str(error))
     except Exception as error:  # a driver may fail in any way
@@ -141,7 +143,7 @@ def _device(name: str) -> DeviceReport:
         return DeviceReport(name, "", {}, 0, 0, (), (), False, problem)
 
 
-def _examined(name: str, runtime: Runtime) -> DeviceReport:
+def _examine_device(name: str, runtime: Runtime) -> DeviceReport:
     memory = runtime.memory()
     notes = runtime.notes()
     computes = runtime.device.type != "meta"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, preferred
+from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, sort_speeds
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
@@ -80,7 +80,7 @@ class CpuRuntime(TorchRuntime):
         # Support for bfloat16 says nothing of its speed: without AVX-512 BF16 or AMX it
         # is emulated, 8 to 80 times slower than float32.
         with self.computing():
-            return preferred([self._measured(dtype) for dtype in self.dtypes])
+            return sort_speeds([self._measured(dtype) for dtype in self.dtypes])
 
     def notes(self) -> tuple[Note, ...]:
         """Say how many threads are used, and what the operations are made of."""

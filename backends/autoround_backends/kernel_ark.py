@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -47,7 +47,7 @@ class ArkKernel:
             return "symmetric only on xpu"
         if demand.shape[0] % 32 or demand.shape[1] % 32:
             return "inputs and outputs have to be multiples of 32"
-        return only_for(demand, bits=tuple(BITS))
+        return unsupported(demand, bits=tuple(BITS))
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         ark: Any = importlib.import_module(MODULE)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -42,7 +42,7 @@ class AtenCpuKernel:
             return f"groups have to be {', '.join(map(str, GROUPS))} and divide the inputs"
         if demand.shape[0] % 16:
             return "outputs have to be a multiple of 16"
-        return only_for(demand, bits=(4,), dtypes={torch.bfloat16: 1})
+        return unsupported(demand, bits=(4,), dtypes={torch.bfloat16: 1})
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         # The operator counts codes from the middle level: w = (code - 8) * scale + zero.

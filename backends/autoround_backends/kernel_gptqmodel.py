@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import pack_rows
-from autoround.device.kernels import Demand, Multiply, State, group_of_input, only_for
+from autoround.device.kernels import Demand, Multiply, State, group_of_input, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -53,7 +53,7 @@ class GptqmodelKernel:
         if width not in (-1, 32, 64, 128) or (width > 0 and columns % width):
             return "groups have to be 32, 64, 128 or whole rows"
         dtypes = {torch.float16: 1, torch.bfloat16: 1} if self._sym else {torch.float16: 1}
-        return only_for(demand, bits=self._bits, dtypes=dtypes)
+        return unsupported(demand, bits=self._bits, dtypes=dtypes)
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         bits, columns = layer.scheme.bits, layer.codes.shape[1]

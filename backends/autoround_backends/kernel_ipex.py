@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import pack_rows
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -42,7 +42,7 @@ class IpexKernel:
             return "not for reordered inputs"
         if demand.shape[0] % 32 or demand.shape[1] % 32 or (width > 0 and demand.shape[1] % width):
             return "inputs and outputs have to be multiples of 32, inputs of the group size"
-        return only_for(demand, bits=(4,), dtypes={torch.float16: 1, torch.bfloat16: 1})
+        return unsupported(demand, bits=(4,), dtypes={torch.float16: 1, torch.bfloat16: 1})
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         if not bool(layer.zero.all()):

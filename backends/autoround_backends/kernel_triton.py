@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import packed
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.types import QuantizedTensor
 
@@ -35,7 +35,7 @@ class TritonKernel:
         return Availability(True, "triton is installed")
 
     def why_not(self, demand: Demand) -> str:
-        return only_for(demand, dtypes=DTYPES)
+        return unsupported(demand, dtypes=DTYPES)
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         return packed.pack(layer, order)
