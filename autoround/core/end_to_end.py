@@ -53,7 +53,7 @@ class AdamState(NamedTuple):
 
 
 def init(params: Sequence[Tensor], *, lrs: Sequence[float], steps: int) -> AdamState:
-    """Start a descent.
+    """Start Adam.
 
     Args:
         params: float32 tensors of any shape.

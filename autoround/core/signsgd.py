@@ -1,4 +1,4 @@
-"""Signed gradient descent: every parameter moves by the learning rate or not at all."""
+"""SignSGD: every parameter moves by the learning rate or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class SignState(NamedTuple):
-    """Position of a descent in its schedule.
+    """Position in the learning-rate schedule.
 
     lr: learning rate of step 0; step: steps taken; steps: steps in all.
     """

@@ -64,7 +64,7 @@ class Reconstruction(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """Plain numbers of the descent.
+    """Hyperparameters of one block's tuning.
 
     iters: steps. lr: learning rate of offsets V at step 0, in levels. minmax_lr: that of min_scale
     and max_scale; 0 leaves them at one. batch_size: samples of a batch. grad_accum_steps: batches

@@ -65,14 +65,14 @@ def _entries() -> Iterator[tuple[EntryPoint, bool]]:
 
 def _checked_probe(name: str, backend: Backend) -> Availability:
     """Probe a backend, and make sure it is one: a third party's may be anything."""
-    answer: object = backend.probe()
-    if not isinstance(answer, Availability) or not isinstance(backend.rank, int):
+    availability: object = backend.probe()
+    if not isinstance(availability, Availability) or not isinstance(backend.rank, int):
         raise TypeError("it is no backend: see autoround.device.protocol.Backend")
     if backend.name != name:
         raise ValueError(f"it calls itself {backend.name!r}, and is registered as {name!r}")
-    if answer.available and not answer.devices:
+    if availability.available and not availability.devices:
         raise ValueError("it is available, and names no device")
-    return answer
+    return availability
 
 
 def auto_backend() -> RegisteredBackend | None:

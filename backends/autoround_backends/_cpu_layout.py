@@ -22,7 +22,13 @@ PLANES = (8, 4, 2, 1)
 
 
 def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[str, Tensor]:
-    """Lay a weight out for kernels of so many lanes."""
+    """Lay a weight out for kernels of so many lanes.
+
+    Args:
+        layer: codes uint8 [out, in], scale and zero [out, groups].
+        order: the group of each input, int64 [in]; None where groups follow each other.
+        lanes: rows that the processor works on at a time.
+    """
     rows, columns = layer.codes.shape
     groups = layer.scale.expand(rows, -1).shape[1]
     group = group_of_input(columns, layer.scheme.group_size, order=order, device=layer.codes.device)
@@ -30,7 +36,7 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     plain = len(source) == columns and bool((source == torch.arange(columns)).all())
     gather = None if plain else source
     state = {
-        "codes": _laid_out(layer.codes, layer.scheme.bits, lanes=lanes, source=gather),
+        "codes": _lay_out(layer.codes, layer.scheme.bits, lanes=lanes, source=gather),
         "scale": _in_lanes(layer.scale.expand(rows, -1), lanes),
         **_chunks(steps),
     }
@@ -42,8 +48,8 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     return state
 
 
-def _laid_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> Tensor:
-    """Lay codes out some rows at a time, so that little is held twice."""
+def _lay_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> Tensor:
+    """Lay codes out some rows at a time, so that little is in memory twice."""
     steps = (codes.shape[1] if source is None else len(source)) // STEP
     blocks = -(-codes.shape[0] // lanes)
     out = torch.empty((blocks, steps, bits, lanes * QUAD), dtype=torch.uint8)
@@ -89,12 +95,12 @@ def _padded(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _chunks(steps: Tensor) -> dict[str, Tensor]:
     """Cut the steps of each group into chunks."""
     most = CHUNK // STEP
-    found = [
+    rows = [
         (min(most, int(count) - start), group)
         for group, count in enumerate(steps.tolist())
         for start in range(0, int(count), most)
     ]
-    table = torch.tensor(found, dtype=torch.int32)
+    table = torch.tensor(rows, dtype=torch.int32)
     return {
         "chunk_steps": table[:, 0].contiguous(),
         "chunk_group": table[:, 1].contiguous(),
@@ -120,12 +126,12 @@ def _from_lanes(values: Tensor, rows: int) -> Tensor:
 
 def _planes(bits: int) -> list[tuple[int, int]]:
     """Return size and lowest bit of each plane; the lowest bits come first."""
-    found, low = [], 0
+    planes, low = [], 0
     for size in PLANES:
         if bits & size:
-            found.append((size, low))
+            planes.append((size, low))
             low += size
-    return found
+    return planes
 
 
 def _in_planes(quads: Tensor, bits: int) -> Tensor:

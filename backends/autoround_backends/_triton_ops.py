@@ -81,14 +81,22 @@ class _Launch(NamedTuple):
 class TritonOps(TorchOps):
     """Ours where tensors are laid out as the kernels want them, else plain torch.
 
-    on: makes the device the current one while a kernel is started.
+    Args:
+        device: that tensors are on.
+        on: makes the device the current one while a kernel is started.
+        max_width: widest group that goes through the kernels.
     """
 
     def __init__(
-        self, device: torch.device, on: Callable[[], AbstractContextManager[object]] = nullcontext
+        self,
+        device: torch.device,
+        on: Callable[[], AbstractContextManager[object]] = nullcontext,
+        *,
+        max_width: int = MAX_WIDTH,
     ) -> None:
         self._device = device
         self._on = on
+        self._max_width = max_width
         self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def fake_quantize(
@@ -113,19 +121,19 @@ class TritonOps(TorchOps):
     ) -> list[Tensor]:
         """Round the tensors of a block to their grids and back, differentiably."""
         items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
-        found: dict[int, Tensor] = {}
+        rounded: dict[int, Tensor] = {}
         for numbers in self._together(items) if dtype in _TYPES else ():
             chosen = [items[number] for number in numbers]
             launch = self._launch(chosen)
             flat = [part for item in chosen for part in (item.weight, *item.rounding)]
             outs = _Fused.apply(_How(self, launch, dtype), *flat)  # type: ignore[no-untyped-call]
-            found |= dict(zip(numbers, outs, strict=True))
+            rounded |= dict(zip(numbers, outs, strict=True))
         for number, item in enumerate(items):
-            if number not in found:
-                found[number] = super().fake_quantize(
+            if number not in rounded:
+                rounded[number] = super().fake_quantize(
                     item.weight, item.rounding, grid=item.grid, dtype=dtype
                 )
-        return [found[number] for number in range(len(items))]
+        return [rounded[number] for number in range(len(items))]
 
     @torch.no_grad()
     def quantize_all(
@@ -133,7 +141,7 @@ class TritonOps(TorchOps):
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Round the tensors of a block to their grids for good."""
         items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
-        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        quantized: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for numbers in self._together(items):
             launch = self._launch([items[number] for number in numbers])
             total = sum(launch.groups)
@@ -146,14 +154,14 @@ class TritonOps(TorchOps):
                 launch.cut(scale, 1),
                 launch.cut(zero, 1),
             )
-            for number, *held in zip(numbers, *parts, strict=True):
+            for number, *pieces in zip(numbers, *parts, strict=True):
                 shape = items[number].weight.shape[:2]
-                whole = [part.view(*shape, -1) for part in held]
-                found[number] = (whole[0], whole[1], whole[2])
+                whole = [part.view(*shape, -1) for part in pieces]
+                quantized[number] = (whole[0], whole[1], whole[2])
         for number, item in enumerate(items):
-            if number not in found:
-                found[number] = super().quantize(item.weight, item.rounding, grid=item.grid)
-        return [found[number] for number in range(len(items))]
+            if number not in quantized:
+                quantized[number] = super().quantize(item.weight, item.rounding, grid=item.grid)
+        return [quantized[number] for number in range(len(items))]
 
     @torch.no_grad()
     def sign_step(
@@ -198,9 +206,9 @@ class TritonOps(TorchOps):
         constants: Mapping[str, Any] | None = None,
     ) -> None:
         """Start a kernel over all tensors of a launch."""
-        held = {**launch.constants, **(constants or {})}
+        merged = {**launch.constants, **(constants or {})}
         with self._on():
-            kernel[(launch.programs,)](launch.table, len(launch.groups), *tensors, **held)
+            kernel[(launch.programs,)](launch.table, len(launch.groups), *tensors, **merged)
 
     def addresses(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return where tensors lie, int64 [tensors], made on the device: a graph can hold that."""
@@ -220,7 +228,7 @@ class TritonOps(TorchOps):
         kinds: dict[tuple[int, bool], list[int]] = {}
         for number, (weight, rounding, grid) in enumerate(items):
             fits = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
-            narrow = 0 < weight.shape[-1] <= MAX_WIDTH and weight.numel() > 0
+            narrow = 0 < weight.shape[-1] <= self._max_width and weight.numel() > 0
             levels = grid.levels
             known = isinstance(levels, IntegerLevels) and isinstance(grid.scales, Half)
             if fits and narrow and known:
@@ -282,28 +290,28 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         parts = ctx.saved_tensors
         ops, launch, _ = ctx.how
-        given = [grad.contiguous() for grad in grads]
-        if not _aligned(*(grad.data_ptr() for grad in given)):
+        upstream = [grad.contiguous() for grad in grads]
+        if not _aligned(*(grad.data_ptr() for grad in upstream)):
             launch = launch._replace(aligned=False)
         total, device = sum(launch.groups), parts[0].device
-        clips = any(ctx.needs_input_grad[number] for number in _range_numbers(len(grads)))
+        with_range = any(ctx.needs_input_grad[number] for number in _range_numbers(len(grads)))
         by_offset = torch.empty(total * launch.width, device=device)
-        by_lo, by_hi = (torch.empty(total if clips else 1, device=device) for _ in range(2))
+        by_lo, by_hi = (torch.empty(total if with_range else 1, device=device) for _ in range(2))
         ops.start(
             kernels.backward,
             launch,
-            ops.addresses(given),
+            ops.addresses(upstream),
             *(by_offset, by_lo, by_hi),
-            constants={"CLIPS": clips, "GRAD": _TYPES[given[0].dtype]},
+            constants={"RANGE": with_range, "GRAD": _TYPES[upstream[0].dtype]},
         )
-        values = launch.cut(by_offset, launch.width)
-        ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if clips else []
-        found: list[Tensor | None] = [None]
+        offsets = launch.cut(by_offset, launch.width)
+        ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if with_range else []
+        grads_in: list[Tensor | None] = [None]
         for number, weight in enumerate(parts[::4]):
-            found += [None, values[number].view(weight.shape)]
+            grads_in += [None, offsets[number].view(weight.shape)]
             shape = (*weight.shape[:2], 1)
-            found += [end[number].view(shape) for end in ends] or [None, None]
-        return tuple(found)
+            grads_in += [end[number].view(shape) for end in ends] or [None, None]
+        return tuple(grads_in)
 
 
 def _lowest_zero(grid: Grid) -> int:
@@ -318,11 +326,11 @@ def _range_numbers(count: int) -> list[int]:
 
 def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
     """Return where each of some runs begins when they follow each other, and their sum."""
-    found, total = [], 0
+    firsts, total = [], 0
     for count in counts:
-        found.append(total)
+        firsts.append(total)
         total += count
-    return found, total
+    return firsts, total
 
 
 def _aligned(*numbers: int) -> bool:

@@ -50,8 +50,8 @@ class CpuRuntime(TorchRuntime):
 
         Threads beyond what a container may use wait for each other, and so do two on one core.
         """
-        given = torch.get_num_threads()
-        chosen = min(given, allowed_threads())
+        configured = torch.get_num_threads()
+        chosen = min(configured, allowed_threads())
         best = 0.0
         try:
             count = chosen
@@ -62,7 +62,7 @@ class CpuRuntime(TorchRuntime):
                     break
                 best, chosen, count = flops, count, count // 2
         finally:
-            torch.set_num_threads(given)
+            torch.set_num_threads(configured)
         return chosen
 
     @contextmanager
@@ -88,8 +88,8 @@ class CpuRuntime(TorchRuntime):
         about = Note(f"fake-quantize and sign step in C, {native.reason}")
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
-        given = torch.get_num_threads()
-        return Note(f"{self.threads} threads, the fastest of {given} and fewer"), about
+        configured = torch.get_num_threads()
+        return Note(f"{self.threads} threads, the fastest of {configured} and fewer"), about
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth its ten seconds."""
@@ -123,7 +123,8 @@ class CpuRuntime(TorchRuntime):
 def allowed_threads(quota: Path = QUOTA) -> int:
     """Return how many processors this process may use, one at least.
 
-    quota: file with microseconds of work allowed in a period, and the period.
+    Args:
+        quota: file with microseconds of work allowed in a period, and the period.
     """
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoround.core.schemes import scheme_levels
 from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
@@ -51,7 +52,7 @@ class ArkKernel:
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         ark: Any = importlib.import_module(MODULE)
-        half = 2 ** (layer.scheme.bits - 1)
+        half = scheme_levels(layer.scheme).middle
         dtype, compute = self._types(layer.codes.device)
         zero = (layer.zero.to(torch.int16) - half).to(torch.int8)
         blob = ark.repack_quantized_weight(
@@ -75,13 +76,13 @@ class ArkKernel:
         width = scheme.group_size if scheme.group_size > 0 else columns
         dtype, compute = self._types(blob.device)
         scales = "fp32" if dtype == torch.float32 else "fp16"
-        own = torch.empty(0, dtype=dtype, device=blob.device) if bias is None else bias.to(dtype)
+        added = torch.empty(0, dtype=dtype, device=blob.device) if bias is None else bias.to(dtype)
 
         def multiply(x: Tensor) -> Tensor:
             if not x.shape[0]:
                 return x.new_empty((0, rows))
             how = (rows, columns, width, compute, BITS[scheme.bits], scales, not scheme.sym)
-            out: Tensor = ark.woqgemm(x.to(dtype), blob, own, *how)
+            out: Tensor = ark.woqgemm(x.to(dtype), blob, added, *how)
             return out.to(x.dtype)
 
         return multiply

@@ -86,11 +86,11 @@ class GptqmodelKernel:
         tensors = {**state, **({} if bias is None else {"bias": bias.to(demand.dtype)})}
         for name, tensor in tensors.items():
             # Its kernels lay tensors out anew in place: they get copies.
-            held = tensor.to(demand.dtype) if name == "scales" else tensor.clone()
+            part = tensor.to(demand.dtype) if name == "scales" else tensor.clone()
             if name in layer._buffers:
-                layer._buffers[name] = held
+                layer._buffers[name] = part
             else:
-                setattr(layer, name, torch.nn.Parameter(held, requires_grad=False))
+                setattr(layer, name, torch.nn.Parameter(part, requires_grad=False))
         layer.qzero_format(format=2)
         layer.post_init()
         layer.eval()

@@ -31,10 +31,10 @@ class IpexKernel:
     install = ""
 
     def probe(self) -> Availability:
-        found = matching_extension()
-        if found is None:
+        extension = matching_extension()
+        if extension is None:
             return Availability(False, "needs an intel-extension-for-pytorch made for this torch")
-        return Availability(True, f"intel-extension-for-pytorch {found}")
+        return Availability(True, f"intel-extension-for-pytorch {extension}")
 
     def why_not(self, demand: Demand) -> str:
         width = demand.scheme.group_size

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from autoround.core.levels import integer_levels
 from autoround.device.kernels import Demand, Multiply, State
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
@@ -168,11 +169,12 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
     rows, columns, many = 512, 1024, 32
     scheme = Scheme(bits, 128, True)
     rng = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2**bits, (rows, columns), generator=rng, dtype=torch.uint8)
+    levels = integer_levels(bits, sym=True)
+    codes = torch.randint(0, levels.count, (rows, columns), generator=rng, dtype=torch.uint8)
     layer = QuantizedTensor(
         codes,
         torch.full((rows, columns // 128), 2**-10, dtype=torch.float16),
-        torch.full((rows, columns // 128), 2 ** (bits - 1), dtype=torch.uint8),
+        torch.full((rows, columns // 128), levels.middle, dtype=torch.uint8),
         scheme,
     )
     state = kernel.pack(layer, None)
@@ -190,7 +192,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 
-    found = Turn(
+    turn = Turn(
         best(
             lambda: kernel.library.packed_linear(
                 address, x.data_ptr(), kind, many, 1, out.data_ptr()
@@ -201,7 +203,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
         best(lambda: kernel.library.unpack_blocks(address, 0, blocks, kind, tile.data_ptr())),
     )
     del kept
-    return found
+    return turn
 
 
 def describe(

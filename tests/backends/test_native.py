@@ -49,10 +49,10 @@ def drawn(seed: int, shape: tuple[int, int, int], size: float) -> tuple[Tensor, 
     weight = torch.randn(shape, generator=rng) * size
     start = initial_rounding(weight)
     value = torch.rand(shape, generator=rng) * 1.6 - 0.8
-    clips = [torch.rand(start.min_scale.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
+    factors = [torch.rand(start.min_scale.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
     upstream = torch.randn(shape, generator=rng)
     upstream[..., ::5] = 0.0
-    return weight, Rounding(value, *clips), upstream
+    return weight, Rounding(value, *factors), upstream
 
 
 def run(
@@ -195,11 +195,11 @@ def test_scaled_weights_are_those_of_torch(
     for ops in (fused, TorchOps()):
         own = replace(layer, codes=layer.codes.clone())
         out = ops.scaled_weight(own, factor, dtype=dtype)
-        leans = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
+        votes = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
         fixed = ops.scale_gradient(own, upstream)
         assert torch.equal(own.codes, layer.codes)
-        free = ops.scale_gradient(own, upstream, SignVotes(leans, 60))
-        found.append((out, own.codes, leans, fixed, free))
+        free = ops.scale_gradient(own, upstream, SignVotes(votes, 60))
+        found.append((out, own.codes, votes, fixed, free))
     for one, other in zip(found[0][:3], found[1][:3], strict=True):
         assert torch.equal(one, other)
     for one, other in zip(found[0][3:], found[1][3:], strict=True):

@@ -156,8 +156,8 @@ def drawn(shape: tuple[int, int], size: int, *, bits: int, sym: bool, seed: int)
     rng = torch.Generator().manual_seed(seed)
     groups = to_groups(torch.randint(-9, 10, shape, generator=rng) / 8.0, size)
     halves = torch.randint(-2, 3, groups.shape, generator=rng) / 4.0
-    clips = [torch.randint(1, 5, groups[..., :1].shape, generator=rng) / 4.0 for _ in range(2)]
-    return groups, Rounding(halves, *clips), min_max_grid(groups, integer_levels(bits, sym=sym))
+    factors = [torch.randint(1, 5, groups[..., :1].shape, generator=rng) / 4.0 for _ in range(2)]
+    return groups, Rounding(halves, *factors), min_max_grid(groups, integer_levels(bits, sym=sym))
 
 
 def on(tensors: Any) -> Any:
@@ -228,9 +228,8 @@ def test_one_launch_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert starts == ["fake_quantize", "backward", "quantize"]
 
 
-def test_what_does_not_fit_goes_through_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton_ops, "MAX_WIDTH", 32)
-    ops, plain = TritonOps(DEVICE), TorchOps()
+def test_what_does_not_fit_goes_through_plain_torch() -> None:
+    ops, plain = TritonOps(DEVICE, max_width=32), TorchOps()
     nested = drawn((2, 64), 8, bits=4, sym=True, seed=1)
     nested = (*nested[:2], nested[2]._replace(scales=Nested(8, -32, 31)))
     wide = drawn((3, 64), PER_CHANNEL, bits=4, sym=True, seed=2)
@@ -326,12 +325,12 @@ from autoround_backends import _triton_tuning as kernels
 tile = {"WIDTH": 128, "SYM": bool(int(sys.argv[1])), "BLOCK_G": 16, "BLOCK_W": 128}
 tile["ALIGNED"] = True
 types = {"table": "*i64", "count": "i32", "out": "*bf16", "upstream": "*i64", "rate": "fp32"}
-types |= dict.fromkeys(("grad_value", "grad_lo", "grad_hi"), "*fp32")
+types |= dict.fromkeys(("grad_offset", "grad_lo", "grad_hi"), "*fp32")
 types |= {"codes": "*u8", "zeros": "*u8", "scales": "*fp16", "top": "fp32"}
 laid = ("weight", "scale", "low", "minimum", "upper", "aimed", "errors")
 types |= dict.fromkeys(laid, "*fp32") | dict.fromkeys(("columns", "rows", "stride"), "i32")
 constants = {"fake_quantize": tile, "quantize": tile}
-constants["backward"] = {**tile, "CLIPS": True, "GRAD": tl.bfloat16}
+constants["backward"] = {**tile, "RANGE": True, "GRAD": tl.bfloat16}
 constants["sign_step"] = {"BLOCK": 2048, "ALIGNED": True}
 constants["gptq_block"] = {"BLOCK_C": 64, "BLOCK_R": 32}
 found = {}

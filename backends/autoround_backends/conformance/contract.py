@@ -32,11 +32,11 @@ def contract_cases() -> Iterator[Case]:
 
 
 def _says_what_it_is(subject: Subject) -> None:
-    found = subject.backend.probe()
-    require(bool(found.reason), "probe() gives no reason, nor what it found")
+    availability = subject.backend.probe()
+    require(bool(availability.reason), "probe() gives no reason, nor what it found")
     require(isinstance(subject.backend.rank, int), "rank is no integer")
-    require(bool(found.devices), "probe() names no device")
-    for name in found.devices:
+    require(bool(availability.devices), "probe() names no device")
+    for name in availability.devices:
         known = name == subject.backend.name or name.startswith(subject.backend.name + ":")
         require(known, f"device {name!r} is not named after the backend")
 
@@ -96,17 +96,17 @@ def _memory(subject: Subject) -> None:
 
 def _uploads(subject: Subject) -> None:
     rng = torch.Generator().manual_seed(0)
-    given = {
+    tensors = {
         "weight": torch.randn((37, 5), generator=rng),
         "short": torch.randn((4, 4), generator=rng).to(torch.bfloat16),
         "turned": torch.randn((6, 3), generator=rng).t(),
         "codes": torch.arange(7, dtype=torch.uint8),
     }
-    found = subject.runtime.upload(given).result()
-    require(list(found) == list(given), "other names, or in another order")
-    for name, tensor in given.items():
-        require(found[name].device.type == subject.runtime.device.type, f"{name} is elsewhere")
-        require(torch.equal(found[name].to("cpu"), tensor), f"{name} is not what was given")
+    uploaded = subject.runtime.upload(tensors).result()
+    require(list(uploaded) == list(tensors), "other names, or in another order")
+    for name, tensor in tensors.items():
+        require(uploaded[name].device.type == subject.runtime.device.type, f"{name} is elsewhere")
+        require(torch.equal(uploaded[name].to("cpu"), tensor), f"{name} is not what was given")
 
 
 def _captures(subject: Subject) -> None:
@@ -119,8 +119,8 @@ def _captures(subject: Subject) -> None:
     captured = subject.runtime.capture(step, [torch.ones((4, 8), device=device)])
     for rows, seed in ((4, 2), (4, 3), (2, 4)):
         x = torch.randn((rows, 8), generator=torch.Generator().manual_seed(seed)).to(device)
-        for found, wanted in zip(captured([x]), step([x]), strict=True):
-            near = torch.allclose(found.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
+        for output, wanted in zip(captured([x]), step([x]), strict=True):
+            near = torch.allclose(output.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
             require(near, f"other numbers for {rows} rows")
     weight.mul_(2.0)
     x = torch.ones((4, 8), device=device)
@@ -138,21 +138,23 @@ def _compiles(subject: Subject) -> None:
     def call(
         block: torch.nn.Module,
         inside: dict[str, Tensor],
-        given: tuple[Tensor, ...],
+        arguments: tuple[Tensor, ...],
         named: dict[str, Tensor],
     ) -> Tensor:
-        out: Tensor = torch.func.functional_call(block, inside, given).square() * named["factor"]
+        out: Tensor = (
+            torch.func.functional_call(block, inside, arguments).square() * named["factor"]
+        )
         return out
 
     compiled = subject.runtime.compile(call)
     for rows in (4, 4, 2):
         x = torch.randn((rows, 8), generator=rng).to(device)
         factor = {"factor": torch.full((1,), 0.5, device=device)}
-        found = []
-        for one in (compiled, call):
+        results = []
+        for function in (compiled, call):
             learned = {n: t.clone().requires_grad_() for n, t in tensors.items()}
-            out = one(module, learned, (x,), factor)
-            found.append([out, *torch.autograd.grad(out.sum(), list(learned.values()))])
-        for one, other in zip(*found, strict=True):
-            near = torch.allclose(one.to("cpu"), other.to("cpu"), rtol=1e-4, atol=1e-5)
+            out = function(module, learned, (x,), factor)
+            results.append([out, *torch.autograd.grad(out.sum(), list(learned.values()))])
+        for ours, exact in zip(*results, strict=True):
+            near = torch.allclose(ours.to("cpu"), exact.to("cpu"), rtol=1e-4, atol=1e-5)
             require(near, f"other numbers or gradients for {rows} rows")

@@ -62,7 +62,7 @@ def _scaled(shape: tuple[int, int], scheme: Scheme, subject: Subject) -> None:
     layer = _layer(shape, scheme, subject.runtime.device)
     rng = torch.Generator().manual_seed(1)
     factor = 0.7 + 0.6 * torch.rand((*layer.scale.shape, 1), generator=rng)
-    found = subject.runtime.ops.scaled_weight(
+    weight = subject.runtime.ops.scaled_weight(
         layer, factor.to(subject.runtime.device), dtype=torch.float32
     )
     scale = layer.scale.cpu().float().numpy() * factor[..., 0].numpy()
@@ -70,20 +70,20 @@ def _scaled(shape: tuple[int, int], scheme: Scheme, subject: Subject) -> None:
     stored = torch.from_numpy(np.where(scale < 0, -size, size))
     wanted = _levels(layer) * _by_input(stored, layer)
     # A product next to a tie may be rounded to either neighbour.
-    apart = np.abs(found.cpu().double().numpy() - wanted) > 1e-6 * np.abs(wanted)
+    apart = np.abs(weight.cpu().double().numpy() - wanted) > 1e-6 * np.abs(wanted)
     require(bool(apart.mean() < 0.02), f"{int(apart.sum())} of {apart.size} weights differ")
 
 
 def _gradient(shape: tuple[int, int], scheme: Scheme, subject: Subject) -> None:
     layer = _layer(shape, scheme, subject.runtime.device)
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    found = subject.runtime.ops.scale_gradient(layer, grad.to(subject.runtime.device))
+    sums = subject.runtime.ops.scale_gradient(layer, grad.to(subject.runtime.device))
     product = _levels(layer) * grad.double().numpy()
     width = scheme.group_size if scheme.group_size > 0 else shape[1]
     cuts = np.arange(0, shape[1], width)
     wanted = np.add.reduceat(product, cuts, axis=1) * layer.scale.cpu().double().numpy()
     size = np.add.reduceat(np.abs(product), cuts, axis=1) * np.abs(layer.scale.cpu().numpy())
-    apart = np.abs(found[..., 0].cpu().double().numpy() - wanted) > 1e-5 * size + 1e-12
+    apart = np.abs(sums[..., 0].cpu().double().numpy() - wanted) > 1e-5 * size + 1e-12
     require(not apart.any(), f"{int(apart.sum())} of {apart.size} gradients differ")
 
 

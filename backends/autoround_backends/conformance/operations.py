@@ -75,14 +75,14 @@ def _gradients(kind: _Kind, subject: Subject) -> None:
     parts = [part.requires_grad_() for part in rounding]
     result = runtime.ops.fake_quantize(groups, Rounding(*parts), grid=grid, dtype=torch.float32)
     upstream = example.upstream.to(runtime.device)
-    found = [g.cpu().numpy() for g in torch.autograd.grad(result, parts, upstream)]
+    grads = [g.cpu().numpy() for g in torch.autograd.grad(result, parts, upstream)]
     weight, exact, exact_grid = example.oracle
     wanted = reference.gradients(weight, exact, grid=exact_grid, upstream=example.upstream.numpy())
     certain = example.certain
-    np.testing.assert_allclose(found[0][certain], wanted.offset[certain], rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(grads[0][certain], wanted.offset[certain], rtol=1e-5, atol=1e-12)
     whole = certain.all(-1, keepdims=True)
     size = (exact_grid.hi - exact_grid.lo) * np.abs(example.upstream.numpy()).sum(-1, keepdims=True)
-    for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+    for ours, theirs in zip(grads[1:], wanted[1:], strict=True):
         near = np.abs(ours - theirs) <= 2e-6 * size + 1e-12
         require(bool(near[whole].all()), "gradients of min_scale or max_scale differ")
 
@@ -120,11 +120,11 @@ def _offsets(kind: _Kind, subject: Subject) -> None:
     groups, rounding, grid = example.on(runtime.device)
     offset = rounding.offset.requires_grad_()
     result = runtime.ops.fake_quantize(groups, rounding, grid=grid, dtype=torch.float32)
-    (found,) = torch.autograd.grad(result, [offset], example.upstream.to(runtime.device))
+    (grad,) = torch.autograd.grad(result, [offset], example.upstream.to(runtime.device))
     weight, exact, exact_grid = example.oracle
     wanted = reference.gradients(weight, exact, grid=exact_grid, upstream=example.upstream.numpy())
     certain = example.certain
-    np.testing.assert_allclose(found.cpu().numpy()[certain], wanted.offset[certain], rtol=1e-5)
+    np.testing.assert_allclose(grad.cpu().numpy()[certain], wanted.offset[certain], rtol=1e-5)
 
 
 def _at_once(subject: Subject) -> None:

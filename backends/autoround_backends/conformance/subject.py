@@ -45,9 +45,9 @@ def open_subject(device: str) -> Subject:
     """
     runtime = open_device(device)
     name = re.split(":", device)[0]
-    for found in backends():
-        if found.backend is not None and found.name == name:
-            return Subject(found.backend, runtime)
+    for registered in backends():
+        if registered.backend is not None and registered.name == name:
+            return Subject(registered.backend, runtime)
     raise DeviceError(f"name a backend, not {device!r}")
 
 

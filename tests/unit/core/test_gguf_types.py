@@ -28,14 +28,14 @@ def case(name: str, *, moved: bool, seed: int = 0) -> tuple[torch.Tensor, Grid, 
     groups = to_groups(weight, kind.group_size)
     grid = min_max_grid(groups, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
     value = torch.zeros_like(groups)
-    clips = torch.ones_like(groups[..., :1]), torch.ones_like(groups[..., :1])
+    factors = torch.ones_like(groups[..., :1]), torch.ones_like(groups[..., :1])
     if moved:
         value = torch.rand(groups.shape, generator=generator) - 0.5
-        clips = (
-            0.6 + 0.5 * torch.rand(clips[0].shape, generator=generator),
-            0.6 + 0.5 * torch.rand(clips[0].shape, generator=generator),
+        factors = (
+            0.6 + 0.5 * torch.rand(factors[0].shape, generator=generator),
+            0.6 + 0.5 * torch.rand(factors[0].shape, generator=generator),
         )
-    return groups, grid, Rounding(value, *clips)
+    return groups, grid, Rounding(value, *factors)
 
 
 def oracle(grid: Grid, rounding: Rounding) -> tuple[reference.Grid, reference.Rounding]:

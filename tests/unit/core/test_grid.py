@@ -89,9 +89,9 @@ def test_scale_and_zero_are_those_of_the_oracle(case: Case) -> None:
     min_scale, max_scale = case.rounding.min_scale, case.rounding.max_scale
     scale, zero, _ = quant_params(case.grid, min_scale, max_scale)
     grid = oracle_grid(case.grid)
-    clips = min_scale.numpy(), max_scale.numpy()
-    expected_scale, expected_zero = reference.scale_and_zero(grid, *clips)
-    certain = reference.certain_groups(grid, *clips)
+    factors = min_scale.numpy(), max_scale.numpy()
+    expected_scale, expected_zero = reference.scale_and_zero(grid, *factors)
+    certain = reference.certain_groups(grid, *factors)
     np.testing.assert_array_equal(scale.numpy()[certain], expected_scale[certain])
     np.testing.assert_array_equal(zero.numpy()[certain], expected_zero[certain])
     # Next to a tie the neighbouring float16, and with it the neighbouring zero, is as good.

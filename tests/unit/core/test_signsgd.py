@@ -18,7 +18,7 @@ from ._cases import few
     steps=st.integers(1, 30),
     seed=st.integers(0, 2**31),
 )
-def test_a_whole_descent_agrees_with_the_oracle(rate: float, steps: int, seed: int) -> None:
+def test_all_steps_agrees_with_the_oracle(rate: float, steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shapes = [(3, 2, 4), (3, 2, 1)]
     params = [torch.from_numpy(rng.normal(size=shape)).float() for shape in shapes]

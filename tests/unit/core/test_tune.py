@@ -209,9 +209,9 @@ def test_offsets_and_clips_stay_within_reach() -> None:
     for rounding in tuned.roundings.values():
         assert float(rounding.offset.abs().max()) <= way + 1e-5
         assert float(rounding.offset.abs().max()) > 0
-        for clip in rounding[1:]:
-            assert 0.0 <= float(clip.min()) < 1.0
-            assert float(clip.max()) <= 1.02 + 1e-6
+        for factor in rounding[1:]:
+            assert 0.0 <= float(factor.min()) < 1.0
+            assert float(factor.max()) <= 1.02 + 1e-6
 
 
 def test_clips_stay_where_they_are_without_a_rate() -> None:
