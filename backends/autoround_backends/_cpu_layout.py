@@ -33,6 +33,7 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     groups = layer.scale.expand(rows, -1).shape[1]
     group = group_of_input(columns, layer.scheme.group_size, order=order, device=layer.codes.device)
     source, steps = _padded(group, groups)
+    # Without padding or reordering the kernel reads inputs in their order, with no index.
     plain = len(source) == columns and bool((source == torch.arange(columns)).all())
     gather = None if plain else source
     state = {
@@ -41,6 +42,7 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
         **_chunks(steps),
     }
     zero = layer.zero.expand(rows, -1)
+    # Symmetric weights have one zero point, which then is an argument and no array.
     uniform = bool((zero == zero[:1, :1]).all())
     state["zero"] = zero[:1, :1].contiguous() if uniform else _in_lanes(zero, lanes)
     if not plain:
@@ -57,6 +59,7 @@ def _lay_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> 
     for first in range(0, blocks, at_once):
         part = codes[first * lanes : (first + at_once) * lanes]
         if source is not None:
+            # A padded place has code 0 and meets an input of 0: it adds nothing.
             part = part.index_select(1, source.clamp(min=0)).masked_fill_(source < 0, 0)
         out[first : first + at_once] = _in_planes(_in_blocks(part, lanes), bits)
     return out
@@ -83,6 +86,7 @@ def _padded(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return which input stands at each padded place, and the steps of each group."""
     order = torch.argsort(group, stable=True)
     sizes = torch.bincount(group, minlength=groups)
+    # Every group starts at a step of its own, so that a step has one scale.
     steps = (sizes + STEP - 1) // STEP
     starts = torch.cumsum(steps * STEP, 0) - steps * STEP
     begins = torch.cumsum(sizes, 0) - sizes
@@ -139,6 +143,7 @@ def _in_planes(quads: Tensor, bits: int) -> Tensor:
     parts = []
     for size, low in _planes(bits):
         pieces = (quads >> low) & (2**size - 1)
+        # Eight codes' pieces of a size share bytes: 8 // size of them lie in one.
         vector = pieces[:, :, :size].clone()
         for place in range(1, 8 // size):
             vector |= pieces[:, :, place * size : (place + 1) * size] << (place * size)

@@ -64,6 +64,7 @@ class CpuOps(TorchOps):
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
         """Round a weight to its grid and back, differentiably."""
+        # The C loops know evenly spaced levels only; other grids go through torch.
         known = isinstance(grid.levels, IntegerLevels) and dtype in _DTYPES
         if not known or not _fits(weight, rounding.offset):
             return super().fake_quantize(weight, rounding, grid=grid, dtype=dtype)
@@ -78,6 +79,7 @@ class CpuOps(TorchOps):
         if not _fits(*params, *grads):
             return super().sign_step(params, grads, state=state)
         lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
+        # Not one loop over all: tensors lie apart, and each call is a pass over memory anyway.
         for param, grad in zip(params, grads, strict=True):
             self._library.sign_step(param.data_ptr(), grad.data_ptr(), lr, param.numel())
         return state._replace(step=state.step + 1)
@@ -90,6 +92,7 @@ class CpuOps(TorchOps):
         groups = _byte_groups(layer)
         if groups is None or dtype not in _DTYPES:
             return super().scaled_weight(layer, factor, dtype=dtype)
+        # Scales are few: the codec rounds them in torch, and C reads them as they will be stored.
         scales = scheme_scales(layer.scheme)
         stored = scales.round(layer.scale.unsqueeze(-1).float() * factor).contiguous()
         zero = layer.zero.float().contiguous()
@@ -115,6 +118,7 @@ class CpuOps(TorchOps):
         grad = grad.contiguous()
         scale = layer.scale.float().contiguous()
         zero = layer.zero.float().contiguous()
+        # C leaves the product with the scale to torch: it is one number a group.
         sums = torch.empty((*scale.shape, 1))
         moves = votes is not None and votes.per_step > 0
         self._library.scale_gradient(
@@ -138,6 +142,7 @@ class CpuOps(TorchOps):
             return super().divergence(student, teacher)
         student, teacher = student.contiguous(), teacher.contiguous()
         grad = torch.empty_like(student)
+        # float64: a sum over many positions of numbers that may be tiny.
         losses = torch.empty(student.shape[0], dtype=torch.float64)
         half = student.dtype == torch.bfloat16
         function = self._library.divergence16 if half else self._library.divergence32
@@ -176,6 +181,7 @@ class _Fused(torch.autograd.Function):
         scale, zero, minimum = quant_params(grid, min_scale, max_scale)
         out = torch.empty(weight.shape, dtype=dtype)
         parts = (weight, offset, *_contiguous(scale, zero, minimum))
+        # One of the last two is null: the loops write one dtype each, without a cast in between.
         library.fake_quantize(
             *map(_address, parts),
             float(grid.levels.count - 1),
@@ -195,6 +201,7 @@ class _Fused(torch.autograd.Function):
         grid, _, library = ctx.how
         grad = grad.contiguous()
         grad_offset = torch.empty_like(offset)
+        # Three sums whatever the levels: the third costs nothing in a loop bound by memory.
         sums = torch.empty((3, *scale.shape))
         parts = (weight, offset, *_contiguous(scale, zero, minimum))
         library.fake_quantize_backward(

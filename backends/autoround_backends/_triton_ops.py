@@ -149,6 +149,7 @@ class TritonOps(TorchOps):
             scale = torch.empty(total, dtype=torch.float16, device=self._device)
             zero = torch.empty(total, dtype=torch.uint8, device=self._device)
             self.start(kernels.quantize, launch, codes, scale, zero)
+            # One buffer for all tensors of a launch, cut into views: one kernel fills it.
             parts = (
                 launch.cut(codes, launch.width),
                 launch.cut(scale, 1),
@@ -172,6 +173,7 @@ class TritonOps(TorchOps):
             return super().sign_step(params, grads, state=state)
         lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
         sizes = [param.numel() for param in params]
+        # A table says where each tensor begins, so that one launch serves all of them.
         firsts, programs = _firsts([-(-size // BLOCK) for size in sizes])
         addresses = [[t.data_ptr() for t in tensors] for tensors in (params, grads)]
         aligned = _aligned(*addresses[0], *addresses[1], *sizes)
@@ -186,6 +188,7 @@ class TritonOps(TorchOps):
         per_weight = (block.weight, block.scale, block.low, block.minimum)
         columns, rows = block.weight.shape
         fits = all(map(self._fits, per_weight)) and block.upper.stride(-1) == 1
+        # The kernel knows evenly spaced levels only.
         fits = fits and isinstance(block.levels, IntegerLevels)
         if not fits or not 0 < columns <= MAX_COLUMNS or not rows:
             return super().gptq_block(block)
@@ -232,6 +235,7 @@ class TritonOps(TorchOps):
             levels = grid.levels
             known = isinstance(levels, IntegerLevels) and isinstance(grid.scales, Half)
             if fits and narrow and known:
+                # Width and symmetry are constants of a compiled kernel; bits are in the table.
                 kinds.setdefault((weight.shape[-1], levels.fixed_zero), []).append(number)
         yield from kinds.values()
 
@@ -250,6 +254,7 @@ class TritonOps(TorchOps):
 
     def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Put numbers on the device; those of the last few calls are there already."""
+        # A copy to the device waits for it; weights lie where they lay at the last step.
         flat = tuple(number for row in rows for number in row)
         if flat in self._tables:
             self._tables.move_to_end(flat)
@@ -292,10 +297,12 @@ class _Fused(torch.autograd.Function):
         ops, launch, _ = ctx.how
         upstream = [grad.contiguous() for grad in grads]
         if not _aligned(*(grad.data_ptr() for grad in upstream)):
+            # Gradients come from torch's own allocations, which may begin anywhere.
             launch = launch._replace(aligned=False)
         total, device = sum(launch.groups), parts[0].device
         with_range = any(ctx.needs_input_grad[number] for number in _range_numbers(len(grads)))
         by_offset = torch.empty(total * launch.width, device=device)
+        # A pointer must be there even where nothing is written.
         by_lo, by_hi = (torch.empty(total if with_range else 1, device=device) for _ in range(2))
         ops.start(
             kernels.backward,

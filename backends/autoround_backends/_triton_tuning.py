@@ -79,11 +79,13 @@ def _levels(table, tensor, count, groups, inside, SYM: tl.constexpr):  # type: i
     hi = tl.load(hi_at + groups, mask=inside, other=0.0)
     lo = lo * tl.load(min_scale + groups, mask=inside, other=0.0)
     hi = hi * tl.load(max_scale + groups, mask=inside, other=0.0)
+    # div_rn takes tensors of one shape: adding zeros makes a number one.
     half = (top + 1.0) * 0.5
     if SYM:
         raw = tl.math.div_rn(tl.where(-lo > hi, -lo, -hi), half + tl.zeros_like(lo))
     else:
         raw = tl.math.div_rn(hi - lo, top + tl.zeros_like(lo))
+    # As HALF.round: the cast to float16 rounds half to even, as torch's does.
     size = tl.minimum(tl.maximum(tl.abs(raw), _MIN_SCALE), _MAX_SCALE)
     size = size.to(tl.float16).to(tl.float32)
     scale = tl.where(raw < 0, -size, size)
@@ -152,6 +154,7 @@ def backward(  # type: ignore[no-untyped-def]
         w = tl.load(weight + at, mask=mask, other=0.0)
         v = tl.load(offset + at, mask=mask, other=0.0)
         g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
+        # Levels are computed anew: to keep them would take as much memory as the weights.
         n = _round_even(tl.math.div_rn(w, scale[:, None] + tl.zeros_like(w)) + v)
         c = tl.minimum(tl.maximum(n, -zero[:, None]), top - zero[:, None])
         passed = tl.where(n == c, g, 0.0)
@@ -210,7 +213,7 @@ def quantize(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def sign_step(  # type: ignore[no-untyped-def]
-    table, count, rate, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
+    table, count, lr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
 ):
     """Move parameters against the signs of their gradients.
 
@@ -227,13 +230,13 @@ def sign_step(  # type: ignore[no-untyped-def]
     mask = at < elements
     p = tl.load(param + at, mask=mask, other=0.0)
     g = tl.load(grad + at, mask=mask, other=0.0)
-    moved = tl.where(g > 0, p - rate, tl.where(g < 0, p + rate, p))
+    moved = tl.where(g > 0, p - lr, tl.where(g < 0, p + lr, p))
     tl.store(param + at, moved, mask=mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def gptq_block(  # type: ignore[no-untyped-def]
-    weight, scale, low, minimum, upper, aimed, errors, columns, rows, stride, top,
+    weight, scale, low, minimum, upper, positions, errors, columns, rows, stride, top,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Round columns in turn, each program those of some rows.
@@ -249,14 +252,15 @@ def gptq_block(  # type: ignore[no-untyped-def]
         weight + c[:, None] * rows + r[None, :], mask=present[:, None] & inside[None, :], other=0.0
     )
     for j in range(columns):
+        # A register tile has no index: the column is picked by a sum in which others are zero.
         now = tl.sum(tl.where((c == j)[:, None], left, 0.0), axis=0)
         at = j * rows + r
         step = tl.load(scale + at, mask=inside, other=1.0)
         lowest = tl.load(low + at, mask=inside, other=0.0)
         least = tl.load(minimum + at, mask=inside, other=0.0)
-        aim = tl.math.div_rn(now + least, step)
-        tl.store(aimed + at, aim, mask=inside)
-        level = tl.minimum(tl.maximum(_round_even(aim), lowest), lowest + top)
+        position = tl.math.div_rn(now + least, step)
+        tl.store(positions + at, position, mask=inside)
+        level = tl.minimum(tl.maximum(_round_even(position), lowest), lowest + top)
         diagonal = tl.load(upper + j * stride + j) + tl.zeros_like(now)
         error = tl.math.div_rn(now - (level * step - least), diagonal)
         tl.store(errors + at, error, mask=inside)

@@ -86,6 +86,7 @@ class CpuRuntime(TorchRuntime):
         """Say how many threads are used, and what the operations are made of."""
         native = _native.load()
         about = Note(f"fake-quantize and sign step in C, {native.reason}")
+        # A run without the kernels is slower by far: the user is to know.
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
         configured = torch.get_num_threads()

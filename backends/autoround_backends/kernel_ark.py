@@ -54,6 +54,7 @@ class ArkKernel:
         ark: Any = importlib.import_module(MODULE)
         half = scheme_levels(layer.scheme).middle
         dtype, compute = self._types(layer.codes.device)
+        # The library counts levels from the middle one, in signed bytes.
         zero = (layer.zero.to(torch.int16) - half).to(torch.int8)
         blob = ark.repack_quantized_weight(
             (layer.codes.to(torch.int16) - half).to(torch.int8).t().contiguous(),
@@ -79,6 +80,7 @@ class ArkKernel:
         added = torch.empty(0, dtype=dtype, device=blob.device) if bias is None else bias.to(dtype)
 
         def multiply(x: Tensor) -> Tensor:
+            # A product of no rows is nothing to ask the library for.
             if not x.shape[0]:
                 return x.new_empty((0, rows))
             how = (rows, columns, width, compute, BITS[scheme.bits], scales, not scheme.sym)

@@ -61,6 +61,7 @@ class AtenCpuKernel:
         rows = demand.shape[0]
 
         def multiply(x: Tensor) -> Tensor:
+            # A product of no rows is nothing to ask the operator for.
             if not x.shape[0]:
                 return x.new_empty((0, rows))
             out: Tensor = operator(x.to(torch.bfloat16).contiguous(), codes, width, parts)
@@ -84,6 +85,7 @@ class AtenXpuKernel(AtenCpuKernel):
         return Availability(True, f"torch {torch.__version__}")
 
     def why_not(self, demand: Demand) -> str:
+        # What it says of bfloat16 holds for float16 as well.
         if demand.dtype == torch.float16:
             demand = Demand(demand.shape, demand.scheme, demand.device, torch.bfloat16)
         return super().why_not(demand)

@@ -52,6 +52,7 @@ class GptqmodelKernel:
             return "outputs have to be a multiple of 64, inputs of 128"
         if width not in (-1, 32, 64, 128) or (width > 0 and columns % width):
             return "groups have to be 32, 64, 128 or whole rows"
+        # Marlin alone, the symmetric one, has kernels for bfloat16.
         dtypes = {torch.float16: 1, torch.bfloat16: 1} if self._sym else {torch.float16: 1}
         return unsupported(demand, bits=self._bits, dtypes=dtypes)
 
@@ -91,6 +92,7 @@ class GptqmodelKernel:
                 layer._buffers[name] = part
             else:
                 setattr(layer, name, torch.nn.Parameter(part, requires_grad=False))
+        # Version 2: zero points are stored as they are, not less one.
         layer.qzero_format(format=2)
         layer.post_init()
         layer.eval()

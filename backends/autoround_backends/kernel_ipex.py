@@ -45,6 +45,7 @@ class IpexKernel:
         return unsupported(demand, bits=(4,), dtypes={torch.float16: 1, torch.bfloat16: 1})
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
+        # Version 1 of GPTQ stores a zero point less one.
         if not bool(layer.zero.all()):
             raise DeviceError(
                 "ipex takes GPTQ's zero points, of which none is 0; use another kernel"

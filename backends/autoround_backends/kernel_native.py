@@ -116,6 +116,7 @@ class NativeKernel:
         layer, kept = describe(state, demand, bias)
         address, wide = ctypes.addressof(layer), int(self._wide)
         rows = demand.shape[0]
+        # Looked up once: decoding calls this thousands of times a second.
         call, kinds, empty = library.packed_linear, KINDS, torch.empty
         float32, bfloat16 = torch.float32, torch.bfloat16
 
@@ -123,11 +124,13 @@ class NativeKernel:
             dtype, count = x.dtype, x.shape[0]
             if dtype is not float32 and dtype is not bfloat16:
                 return multiply(x.to(THROUGH[dtype])).to(dtype)
+            # Fewer rows are never worth the unpacking, and not worth the look-up.
             if count >= 16 and count >= self._switch(demand.scheme, dtype):
                 return self._tiled(x, layer)
             if not x.is_contiguous():
                 x = x.contiguous()
             out = empty((count, rows), dtype=dtype)
+            # The function says no only where the C library has no memory for activations.
             if call(address, x.data_ptr(), kinds[dtype], count, wide, out.data_ptr()):
                 raise MemoryError("no memory for the activations of a packed product")
             return out
@@ -141,6 +144,7 @@ class NativeKernel:
         blocks = -(-layer.rows // lanes)
         budget = TILE_BYTES * (2 if x.shape[0] >= MANY else 1)
         step = max(1, budget // (size * layer.columns * lanes))
+        # One tile for all: what was just multiplied with is in the cache, and is overwritten there.
         tile = torch.empty(step * lanes * layer.columns, dtype=x.dtype)
         out = torch.empty((x.shape[0], layer.rows), dtype=x.dtype)
         for first in range(0, blocks, step):
@@ -184,6 +188,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
     address, kind = ctypes.addressof(struct), KINDS[dtype]
     blocks = -(-rows // int(kernel.library.lanes()))
 
+    # The least of four: other processes only ever make a turn longer.
     def best(turn: object) -> float:
         seconds = []
         for _ in range(4):
@@ -213,6 +218,7 @@ def describe(
     rows, columns = demand.shape
     zero, source = state["zero"], state.get("source")
     uniform = zero.dim() == 2
+    # The structure has addresses alone; who binds it keeps these tensors alive.
     own_bias = None if bias is None else bias.detach().float().contiguous()
     tensors = [state[name] for name in ("codes", "scale", "chunk_steps", "chunk_group")]
     tensors += [t for t in (zero, source, own_bias) if t is not None]

@@ -92,6 +92,7 @@ class Dual:
         A magnitude that is raised to the smallest or cut to the largest no longer moves.
         """
         sign = np.where(self.at < 0, -1.0, 1.0)
+        # Clamped as a magnitude: a bound that is reached takes the derivative away.
         size = (constant(sign) * self).clamp(constant(SMALLEST_SCALE), constant(LARGEST_SCALE))
         half = size.at.astype(np.float16).astype(np.float64)
         return constant(sign) * Dual(half, size.rate)
@@ -202,6 +203,7 @@ def _nested_levels(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, 
         scale[row, first : first + len(subs), 0] = step * subs
         minimum[row, first : first + len(subs), 0] = least * sub_least
     zero = np.full_like(scale, 2.0 ** (grid.bits - 1) if grid.sym else 0.0)
+    # The minimum is the lower end's negative, rounded straight through.
     by_minimum = constant(minimum) if grid.sym else Dual(minimum, -low.rate)
     return Dual(scale, raw.rate), constant(zero), by_minimum
 

@@ -324,10 +324,10 @@ from triton.compiler import ASTSource
 from autoround_backends import _triton_tuning as kernels
 tile = {"WIDTH": 128, "SYM": bool(int(sys.argv[1])), "BLOCK_G": 16, "BLOCK_W": 128}
 tile["ALIGNED"] = True
-types = {"table": "*i64", "count": "i32", "out": "*bf16", "upstream": "*i64", "rate": "fp32"}
+types = {"table": "*i64", "count": "i32", "out": "*bf16", "upstream": "*i64", "lr": "fp32"}
 types |= dict.fromkeys(("grad_offset", "grad_lo", "grad_hi"), "*fp32")
 types |= {"codes": "*u8", "zeros": "*u8", "scales": "*fp16", "top": "fp32"}
-laid = ("weight", "scale", "low", "minimum", "upper", "aimed", "errors")
+laid = ("weight", "scale", "low", "minimum", "upper", "positions", "errors")
 types |= dict.fromkeys(laid, "*fp32") | dict.fromkeys(("columns", "rows", "stride"), "i32")
 constants = {"fake_quantize": tile, "quantize": tile}
 constants["backward"] = {**tile, "RANGE": True, "GRAD": tl.bfloat16}

@@ -85,6 +85,7 @@ def _memory(subject: Subject) -> None:
     runtime = subject.runtime
     memory = runtime.memory()
     require(0 < memory.free <= memory.total, f"{memory} is no memory")
+    # Written, not only allocated: pages of a host count once they are touched.
     tensor = torch.ones(WATCHED, device=runtime.device)
     runtime.synchronize()
     peak = runtime.peak_bytes()
@@ -117,11 +118,13 @@ def _captures(subject: Subject) -> None:
         return [inputs[0] @ weight, inputs[0].sum()]
 
     captured = subject.runtime.capture(step, [torch.ones((4, 8), device=device)])
+    # The last has other shapes than the recording: the step itself has to answer.
     for rows, seed in ((4, 2), (4, 3), (2, 4)):
         x = torch.randn((rows, 8), generator=torch.Generator().manual_seed(seed)).to(device)
         for output, wanted in zip(captured([x]), step([x]), strict=True):
             near = torch.allclose(output.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
             require(near, f"other numbers for {rows} rows")
+    # Tuning changes its parameters in place between the plays of a recording.
     weight.mul_(2.0)
     x = torch.ones((4, 8), device=device)
     near = torch.allclose(captured([x])[0].to("cpu"), (x @ weight).to("cpu"), rtol=1e-4)
@@ -147,6 +150,7 @@ def _compiles(subject: Subject) -> None:
         return out
 
     compiled = subject.runtime.compile(call)
+    # The second is compiled already; the third has a shape that it was not compiled for.
     for rows in (4, 4, 2):
         x = torch.randn((rows, 8), generator=rng).to(device)
         factor = {"factor": torch.full((1,), 0.5, device=device)}

@@ -51,10 +51,12 @@ class Example:
     def __init__(self, shape: Shape, *, sym: bool, size: float, seed: int | None = None) -> None:
         rng = np.random.default_rng(shape.bits if seed is None else seed)
         weight = rng.normal(size=shape.shape) * size
+        # A group of zeros has a scale at its floor, whose gradient is zero.
         weight.reshape(-1, shape.shape[-1])[0, : min(shape.shape[-1], 16)] = 0.0
         self.groups = to_groups(torch.from_numpy(weight).float(), shape.group_size)
         self.bits, self.sym = shape.bits, sym
         self.grid = min_max_grid(self.groups, integer_levels(shape.bits, sym=sym))
+        # Beyond one as well: searched ranges may widen.
         factors = [rng.uniform(0.4, 1.1, size=self.grid.lo.shape) for _ in range(2)]
         offset = rng.uniform(-0.6, 0.6, size=self.groups.shape)
         self.rounding = Rounding(*(torch.from_numpy(p).float() for p in (offset, *factors)))

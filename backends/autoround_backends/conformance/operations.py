@@ -64,6 +64,7 @@ def _fake_quantize(kind: _Kind, subject: Subject) -> None:
     certain = example.certain
     np.testing.assert_allclose(ours[certain], expected[certain], rtol=1e-6)
     scale, _ = reference.scale_and_zero(exact_grid, exact.min_scale, exact.max_scale)
+    # Next to a tie float32 may take the other of two neighbours, and nothing beyond.
     near = np.abs(ours - expected) <= np.abs(scale) * 1.001
     where = np.broadcast_to(example.certain_groups, near.shape)
     require(bool(near[where].all()), "a weight is more than one level away")
@@ -80,6 +81,7 @@ def _gradients(kind: _Kind, subject: Subject) -> None:
     wanted = reference.gradients(weight, exact, grid=exact_grid, upstream=example.upstream.numpy())
     certain = example.certain
     np.testing.assert_allclose(grads[0][certain], wanted.offset[certain], rtol=1e-5, atol=1e-12)
+    # Sums over a group compare only where each of its levels is certain.
     whole = certain.all(-1, keepdims=True)
     size = (exact_grid.hi - exact_grid.lo) * np.abs(example.upstream.numpy()).sum(-1, keepdims=True)
     for ours, theirs in zip(grads[1:], wanted[1:], strict=True):
@@ -135,6 +137,7 @@ def _at_once(subject: Subject) -> None:
     parts = [[part.requires_grad_() for part in rounding] for rounding in roundings]
     flat = [part for each in parts for part in each]
     outs = ops.fake_quantize_all(weights, roundings, grids=grids, dtype=torch.bfloat16)
+    # bfloat16: its gradients take a path of their own in kernels.
     ups = [example.upstream.to(device, torch.bfloat16) for example in mixed]
     grads = torch.autograd.grad(outs, flat, ups)
     codes = ops.quantize_all(weights, roundings, grids=grids)
@@ -154,6 +157,7 @@ def _sign_steps(subject: Subject) -> None:
     shapes, steps = [(33, 5, 17), (33, 5, 1), (1,)], 6
     start = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     params = [torch.from_numpy(p.copy()).to(runtime.device) for p in start]
+    # Recorded steps read parameters at their old addresses.
     places = [param.data_ptr() for param in params]
     expected = [p.astype(np.float64) for p in start]
     state = signsgd.init(0.1, steps)
