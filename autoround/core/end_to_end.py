@@ -89,8 +89,8 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: AdamState)
     """
     number = state.step + 1
     first, second = 1.0 - BETAS[0] ** number, 1.0 - BETAS[1] ** number
-    every = zip(params, grads, state.means, state.squares, state.lrs, strict=True)
-    for param, grad, mean, square, highest in every:
+    moving = zip(params, grads, state.means, state.squares, state.lrs, strict=True)
+    for param, grad, mean, square, highest in moving:
         lr = learning_rate_at(state.step, lr=highest, steps=state.steps)
         mean.lerp_(grad, 1.0 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(grad, grad, value=1.0 - BETAS[1])

@@ -36,8 +36,8 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
         kind = NESTED_TYPES[scheme.kind]
         parts = 1 if kind.sym else 2
         supers = shape[0] * -(-shape[1] // kind.block)
-        held = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
-        return shape[0] * shape[1] * kind.bits + supers * held
+        super_bits = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
+        return shape[0] * shape[1] * kind.bits + supers * super_bits
     groups = group_count(shape, scheme)
     zero_bits = 0 if scheme.sym else scheme.bits
     return shape[0] * shape[1] * scheme.bits + groups * (SCALE_BITS + zero_bits)

@@ -21,21 +21,35 @@ from autoround.types import QuantizedTensor
 class Ops(Protocol):
     """The operations of the tuning loop.
 
-    Shapes and dtypes are those of the plain ones: :mod:`autoround.core.rounding`,
-    :mod:`autoround.core.signsgd`, :mod:`autoround.core.gptq` and
-    :mod:`autoround.core.end_to_end`. A backend that has no kernel for some levels or scales of a
-    grid passes them on to :class:`TorchOps`.
+    A backend that has no kernel for some levels or scales of a grid, or for a tensor as it is laid
+    out, passes them on to :class:`TorchOps`.
     """
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
-        """Round a weight to its grid and back, differentiably."""
+        """Round a weight to its grid and back, differentiably (SignRound, eq. 3).
+
+        Args:
+            weight: float32 [rows, groups, width].
+            rounding: offsets [rows, groups, width], min_scale and max_scale [rows, groups, 1];
+                those that require gradients get them.
+            grid: ranges and levels of the groups.
+            dtype: of the result, which has the shape of the weight.
+        """
 
     def quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Round a weight to its grid for good."""
+        """Round a weight to its grid for good.
+
+        Args:
+            weight, rounding, grid: as for :meth:`fake_quantize`.
+
+        Returns:
+            Codes uint8 [rows, groups, width], scale float16 (float32 for a nested grid) and zero
+            uint8, both [rows, groups, 1].
+        """
 
     def fake_quantize_all(
         self,
@@ -55,23 +69,62 @@ class Ops(Protocol):
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
-        """Move parameters against the signs of their gradients, in place."""
+        """Move parameters against the signs of their gradients, in place (SignRound, eq. 4).
+
+        Args:
+            params: float32, of any shapes.
+            grads: of the same shapes; they may be overwritten.
+            state: which step this is.
+
+        Returns:
+            The state of the next step.
+        """
 
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        """Round the columns of a block in turn, each compensating the errors of those before it.
+
+        Args:
+            block: columns in rows; its weight may be overwritten.
+
+        Returns:
+            Positions of the weights among the level indices, and errors that are left (GPTQ, eq.
+            2-3); both float32 [columns, rows].
+        """
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Dequantize a layer with its scales multiplied."""
+        """Dequantize a layer with its scales multiplied.
+
+        Args:
+            layer: codes [out, in].
+            factor: float32 [rows, groups, 1].
+            dtype: of the result, [out, in].
+        """
 
     def scale_gradient(
         self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may vote and move, in place."""
+        """Return the gradient of scale factors; codes may vote and move, in place.
+
+        Args:
+            layer: whose codes may be changed in place.
+            grad: [out, in], of the dequantized weight, any float dtype.
+            votes: int8 [out, in], changed in place; None where codes stay.
+
+        Returns:
+            float32 [rows, groups, 1].
+        """
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
-        """Return the KL divergence of logits and its gradient for the student's."""
+        """Return the KL divergence of logits and its gradient for the student's.
+
+        Args:
+            student, teacher: [tokens, vocabulary], any float dtype.
+
+        Returns:
+            The sum over tokens in nats, and [tokens, vocabulary] in the student's dtype.
+        """
 
 
 class TorchOps:

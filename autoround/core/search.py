@@ -107,8 +107,8 @@ def search_grid(
         )
         scale[part], zero[part] = best.scale, best.zero
     shape = start.lo.shape
-    found = grid_from_scale(scale.reshape(shape), zero.reshape(shape), levels)
-    return found._replace(scales=scales)
+    grid = grid_from_scale(scale.reshape(shape), zero.reshape(shape), levels)
+    return grid._replace(scales=scales)
 
 
 def _search_chunk(group: _Group, scale: Tensor, zero: Tensor) -> _Best:

@@ -93,15 +93,15 @@ def examine() -> Report:
     """Look at everything, measure for some milliseconds a device, and compare its operations."""
     reports = tuple(
         BackendReport(
-            found.name,
-            found.availability.available,
-            found.backend is None,
-            found.availability.reason,
-            tuple(map(_report_device, found.availability.devices))
-            if found.availability.available
+            entry.name,
+            entry.availability.available,
+            entry.backend is None,
+            entry.availability.reason,
+            tuple(map(_report_device, entry.availability.devices))
+            if entry.availability.available
             else (),
         )
-        for found in backends()
+        for entry in backends()
     )
     types = {device.type for report in reports for device in report.devices}
     taken = auto_backend()
@@ -112,14 +112,14 @@ def examine() -> Report:
         reports,
         tuple(
             KernelReport(
-                found.name,
-                found.availability.available,
-                found.kernel is not None
-                and (not found.kernel.devices or bool(types & set(found.kernel.devices))),
-                found.availability.reason,
-                found.kernel.devices if found.kernel is not None else (),
+                entry.name,
+                entry.availability.available,
+                entry.kernel is not None
+                and (not entry.kernel.devices or bool(types & set(entry.kernel.devices))),
+                entry.availability.reason,
+                entry.kernel.devices if entry.kernel is not None else (),
             )
-            for found in kernels()
+            for entry in kernels()
         ),
         taken.availability.devices[0] if taken is not None else "",
     )

@@ -99,14 +99,14 @@ def open_device(device: str = "auto") -> Runtime:
     if name == "auto":
         if index is not None:
             raise DeviceError(f"'auto' takes no index; {_choices()}")
-        found = auto_backend()
-        if found is None or found.backend is None:
+        first = auto_backend()
+        if first is None or first.backend is None:
             raise DeviceError(f"no backend can run here; {_choices()}")
-        return _open(found.backend, None)
-    named = [found for found in backends() if found.name == name]
-    for found in named:
-        if found.backend is not None and found.availability.available:
-            return _open(found.backend, None if index is None else int(index))
+        return _open(first.backend, None)
+    named = [entry for entry in backends() if entry.name == name]
+    for entry in named:
+        if entry.backend is not None and entry.availability.available:
+            return _open(entry.backend, None if index is None else int(index))
     if named:
         reason = named[0].availability.reason
         raise DeviceError(f"device {device!r} is not available: {reason}; {_choices()}")
