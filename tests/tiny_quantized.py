@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoround.core.grid import from_groups, min_max_grid, to_groups
-from autoround.core.rounding import dense_weight, initial_rounding, quantize
+from autoround.core.rounding import dense_weight
+from autoround.core.rtn import quantize_matrix
 from autoround.formats.auto_round import config as auto_round_config
 from autoround.formats.auto_round.format import AUTO_ROUND
 from autoround.formats.registry import layout_named
@@ -26,12 +26,8 @@ Choose = Callable[[str], Scheme | None]
 
 def nearest(weight: Tensor, scheme: Scheme) -> QuantizedTensor:
     """Round a weight [out, in] to the nearest levels of its min-max grid."""
-    groups = to_groups(weight, scheme.group_size)
-    grid = min_max_grid(groups, bits=scheme.bits, sym=scheme.sym)
-    codes, scale, zero = quantize(groups, initial_rounding(groups), grid=grid)
-    shape = (weight.shape[0], weight.shape[1])
-    codes = from_groups(codes, shape).contiguous()
-    return QuantizedTensor(codes, scale.squeeze(-1), zero.squeeze(-1), scheme)
+    codes, scale, zero, _ = quantize_matrix(weight, scheme, search=False)
+    return QuantizedTensor(codes, scale, zero, scheme)
 
 
 def make_plan(blocks: tuple[BlockPlan, ...]) -> Plan:

@@ -1,15 +1,16 @@
-"""Bits by budget: the multiple-choice knapsack, solved exactly.
+"""Bits by budget: the multiple-choice knapsack problem, solved exactly.
 
-Every unit (a layer, or layers that must agree) takes one of its choices; a choice has a size and
-a loss. Either the least loss within a size is wanted, or the least size within a loss: the same
-problem with the two turned, so there is one solver.
+Every layer group (a layer, or layers that must agree) takes one of its choices; a choice has a
+size and a loss. Either the least loss within a size is wanted, or the least size within a loss: the
+same problem with the two exchanged, so there is one solver, of weights (limited) and costs (to be
+least).
 
-It goes through the units and keeps, of all ways to choose so far, those that no other one beats
-in both respects (dynamic programming over the Pareto front). Most of them cannot become the
-answer: the linear relaxation of what is left, which is a convex curve known beforehand, says how
-good a way can still get, and a complete one that is known says how good it must. So the front stays
-short, without a grid of sizes that would make the answer inexact (Pisinger, "A minimal algorithm
-for the multiple-choice knapsack problem", 1995, prunes by the same bound).
+It is dynamic programming over the Pareto front: group by group, it keeps the partial choices that
+no other one beats in both weight and cost. Most of them cannot become optimal: the linear
+relaxation of the groups that are left, a convex curve known beforehand, bounds what each can
+still reach, and a complete choice that is known bounds what it must. So the front stays short,
+without a grid of sizes that would make the result inexact (Pisinger, "A minimal algorithm for the
+multiple-choice knapsack problem", 1995, prunes by the same bound).
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 #: Difference of sums in float64, relative to what is summed, that is not a difference.
 SLACK = 1e-11
-#: States of a stage that are completed greedily, to know how good an answer must be.
+#: States of a stage that are completed greedily, for an upper bound of the optimum.
 COMPLETED = 8
 
 
 class Choice(NamedTuple):
-    """One option of a unit: bytes (or bits) that it takes, and what it costs in quality."""
+    """One option of a layer group: bytes (or bits) that it takes, and its loss in quality."""
 
     size: float
     loss: float
 
 
 class Allocation(NamedTuple):
-    """The choice of every unit, and the sums of their sizes and losses."""
+    """Index of the choice of every layer group, and the sums of their sizes and losses."""
 
     picks: tuple[int, ...]
     size: float
@@ -44,7 +45,7 @@ class Allocation(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One move along the convex hull of a unit's choices: more weight for less cost."""
+    """One step along the convex hull of a group's choices: more weight for less cost."""
 
     rate: float
     unit: int
@@ -56,31 +57,38 @@ class _Step(NamedTuple):
 def least_loss(units: Sequence[Sequence[Choice]], *, size: float) -> Allocation | None:
     """Choose for the least loss with at most ``size``; None where nothing fits.
 
-    units: the choices of each unit, at least one; sizes below 2**53, losses finite.
+    Args:
+        units: the choices of each layer group, at least one; sizes below 2**53, losses finite.
+        size: most that the choices may take together.
     """
-    found = _solve([[(c.size, c.loss) for c in unit] for unit in units], size)
-    return None if found is None else _summed(units, found)
+    picks = _solve([[(c.size, c.loss) for c in unit] for unit in units], size)
+    return None if picks is None else _allocation(units, picks)
 
 
 def least_size(units: Sequence[Sequence[Choice]], *, loss: float) -> Allocation | None:
-    """Choose for the least size with at most ``loss``; None where nothing reaches it."""
-    found = _solve([[(c.loss, c.size) for c in unit] for unit in units], loss)
-    return None if found is None else _summed(units, found)
+    """Choose for the least size with at most ``loss``; None where nothing reaches it.
+
+    Args:
+        units: as for :func:`least_loss`.
+        loss: most that the choices may lose together.
+    """
+    picks = _solve([[(c.loss, c.size) for c in unit] for unit in units], loss)
+    return None if picks is None else _allocation(units, picks)
 
 
 def curve(units: Sequence[Sequence[Choice]]) -> list[Allocation]:
     """Return the allocations on the convex hull of size against loss, the smallest first."""
     costs = [[(c.size, c.loss) for c in unit] for unit in units]
     picks = [_lightest(unit) for unit in costs]
-    found = [_summed(units, picks)]
+    points = [_allocation(units, picks)]
     for step in _steps(costs):
         picks[step.unit] = step.pick
-        before = found[-1]
-        found.append(Allocation(tuple(picks), before.size + step.weight, before.loss + step.cost))
-    return found
+        before = points[-1]
+        points.append(Allocation(tuple(picks), before.size + step.weight, before.loss + step.cost))
+    return points
 
 
-def _summed(units: Sequence[Sequence[Choice]], picks: Sequence[int]) -> Allocation:
+def _allocation(units: Sequence[Sequence[Choice]], picks: Sequence[int]) -> Allocation:
     chosen = [unit[pick] for unit, pick in zip(units, picks, strict=True)]
     return Allocation(tuple(picks), sum(c.size for c in chosen), sum(c.loss for c in chosen))
 
@@ -96,55 +104,57 @@ def _lightest(unit: Unit) -> int:
 def _hull(unit: Unit) -> list[int]:
     """Return the choices on the lower convex hull, the lightest first."""
     order = sorted(range(len(unit)), key=lambda pick: unit[pick])
-    found: list[int] = []
+    hull: list[int] = []
     for pick in order:
-        if found and unit[pick][1] >= unit[found[-1]][1]:
-            continue
-        while len(found) > 1 and _rate(unit, found[-2], found[-1]) <= _rate(unit, found[-1], pick):
-            found.pop()
-        found.append(pick)
-    return found
+        if hull and unit[pick][1] >= unit[hull[-1]][1]:
+            continue  # heavier and no cheaper
+        # A corner that lies above the line from the one before it to this one is none.
+        while len(hull) > 1 and _rate(unit, hull[-2], hull[-1]) <= _rate(unit, hull[-1], pick):
+            hull.pop()
+        hull.append(pick)
+    return hull
 
 
-def _rate(unit: Unit, one: int, other: int) -> float:
-    """Return what a unit of weight saves between two choices."""
-    weight = unit[other][0] - unit[one][0]
-    saved = unit[one][1] - unit[other][1]
+def _rate(unit: Unit, light: int, heavy: int) -> float:
+    """Return the cost saved by one more of weight between two choices."""
+    weight = unit[heavy][0] - unit[light][0]
+    saved = unit[light][1] - unit[heavy][1]
     return saved / weight if weight > 0 else float("inf")
 
 
 def _steps(units: Sequence[Unit]) -> list[_Step]:
-    """Return the moves of all units, the most rewarding first; a unit's own stay in order."""
-    found = []
+    """Return the steps of all groups, the most rewarding first; a group's own stay in order."""
+    steps = []
     for number, unit in enumerate(units):
         hull = _hull(unit)
-        for one, other in pairwise(hull):
-            weight, cost = unit[other][0] - unit[one][0], unit[other][1] - unit[one][1]
-            found.append(_Step(_rate(unit, one, other), number, weight, cost, other))
-    return sorted(found, key=lambda step: -step.rate)
+        for light, heavy in pairwise(hull):
+            weight, cost = unit[heavy][0] - unit[light][0], unit[heavy][1] - unit[light][1]
+            steps.append(_Step(_rate(unit, light, heavy), number, weight, cost, heavy))
+    return sorted(steps, key=lambda step: -step.rate)
 
 
-class _Rest:
-    """The linear relaxation of the units that are left: least cost as a function of weight."""
+class _Relaxation:
+    """The linear relaxation of the groups that are left: least cost as a function of weight."""
 
     def __init__(self, units: Sequence[Unit], steps: Sequence[_Step], left: Sequence[int]) -> None:
-        own = set(left)
+        remaining = set(left)
         lightest = [units[unit][_lightest(units[unit])] for unit in left]
         #: Least weight of all that is left.
         self.weight = float(sum(w for w, _ in lightest))
-        self._steps = [step for step in steps if step.unit in own]
+        self._steps = [step for step in steps if step.unit in remaining]
         self._base = float(sum(c for _, c in lightest))
         moves = np.array([[s.weight, s.cost] for s in self._steps]).reshape(-1, 2)
-        corners = np.vstack([[[self.weight, self._base]], moves]).cumsum(0)
-        self._weights, self._costs = corners[:, 0], corners[:, 1]
+        # Steps sorted by reward make a convex curve: [steps + 1, (weight, cost)].
+        curve = np.vstack([[[self.weight, self._base]], moves]).cumsum(0)
+        self._weights, self._costs = curve[:, 0], curve[:, 1]
 
     def bound(self, room: Floats) -> Floats:
-        """Return the least cost that can be reached with this room, or less than that."""
-        found: Floats = np.interp(room, self._weights, self._costs)
-        return found
+        """Return a lower bound of the cost that can be reached within this weight."""
+        cost: Floats = np.interp(room, self._weights, self._costs)
+        return cost
 
     def greedy(self, room: float) -> float:
-        """Return the cost of one way to fill a room, moves that do not fit left out."""
+        """Return the cost of filling this weight greedily, leaving out steps that do not fit."""
         room, cost = room - self.weight, self._base
         stuck: set[int] = set()
         for step in self._steps:
@@ -153,12 +163,15 @@ class _Rest:
             if step.weight <= room:
                 room, cost = room - step.weight, cost + step.cost
             else:
-                stuck.add(step.unit)
+                stuck.add(step.unit)  # later steps of a group build on the earlier ones
         return cost
 
 
 class _Stage(NamedTuple):
-    """Ways to choose so far: weights rising, costs falling, and where each came from."""
+    """Pareto front of partial choices, [n] each: weights rising, costs falling.
+
+    parents: index of what each extends in the stage before. picks: the choice it adds.
+    """
 
     weights: Floats
     costs: Floats
@@ -169,30 +182,32 @@ class _Stage(NamedTuple):
 def _solve(units: Sequence[Unit], capacity: float) -> list[int] | None:
     """Return the picks of least cost whose weights sum up to at most ``capacity``."""
     allowed = capacity + abs(capacity) * SLACK
-    # The heaviest first: what is left is then fine-grained, and its bound is tight.
+    # The heaviest first: the groups left are then fine-grained, and their bound is tight.
     order = sorted(range(len(units)), key=lambda number: -max(w for w, _ in units[number]))
     steps = _steps(units)
-    known = float("inf")
+    upper_bound = float("inf")
     slack = sum(max(abs(c) for _, c in unit) for unit in units) * SLACK
     nothing = np.zeros(1, dtype=np.int64)
     stages = [_Stage(np.zeros(1), np.zeros(1), nothing, nothing)]
-    for place, number in enumerate(order):
-        rest = _Rest(units, steps, order[place + 1 :])
-        grown = _grown(stages[-1], units[number])
-        room = allowed - grown.weights
-        grown = _at(grown, np.flatnonzero(room >= rest.weight))
-        if not len(grown.weights):
+    for position, number in enumerate(order):
+        relaxation = _Relaxation(units, steps, order[position + 1 :])
+        stage = _extend(stages[-1], units[number])
+        room = allowed - stage.weights
+        stage = _select(stage, np.flatnonzero(room >= relaxation.weight))
+        if not len(stage.weights):
             return None
-        reach = grown.costs + rest.bound(allowed - grown.weights)
-        for state in np.argsort(reach, kind="stable")[:COMPLETED]:
-            own = float(grown.costs[state])
-            known = min(known, own + rest.greedy(allowed - float(grown.weights[state])))
-        stages.append(_at(grown, np.flatnonzero(reach <= known + slack)))
-    return _traced(stages, order)
+        lower_bounds = stage.costs + relaxation.bound(allowed - stage.weights)
+        # Complete the most promising ones: the tighter the upper bound, the shorter the front.
+        for state in np.argsort(lower_bounds, kind="stable")[:COMPLETED]:
+            cost = float(stage.costs[state])
+            complete = cost + relaxation.greedy(allowed - float(stage.weights[state]))
+            upper_bound = min(upper_bound, complete)
+        stages.append(_select(stage, np.flatnonzero(lower_bounds <= upper_bound + slack)))
+    return _trace_back(stages, order)
 
 
-def _grown(stage: _Stage, unit: Unit) -> _Stage:
-    """Extend every way by every choice of a unit; keep what nothing else beats."""
+def _extend(stage: _Stage, unit: Unit) -> _Stage:
+    """Extend every partial choice by every choice of a group; keep the Pareto front."""
     count = len(stage.weights)
     weights = np.concatenate([stage.weights + w for w, _ in unit])
     costs = np.concatenate([stage.costs + c for _, c in unit])
@@ -200,17 +215,19 @@ def _grown(stage: _Stage, unit: Unit) -> _Stage:
     picks = np.repeat(np.arange(len(unit)), count)
     order = np.lexsort((costs, weights))
     sorted_costs = costs[order]
-    before = np.concatenate([[np.inf], np.minimum.accumulate(sorted_costs)[:-1]])
-    kept = order[sorted_costs < before]
-    return _Stage(weights[kept], costs[kept], parents[kept], picks[kept])
+    # Sorted by weight, a state is on the front if it costs less than all lighter ones.
+    cheapest_before = np.concatenate([[np.inf], np.minimum.accumulate(sorted_costs)[:-1]])
+    front = order[sorted_costs < cheapest_before]
+    return _Stage(weights[front], costs[front], parents[front], picks[front])
 
 
-def _at(stage: _Stage, kept: npt.NDArray[np.int64]) -> _Stage:
-    return _Stage(stage.weights[kept], stage.costs[kept], stage.parents[kept], stage.picks[kept])
+def _select(stage: _Stage, states: npt.NDArray[np.int64]) -> _Stage:
+    weights, costs, parents, picks = stage
+    return _Stage(weights[states], costs[states], parents[states], picks[states])
 
 
-def _traced(stages: Sequence[_Stage], order: Sequence[int]) -> list[int]:
-    """Go back from the best last state to the picks it came from, in the units' own order."""
+def _trace_back(stages: Sequence[_Stage], order: Sequence[int]) -> list[int]:
+    """Go back from the cheapest last state to its picks, in the order of the groups."""
     state = int(np.argmin(stages[-1].costs))
     picks = [0] * len(order)
     for stage, number in zip(reversed(stages[1:]), reversed(order), strict=True):

@@ -33,21 +33,27 @@ class Samples(NamedTuple):
     mask: Tensor | None
     rows: Tensor | None = None
 
-    def take(self, indices: Tensor, *, device: torch.device) -> Samples:
-        """Copy some samples to a device."""
+    def select(self, indices: Tensor, *, device: torch.device) -> Samples:
+        """Copy some samples to a device.
+
+        Args:
+            indices: int64 [batch].
+            device: to copy them to.
+        """
         mask = None if self.mask is None else self.mask[indices].to(device)
         inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
         return Samples(inputs, targets, mask, indices)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that have a row for each sample."""
-        held = {"inputs": self.inputs, "targets": self.targets}
-        return held if self.mask is None else {**held, "mask": self.mask}
+        tensors = {"inputs": self.inputs, "targets": self.targets}
+        return tensors if self.mask is None else {**tensors, "mask": self.mask}
 
-    def parts(self, size: int) -> Iterator[tuple[Samples, float]]:
+    def micro_batches(self, size: int) -> Iterator[tuple[Samples, float]]:
         """Yield them a few at a time, each with its share of the tokens that count.
 
-        size: samples at a time; 0 for all.
+        Args:
+            size: samples at a time; 0 for all.
         """
         count = self.inputs.shape[0]
         if not 0 < size < count:
@@ -60,12 +66,20 @@ class Samples(NamedTuple):
             rows = None if self.rows is None else self.rows[some]
             part = Samples(self.inputs[some], self.targets[some], mask, rows)
             counted = part.inputs.shape[0] if mask is None else int(mask.sum())
+            # A part that is padding alone has a loss of zero and nothing to add.
             if counted:
                 yield part, counted / whole
 
 
 def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
-    """Yield endless index batches [size]: every epoch a new order, the remainder dropped."""
+    """Yield endless index batches: every epoch a new order, the remainder dropped.
+
+    Args:
+        count: samples there are.
+        size: of a batch, int64 [size].
+        seed: of the orders.
+    """
+    # A generator of its own on the CPU: every device draws the same.
     generator = torch.Generator().manual_seed(seed)
     size = min(size, count)
     while True:
@@ -76,8 +90,11 @@ def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
 class BatchLoader:
     """Batches of samples, the next one on its way while one is computed with.
 
-    tensors: [n, ...] each, on any device. order: yields the rows of each batch, int64 [batch].
-    upload: how tensors are brought to the device beside its work; None to wait for them.
+    Args:
+        tensors: [n, ...] each, on any device.
+        order: yields the rows of each batch, int64 [batch].
+        device: where batches are needed.
+        upload: how tensors are brought to the device beside its work; None to wait for them.
     """
 
     def __init__(
@@ -89,26 +106,26 @@ class BatchLoader:
         upload: Upload | None = None,
     ) -> None:
         self._tensors, self._order, self._device = tensors, order, device
-        there = next(iter(tensors.values())).device.type == device.type
-        self._upload = None if there else upload
+        on_device = next(iter(tensors.values())).device.type == device.type
+        self._upload = None if on_device else upload
         self._next: tuple[Tensor, Pending] | None = None
 
-    def take(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def next(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the rows of the next batch, and the batch on the device."""
         if self._upload is None:
             rows = next(self._order)
             return rows, {n: tensor[rows].to(self._device) for n, tensor in self._tensors.items()}
-        self.ahead()
+        self.prefetch()
         assert self._next is not None
         rows, pending = self._next
         self._next = None
         return rows, pending.result()
 
-    def ahead(self) -> None:
+    def prefetch(self) -> None:
         """Start the next batch on its way, if there is one and it has to be brought."""
         if self._upload is None or self._next is not None:
             return
         rows = next(self._order, None)
         if rows is not None:
-            picked = {name: tensor[rows] for name, tensor in self._tensors.items()}
-            self._next = rows, self._upload(picked)
+            batch = {name: tensor[rows] for name, tensor in self._tensors.items()}
+            self._next = rows, self._upload(batch)

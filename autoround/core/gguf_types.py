@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoround.core.grid import Nested
+from autoround.core.scales import Nested
 from autoround.types import PLAIN, Scheme
 
 

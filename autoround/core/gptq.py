@@ -1,14 +1,15 @@
-"""Offsets that make up for each other's rounding errors: where a short descent starts.
+"""GPTQ-style error compensation, expressed as initial rounding offsets V.
 
-Rounding to nearest leaves errors that add up wherever input channels move together. With G the
-Gram matrix of a layer's inputs, the error of its output is ``tr(D G D')``, D the change of the
-weights. Columns are rounded one after the other, those that are driven most first; the error of
-each is made up for in the columns that are still to come (GPTQ, arXiv 2210.17323, eq. 2-3). The
-grids stay as they are, so any order of columns will do.
+Rounding to nearest leaves errors that add up wherever input channels move together. With
+H = XXᵀ the Hessian of a layer's output error (GPTQ has 2XXᵀ; factors cancel), that error is
+``tr(D H Dᵀ)``, D the change of the weights. Columns are rounded one after the other, those of
+largest input power first; the error of each is compensated in the columns still to come (GPTQ,
+arXiv 2210.17323, eq. 2-3, by the Cholesky factor of the inverse). The grids stay as they are, so
+any order of columns will do.
 
-What comes out is no set of codes but an offset of each weight, in units of its scale: that of
-the weight as the columns before it have changed it. Rounded, it gives the compensated codes, and
-a descent finds each weight as far from the next level as it really is.
+The result is no set of codes but an offset of each weight, in levels: that of the weight as the
+columns before it have changed it. Rounded, it gives GPTQ's codes, and tuning finds each weight as
+far from the next level as it really is.
 """
 
 from __future__ import annotations
@@ -19,26 +20,68 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Levels, from_groups, levels_of
-from autoround.core.panel import ColumnBlock, gptq_block
+from autoround.core.grid import QuantParams, from_groups, quant_params
+from autoround.core.levels import LevelSet
 from autoround.core.rtn import Target
 
-#: What is added to the correlations' diagonal: calibration has few tokens, and what a column is
-#: told of the others is worth the less the fewer there are. (Chosen at 8 thousand tokens.)
+#: Damping of the Hessian, as a share of each channel's power: calibration has few tokens, and what
+#: a column is told of the others is worth the less the fewer there are. (Chosen at 8 thousand.)
 DAMPING = 0.1
 #: Least mean square of a channel, as a share of the mean of all.
 FLOOR = 1e-6
-#: Columns between two updates of all that come after.
+#: Columns between two updates of all that come after: one addmm in place of many rank-1 updates.
 COLUMNS = 64
-#: What rounds the columns of a panel; see round_panel.
-Rounded = Callable[[ColumnBlock], tuple[Tensor, Tensor]]
+
+
+class ColumnBlock(NamedTuple):
+    """A run of columns, laid out in rows; all float32.
+
+    weight: [columns, rows], may be overwritten. scale, low, minimum: [columns, rows], of each
+    weight's group: its scale, its lowest level index and what is subtracted. upper: [columns,
+    columns], the part of the inverse Hessian's Cholesky factor that belongs to these columns.
+    levels: what level indices stand for.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    low: Tensor
+    minimum: Tensor
+    upper: Tensor
+    levels: LevelSet
+
+
+#: Rounds the columns of a block in turn, as :func:`gptq_block` does.
+RoundBlock = Callable[[ColumnBlock], tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def gptq_block(block: ColumnBlock) -> tuple[Tensor, Tensor]:
+    """Round the columns of a block in turn (GPTQ, arXiv 2210.17323, eq. 2-3).
+
+    Returns:
+        The position of each weight among the level indices when its turn came, not rounded, and
+        the error left for later columns to compensate; both float32 [columns, rows].
+    """
+    weight, scale, low, minimum, upper, levels = block
+    high = low + (levels.count - 1)
+    positions, errors = torch.empty_like(weight), torch.empty_like(weight)
+    for j in range(len(weight)):
+        column, row = weight[j], upper[j]
+        position = torch.div(column + minimum[j], scale[j], out=positions[j])
+        levels.position_(position)
+        # Two comparisons: torch's clamp by tensors is several times slower.
+        index = torch.minimum(torch.maximum(position.round(), low[j]), high[j])
+        error = (column - (levels.value(index) * scale[j] - minimum[j])).div_(row[j])
+        weight[j + 1 :].addr_(row[j + 1 :], error, alpha=-1.0)
+        errors[j] = error
+    return positions, errors
 
 
 class InverseCholesky(NamedTuple):
-    """What compensation needs of a Gram matrix; layers of the same input share it.
+    """What compensation needs of a Hessian; layers of the same input share it.
 
-    order: int64 [in], columns by how strongly they are driven. upper: float32 [in, in], the
-    upper Cholesky factor of the inverse of the damped matrix, in that order.
+    order: int64 [in], columns by input power, largest first. upper: float32 [in, in], the upper
+    Cholesky factor of the inverse of the damped Hessian, in that order.
     """
 
     order: Tensor
@@ -46,13 +89,16 @@ class InverseCholesky(NamedTuple):
 
 
 @torch.no_grad()
-def inverse_cholesky(gram: Tensor) -> InverseCholesky | None:
-    """Factor the inverse of a Gram matrix.
+def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
+    """Factor the inverse of a Hessian.
 
-    gram: float32 [in, in], sums of products of inputs. Returns None where it holds nothing or
-    no finite numbers.
+    Args:
+        hessian: float32 [in, in], sums of products of inputs (XXᵀ), of any scale.
+
+    Returns:
+        None where it holds nothing or no finite numbers.
     """
-    power = gram.diagonal()
+    power = hessian.diagonal()
     mean = float(power.mean())
     if not 0.0 < mean < float("inf"):
         return None
@@ -60,7 +106,7 @@ def inverse_cholesky(gram: Tensor) -> InverseCholesky | None:
     order = torch.argsort(power, descending=True, stable=True)
     root = power[order].sqrt()
     # Correlations, since powers of channels lie many digits of float32 apart.
-    related = gram[order][:, order] / (root[:, None] * root)
+    related = hessian[order][:, order] / (root[:, None] * root)
     related.diagonal().fill_(1.0 + DAMPING)
     lower, failed = torch.linalg.cholesky_ex(related)
     if int(failed):
@@ -71,50 +117,58 @@ def inverse_cholesky(gram: Tensor) -> InverseCholesky | None:
 
 
 @torch.no_grad()
-def gptq_offsets(task: Target, factor: InverseCholesky, *, rounded: Rounded = gptq_block) -> Tensor:
-    """Return the offset of each weight once the errors of columns before it are made up for.
+def gptq_offsets(
+    target: Target,
+    factor: InverseCholesky,
+    *,
+    round_block: RoundBlock = gptq_block,
+    block_columns: int = COLUMNS,
+) -> Tensor:
+    """Return the offset V of each weight once the errors of columns before it are compensated.
 
-    rounded: what rounds the columns of a panel in turn. Returns float32 of the shape of the
-    task's groups, 0 in the padding.
+    Args:
+        target: the weight and its grid; its own offsets are not read.
+        factor: of the Hessian of its inputs.
+        round_block: rounds the columns of a block in turn.
+        block_columns: columns of a block.
+
+    Returns:
+        float32 of the shape of the target's groups, 0 in the padding.
     """
-    groups, grid = task.groups, task.grid
+    groups, grid = target.groups, target.grid
     one = torch.ones_like(grid.lo)
     order, columns = factor.order, len(factor.order)
-    # Columns lie in rows, so that each step works on whole ones.
-    weight = _columns(groups, task, order)
-    scale, low, minimum = (_columns(t, task, order) for t in _held(levels_of(grid, one, one)))
-    plain = torch.div(weight + minimum, scale)
-    aimed = torch.empty_like(weight)
-    for start in range(0, columns, COLUMNS):
-        end = min(start + COLUMNS, columns)
+    # Columns lie in rows, [in, rows], so that each step works on whole ones.
+    weight = _columns(groups, target, order)
+    per_group = _bounds(quant_params(grid, one, one))
+    scale, low, minimum = (_columns(part, target, order) for part in per_group)
+    plain = grid.levels.position_(torch.div(weight + minimum, scale))
+    positions = torch.empty_like(weight)
+    for start in range(0, columns, block_columns):
+        end = min(start + block_columns, columns)
         part = slice(start, end)
         upper = factor.upper[part]
-        aimed[part], errors = rounded(
+        positions[part], errors = round_block(
             ColumnBlock(
-                weight[part],
-                scale[part],
-                low[part],
-                minimum[part],
-                upper[:, part],
-                2**grid.bits - 1,
+                weight[part], scale[part], low[part], minimum[part], upper[:, part], grid.levels
             )
         )
         weight[end:].addmm_(upper[:, end:].t(), errors, alpha=-1.0)
     offsets = torch.empty((weight.shape[1], columns), device=weight.device)
-    offsets[:, order] = (aimed - plain).t()
+    offsets[:, order] = (positions - plain).t()  # back to [rows, in], in the weight's own order
     if len(groups) == 1:
         return offsets.reshape(groups.shape)  # one group for all of it, or a single row
     padding = groups.shape[1] * groups.shape[2] - columns
     return torch.nn.functional.pad(offsets, (0, padding)).reshape(groups.shape)
 
 
-def _held(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scale, lowest level and minimum of every group, each [rows, groups, 1]."""
-    scale, zero, minimum = levels
+def _bounds(params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scale, lowest level index and minimum of every group, each [rows, groups, 1]."""
+    scale, zero, minimum = params
     return scale, -zero, torch.zeros_like(scale) if minimum is None else minimum
 
 
-def _columns(values: Tensor, task: Target, order: Tensor) -> Tensor:
-    """Lay values of groups out by columns, in their order: [in, rows]."""
-    matrix = from_groups(values.expand(task.groups.shape), task.shape)
+def _columns(per_weight: Tensor, target: Target, order: Tensor) -> Tensor:
+    """Lay what groups have for their weights out by columns, in their order: [in, rows]."""
+    matrix = from_groups(per_weight.expand(target.groups.shape), target.shape)
     return matrix[:, order].t().contiguous()

@@ -1,21 +1,9 @@
-"""Integer grids: how weights are cut into groups, and which levels a group has.
+"""Grids: how weights are cut into groups, and the range of levels that each group has.
 
-Every group has a range [lo, hi] that contains zero, and two clip factors that tuning
-moves. The effective range [lo * min_scale, hi * max_scale] fixes scale and zero point
-(SignRound, arXiv 2309.05516, eq. 2-3):
-
-- asymmetric: levels 0 … 2**b - 1, ``scale = (hi' - lo') / (2**b - 1)`` and an integer
-  ``zero = round(-lo' / scale)``;
-- symmetric full range: levels -Q … Q-1 with Q = 2**(b-1). The side that reaches further
-  gets the extra level -Q, so the scale is negative when that side is the positive one.
-
-Scales are rounded to float16 inside the forward, because that is what files hold:
-tuning then sees the value that will be served.
-
-A nested grid (GGUF's k-quants) has no free scale: the scales of a super-block are small
-integers times one float16, ``s = d * sc``, and an asymmetric one subtracts a minimum of
-the same make instead of having a zero point, ``w = d * sc * q - dmin * mn``. Both are
-rounded inside the forward as well (:func:`nested_parts`).
+Every group has a range [lo, hi] that contains zero, and two factors on its ends that tuning
+moves. The effective range [lo * min_scale, hi * max_scale] (α and β of SignRound, arXiv
+2309.05516, eq. 2-3) fixes scale and zero point: levels (autoround/core/levels.py) say which scale
+spans a range, a codec (autoround/core/scales.py) rounds it to what files hold.
 """
 
 from __future__ import annotations
@@ -25,49 +13,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from autoround.core.levels import LevelSet
+from autoround.core.scales import HALF, Nested, NestedParts, ScaleCodec
 from autoround.types import PER_CHANNEL, PER_TENSOR
-
-#: Smallest magnitude of a scale: below it float16 has too few digits left.
-SMALLEST_SCALE = 1e-5
-#: Largest finite float16.
-LARGEST_SCALE = 65504.0
-#: Smallest positive float16: the least scale of a super-block.
-SMALLEST_SUPER_SCALE = 2.0**-24
-
-
-class Nested(NamedTuple):
-    """How the scales of a super-block are held.
-
-    groups: groups in a super-block. low, high: the integers a group's scale may be, low
-    below zero when they are signed; an asymmetric group's minimum is one of 0 … high.
-    """
-
-    groups: int
-    low: int
-    high: int
 
 
 class Grid(NamedTuple):
-    """The range of every group before clipping, and the kind of levels it has.
+    """The range of every group before tuning moves its ends, its levels and its scales.
 
     lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
-    lowest_zero: least zero point an asymmetric group may have; some layouts hold no 0.
-    nested: how scales are held, or None for one float16 each.
+    levels: what a code stands for. scales: which scales there are.
     """
 
     lo: Tensor
     hi: Tensor
-    bits: int
-    sym: bool
-    lowest_zero: int = 0
-    nested: Nested | None = None
+    levels: LevelSet
+    scales: ScaleCodec = HALF
+
+    def to(self, device: torch.device) -> Grid:
+        """Copy the ranges to a device."""
+        return self._replace(lo=self.lo.to(device), hi=self.hi.to(device))
 
 
-class Levels(NamedTuple):
-    """The levels of every group: a weight becomes ``scale * (code - zero) - minimum``.
+class QuantParams(NamedTuple):
+    """Quantization parameters of every group.
 
-    scale, zero: float32 [rows, groups, 1]; zero integer-valued. minimum: the same shape,
-    or None where there is none to subtract.
+    A code c stands for ``scale * value(c - zero) - minimum``.
+
+    scale, zero: float32 [rows, groups, 1]; zero integer-valued, counted from level 0.
+    minimum: the same shape, or None where there is none to subtract.
     """
 
     scale: Tensor
@@ -75,23 +49,15 @@ class Levels(NamedTuple):
     minimum: Tensor | None = None
 
 
-class NestedParts(NamedTuple):
-    """Scales as a super-block holds them, integer-valued or representable in float16.
-
-    scale: float32 [rows, supers, 1]; sub_scale: float32 [rows, supers, groups each].
-    minimum, sub_minimum: the same for what is subtracted, or None for a symmetric grid.
-    """
-
-    scale: Tensor
-    sub_scale: Tensor
-    minimum: Tensor | None
-    sub_minimum: Tensor | None
-
-
 def group_width(in_features: int, group_size: int, *, numel: int) -> int:
     """Return how many weights share one scale.
 
     A group wider than a row, like PER_CHANNEL, means one group a row.
+
+    Args:
+        in_features: length of a row.
+        group_size: as in a scheme.
+        numel: weights in all.
     """
     if group_size == PER_TENSOR:
         return numel
@@ -103,13 +69,17 @@ def group_width(in_features: int, group_size: int, *, numel: int) -> int:
 def to_groups(weight: Tensor, group_size: int) -> Tensor:
     """Cut a weight into groups along its last axis, padding each row with zeros.
 
-    weight: [..., in], any float dtype.
-    Returns float32 [rows, groups, width]; [1, 1, numel] for a per-tensor group.
+    Args:
+        weight: [..., in], any dtype.
+        group_size: as in a scheme, PER_CHANNEL and PER_TENSOR among them.
+
+    Returns:
+        float32 [rows, groups, width]; [1, 1, numel] for a per-tensor group.
     """
     width = group_width(weight.shape[-1], group_size, numel=weight.numel())
     if group_size == PER_TENSOR:
         return weight.reshape(1, 1, width).float()
-    rows = weight.reshape(-1, weight.shape[-1]).float()
+    rows = weight.reshape(-1, weight.shape[-1]).float()  # [..., in] -> [rows, in]
     padding = -rows.shape[1] % width
     if padding:
         rows = torch.nn.functional.pad(rows, (0, padding))
@@ -119,10 +89,13 @@ def to_groups(weight: Tensor, group_size: int) -> Tensor:
 def from_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Undo :func:`to_groups`: cut the padding and restore the shape.
 
-    groups: [rows, groups, width] of any dtype. Returns a tensor of ``shape``.
+    Args:
+        groups: [rows, groups, width] of any dtype.
+        shape: of the result.
     """
     rows = groups.shape[0]
-    flat = groups.reshape(rows, -1)
+    flat = groups.reshape(rows, -1)  # [rows, in and padding]
+    # One row may be a whole tensor that is one group: it has no padding.
     in_features = shape[-1] if rows > 1 or len(shape) == 1 else _elements(shape) // rows
     return flat[:, :in_features].reshape(shape)
 
@@ -134,107 +107,75 @@ def _elements(shape: tuple[int, ...]) -> int:
     return count
 
 
-def min_max_grid(groups: Tensor, *, bits: int, sym: bool, lowest_zero: int = 0) -> Grid:
+def min_max_grid(groups: Tensor, levels: LevelSet, *, scales: ScaleCodec = HALF) -> Grid:
     """Take each group's own minimum and maximum as its range, widened to hold zero.
 
-    groups: float32 [rows, groups, width]. Where the zero point may not be 0, a one-sided
-    group is widened to the other side, so that its far end still has a level.
+    Args:
+        groups: float32 [rows, groups, width].
+        levels: of the grid; they may need a wider range.
+        scales: how scales are held.
     """
     lo = groups.amin(dim=-1, keepdim=True).clamp(max=0.0)
     hi = groups.amax(dim=-1, keepdim=True).clamp(min=0.0)
-    if lowest_zero and not sym:
-        lo = torch.minimum(lo, -hi * lowest_zero / (2**bits - 1 - lowest_zero))
-    return Grid(lo, hi, bits, sym, lowest_zero)
+    return Grid(*levels.widen(lo, hi), levels, scales)
 
 
-def grid_from_scale(scale: Tensor, zero: Tensor | None, *, bits: int, lowest_zero: int = 0) -> Grid:
-    """Build the grid whose unclipped scale and zero point are the given ones.
+def grid_from_scale(scale: Tensor, zero: Tensor, levels: LevelSet) -> Grid:
+    """Build the grid whose unmoved scale and zero point are the given ones.
 
-    scale: [rows, groups, 1], float16-representable; signed when ``zero`` is None.
-    zero: integer-valued [rows, groups, 1] in 0 … 2**bits - 1, or None for symmetric.
+    Args:
+        scale: [rows, groups, 1], float16-representable; signed for symmetric levels.
+        zero: integer-valued [rows, groups, 1].
+        levels: of the grid.
     """
-    if zero is None:
-        reach = scale.abs() * 2 ** (bits - 1)
-        nothing = torch.zeros_like(reach)
-        positive = scale > 0
-        return Grid(
-            torch.where(positive, -reach, nothing),
-            torch.where(positive, nothing, reach),
-            bits,
-            True,
-        )
-    return Grid(-zero * scale, (2**bits - 1 - zero) * scale, bits, False, lowest_zero)
+    return Grid(*levels.range_of(scale, zero), levels)
 
 
-def round_scale(scale: Tensor) -> Tensor:
-    """Round a scale to what float16 holds, keeping its sign and at least SMALLEST_SCALE.
+def quant_params(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> QuantParams:
+    """Compute scale and zero point of every group (SignRound, arXiv 2309.05516, eq. 2-3).
 
-    scale: float32, any shape, may be negative. A zero scale becomes +SMALLEST_SCALE.
-    """
-    magnitude = scale.abs().clamp(SMALLEST_SCALE, LARGEST_SCALE).half().float()
-    return torch.where(scale < 0, -magnitude, magnitude)
-
-
-def scale_and_zero(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute scale and zero point of every group from its clipped range.
-
-    min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
-    Returns float32 [rows, groups, 1] each; the zero point is integer-valued, counted
-    from level 0, and is the constant 2**(bits-1) for a symmetric grid.
+    Args:
+        grid: ranges and levels.
+        min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
     """
     lo = grid.lo * min_scale
     hi = grid.hi * max_scale
-    if grid.sym:
-        half = 2 ** (grid.bits - 1)
-        scale = round_scale(torch.where(-lo > hi, -lo, -hi) / half)
-        return scale, torch.full_like(scale, half)
-    top = 2**grid.bits - 1
-    scale = round_scale((hi - lo) / top)
-    zero = torch.round(-lo / scale).clamp_(grid.lowest_zero, top)
-    return scale, zero
+    scale, minimum = grid.scales.encode(grid.levels.scale_for(lo, hi), lo)
+    if minimum is None:
+        return QuantParams(scale, grid.levels.zero_point(lo, scale))
+    # What is subtracted reaches below zero, so codes count from the lowest weight.
+    return QuantParams(scale, torch.zeros_like(scale), minimum)
 
 
-def levels_of(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> Levels:
-    """Compute the levels of every group from its clipped range, whatever holds its scale.
+def nested_parts(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> NestedParts | None:
+    """Return the scales of super-blocks as their format holds them; None for other codecs.
 
-    min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
+    Args:
+        grid: ranges and levels.
+        min_scale, max_scale: float32 [rows, groups, 1], as for :func:`quant_params`.
     """
-    if grid.nested is None:
-        return Levels(*scale_and_zero(grid, min_scale, max_scale))
-    parts = nested_parts(grid, min_scale, max_scale)
-    scale = (parts.scale * parts.sub_scale).reshape(min_scale.shape)
-    if parts.minimum is None or parts.sub_minimum is None:
-        return Levels(scale, torch.full_like(scale, 2 ** (grid.bits - 1)))
-    minimum = (parts.minimum * parts.sub_minimum).reshape(min_scale.shape)
-    return Levels(scale, torch.zeros_like(scale), minimum)
+    if not isinstance(grid.scales, Nested):
+        return None
+    lo = grid.lo * min_scale
+    return grid.scales.parts(grid.levels.scale_for(lo, grid.hi * max_scale), lo)
 
 
-def nested_parts(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> NestedParts:
-    """Round the scales and minima of every super-block to what its format holds.
+def range_gradients(
+    grid: Grid, min_scale: Tensor, max_scale: Tensor, *, scale: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Chain group sums of the upstream gradient G to min_scale and max_scale (α, β).
 
-    min_scale, max_scale: float32 [rows, groups, 1], as for :func:`levels_of`.
-    The largest scale of a super-block takes the last integer. No group gets the integer 0:
-    a group of which nothing should be left has its codes at zero, which says the same.
+    Args:
+        grid: ranges and levels.
+        min_scale, max_scale: float32 [rows, groups, 1].
+        scale: of :func:`quant_params` for these.
+        sums: [sum G*value(c), sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1], with
+            W + m for W where a minimum m is subtracted; the third is absent for a fixed zero.
     """
-    assert grid.nested is not None
-    groups, low, high = grid.nested
-    lo = (grid.lo * min_scale).reshape(min_scale.shape[0], -1, groups)
-    hi = (grid.hi * max_scale).reshape(lo.shape)
-    if grid.sym:
-        raw = torch.where(-lo > hi, -lo, -hi) / 2 ** (grid.bits - 1)
-        most, least = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
-        scale = _round_super(torch.where(most >= -least, most, least) / low)
-        sub = torch.round(raw / scale)
-        sub = torch.where(sub == 0, 1.0, sub).clamp_(low, high)
-        return NestedParts(scale, sub, None, None)
-    raw = (hi - lo) / (2**grid.bits - 1)
-    scale = _round_super(raw.amax(-1, keepdim=True) / high)
-    sub = torch.round(raw / scale).clamp_(1, high)
-    minimum = _round_super((-lo).amax(-1, keepdim=True) / high)
-    return NestedParts(scale, sub, minimum, torch.round(-lo / minimum).clamp_(0, high))
-
-
-def _round_super(scale: Tensor) -> Tensor:
-    """Round to what float16 holds, away from zero where it would vanish."""
-    magnitude = scale.abs().clamp(SMALLEST_SUPER_SCALE, LARGEST_SCALE).half().float()
-    return torch.where(scale < 0, -magnitude, magnitude)
+    return grid.levels.range_gradients(
+        (grid.lo, grid.hi),
+        (grid.lo * min_scale, grid.hi * max_scale),
+        scale=scale,
+        sums=sums,
+        scales=grid.scales,
+    )

@@ -8,10 +8,13 @@ from torch import Tensor
 def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean squared error over the positions that count.
 
-    output, target: [batch, seq, hidden], any float dtype; computed in float32.
-    mask: bool [batch, seq], True where a position counts; None when all do. The mean
-    is over the elements that count, so padding does not dilute the loss.
-    Returns a float32 scalar.
+    Args:
+        output, target: [batch, seq, hidden], any float dtype; computed in float32.
+        mask: bool [batch, seq], True where a position counts; None when all do. The mean
+            is over the elements that count, so padding does not dilute the loss.
+
+    Returns:
+        float32 scalar.
     """
     difference = output.float() - target.float()
     if mask is None:

@@ -11,7 +11,11 @@ SCALE_BITS = 16
 
 
 def group_count(shape: tuple[int, int], scheme: Scheme) -> int:
-    """Return how many scales a weight of ``shape`` (out, in) has under a scheme."""
+    """Return how many scales a weight has.
+
+    Args:
+        shape: (out, in). scheme: bits and groups.
+    """
     rows, columns = shape
     if scheme.group_size == PER_TENSOR:
         return 1
@@ -24,13 +28,16 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
 
     A symmetric grid's zero point is a constant and counts nothing, even where a
     layout stores it. Groups of a nested grid share the float16 of their super-block.
+
+    Args:
+        shape: (out, in). scheme: bits, groups and block type.
     """
     if scheme.kind != PLAIN:
         kind = NESTED_TYPES[scheme.kind]
         parts = 1 if kind.sym else 2
         supers = shape[0] * -(-shape[1] // kind.block)
-        held = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
-        return shape[0] * shape[1] * kind.bits + supers * held
+        super_bits = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
+        return shape[0] * shape[1] * kind.bits + supers * super_bits
     groups = group_count(shape, scheme)
     zero_bits = 0 if scheme.sym else scheme.bits
     return shape[0] * shape[1] * scheme.bits + groups * (SCALE_BITS + zero_bits)

@@ -8,28 +8,48 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core import end_to_end as distill
-from autoround.core import rounding, signsgd
+from autoround.core import end_to_end, gptq, signsgd
+from autoround.core import rounding as rounding_core
 from autoround.core.end_to_end import SignVotes
+from autoround.core.gptq import ColumnBlock
 from autoround.core.grid import Grid
-from autoround.core.panel import ColumnBlock, gptq_block
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
 
 
 class Ops(Protocol):
-    """The operations of the tuning loop; shapes as in the modules of the plain ones."""
+    """The operations of the tuning loop.
+
+    A backend that has no kernel for some levels or scales of a grid, or for a tensor as it is laid
+    out, passes them on to :class:`TorchOps`.
+    """
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
-        """Round a weight to its grid and back, differentiably."""
+        """Round a weight to its grid and back, differentiably (SignRound, eq. 3).
+
+        Args:
+            weight: float32 [rows, groups, width].
+            rounding: offsets [rows, groups, width], min_scale and max_scale [rows, groups, 1];
+                those that require gradients get them.
+            grid: ranges and levels of the groups.
+            dtype: of the result, which has the shape of the weight.
+        """
 
     def quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Round a weight to its grid for good."""
+        """Round a weight to its grid for good.
+
+        Args:
+            weight, rounding, grid: as for :meth:`fake_quantize`.
+
+        Returns:
+            Codes uint8 [rows, groups, width], scale float16 (float32 for a nested grid) and zero
+            uint8, both [rows, groups, 1].
+        """
 
     def fake_quantize_all(
         self,
@@ -49,23 +69,62 @@ class Ops(Protocol):
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
-        """Move parameters against the signs of their gradients, in place."""
+        """Move parameters against the signs of their gradients, in place (SignRound, eq. 4).
 
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
+        Args:
+            params: float32, of any shapes.
+            grads: of the same shapes; they may be overwritten.
+            state: which step this is.
+
+        Returns:
+            The state of the next step.
+        """
+
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it.
+
+        Args:
+            block: columns in rows; its weight may be overwritten.
+
+        Returns:
+            Positions of the weights among the level indices, and errors that are left (GPTQ, eq.
+            2-3); both float32 [columns, rows].
+        """
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Unpack a layer with its scales multiplied."""
+        """Dequantize a layer with its scales multiplied.
+
+        Args:
+            layer: codes [out, in].
+            factor: float32 [rows, groups, 1].
+            dtype: of the result, [out, in].
+        """
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
+        self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may lean and move, in place."""
+        """Return the gradient of scale factors; codes may vote and move, in place.
+
+        Args:
+            layer: whose codes may be changed in place.
+            grad: [out, in], of the dequantized weight, any float dtype.
+            votes: int8 [out, in], changed in place; None where codes stay.
+
+        Returns:
+            float32 [rows, groups, 1].
+        """
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
-        """Return the KL divergence of logits and its gradient for the student's."""
+        """Return the KL divergence of logits and its gradient for the student's.
+
+        Args:
+            student, teacher: [tokens, vocabulary], any float dtype.
+
+        Returns:
+            The sum over tokens in nats, and [tokens, vocabulary] in the student's dtype.
+        """
 
 
 class TorchOps:
@@ -79,13 +138,13 @@ class TorchOps:
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
         """Round a weight to its grid and back, differentiably."""
-        return _fake_quantize(weight, rounding, grid=grid, dtype=dtype)
+        return rounding_core.fake_quantize(weight, rounding, grid=grid, dtype=dtype)
 
     def quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Round a weight to its grid for good."""
-        return _quantize(weight, rounding, grid=grid)
+        return rounding_core.quantize(weight, rounding, grid=grid)
 
     def fake_quantize_all(
         self,
@@ -116,26 +175,22 @@ class TorchOps:
         """Move parameters against the signs of their gradients, in place."""
         return signsgd.step(params, grads, state=state)
 
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
-        return gptq_block(panel)
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        return gptq.gptq_block(block)
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Unpack a layer with its scales multiplied."""
-        return distill.scaled_weight(layer, factor, dtype=dtype)
+        """Dequantize a layer with its scales multiplied."""
+        return end_to_end.scaled_weight(layer, factor, dtype=dtype)
 
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
+        self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may lean and move, in place."""
-        return distill.scale_gradient(layer, grad, lean)
+        """Return the gradient of scale factors; codes may vote and move, in place."""
+        return end_to_end.scale_gradient(layer, grad, votes)
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
         """Return the KL divergence of logits and its gradient for the student's."""
-        return distill.divergence(student, teacher)
-
-
-_fake_quantize = rounding.fake_quantize
-_quantize = rounding.quantize
+        return end_to_end.divergence(student, teacher)

@@ -12,14 +12,21 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import BLOCK, pack_rows
+from autoround.core.schemes import scheme_levels
 from autoround.types import QuantizedTensor, Scheme
 
 
 def pack(layer: QuantizedTensor, order: Tensor | None) -> dict[str, Tensor]:
-    """Lay a weight out; ``order`` is the group of each input, int64 [in], or None."""
+    """Lay a weight out.
+
+    Args:
+        layer: codes uint8 [out, in], scale and zero [out, groups].
+        order: the group of each input, int64 [in]; None where groups follow each other.
+    """
     rows, columns = layer.codes.shape
     codes = torch.nn.functional.pad(layer.codes, (0, -columns % BLOCK))
     zero = layer.zero.expand(rows, -1)
+    # Symmetric weights, nearly all there are, need no zero points read.
     if bool((zero == zero[:1, :1]).all()):
         zero = zero[:1, :1]
     state = {
@@ -33,7 +40,11 @@ def pack(layer: QuantizedTensor, order: Tensor | None) -> dict[str, Tensor]:
 
 
 def unpack(state: dict[str, Tensor], shape: tuple[int, int], scheme: Scheme) -> QuantizedTensor:
-    """Undo :func:`pack` bit for bit."""
+    """Undo :func:`pack` bit for bit.
+
+    Args:
+        state: as packed. shape: (out, in). scheme: of the weight.
+    """
     codes = _codes(state["words"], scheme.bits)[:, : shape[1]]
     scale = state["scale"]
     zero = state["zero"].expand(scale.shape)
@@ -43,35 +54,43 @@ def unpack(state: dict[str, Tensor], shape: tuple[int, int], scheme: Scheme) -> 
 def dense_rows(
     state: dict[str, Tensor], rows: slice, *, shape: tuple[int, int], scheme: Scheme
 ) -> Tensor:
-    """Return some rows of the weight, float32 [rows, in]."""
+    """Dequantize some rows of the weight to float32 [rows, in].
+
+    Args:
+        state: as packed. rows: which of them.
+        shape: (out, in). scheme: of the weight.
+    """
     words, scale = state["words"][rows], state["scale"][rows].float()
     zero = state["zero"] if state["zero"].numel() == 1 else state["zero"][rows]
     zero = zero.float().expand(scale.shape)
     columns, width = shape[1], scheme.group_size if scheme.group_size > 0 else shape[1]
     codes = _codes(words, scheme.bits)[:, :columns]
+    levels = scheme_levels(scheme)
     if "group" in state:
-        return (codes.float() - zero[:, state["group"]]) * scale[:, state["group"]]
+        return levels.value(codes.float() - zero[:, state["group"]]) * scale[:, state["group"]]
     if columns % width:
         spread = torch.arange(columns, device=words.device) // width
-        return (codes.float() - zero[:, spread]) * scale[:, spread]
-    groups = codes.float().reshape(len(codes), -1, width)
-    return groups.sub_(zero[..., None]).mul_(scale[..., None]).reshape(len(codes), columns)
+        return levels.value(codes.float() - zero[:, spread]) * scale[:, spread]
+    groups = codes.float().reshape(len(codes), -1, width)  # [rows, groups, width]
+    values = levels.value(groups.sub_(zero[..., None]))
+    return values.mul_(scale[..., None]).reshape(len(codes), columns)
 
 
 def _codes(words: Tensor, bits: int) -> Tensor:
     """Unpack words int32 [rows, n] to codes uint8 [rows, 32n / bits]; 8 take ``bits`` bytes."""
-    held = words.contiguous().view(torch.uint8)
-    top = 2**bits - 1
+    octets = words.contiguous().view(torch.uint8)
+    mask = 2**bits - 1
     if 8 % bits == 0:
         shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)
-        codes: Tensor = (held[..., None] >> shifts) & top
+        codes: Tensor = (octets[..., None] >> shifts) & mask
         return codes.flatten(1)
-    eights = held.reshape(len(words), -1, bits)
+    eights = octets.reshape(len(words), -1, bits)
     out = torch.empty((*eights.shape[:2], 8), dtype=torch.uint8, device=words.device)
     for k in range(8):
         byte, shift = divmod(k * bits, 8)
         value = eights[..., byte] >> shift
+        # A code that straddles two bytes has its high bits in the second one.
         if shift + bits > 8:
             value = value | (eights[..., byte + 1] << (8 - shift))
-        out[..., k] = value & top
+        out[..., k] = value & mask
     return out.flatten(1)

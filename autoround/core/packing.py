@@ -17,6 +17,9 @@ BLOCK = 32
 def packed_rows(rows: int, bits: int) -> int:
     """Return how many 32-bit words hold ``rows`` values.
 
+    Args:
+        rows: a multiple of 32. bits: of a value.
+
     Raises:
         ValueError: rows is not a multiple of 32.
     """
@@ -28,8 +31,12 @@ def packed_rows(rows: int, bits: int) -> int:
 def pack_rows(codes: Tensor, bits: int) -> Tensor:
     """Pack integers along the first axis.
 
-    codes: integer tensor [rows, columns], values 0 … 2**bits - 1, rows a multiple of 32.
-    Returns int32 [rows / 32 * bits, columns].
+    Args:
+        codes: integer tensor [rows, columns], values 0 … 2**bits - 1, rows a multiple of 32.
+        bits: of a value.
+
+    Returns:
+        int32 [rows / 32 * bits, columns].
 
     Raises:
         ValueError: rows is not a multiple of 32, or a value does not fit.
@@ -40,7 +47,8 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
         return torch.empty((words, columns), dtype=torch.int32, device="meta")
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise ValueError(f"a code is outside 0 … {2**bits - 1} and cannot be packed in {bits} bits")
-    blocks = codes.reshape(rows // BLOCK, BLOCK, columns)
+    blocks = codes.reshape(rows // BLOCK, BLOCK, columns)  # [blocks, 32, columns]
+    # int64: shifted values leave 32 bits before they are masked.
     out = torch.zeros((blocks.shape[0], bits, columns), dtype=torch.int64, device=codes.device)
     for k in range(BLOCK):
         word, shift = divmod(k * bits, 32)
@@ -55,7 +63,12 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
 def unpack_rows(words: Tensor, bits: int) -> Tensor:
     """Undo :func:`pack_rows`.
 
-    words: int32 [rows / 32 * bits, columns]. Returns uint8 [rows, columns].
+    Args:
+        words: int32 [rows / 32 * bits, columns].
+        bits: of a value.
+
+    Returns:
+        uint8 [rows, columns].
 
     Raises:
         ValueError: the number of words is not a multiple of ``bits``.

@@ -10,16 +10,28 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from autoround.core.grid import Grid
-from autoround.core.rounding import Rounding, initial_rounding
+from autoround.core.grid import (
+    Grid,
+    from_groups,
+    min_max_grid,
+    nested_parts,
+    to_groups,
+)
+from autoround.core.levels import IntegerLevels
+from autoround.core.rounding import Rounding, initial_rounding, quantize
+from autoround.core.scales import Half, Nested, NestedParts
+from autoround.core.schemes import scheme_levels, scheme_scales
+from autoround.core.search import search_grid
+from autoround.core.search_nested import search_nested
+from autoround.types import Scheme
 
 
 class Target(NamedTuple):
     """One tensor to quantize: its groups, their grid and its shape outside the core.
 
-    groups: float32 [rows, groups, width]; shape: as the block stores it, with the
-    quantized axis last. offsets: of the shape of the groups, where rounding starts in place
-    of the nearest level; None there.
+    groups: float32 [rows, groups, width]. shape: as the block stores it, with the quantized axis
+    last. offsets: of the shape of the groups, initial rounding offsets V in place of zeros; None
+    for round-to-nearest.
     """
 
     groups: Tensor
@@ -28,10 +40,80 @@ class Target(NamedTuple):
     offsets: Tensor | None = None
 
 
-def round_to_nearest(tasks: Mapping[str, Target]) -> dict[str, Rounding]:
-    """Return the rounding of every tensor with no clipping, and no offset but its task's."""
-    found = {name: initial_rounding(task.groups) for name, task in tasks.items()}
-    for name, task in tasks.items():
-        if task.offsets is not None:
-            found[name] = found[name]._replace(value=task.offsets.clone())
-    return found
+class QuantizedMatrix(NamedTuple):
+    """A weight rounded for good, before a format gives it a type of its own.
+
+    codes: uint8 [out, in]. scale: [out, groups], float16, or float32 for a nested grid. zero:
+    uint8 [out, groups]. nested: scales as their super-blocks hold them; None for one a group.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    nested: NestedParts | None
+
+
+def round_to_nearest(targets: Mapping[str, Target]) -> dict[str, Rounding]:
+    """Return the rounding of every tensor on its whole range, at its target's offsets if any."""
+    roundings = {name: initial_rounding(target.groups) for name, target in targets.items()}
+    for name, target in targets.items():
+        if target.offsets is not None:
+            # Tuning moves offsets in place, and the target may be tuned again.
+            roundings[name] = roundings[name]._replace(offset=target.offsets.clone())
+    return roundings
+
+
+def search_scales(
+    groups: Tensor, importance: Tensor | None, levels: IntegerLevels, *, scales: Half | Nested
+) -> Grid:
+    """Search the grid of least weighted squared error, whichever codec holds its scales.
+
+    Args:
+        groups: float32 [rows, groups, width].
+        importance: float32 broadcastable to ``groups``, or None.
+        levels: what codes stand for. scales: how scales are held.
+    """
+    if isinstance(scales, Nested):
+        return search_nested(groups, importance, levels, scales=scales)
+    return search_grid(groups, importance, levels, scales=scales)
+
+
+def matrix_from(
+    target: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
+) -> QuantizedMatrix:
+    """Give a rounded target its shape back.
+
+    Args:
+        target: what was rounded.
+        rounding: how it was rounded.
+        parts: codes, scale and zero as :func:`autoround.core.rounding.quantize` returns them.
+    """
+    codes, scale, zero = parts
+    return QuantizedMatrix(
+        from_groups(codes, target.shape).contiguous(),
+        scale.squeeze(-1),
+        zero.squeeze(-1),
+        nested_parts(target.grid, rounding.min_scale.detach(), rounding.max_scale.detach()),
+    )
+
+
+def quantize_matrix(
+    weight: Tensor, scheme: Scheme, *, search: bool = True, lowest_zero: int = 0
+) -> QuantizedMatrix:
+    """Round a weight to the nearest levels of a grid that is found without data.
+
+    Args:
+        weight: [out, in], any float dtype.
+        scheme: bits, groups and scales of the result.
+        search: search the scales of least squared error, else take minimum and maximum.
+        lowest_zero: least zero point that the layouts to be written can hold.
+    """
+    levels, scales = scheme_levels(scheme, lowest_zero=lowest_zero), scheme_scales(scheme)
+    groups = to_groups(weight, scheme.group_size)
+    if search:
+        grid = search_scales(groups, None, levels, scales=scales)
+    else:
+        grid = min_max_grid(groups, levels, scales=scales)
+    target = Target(groups, grid, (weight.shape[0], weight.shape[1]))
+    rounding = initial_rounding(groups)
+    return matrix_from(target, rounding, quantize(groups, rounding, grid=grid))

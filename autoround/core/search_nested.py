@@ -1,4 +1,4 @@
-"""Where tuning starts on nested grids, and all of opt-rtn for them.
+"""Importance-weighted search for nested grids (super-block scales).
 
 Symmetric kinds take the scales of :func:`autoround.core.search.search_grid` with their
 signs. For asymmetric ones the minimum is a free number, so scale s and minimum m are
@@ -20,8 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid, Nested, min_max_grid, nested_parts
-from autoround.core.search import CHUNK_ELEMENTS, ladder, search_grid
+from autoround.core.grid import Grid, min_max_grid, nested_parts
+from autoround.core.levels import IntegerLevels, ladder
+from autoround.core.scales import Nested
+from autoround.core.search import CHUNK_ELEMENTS, search_grid
 
 #: Rounds of fitting scale and minimum to the codes of the best trial.
 REFINEMENTS = 4
@@ -30,7 +32,8 @@ TINY = 1e-30
 
 
 def rungs(bits: int) -> list[float]:
-    """Return the fractions of the min-max scale that an asymmetric group tries."""
+    """Return the fractions of the min-max scale that a group with a minimum tries."""
+    # Every trial fits two unknowns, so half of the rungs come as close.
     if bits <= 4:
         return ladder(bits)[:: 2 if bits > 2 else 1]
     return [0.7 + 0.025 * k for k in range(15)]
@@ -46,21 +49,26 @@ class _Fit(NamedTuple):
 
 @torch.no_grad()
 def search_nested(
-    groups: Tensor, importance: Tensor | None, *, bits: int, sym: bool, nested: Nested
+    groups: Tensor, importance: Tensor | None, levels: IntegerLevels, *, scales: Nested
 ) -> Grid:
     """Find scales of least weighted squared error, and correct them for their super-blocks.
 
-    groups: float32 [rows, groups, width], groups a multiple of a super-block's.
-    importance: float32 broadcastable to ``groups``, or None for the squares of the weights
-        plus their mean square, which favours large weights as activations mostly do.
+    Args:
+        groups: float32 [rows, groups, width], groups a multiple of a super-block's.
+        importance: float32 broadcastable to ``groups``, or None for the squares of the weights
+            plus their mean square, which favours large weights as activations mostly do.
+        levels: what codes stand for.
+        scales: how super-blocks hold the scales.
+
+    Returns:
+        The grid whose unmoved parts are the ones found.
     """
     weights = _weights(groups, importance)
-    if sym:
-        grid = search_grid(groups, weights, bits=bits, sym=True)
-        grid = grid._replace(nested=nested)
+    if scales.has_minimum:
+        grid = _search_with_minimum(groups, weights, levels)
     else:
-        grid = _search_asymmetric(groups, weights, bits=bits)._replace(nested=nested)
-    return _settle(groups, weights, grid)
+        grid = search_grid(groups, weights, levels)
+    return _correct_parts(groups, weights, grid, scales)
 
 
 def _weights(groups: Tensor, importance: Tensor | None) -> Tensor:
@@ -70,10 +78,10 @@ def _weights(groups: Tensor, importance: Tensor | None) -> Tensor:
     return squares + squares.mean(-1, keepdim=True) + TINY
 
 
-def _search_asymmetric(groups: Tensor, weights: Tensor, *, bits: int) -> Grid:
-    start = min_max_grid(groups, bits=bits, sym=False)
+def _search_with_minimum(groups: Tensor, weights: Tensor, levels: IntegerLevels) -> Grid:
+    start = min_max_grid(groups, levels)
     rows, count, width = groups.shape
-    top = 2**bits - 1
+    top = levels.top
     lo, hi = torch.empty_like(start.lo), torch.empty_like(start.hi)
     step = max(1, CHUNK_ELEMENTS // (count * width))
     for begin in range(0, rows, step):
@@ -84,21 +92,21 @@ def _search_asymmetric(groups: Tensor, weights: Tensor, *, bits: int) -> Grid:
             weights[part].reshape(-1, width),
             start.lo[part].reshape(-1, 1),
             start.hi[part].reshape(-1, 1),
-            bits=bits,
+            levels=levels,
         )
         lo[part] = -fit.minimum.reshape(lo[part].shape)
         hi[part] = (top * fit.scale - fit.minimum).reshape(hi[part].shape)
     # A group wholly below zero has hi below zero too: its minimum is not the weights' last.
-    return Grid(lo, hi, bits, False)
+    return Grid(lo, hi, levels)
 
 
-def _fit(groups: Tensor, weights: Tensor, lo: Tensor, hi: Tensor, *, bits: int) -> _Fit:
+def _fit(groups: Tensor, weights: Tensor, lo: Tensor, hi: Tensor, *, levels: IntegerLevels) -> _Fit:
     """Search one chunk; groups and weights [n, width], lo and hi [n, 1]."""
-    top = 2**bits - 1
+    top = levels.top
     whole = ((hi - lo) / top).clamp_min(TINY)
     best = _Fit(_error(groups, weights, whole, -lo, top=top), whole, -lo)
     centre = (hi + lo) / 2
-    for fraction in rungs(bits):
+    for fraction in rungs(levels.bits):
         scale = whole * fraction
         for minimum in ((scale * top / 2 - centre).clamp_min(0.0), -lo * fraction):
             best = _keep_fit(best, groups, weights, scale, minimum, top=top)
@@ -144,31 +152,33 @@ def _keep_fit(
     )
 
 
-def _settle(groups: Tensor, weights: Tensor, grid: Grid) -> Grid:
+def _correct_parts(groups: Tensor, weights: Tensor, grid: Grid, scales: Nested) -> Grid:
     """Return the grid whose parts are the best neighbours of what a search rounds to.
 
     The group with the largest scale keeps its integer, which fixes the super-block's own.
     """
-    assert grid.nested is not None
+    grid = grid._replace(scales=scales)
     one = torch.ones_like(grid.lo)
     parts = nested_parts(grid, one, one)
+    assert parts is not None
     shape = grid.lo.shape
     step = parts.scale.expand(parts.sub_scale.shape).reshape(shape)
     sub = parts.sub_scale.reshape(shape)
-    low = grid.nested.low if grid.sym else 1
+    low = 1 if scales.has_minimum else scales.low
     least = None
     if parts.minimum is not None and parts.sub_minimum is not None:
         least = parts.minimum.expand(parts.sub_minimum.shape).reshape(shape)
     mine = torch.zeros_like(sub) if parts.sub_minimum is None else parts.sub_minimum.reshape(shape)
-    held = _ends_of(sub, grid) | (_ends_of(mine, grid) if least is not None else False)
+    # A float16 is known by the group that has the last integer of it: that one stays.
+    fixed = _is_last(sub, scales) | (_is_last(mine, scales) if least is not None else False)
     best_error = _grid_error(
         groups, weights, grid, step * sub, None if least is None else least * mine
     )
     best_sub, best_mine = sub, mine
     for by, other in _neighbours(least is not None):
-        trial = (sub + by).clamp(low, grid.nested.high)
-        trial = torch.where((trial == 0) | held, sub, trial)
-        moved = torch.where(held, mine, (mine + other).clamp(0, grid.nested.high))
+        trial = (sub + by).clamp(low, scales.high)
+        trial = torch.where((trial == 0) | fixed, sub, trial)
+        moved = torch.where(fixed, mine, (mine + other).clamp(0, scales.high))
         minimum = None if least is None else least * moved
         error = _grid_error(groups, weights, grid, step * trial, minimum)
         better = error < best_error
@@ -185,31 +195,26 @@ def _neighbours(with_minimum: bool) -> Iterator[tuple[int, int]]:
                 yield by, other
 
 
-def _ends_of(sub: Tensor, grid: Grid) -> Tensor:
+def _is_last(sub: Tensor, scales: Nested) -> Tensor:
     """Mark the groups that have the last integer of their super-block."""
-    assert grid.nested is not None
-    last = grid.nested.low if grid.sym else grid.nested.high
+    last = scales.high if scales.has_minimum else scales.low
     return sub == last
 
 
 def _grid_error(
     groups: Tensor, weights: Tensor, grid: Grid, scale: Tensor, minimum: Tensor | None
 ) -> Tensor:
+    levels = grid.levels
     if minimum is not None:
-        return _error(groups, weights, scale, minimum, top=2**grid.bits - 1)
-    half = 2 ** (grid.bits - 1)
-    difference = (groups / scale).round_().clamp_(-half, half - 1).mul_(scale).sub_(groups)
+        return _error(groups, weights, scale, minimum, top=levels.count - 1)
+    nearest = levels.clamp_(levels.nearest(groups, scale), levels.zero_point(grid.lo, scale))
+    difference = levels.value(nearest).mul_(scale).sub_(groups)
     return difference.square_().mul_(weights).sum(-1, keepdim=True)
 
 
 def _grid_of(scale: Tensor, minimum: Tensor | None, grid: Grid) -> Grid:
-    """Return the grid of given scales: signed for symmetric kinds, with a minimum for others."""
+    """Return the grid of given scales: signed ones, or with minima."""
     if minimum is not None:
-        top = 2**grid.bits - 1
-        return grid._replace(lo=-minimum, hi=top * scale - minimum)
-    reach = scale.abs() * 2 ** (grid.bits - 1)
-    nothing = torch.zeros_like(reach)
-    positive = scale > 0
-    return grid._replace(
-        lo=torch.where(positive, -reach, nothing), hi=torch.where(positive, nothing, reach)
-    )
+        return grid._replace(lo=-minimum, hi=(grid.levels.count - 1) * scale - minimum)
+    lo, hi = grid.levels.range_of(scale, grid.levels.zero_point(grid.lo, scale))
+    return grid._replace(lo=lo, hi=hi)

@@ -1,4 +1,4 @@
-"""Signed gradient descent: every parameter moves by the learning rate or not at all."""
+"""SignSGD: every parameter moves by the learning rate or not at all."""
 
 from __future__ import annotations
 
@@ -10,36 +10,41 @@ from torch import Tensor
 
 
 class SignState(NamedTuple):
-    """Position of a descent in its schedule.
+    """Position in the learning-rate schedule.
 
-    rate: learning rate of step 0; step: steps taken; steps: steps in all.
+    lr: learning rate of step 0; step: steps taken; steps: steps in all.
     """
 
-    rate: float
+    lr: float
     step: int
     steps: int
 
 
-def init(rate: float, steps: int) -> SignState:
-    """Start a descent of ``steps`` steps whose rate falls linearly from ``rate`` to zero."""
-    return SignState(rate, 0, steps)
+def init(lr: float, steps: int) -> SignState:
+    """Start ``steps`` steps whose learning rate falls linearly from ``lr`` to zero."""
+    return SignState(lr, 0, steps)
 
 
-def linear_rate(rate: float, step: int, *, steps: int) -> float:
-    """Return the learning rate of a step: ``rate * (1 - step / steps)``."""
-    return rate * (1.0 - step / steps)
+def linear_lr(lr: float, step: int, *, steps: int) -> float:
+    """Return the learning rate of a step: ``lr * (1 - step / steps)``."""
+    return lr * (1.0 - step / steps)
 
 
 @torch.no_grad()
 def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState) -> SignState:
     """Move each parameter against the sign of its gradient, in place; a zero stays.
 
-    ``p <- p - rate_t * sign(g)`` (SignRound, arXiv 2309.05516, eq. 4). The gradients
-    are consumed: their storage holds the signs afterwards.
+    ``p <- p - lr_t * sign(g)`` (SignRound, arXiv 2309.05516, eq. 4).
 
-    params, grads: float32 tensors of pairwise equal shapes.
+    Args:
+        params: float32 tensors.
+        grads: of the same shapes; consumed, their storage holds the signs afterwards.
+        state: which step this is.
+
+    Returns:
+        The state of the next step.
     """
-    rate = linear_rate(state.rate, state.step, steps=state.steps)
+    lr = linear_lr(state.lr, state.step, steps=state.steps)
     for param, grad in zip(params, grads, strict=True):
-        param.sub_(grad.sign_(), alpha=rate)
+        param.sub_(grad.sign_(), alpha=lr)
     return state._replace(step=state.step + 1)

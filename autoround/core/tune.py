@@ -1,7 +1,8 @@
 """The tuning loop: signed gradient descent on the rounding of one block's weights.
 
-(SignRound, arXiv 2309.05516, algorithm 1.) The block is a function of its weights;
-nothing here knows what a module is.
+Block-wise reconstruction (SignRound, arXiv 2309.05516, algorithm 1): offsets V and the range
+factors α, β are moved so that the block's output matches the original's. The block is a function
+of its weights; nothing here knows what a module is.
 """
 
 from __future__ import annotations
@@ -24,11 +25,9 @@ from autoround.core.rtn import Target, round_to_nearest
 #: Keeps gradients of small losses clear of underflow in 16-bit forwards; signs ignore it.
 LOSS_SCALE = 1000.0
 
-
 #: Runs a block: weights by name (as the block stores them), inputs and which samples they are,
 #: to its output.
 Forward = Callable[[Mapping[str, Tensor], Tensor, Tensor | None], Tensor]
-
 
 #: Tensors in, tensors out.
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -46,49 +45,51 @@ class DeviceHooks(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """A block as tuning sees it: a function of weights, what to round, what to match.
+    """A block as tuning sees it: a function of weights, what to quantize, what to match.
 
-    steady: whether the block does the same whatever samples it is given, so that a step of it can
-    be recorded.
+    capturable: whether the block does the same whatever samples it is given, so that a step of it
+    can be recorded as a graph of the device.
     """
 
     forward: Forward
-    tasks: Mapping[str, Target]
+    targets: Mapping[str, Target]
     samples: Samples
-    means: DeviceHooks = DeviceHooks()
-    steady: bool = False
+    hooks: DeviceHooks = DeviceHooks()
+    capturable: bool = False
 
     @property
     def device(self) -> torch.device:
         """Where the weights live and the block runs."""
-        return next(iter(self.tasks.values())).groups.device
+        return next(iter(self.targets.values())).groups.device
 
 
 class Hyperparameters(NamedTuple):
-    """Plain numbers of the descent.
+    """Hyperparameters of one block's tuning.
 
-    checks: how often the fixed batches are scored to choose the best iterate.
-    check_samples: how many samples those batches hold.
-    clip_ceiling: largest value of a clip factor.
-    part: samples that go through the block at a time, 0 for a whole batch; the numbers are the same
-    but for the order of sums. sparing: keep the best iterate in the host's memory.
+    iters: steps. lr: learning rate of offsets V at step 0, in levels. minmax_lr: that of min_scale
+    and max_scale; 0 leaves them at one. batch_size: samples of a batch. grad_accum_steps: batches
+    of a step.
+    num_validations: how often the validation samples are scored to choose the best iterate.
+    validation_samples: how many those are. max_minmax_scale: largest min_scale and max_scale.
+    micro_batch: samples that go through the block at a time, 0 for a whole batch; the numbers are
+    the same but for the order of sums. best_on_cpu: keep the best iterate in the host's memory.
     """
 
     iters: int
-    rate: float
-    clip_rate: float
+    lr: float
+    minmax_lr: float
     batch_size: int
-    accumulate: int
-    checks: int
-    check_samples: int
-    clip_ceiling: float
+    grad_accum_steps: int
+    num_validations: int
+    validation_samples: int
+    max_minmax_scale: float
     seed: int
-    part: int = 0
-    sparing: bool = False
+    micro_batch: int = 0
+    best_on_cpu: bool = False
 
 
 class Tuned(NamedTuple):
-    """Best rounding found, with losses on the fixed batches and the step it came from."""
+    """Best rounding found, with losses on the validation samples and the step it came from."""
 
     roundings: dict[str, Rounding]
     loss_before: float
@@ -100,57 +101,81 @@ class Tuned(NamedTuple):
 OnStep = Callable[[int, float], None]
 
 
-def validation_steps(iters: int, checks: int) -> frozenset[int]:
-    """Return the steps after which the fixed batches are scored, the last one among them.
+def validation_steps(iters: int, count: int) -> frozenset[int]:
+    """Return the steps after which the validation samples are scored, the last one among them.
 
-    All lie in the second half: before it the rate is still too high to stop at.
+    All lie in the second half: before it the learning rate is still too high to stop at.
+
+    Args:
+        iters: steps in all.
+        count: how often to score.
     """
-    return frozenset(round(iters * (0.5 + 0.5 * (k + 1) / checks)) for k in range(checks)) - {0}
+    return frozenset(round(iters * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)) - {0}
 
 
 def rounded_weights(
-    tasks: Mapping[str, Target], roundings: Mapping[str, Rounding], *, ops: Ops, dtype: torch.dtype
+    targets: Mapping[str, Target],
+    roundings: Mapping[str, Rounding],
+    *,
+    ops: Ops,
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Fake-quantize every tensor and give it its real shape, in the compute dtype."""
+    """Fake-quantize every tensor and give it its real shape.
+
+    Args:
+        targets: what to quantize, by name.
+        roundings: how, by the same names.
+        ops: of the device.
+        dtype: of the results, the one that blocks compute in.
+    """
     rounded = ops.fake_quantize_all(
-        [task.groups for task in tasks.values()],
-        [roundings[name] for name in tasks],
-        grids=[task.grid for task in tasks.values()],
+        [target.groups for target in targets.values()],
+        [roundings[name] for name in targets],
+        grids=[target.grid for target in targets.values()],
         dtype=dtype,
     )
     return {
-        name: from_groups(groups, task.shape)
-        for (name, task), groups in zip(tasks.items(), rounded, strict=True)
+        name: from_groups(groups, target.shape)
+        for (name, target), groups in zip(targets.items(), rounded, strict=True)
     }
 
 
 def validation_loss(
-    problem: Reconstruction,
+    block: Reconstruction,
     roundings: Mapping[str, Rounding],
     *,
-    schedule: Hyperparameters,
+    hyperparameters: Hyperparameters,
     ops: Ops,
     dtype: torch.dtype,
 ) -> float:
-    """Score a rounding on the fixed samples, the same ones at every call."""
-    samples = problem.samples
-    device = problem.device
+    """Score a rounding on the validation samples, the same ones at every call.
+
+    Args:
+        block: to reconstruct. roundings: of its targets, by name.
+        hyperparameters: how many samples, how many at a time, and the seed that draws them.
+        ops: of the device. dtype: that the block computes in.
+    """
+    samples = block.samples
+    device = block.device
     count = samples.inputs.shape[0]
-    chosen = next(batches(count, schedule.check_samples, seed=schedule.seed + 1))
+    # A seed of its own: the samples must not be those of the first batches.
+    seed = hyperparameters.seed + 1
+    chosen = next(batches(count, hyperparameters.validation_samples, seed=seed))
     with torch.no_grad():
-        weights = rounded_weights(problem.tasks, roundings, ops=ops, dtype=dtype)
+        weights = rounded_weights(block.targets, roundings, ops=ops, dtype=dtype)
         total = 0.0
-        for drawn in chosen.split(schedule.batch_size):
-            for part, share in samples.take(drawn, device=device).parts(schedule.part):
-                output = problem.forward(weights, part.inputs, part.rows)
+        for rows in chosen.split(hyperparameters.batch_size):
+            batch = samples.select(rows, device=device)
+            for part, share in batch.micro_batches(hyperparameters.micro_batch):
+                output = block.forward(weights, part.inputs, part.rows)
                 loss = block_mse(output, part.targets, part.mask)
-                total += float(loss) * share * len(drawn)
+                total += float(loss) * share * len(rows)
     return total / len(chosen)
 
 
 def tune(
-    problem: Reconstruction,
-    schedule: Hyperparameters,
+    block: Reconstruction,
+    hyperparameters: Hyperparameters,
     *,
     ops: Ops,
     dtype: torch.dtype,
@@ -161,39 +186,50 @@ def tune(
     With zero steps this is round-to-nearest on the given grids. The best iterate is
     chosen on samples that stay the same throughout: the loss of a step is of its own
     batch, and the least of many noisy numbers is mostly luck.
+
+    Args:
+        block: to reconstruct.
+        hyperparameters: steps, learning rates and batches.
+        ops: of the device that the block is on.
+        dtype: that the block computes in.
+        on_step: told of every step and its loss.
     """
-    now = round_to_nearest(problem.tasks)
-    score = partial(validation_loss, problem, schedule=schedule, ops=ops, dtype=dtype)
-    before = score(now)
-    if not schedule.iters:
-        return Tuned(now, before, before, 0)
-    keep = torch.device("cpu") if schedule.sparing else problem.device
-    best = Tuned(_copy(now, keep), before, before, 0)
-    values = [r.value.requires_grad_() for r in now.values()]
-    clips = (
-        [c for r in now.values() for c in (r.min_scale, r.max_scale)] if schedule.clip_rate else []
+    iterate = round_to_nearest(block.targets)
+    score = partial(validation_loss, block, hyperparameters=hyperparameters, ops=ops, dtype=dtype)
+    before = score(iterate)
+    if not hyperparameters.iters:
+        return Tuned(iterate, before, before, 0)
+    keep = torch.device("cpu") if hyperparameters.best_on_cpu else block.device
+    best = Tuned(_copy(iterate, keep), before, before, 0)
+    offsets = [rounding.offset.requires_grad_() for rounding in iterate.values()]
+    factors = [end for r in iterate.values() for end in (r.min_scale, r.max_scale)]
+    if not hyperparameters.minmax_lr:
+        factors = []  # no gradient is asked for, which spares the backward its sums
+    params = [*offsets, *(factor.requires_grad_() for factor in factors)]
+    gradients = GradientStep(
+        block, iterate, params, hyperparameters=hyperparameters, ops=ops, dtype=dtype
     )
-    params = [*values, *(clip.requires_grad_() for clip in clips)]
-    gradients = GradientStep(problem, now, params, schedule=schedule, ops=ops, dtype=dtype)
-    value_state = signsgd.init(schedule.rate, schedule.iters)
-    clip_state = signsgd.init(schedule.clip_rate, schedule.iters)
-    checked = validation_steps(schedule.iters, schedule.checks)
-    for step in range(1, schedule.iters + 1):
+    offset_state = signsgd.init(hyperparameters.lr, hyperparameters.iters)
+    factor_state = signsgd.init(hyperparameters.minmax_lr, hyperparameters.iters)
+    scored = validation_steps(hyperparameters.iters, hyperparameters.num_validations)
+    for step in range(1, hyperparameters.iters + 1):
         grads, loss = gradients.next()
-        value_state = ops.sign_step(values, grads[: len(values)], state=value_state)
-        clip_state = ops.sign_step(clips, grads[len(values) :], state=clip_state)
-        for clip in clips:
-            clip.data.clamp_(0.0, schedule.clip_ceiling)
-        if step < schedule.iters:
-            gradients.ahead()
+        offset_state = ops.sign_step(offsets, grads[: len(offsets)], state=offset_state)
+        factor_state = ops.sign_step(factors, grads[len(offsets) :], state=factor_state)
+        for factor in factors:
+            factor.data.clamp_(0.0, hyperparameters.max_minmax_scale)
+        if step < hyperparameters.iters:
+            gradients.prefetch()
+        # Reading the loss waits for the device, so the next batch is on its way before that.
         if on_step is not None:
             on_step(step, float(loss))
-        if step in checked and (after := score(now)) < best.loss_after:
-            best = Tuned(_copy(now, keep), before, after, step)
-    if not schedule.sparing:
+        if step in scored and (after := score(iterate)) < best.loss_after:
+            best = Tuned(_copy(iterate, keep), before, after, step)
+    if not hyperparameters.best_on_cpu:
         return best
-    del now, values, clips, params, gradients, grads
-    return best._replace(roundings=_copy(best.roundings, problem.device))
+    # Room for the best iterate on the device, before it is brought back.
+    del iterate, offsets, factors, params, gradients, grads
+    return best._replace(roundings=_copy(best.roundings, block.device))
 
 
 class GradientStep:
@@ -201,79 +237,82 @@ class GradientStep:
 
     def __init__(
         self,
-        problem: Reconstruction,
+        block: Reconstruction,
         roundings: Mapping[str, Rounding],
         params: Sequence[Tensor],
         *,
-        schedule: Hyperparameters,
+        hyperparameters: Hyperparameters,
         ops: Ops,
         dtype: torch.dtype,
     ) -> None:
-        self._problem, self._roundings, self._params = problem, roundings, params
-        self._schedule, self._ops, self._dtype = schedule, ops, dtype
-        samples = problem.samples
-        order = batches(samples.inputs.shape[0], schedule.batch_size, seed=schedule.seed)
-        self._feed = BatchLoader(
-            samples.tensors(), order, device=problem.device, upload=problem.means.upload
+        self._block, self._roundings, self._params = block, roundings, params
+        self._hyperparameters, self._ops, self._dtype = hyperparameters, ops, dtype
+        samples = block.samples
+        order = batches(
+            samples.inputs.shape[0], hyperparameters.batch_size, seed=hyperparameters.seed
+        )
+        self._loader = BatchLoader(
+            samples.tensors(), order, device=block.device, upload=block.hooks.upload
         )
         self._captured: Step | None = None
 
-    def ahead(self) -> None:
+    def prefetch(self) -> None:
         """Start the next batch on its way to the device."""
-        self._feed.ahead()
+        self._loader.prefetch()
 
     def next(self) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradients of the next step's batches and their mean loss, float32 scalar."""
-        count = self._schedule.accumulate
-        first = self._take()
-        if count == 1 and not 0 < self._schedule.part < first.inputs.shape[0]:
-            return self._at_once(first)
+        count, size = self._hyperparameters.grad_accum_steps, self._hyperparameters.micro_batch
+        first = self._next_batch()
+        if count == 1 and not 0 < size < first.inputs.shape[0]:
+            return self._whole_batch(first)
         weights = self._weights()
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         sums: list[Tensor] = []
-        total = torch.zeros((), device=self._problem.device)
+        total = torch.zeros((), device=self._block.device)
         for number in range(count):
-            batch = first if number == 0 else self._take()
-            for part, share in batch.parts(self._schedule.part):
+            batch = first if number == 0 else self._next_batch()
+            for part, share in batch.micro_batches(size):
                 loss = self._loss(leaves, part) * share
-                fresh = _by(loss, list(leaves.values()))
+                grads = _differentiate(loss, list(leaves.values()))
                 if sums:
-                    for held, more in zip(sums, fresh, strict=True):
-                        held.add_(more)
+                    for accumulated, grad in zip(sums, grads, strict=True):
+                        accumulated.add_(grad)
                 else:
-                    sums = [grad.float() for grad in fresh]
+                    # float32: sums of many 16-bit gradients would lose the small ones.
+                    sums = [grad.float() for grad in grads]
                 total += loss.detach()
         # Weights are the same for all parts: they are rounded once, and so are their gradients.
         upstream = [torch.zeros_like(leaf) for leaf in leaves.values()] if not sums else []
         while sums:
             upstream.append(sums.pop(0).to(self._dtype))
-        grads = torch.autograd.grad(
+        param_grads = torch.autograd.grad(
             list(weights.values()),
             self._params,
             upstream,
             allow_unused=True,
             materialize_grads=True,
         )
-        return grads, total / count
+        return param_grads, total / count
 
-    def _take(self) -> Samples:
-        rows, held = self._feed.take()
-        return Samples(held["inputs"], held["targets"], held.get("mask"), rows)
+    def _next_batch(self) -> Samples:
+        rows, batch = self._loader.next()
+        return Samples(batch["inputs"], batch["targets"], batch.get("mask"), rows)
 
     def _weights(self) -> dict[str, Tensor]:
         return rounded_weights(
-            self._problem.tasks, self._roundings, ops=self._ops, dtype=self._dtype
+            self._block.targets, self._roundings, ops=self._ops, dtype=self._dtype
         )
 
     def _loss(self, weights: Mapping[str, Tensor], batch: Samples) -> Tensor:
-        output = self._problem.forward(weights, batch.inputs, batch.rows)
+        output = self._block.forward(weights, batch.inputs, batch.rows)
         return block_mse(output, batch.targets, batch.mask)
 
-    def _at_once(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+    def _whole_batch(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
         """Return gradients and loss of one batch that goes through the block as a whole."""
-        capture = self._problem.means.capture
-        if capture is None or not self._problem.steady:
-            return self._direct(batch)
+        capture = self._block.hooks.capture
+        if capture is None or not self._block.capturable:
+            return self._gradients(batch)
         tensors = [batch.inputs, batch.targets, *([] if batch.mask is None else [batch.mask])]
         if self._captured is None:
             self._captured = capture(self._as_step, tensors)
@@ -281,17 +320,17 @@ class GradientStep:
         return grads, loss
 
     def _as_step(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Do a step as a function of tensors; a steady block does not ask which samples."""
+        """Do a step as a function of tensors; a capturable block does not ask which samples."""
         inputs, targets, *mask = tensors
-        grads, loss = self._direct(Samples(inputs, targets, mask[0] if mask else None))
+        grads, loss = self._gradients(Samples(inputs, targets, mask[0] if mask else None))
         return [loss, *grads]
 
-    def _direct(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+    def _gradients(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
         loss = self._loss(self._weights(), batch)
-        return _by(loss, self._params), loss.detach()
+        return _differentiate(loss, self._params), loss.detach()
 
 
-def _by(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
+def _differentiate(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
     """Differentiate a loss; a weight that no token of a batch reached has gradient zero."""
     return torch.autograd.grad(loss * LOSS_SCALE, params, allow_unused=True, materialize_grads=True)
 

@@ -10,7 +10,7 @@ from autoround._version import __version__
 from autoround.device.kernels import kernels
 from autoround.device.parity import disagreement
 from autoround.device.protocol import Runtime
-from autoround.device.registry import automatic, backends, open_device
+from autoround.device.registry import auto_backend, backends, open_device
 from autoround.errors import AutoRoundError
 
 #: Packages whose versions decide what runs.
@@ -80,29 +80,31 @@ class Report:
     @property
     def problems(self) -> tuple[str, ...]:
         """What keeps a device that should work from working."""
-        found = [
+        problems = [
             f"{device.name}: {device.problem}"
             for backend in self.backends
             for device in backend.devices
             if device.problem
         ]
-        return tuple(found if self.auto else ["no backend can run here", *found])
+        return tuple(problems if self.auto else ["no backend can run here", *problems])
 
 
 def examine() -> Report:
     """Look at everything, measure for some milliseconds a device, and compare its operations."""
     reports = tuple(
         BackendReport(
-            found.name,
-            found.availability.available,
-            found.backend is None,
-            found.availability.reason,
-            tuple(map(_device, found.availability.devices)) if found.availability.available else (),
+            entry.name,
+            entry.availability.available,
+            entry.backend is None,
+            entry.availability.reason,
+            tuple(map(_report_device, entry.availability.devices))
+            if entry.availability.available
+            else (),
         )
-        for found in backends()
+        for entry in backends()
     )
     types = {device.type for report in reports for device in report.devices}
-    taken = automatic()
+    taken = auto_backend()
     return Report(
         {"autoround": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES},
@@ -110,14 +112,14 @@ def examine() -> Report:
         reports,
         tuple(
             KernelReport(
-                found.name,
-                found.availability.available,
-                found.kernel is not None
-                and (not found.kernel.devices or bool(types & set(found.kernel.devices))),
-                found.availability.reason,
-                found.kernel.devices if found.kernel is not None else (),
+                entry.name,
+                entry.availability.available,
+                entry.kernel is not None
+                and (not entry.kernel.devices or bool(types & set(entry.kernel.devices))),
+                entry.availability.reason,
+                entry.kernel.devices if entry.kernel is not None else (),
             )
-            for found in kernels()
+            for entry in kernels()
         ),
         taken.availability.devices[0] if taken is not None else "",
     )
@@ -130,10 +132,10 @@ def _version(package: str) -> str:
         return ""
 
 
-def _device(name: str) -> DeviceReport:
+def _report_device(name: str) -> DeviceReport:
     """Open a device and try it; what goes wrong in that is its report."""
     try:
-        return _examined(name, open_device(name))
+        return _examine_device(name, open_device(name))
     except AutoRoundError as error:
         return DeviceReport(name, "", {}, 0, 0, (), (), False, str(error))
     except Exception as error:  # a driver may fail in any way
@@ -141,7 +143,7 @@ def _device(name: str) -> DeviceReport:
         return DeviceReport(name, "", {}, 0, 0, (), (), False, problem)
 
 
-def _examined(name: str, runtime: Runtime) -> DeviceReport:
+def _examine_device(name: str, runtime: Runtime) -> DeviceReport:
     memory = runtime.memory()
     notes = runtime.notes()
     computes = runtime.device.type != "meta"

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 GROUP = "autoround.kernels"
 #: What stands for the fastest kernel.
 AUTO = "auto"
-#: Rows and inputs of the layer that kernels are timed on at most.
-TIMED = 1024
+#: Most rows and inputs of the layer that kernels are timed on.
+TIMED_SIZE = 1024
 #: Turns and rows of a timing: one row, as in decoding.
 TURNS = 8
 
@@ -81,20 +81,33 @@ class Kernel(Protocol):
         """Return why it cannot run a layer, or an empty text."""
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
-        """Lay a weight out; ``order`` is the group of each input, int64 [in], or None."""
+        """Lay a weight out.
+
+        Args:
+            layer: codes uint8 [out, in], scale and zero [out, groups].
+            order: the group of each input, int64 [in]; None where groups follow each other.
+        """
 
     def unpack(self, state: State, demand: Demand) -> QuantizedTensor:
         """Give the integers back.
+
+        Args:
+            state: as packed. demand: of its layer.
 
         Raises:
             DeviceError: the layout cannot be read back.
         """
 
     def bind(self, state: State, demand: Demand, bias: Tensor | None) -> Multiply:
-        """Return the product with a laid-out weight and what it adds to it."""
+        """Return the product with a laid-out weight.
+
+        Args:
+            state: as packed. demand: of its layer.
+            bias: [out], added to the product, or None.
+        """
 
 
-class Found(NamedTuple):
+class RegisteredKernel(NamedTuple):
     """A registered kernel; ``kernel`` is None where it cannot even be imported."""
 
     name: str
@@ -119,26 +132,29 @@ class Choice(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def kernels() -> tuple[Found, ...]:
+def kernels() -> tuple[RegisteredKernel, ...]:
     """Import and probe every registered kernel, highest rank first."""
-    found = []
+    registered = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             kernel: Kernel = entry.load()
             availability: object = kernel.probe()
             if not isinstance(availability, Availability) or not isinstance(kernel.rank, int):
                 raise TypeError("it is no kernel: see autoround.device.kernels.Kernel")
-            found.append(Found(entry.name, kernel, availability))
+            registered.append(RegisteredKernel(entry.name, kernel, availability))
         except Exception as error:  # a third party's module may fail in any way
             reason = f"its module {entry.value} fails: {type(error).__name__}: {error}"
-            found.append(Found(entry.name, None, Availability(False, reason)))
-    return tuple(sorted(found, key=lambda f: -(f.kernel.rank if f.kernel else -99)))
+            registered.append(RegisteredKernel(entry.name, None, Availability(False, reason)))
+    # What cannot be imported comes last: it is listed, and never chosen.
+    return tuple(sorted(registered, key=lambda k: -(k.kernel.rank if k.kernel else -99)))
 
 
 def choose(demand: Demand, backend: str = AUTO) -> Choice:
     """Return the kernel for a layer.
 
-    backend: its name, or ``auto`` for the fastest.
+    Args:
+        demand: what the layer asks for.
+        backend: name of a kernel, or ``auto`` for the fastest.
 
     Raises:
         UsageError: no kernel has that name.
@@ -148,74 +164,109 @@ def choose(demand: Demand, backend: str = AUTO) -> Choice:
     return _choose(demand, backend)
 
 
-def check_backend(backend: str) -> None:
+@lru_cache(maxsize=4096)
+def _choose(demand: Demand, backend: str) -> Choice:
+    return choose_among(kernels(), demand, backend=backend)
+
+
+def check_backend(backend: str, *, registered: Sequence[RegisteredKernel] | None = None) -> None:
     """Refuse a name that no kernel has.
+
+    Args:
+        backend: name of a kernel, or ``auto``.
+        registered: kernels to look among; None for all there are.
 
     Raises:
         UsageError: with the names there are.
     """
-    names = [found.name for found in kernels()]
+    names = [entry.name for entry in (kernels() if registered is None else registered)]
     if backend != AUTO and backend not in names:
         raise UsageError(f"no kernel is named {backend!r}; legal: {', '.join([AUTO, *names])}")
 
 
-@lru_cache(maxsize=4096)
-def _choose(demand: Demand, backend: str) -> Choice:
+def choose_among(
+    registered: Sequence[RegisteredKernel],
+    demand: Demand,
+    *,
+    backend: str = AUTO,
+    timer: Callable[[Kernel, Demand], float] | None = None,
+) -> Choice:
+    """Choose a kernel for a layer among some.
+
+    Args:
+        registered: the kernels, highest rank first.
+        demand: what the layer asks for.
+        backend: name of one of them, or ``auto``.
+        timer: returns the seconds that a kernel takes for one row; None to measure them.
+
+    Raises:
+        DeviceError: the named kernel, or none at all, can run the layer.
+    """
     verdicts, fitting = [], []
-    for found in kernels():
-        reason = _against(found, demand)
-        if not reason and backend == AUTO and found.kernel and found.kernel.rank < 0:
+    for entry in registered:
+        reason = _reason_against(entry, demand)
+        if not reason and backend == AUTO and entry.kernel and entry.kernel.rank < 0:
             reason = "only by name"
-        if not reason and backend not in (AUTO, found.name):
+        if not reason and backend not in (AUTO, entry.name):
             reason = f"{backend} was asked for"
-        verdicts.append(Verdict(found.name, not reason, reason))
-        if not reason and found.kernel is not None:
-            fitting.append(found.kernel)
+        verdicts.append(Verdict(entry.name, not reason, reason))
+        if not reason and entry.kernel is not None:
+            fitting.append(entry.kernel)
     if not fitting:
         about = f"a layer of {demand.shape[1]} inputs and {demand.shape[0]} outputs, "
         about += f"{demand.scheme}, {demand.dtype}, on {demand.device}"
         why = "; ".join(f"{v.name}: {v.reason}" for v in verdicts if backend in (AUTO, v.name))
         raise DeviceError(f"no kernel can run {about}: {why or 'none is registered'}")
     best = fitting[0]
+    # One that may not be timed and has the highest rank is trusted to be the fastest.
     rivals = [kernel for kernel in fitting if kernel.timed]
     if best.timed and len(rivals) > 1:
-        seconds = {kernel.name: _seconds(kernel, _timed(demand)) for kernel in rivals}
+        small = _small_demand(demand)
+        seconds = {kernel.name: (timer or time_kernel)(kernel, small) for kernel in rivals}
         best = min(rivals, key=lambda kernel: seconds[kernel.name])
         verdicts = [v._replace(seconds=seconds.get(v.name)) for v in verdicts]
     return Choice(best, tuple(verdicts))
 
 
-def _against(found: Found, demand: Demand) -> str:
+def _reason_against(entry: RegisteredKernel, demand: Demand) -> str:
     """Return what speaks against a kernel, or an empty text."""
-    kernel = found.kernel
+    kernel = entry.kernel
     if kernel is None:
-        return found.availability.reason
+        return entry.availability.reason
     if kernel.devices and demand.device not in kernel.devices:
         return f"for {', '.join(kernel.devices)} only"
     reason = kernel.why_not(demand)
-    if reason or found.availability.available:
+    if reason or entry.availability.available:
         return reason
     advice = f": pip install {kernel.install}" if kernel.install else ""
-    return found.availability.reason + advice
+    return entry.availability.reason + advice
 
 
-def faster_if_installed(demand: Demand, chosen: Kernel) -> list[str]:
-    """Return what could be installed to run a layer faster, by declared rank."""
+def faster_if_installed(
+    demand: Demand, chosen: Kernel, *, registered: Sequence[RegisteredKernel] | None = None
+) -> list[str]:
+    """Return what could be installed to run a layer faster, by declared rank.
+
+    Args:
+        demand: what the layer asks for.
+        chosen: the kernel it has.
+        registered: kernels to look among; None for all there are.
+    """
     return [
-        found.kernel.install
-        for found in kernels()
-        if found.kernel is not None
-        and not found.availability.available
-        and found.kernel.install
-        and found.kernel.rank > chosen.rank
-        and (not found.kernel.devices or demand.device in found.kernel.devices)
-        and not found.kernel.why_not(demand)
+        entry.kernel.install
+        for entry in (kernels() if registered is None else registered)
+        if entry.kernel is not None
+        and not entry.availability.available
+        and entry.kernel.install
+        and entry.kernel.rank > chosen.rank
+        and (not entry.kernel.devices or demand.device in entry.kernel.devices)
+        and not entry.kernel.why_not(demand)
     ]
 
 
-def _timed(demand: Demand) -> Demand:
+def _small_demand(demand: Demand) -> Demand:
     """Return a layer of the same kind and a size that is quick to time."""
-    rows, columns = (min(size, TIMED) for size in demand.shape)
+    rows, columns = (min(size, TIMED_SIZE) for size in demand.shape)
     width = demand.scheme.group_size
     if width > 0:
         columns = max(columns // width, 1) * width
@@ -223,10 +274,11 @@ def _timed(demand: Demand) -> Demand:
 
 
 @lru_cache(maxsize=512)
-def _seconds(kernel: Kernel, demand: Demand) -> float:
-    """Time one row; a kernel that fails is infinitely slow."""
+def time_kernel(kernel: Kernel, demand: Demand) -> float:
+    """Return the seconds of one row, as in decoding; a kernel that fails is infinitely slow."""
     import torch
 
+    from autoround.core.schemes import scheme_levels, scheme_scales
     from autoround.types import QuantizedTensor
 
     (rows, columns), scheme = demand.shape, demand.scheme
@@ -234,19 +286,20 @@ def _seconds(kernel: Kernel, demand: Demand) -> float:
     groups = -(-columns // width)
     device = torch.device(demand.device)
     rng = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2**scheme.bits, (rows, columns), generator=rng, dtype=torch.uint8)
-    zero = torch.full((rows, groups), 2 ** (scheme.bits - 1), dtype=torch.uint8)
-    scale = torch.full((rows, groups), 2**-10, dtype=torch.float16)
+    levels = scheme_levels(scheme)
+    codes = torch.randint(0, levels.count, (rows, columns), generator=rng, dtype=torch.uint8)
+    zero = torch.full((rows, groups), levels.middle, dtype=torch.uint8)
+    scale = scheme_scales(scheme).stored(torch.full((rows, groups), 2**-10))
     layer = QuantizedTensor(codes.to(device), scale.to(device), zero.to(device), scheme)
     x = torch.ones((1, columns), dtype=demand.dtype, device=device)
     try:
         multiply = kernel.bind(kernel.pack(layer, None), demand, None)
-        return _best_turn(lambda: multiply(x), device)
+        return _best_seconds(lambda: multiply(x), device)
     except Exception:  # a third party's kernel may fail in any way
         return float("inf")
 
 
-def _best_turn(turn: Callable[[], object], device: torch.device) -> float:
+def _best_seconds(turn: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the quickest of some calls."""
     import torch
 
@@ -268,7 +321,13 @@ def _best_turn(turn: Callable[[], object], device: torch.device) -> float:
 def group_of_input(
     columns: int, group_size: int, *, order: Tensor | None, device: torch.device
 ) -> Tensor:
-    """Return the group of every input, int64 [in]."""
+    """Return the group of every input, int64 [in].
+
+    Args:
+        columns: inputs of the layer. group_size: as in a scheme.
+        order: the groups where they do not follow each other, int64 [in]; None where they do.
+        device: of the result.
+    """
     import torch
 
     if order is not None:
@@ -277,10 +336,16 @@ def group_of_input(
     return torch.arange(columns, device=device) // width
 
 
-def only_for(
+def unsupported(
     demand: Demand, *, bits: Sequence[int] = (), dtypes: Mapping[torch.dtype, object] | None = None
 ) -> str:
-    """Return what of a demand is not in these, or an empty text."""
+    """Return what of a demand a kernel does not support, or an empty text.
+
+    Args:
+        demand: what a layer asks for.
+        bits: that the kernel supports; empty for all.
+        dtypes: of activations that it supports; None for all.
+    """
     if bits and demand.scheme.bits not in bits:
         return f"for {', '.join(map(str, bits))} bits, not {demand.scheme.bits}"
     if dtypes is not None and demand.dtype not in dtypes:

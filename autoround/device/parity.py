@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoround.core import signsgd
 from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 
@@ -40,34 +41,38 @@ class _Case(NamedTuple):
                 Rounding(*(part.clone().to(device).requires_grad_() for part in rounding))
                 for rounding in self.roundings
             ],
-            [grid._replace(lo=grid.lo.to(device), hi=grid.hi.to(device)) for grid in self.grids],
+            [grid.to(device) for grid in self.grids],
             [grad.to(device) for grad in self.upstream],
         )
 
 
 def disagreement(ops: Ops, device: torch.device) -> str:
-    """Return where operations on a device differ from plain torch on a CPU; empty if nowhere."""
+    """Return where operations on a device differ from plain torch on a CPU; empty if nowhere.
+
+    Args:
+        ops: to compare. device: that they work on.
+    """
     plain, host = TorchOps(), torch.device("cpu")
     for bits, sym, size in GRIDS:
-        case = _drawn(bits, sym=sym, size=size)
-        found, wanted = _results(ops, case.on(device)), _results(plain, case.on(host))
-        for what, ours in found.items():
-            reason = _differs(what, ours, wanted[what])
+        case = _draw_case(bits, sym=sym, size=size)
+        results, wanted = _results(ops, case.on(device)), _results(plain, case.on(host))
+        for what, ours in results.items():
+            reason = _difference(what, ours, wanted[what])
             if reason:
                 kind = "symmetric" if sym else "asymmetric"
                 return f"{reason} ({bits} bits, {kind}, groups of {size})"
     return ""
 
 
-def _drawn(bits: int, *, sym: bool, size: int) -> _Case:
+def _draw_case(bits: int, *, sym: bool, size: int) -> _Case:
     rng = torch.Generator().manual_seed(bits)
     weights = [to_groups(torch.randn(shape, generator=rng) / 8, size) for shape in SHAPES]
     roundings = []
     for weight in weights:
         ends = weight[..., :1].shape
-        clips = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
-        roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *clips))
-    grids = [min_max_grid(weight, bits=bits, sym=sym) for weight in weights]
+        factors = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
+        roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *factors))
+    grids = [min_max_grid(weight, integer_levels(bits, sym=sym)) for weight in weights]
     upstream = [torch.randn(weight.shape, generator=rng) for weight in weights]
     return _Case(weights, roundings, grids, upstream)
 
@@ -79,29 +84,30 @@ def _results(ops: Ops, case: _Case) -> dict[str, list[Tensor]]:
         case.weights, case.roundings, grids=case.grids, dtype=torch.float32
     )
     grads = list(torch.autograd.grad(rounded, parts, case.upstream))
-    held = ops.quantize_all(case.weights, case.roundings, grids=case.grids)
-    moved = [rounding.value.detach().clone() for rounding in case.roundings]
+    quantized = ops.quantize_all(case.weights, case.roundings, grids=case.grids)
+    moved = [rounding.offset.detach().clone() for rounding in case.roundings]
     ops.sign_step(moved, [grad.clone() for grad in grads[::3]], state=signsgd.init(0.1, 4))
     return {
-        "levels": [codes for codes, _, _ in held],
-        "scales": [scale for _, scale, _ in held],
-        "zero points": [zero for _, _, zero in held],
+        "levels": [codes for codes, _, _ in quantized],
+        "scales": [scale for _, scale, _ in quantized],
+        "zero points": [zero for _, _, zero in quantized],
         "fake-quantized weights": [out.detach() for out in rounded],
         "gradients of offsets": grads[::3],
-        "gradients of clip factors": [*grads[1::3], *grads[2::3]],
+        "gradients of min_scale and max_scale": [*grads[1::3], *grads[2::3]],
         "offsets after a step": moved,
     }
 
 
-def _differs(what: str, ours: list[Tensor], wanted: list[Tensor]) -> str:
-    for own, plain in zip(ours, wanted, strict=True):
-        found, exact = own.to("cpu").double(), plain.double()
-        if found.shape != exact.shape or own.dtype != plain.dtype:
-            return f"{what}: {tuple(found.shape)} {own.dtype} in place of {tuple(exact.shape)}"
+def _difference(what: str, ours: list[Tensor], wanted: list[Tensor]) -> str:
+    for tensor, plain in zip(ours, wanted, strict=True):
+        actual, exact = tensor.to("cpu").double(), plain.double()
+        if actual.shape != exact.shape or tensor.dtype != plain.dtype:
+            return f"{what}: {tuple(actual.shape)} {tensor.dtype} in place of {tuple(exact.shape)}"
         near = CLOSE * exact.abs().max()
-        apart = int((~((found - exact).abs() <= near)).sum())
+        # Not "greater than": a NaN is apart as well.
+        apart = int((~((actual - exact).abs() <= near)).sum())
         # A weight on a tie is another level, with another gradient for its group.
-        allowed = TIES * exact.numel() if "clip" not in what else 0.01 * exact.numel()
+        allowed = TIES * exact.numel() if "min_scale" not in what else 0.01 * exact.numel()
         if apart > allowed:
             return f"{what}: {apart} of {exact.numel()} differ"
     return ""

@@ -102,12 +102,20 @@ class Runtime(Protocol):
         """Set the process up for a run, and put it back as it was afterwards."""
 
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
-        """Start to copy tensors to the device beside what it is doing."""
+        """Start to copy tensors to the device beside what it is doing.
+
+        Args:
+            tensors: by name, of any dtype, mostly in the host's memory.
+        """
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Return a step that does the same for tensors like the examples, in less time.
 
-        What it returns holds until it is called again. The step itself is always a right answer.
+        What it returns holds until it is called again. The step itself is always a right result.
+
+        Args:
+            step: to record; besides its arguments it reads tensors that stay in place.
+            examples: tensors of the shapes and dtypes that it will be called with.
         """
 
     def compiles_from(self) -> float:
@@ -116,7 +124,10 @@ class Runtime(Protocol):
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that does the same in less time after the first; gradients too.
 
-        The call itself is always a right answer.
+        The call itself is always a right result.
+
+        Args:
+            call: of a block, with its tensors by name and its arguments.
         """
 
 
@@ -140,13 +151,20 @@ class Backend(Protocol):
     def open(self, index: int | None) -> Runtime:
         """Open one device.
 
+        Args:
+            index: of the device; None for the first.
+
         Raises:
             DeviceError: there is no such device.
         """
 
 
-def preferred(speeds: Sequence[Speed]) -> tuple[Speed, ...]:
-    """Order speeds by what to compute in: float32 unless a shorter dtype is worth it."""
+def sort_speeds(speeds: Sequence[Speed]) -> tuple[Speed, ...]:
+    """Order speeds by what to compute in: float32 unless a shorter dtype is worth it.
+
+    Args:
+        speeds: of each usable dtype, float32 among them.
+    """
     import torch
 
     exact = next(s for s in speeds if s.dtype == torch.float32)
@@ -167,12 +185,18 @@ def measure_matmul(
 
     A capability flag says that a dtype exists; only a clock says that it is fast.
     The best of several short turns counts, so one hiccup does not decide.
+
+    Args:
+        device: to measure. dtype: of the matrices.
+        synchronize: waits for the device's queued work.
+        size: rows and columns of the matrices.
+        seconds: to spend at least, in two turns or more.
     """
     import torch
 
     left = torch.ones((size, size), dtype=dtype, device=device)
     flops, best, spent = 2.0 * size**3, float("inf"), 0.0
-    left @ left
+    left @ left  # libraries make their plans and caches at the first call
     synchronize()
     turns = 0
     while spent < seconds or turns < 2:

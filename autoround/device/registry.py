@@ -27,7 +27,7 @@ _PARTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RegisteredBackend:
     """One registered backend; ``backend`` is None when it cannot even be imported."""
 
     name: str
@@ -36,19 +36,21 @@ class Found:
 
 
 @lru_cache(maxsize=1)
-def backends() -> tuple[Found, ...]:
+def backends() -> tuple[RegisteredBackend, ...]:
     """Import and probe every registered backend, highest rank first."""
-    found = []
+    registered = []
     for entry, twice in _entries():
         try:
             if twice:
                 raise ValueError(f"another package has a backend {entry.name!r}, which is used")
             backend: Backend = entry.load()
-            found.append(Found(entry.name, backend, _probe(entry.name, backend)))
+            availability = _checked_probe(entry.name, backend)
+            registered.append(RegisteredBackend(entry.name, backend, availability))
         except Exception as error:  # a third party's module may fail in any way
             reason = f"its module {entry.value} fails: {type(error).__name__}: {error}"
-            found.append(Found(entry.name, None, Availability(False, reason)))
-    return tuple(sorted(found, key=lambda f: -(f.backend.rank if f.backend else -99)))
+            registered.append(RegisteredBackend(entry.name, None, Availability(False, reason)))
+    # What cannot be imported comes last: doctor shows it, and nothing takes it.
+    return tuple(sorted(registered, key=lambda f: -(f.backend.rank if f.backend else -99)))
 
 
 def _entries() -> Iterator[tuple[EntryPoint, bool]]:
@@ -61,19 +63,19 @@ def _entries() -> Iterator[tuple[EntryPoint, bool]]:
         names.add(entry.name)
 
 
-def _probe(name: str, backend: Backend) -> Availability:
+def _checked_probe(name: str, backend: Backend) -> Availability:
     """Probe a backend, and make sure it is one: a third party's may be anything."""
-    answer: object = backend.probe()
-    if not isinstance(answer, Availability) or not isinstance(backend.rank, int):
+    availability: object = backend.probe()
+    if not isinstance(availability, Availability) or not isinstance(backend.rank, int):
         raise TypeError("it is no backend: see autoround.device.protocol.Backend")
     if backend.name != name:
         raise ValueError(f"it calls itself {backend.name!r}, and is registered as {name!r}")
-    if answer.available and not answer.devices:
+    if availability.available and not availability.devices:
         raise ValueError("it is available, and names no device")
-    return answer
+    return availability
 
 
-def automatic() -> Found | None:
+def auto_backend() -> RegisteredBackend | None:
     """Return the backend that ``auto`` takes: the first that can run and wants to be tried."""
     return next(
         (f for f in backends() if f.backend and f.backend.rank >= 0 and f.availability.available),
@@ -82,7 +84,10 @@ def automatic() -> Found | None:
 
 
 def open_device(device: str = "auto") -> Runtime:
-    """Open a device by name: ``auto``, a backend's name, or ``name:index``.
+    """Open a device by name.
+
+    Args:
+        device: ``auto``, a backend's name, or ``name:index``.
 
     Raises:
         DeviceError: no such device here; the message says why and which there are.
@@ -94,14 +99,14 @@ def open_device(device: str = "auto") -> Runtime:
     if name == "auto":
         if index is not None:
             raise DeviceError(f"'auto' takes no index; {_choices()}")
-        found = automatic()
-        if found is None or found.backend is None:
+        first = auto_backend()
+        if first is None or first.backend is None:
             raise DeviceError(f"no backend can run here; {_choices()}")
-        return _opened(found.backend, None)
-    named = [found for found in backends() if found.name == name]
-    for found in named:
-        if found.backend is not None and found.availability.available:
-            return _opened(found.backend, None if index is None else int(index))
+        return _open(first.backend, None)
+    named = [entry for entry in backends() if entry.name == name]
+    for entry in named:
+        if entry.backend is not None and entry.availability.available:
+            return _open(entry.backend, None if index is None else int(index))
     if named:
         reason = named[0].availability.reason
         raise DeviceError(f"device {device!r} is not available: {reason}; {_choices()}")
@@ -113,7 +118,7 @@ def open_device(device: str = "auto") -> Runtime:
     raise DeviceError(f"there is no backend named {name!r}; {_choices()}")
 
 
-def _opened(backend: Backend, index: int | None) -> Runtime:
+def _open(backend: Backend, index: int | None) -> Runtime:
     """Open a device; whatever goes wrong in it is told as the backend's own."""
     try:
         runtime = backend.open(index)

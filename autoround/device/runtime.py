@@ -18,7 +18,7 @@ from autoround.device.protocol import (
     Step,
     Upload,
     measure_matmul,
-    preferred,
+    sort_speeds,
 )
 
 
@@ -56,7 +56,7 @@ class TorchRuntime:
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        return preferred([self._measured(dtype) for dtype in self.dtypes])
+        return sort_speeds([self._measured(dtype) for dtype in self.dtypes])
 
     def _measured(self, dtype: torch.dtype) -> Speed:
         return measure_matmul(

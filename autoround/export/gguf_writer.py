@@ -11,11 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import NESTED_TYPES
-from autoround.core.grid import from_groups, nested_parts, to_groups
-from autoround.core.rounding import initial_rounding, quantize
-from autoround.core.search import search_grid
-from autoround.core.search_nested import search_nested
+from autoround.core.rtn import quantize_matrix
 from autoround.errors import VerificationError
 from autoround.export.model_config import model_config
 from autoround.export.staging import Staging
@@ -229,21 +225,13 @@ def _reordered(layer: GgufTensor, order: Tensor | None) -> GgufTensor:
 def round_rows(weight: Tensor, kind: str) -> GgufTensor:
     """Round rows of a weight by searched scales, for tensors that are not tuned.
 
-    weight: [rows, columns], any float dtype.
+    Args:
+        weight: [rows, columns], any float dtype.
+        kind: block type of the result.
     """
     scheme = gguf_mix.scheme_of(kind)
     assert scheme is not None
-    groups = to_groups(weight, scheme.group_size)
-    if kind in NESTED_TYPES:
-        grid = search_nested(
-            groups, None, bits=scheme.bits, sym=scheme.sym, nested=NESTED_TYPES[kind].nested
-        )
-    else:
-        grid = search_grid(groups, None, bits=scheme.bits, sym=scheme.sym)
-    rounding = initial_rounding(groups)
-    codes, scale, _ = quantize(groups, rounding, grid=grid)
-    shape = (weight.shape[0], weight.shape[1])
-    held = from_groups(codes, shape).contiguous()
-    if kind not in NESTED_TYPES:
-        return GgufTensor(kind, held, scale.squeeze(-1))
-    return nested_tensor(kind, held, nested_parts(grid, rounding.min_scale, rounding.max_scale))
+    matrix = quantize_matrix(weight, scheme)
+    if matrix.nested is None:
+        return GgufTensor(kind, matrix.codes, matrix.scale)
+    return nested_tensor(kind, matrix.codes, matrix.nested)

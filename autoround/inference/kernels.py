@@ -14,7 +14,7 @@ from autoround.device.kernels import (
     AUTO,
     Choice,
     Demand,
-    Found,
+    RegisteredKernel,
     Verdict,
     choose,
     faster_if_installed,
@@ -122,6 +122,6 @@ def advise(model: nn.Module) -> None:
         warnings.warn(f"{count} layers run {text}; see 'autoround kernels'", stacklevel=3)
 
 
-def installed() -> tuple[Found, ...]:
+def installed() -> tuple[RegisteredKernel, ...]:
     """Return all registered kernels and whether they can run here."""
     return kernels()

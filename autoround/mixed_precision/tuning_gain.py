@@ -64,7 +64,9 @@ def _hyperparameters(session: Session, index: int, iters: int) -> Hyperparameter
     """Return those of a run of so few steps: offsets may still travel a whole level."""
     plain = hyperparameters_for(session.tuning, index)
     minmax = 1.0 / iters if session.tuning.tune_minmax else 0.0
-    return plain._replace(iters=iters, rate=1.0 / iters, clip_rate=minmax, accumulate=1, checks=2)
+    return plain._replace(
+        iters=iters, lr=1.0 / iters, minmax_lr=minmax, grad_accum_steps=1, num_validations=2
+    )
 
 
 @torch.no_grad()

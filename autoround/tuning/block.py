@@ -149,10 +149,10 @@ class BlockTuner:
                 part = slice(start, start + size)
                 if importance is not None:
                     importance.mask(None if streams.mask is None else streams.mask[part])
-                rows, batch = loader.take()
+                rows, batch = loader.next()
                 # Hooks on layers are not called inside a compiled block.
                 out = block.forward(batch["hidden"], rows, compiled=importance is None)
-                loader.ahead()
+                loader.prefetch()
                 outputs[part] = out.to(outputs.device)
                 streams.release_pages()
         streams.advance(name, outputs)
@@ -182,7 +182,7 @@ class BlockTuner:
             targets,
             Samples(streams.quantized, streams.full, streams.mask),
             self._hooks(),
-            steady=not self.runner.by_sample,
+            capturable=not self.runner.by_sample,
         )
         return tune_weights(
             session,

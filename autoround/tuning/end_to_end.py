@@ -98,7 +98,7 @@ def tune_end_to_end(
     validation = order[:VALIDATION_SAMPLES] if enough else order
     training = order[VALIDATION_SAMPLES:] if enough else order
     params, lrs = _parameters(session, blocks)
-    state = core.init(params, rates=lrs, steps=settings.steps)
+    state = core.init(params, lrs=lrs, steps=settings.steps)
     keeper = StateKeeper(session, {"factor": params, **_moving_codes(blocks)})
     state, losses = keeper.restore(state)
     before = losses.get("before") or _validation_loss(whole, validation)

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid, Nested
+from autoround.core.grid import Grid
 from autoround.core.rounding import Rounding
-from autoround.core.search import importance_groups, search_grid
-from autoround.core.search_nested import search_nested
+from autoround.core.rtn import search_scales
+from autoround.core.scales import HALF, Nested
+from autoround.core.schemes import scheme_levels
+from autoround.core.search import importance_groups
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 
 
@@ -26,27 +28,30 @@ def search_expert_grids(
     nested: Nested | None,
     lowest_zero: int,
 ) -> Grid:
-    """Search the grid of a weight; every expert by what drives it.
+    """Search the grid of a weight, every expert's by the importance of its own inputs.
 
-    groups: float32 [rows, groups, width]. importance: float32 [in], [experts, in], or None.
+    Args:
+        groups: float32 [rows, groups, width].
+        importance: float32 [in], [experts, in], or None for equal weights.
+        layer: whose scheme it is.
+        nested: how its scales are held; None for one float16 each.
+        lowest_zero: least zero point that the layouts to be written can hold.
     """
     assert layer.scheme is not None
-    bits, sym = layer.scheme.bits, layer.scheme.sym
+    levels, scales = scheme_levels(layer.scheme, lowest_zero=lowest_zero), nested or HALF
 
-    def search(part: Tensor, driven: Tensor | None) -> Grid:
-        if driven is not None:
-            driven = importance_groups(driven, part, in_features=layer.shape[1])
-        if nested is not None:
-            return search_nested(part, driven, bits=bits, sym=sym, nested=nested)
-        return search_grid(part, driven, bits=bits, sym=sym, lowest_zero=lowest_zero)
+    def search(part: Tensor, channels: Tensor | None) -> Grid:
+        if channels is not None:
+            channels = importance_groups(channels, part, in_features=layer.shape[1])
+        return search_scales(part, channels, levels, scales=scales)
 
     if importance is None or importance.dim() == 1:
         return search(groups, importance)
     importance = importance.to(groups.device)
     if groups.shape[0] % layer.experts:  # one group for all of them
         return search(groups, importance.mean(0))
-    parts = groups.reshape(layer.experts, -1, *groups.shape[1:])
-    grids = [search(part, driven) for part, driven in zip(parts, importance, strict=True)]
+    parts = groups.reshape(layer.experts, -1, *groups.shape[1:])  # [experts, rows, groups, width]
+    grids = [search(part, channels) for part, channels in zip(parts, importance, strict=True)]
     return grids[0]._replace(
         lo=torch.cat([grid.lo for grid in grids]), hi=torch.cat([grid.hi for grid in grids])
     )
@@ -54,31 +59,36 @@ def search_expert_grids(
 
 def undertrained_experts(block: BlockPlan, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return which experts of each stacked weight saw too few tokens, bool [experts]."""
-    found = {}
+    undertrained = {}
     for layer in block.quantized:
         path = layer.path.rpartition(".")[0]
         if layer.experts and path in tokens and bool((tokens[path] < FEW_TOKENS).any()):
-            found[layer.name] = tokens[path] < FEW_TOKENS
-    return found
+            undertrained[layer.name] = tokens[path] < FEW_TOKENS
+    return undertrained
 
 
 def reset_undertrained(
     roundings: Mapping[str, Rounding], few: Mapping[str, Tensor]
 ) -> dict[str, Rounding]:
-    """Return roundings in which experts that saw few tokens are where they started.
+    """Return roundings in which experts that saw few tokens are rounded to nearest.
 
-    few: bool [experts], by layer. What a handful of tokens taught is worse than nothing.
+    What a handful of tokens taught is worse than nothing.
+
+    Args:
+        roundings: by layer.
+        few: bool [experts], by layer.
     """
-    found = dict(roundings)
+    reset = dict(roundings)
     for name, which in few.items():
         rounding = roundings[name]
-        if rounding.value.shape[0] % len(which):
+        rows = len(rounding.offset)
+        if rows % len(which):
             continue
-        rows = which.to(rounding.value.device).repeat_interleave(len(rounding.value) // len(which))
-        rows = rows[:, None, None]
-        found[name] = Rounding(
-            rounding.value.detach().masked_fill(rows, 0.0),
-            rounding.min_scale.detach().masked_fill(rows, 1.0),
-            rounding.max_scale.detach().masked_fill(rows, 1.0),
+        mask = which.to(rounding.offset.device).repeat_interleave(rows // len(which))
+        mask = mask[:, None, None]  # [rows, 1, 1]
+        reset[name] = Rounding(
+            rounding.offset.detach().masked_fill(mask, 0.0),
+            rounding.min_scale.detach().masked_fill(mask, 1.0),
+            rounding.max_scale.detach().masked_fill(mask, 1.0),
         )
-    return found
+    return reset

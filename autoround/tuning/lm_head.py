@@ -157,7 +157,7 @@ def _target(
     target = make_target(session, layer, rows, importance)
     if factor is None:
         return target
-    offsets = gptq_offsets(target, factor, rounded=session.runtime.ops.gptq_block)
+    offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)
     return target._replace(offsets=offsets)
 
 
@@ -180,7 +180,9 @@ def _tune_rows(
 def _hyperparameters(session: Session) -> Hyperparameters:
     """Return those of a block, with positions in place of samples."""
     plain = hyperparameters_for(session.tuning, len(session.plan.blocks))
-    return plain._replace(batch_size=STEP_POSITIONS, accumulate=1, check_samples=POSITIONS // 4)
+    return plain._replace(
+        batch_size=STEP_POSITIONS, grad_accum_steps=1, validation_samples=POSITIONS // 4
+    )
 
 
 def _difference(

@@ -46,17 +46,17 @@ def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:
     """
     return Hyperparameters(
         iters=settings.iters,
-        rate=settings.default.lr,
-        clip_rate=settings.minmax_lr,
+        lr=settings.default.lr,
+        minmax_lr=settings.minmax_lr,
         batch_size=settings.batch_size,
-        accumulate=settings.grad_accum_steps,
-        checks=settings.num_validations,
-        check_samples=settings.validation_samples,
+        grad_accum_steps=settings.grad_accum_steps,
+        num_validations=settings.num_validations,
+        validation_samples=settings.validation_samples,
         # A searched range may be too narrow as well as too wide; a min-max one only too wide.
-        clip_ceiling=2.0 if settings.init_scale == "search" else 1.0,
+        max_minmax_scale=2.0 if settings.init_scale == "search" else 1.0,
         seed=settings.seed + unit,
-        part=1 if settings.low_memory else 0,
-        sparing=settings.low_memory,
+        micro_batch=1 if settings.low_memory else 0,
+        best_on_cpu=settings.low_memory,
     )
 
 
@@ -107,7 +107,7 @@ def tune_weights(
         )
     if undertrained and hyperparameters.iters:
         tuned = _with_reset_experts(session, problem, hyperparameters, tuned, undertrained)
-    return _quantized(session, layers, problem.tasks, tuned)
+    return _quantized(session, layers, problem.targets, tuned)
 
 
 def _with_reset_experts(
@@ -122,14 +122,14 @@ def _with_reset_experts(
     after = validation_loss(
         problem,
         roundings,
-        schedule=hyperparameters,
+        hyperparameters=hyperparameters,
         ops=session.runtime.ops,
         dtype=session.compute_dtype,
     )
     if not after <= tuned.loss_before:
         # The other weights were tuned beside these experts as they were then: without them they
         # are worse than where all of them started.
-        start = round_to_nearest(problem.tasks)
+        start = round_to_nearest(problem.targets)
         return Tuned(start, tuned.loss_before, tuned.loss_before, 0)
     return tuned._replace(roundings=roundings, loss_after=after)
 

@@ -27,7 +27,7 @@ def with_gptq_offsets(
     """
     # Layers that read the same input share its Hessian, and one factorisation serves them all.
     factors: dict[str, InverseCholesky | None] = {}
-    compensated = dict(targets)
+    initialised = dict(targets)
     for layer in block.quantized:
         if session.tuning.layer(layer.name).init_rounding != GPTQ:
             continue
@@ -40,6 +40,6 @@ def with_gptq_offsets(
         factor = factors[owner]
         if factor is not None:
             target = targets[layer.name]
-            offsets = gptq_offsets(target, factor, rounded=session.runtime.ops.gptq_block)
-            compensated[layer.name] = target._replace(offsets=offsets)
-    return compensated
+            offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)
+            initialised[layer.name] = target._replace(offsets=offsets)
+    return initialised

@@ -1,4 +1,4 @@
-"""From a weight to a task of the core, and from its rounding to integers."""
+"""From a weight to a target of the core, and from its rounding to integers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from autoround.core.gguf_types import nested_of
-from autoround.core.grid import LARGEST_SCALE, from_groups, min_max_grid, nested_parts, to_groups
+from autoround.core.grid import min_max_grid, to_groups
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Target
+from autoround.core.rtn import Target, matrix_from
+from autoround.core.schemes import scheme_levels, scheme_scales
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.tensors import nested_tensor
 from autoround.formats.registry import lowest_zero
@@ -26,22 +27,30 @@ def make_target(
 ) -> Target:
     """Cut a layer's weight into groups and give them their grid.
 
-    weight: [out, in], on any device. importance: importance of its inputs, float32 [in], or
-    [experts, in] of stacked ones; None for equal weights.
+    Args:
+        session: the pass; says how grids are initialised.
+        layer: that the weight belongs to.
+        weight: [out, in], on any device.
+        importance: of its inputs, float32 [in], or [experts, in] of stacked ones; None for equal
+            weights.
+
+    Raises:
+        AutoRoundError: the weight holds what no grid can.
     """
     assert layer.scheme is not None
     weight = weight.to(session.runtime.device)
-    bits, sym = layer.scheme.bits, layer.scheme.sym
-    _refuse_values(layer.name, weight, most=LARGEST_SCALE * 2 ** (bits - 1))
-    groups = to_groups(weight, layer.scheme.group_size)
-    shape = (weight.shape[0], weight.shape[1])
     nested = nested_of(layer.scheme)
+    # One grid for all outputs: the one that can hold the fewest zero points decides.
     lowest = 0
     if nested is None:
         lowest = lowest_zero(session.plan.outputs)
+    levels = scheme_levels(layer.scheme, lowest_zero=lowest)
+    scales = scheme_scales(layer.scheme)
+    _refuse_values(layer.name, weight, most=scales.largest * levels.reach)
+    groups = to_groups(weight, layer.scheme.group_size)
+    shape = (weight.shape[0], weight.shape[1])
     if session.tuning.init_scale == "minmax":
-        grid = min_max_grid(groups, bits=bits, sym=sym, lowest_zero=lowest)
-        return Target(groups, grid._replace(nested=nested), shape)
+        return Target(groups, min_max_grid(groups, levels, scales=scales), shape)
     grid = search_expert_grids(groups, importance, layer=layer, nested=nested, lowest_zero=lowest)
     return Target(groups, grid, shape)
 
@@ -59,45 +68,45 @@ def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
 
 
 def quantize_target(
-    layer: LayerPlan, task: Target, rounding: Rounding, *, ops: Ops
+    layer: LayerPlan, target: Target, rounding: Rounding, *, ops: Ops
 ) -> QuantizedWeight:
     """Round a weight for good, to what the formats carry."""
-    return quantize_targets([layer], {layer.name: task}, {layer.name: rounding}, ops=ops)[
+    return quantize_targets([layer], {layer.name: target}, {layer.name: rounding}, ops=ops)[
         layer.name
     ]
 
 
 def quantize_targets(
     layers: Sequence[LayerPlan],
-    tasks: Mapping[str, Target],
+    targets: Mapping[str, Target],
     roundings: Mapping[str, Rounding],
     *,
     ops: Ops,
 ) -> dict[str, QuantizedWeight]:
-    """Round the weights of a block for good, all at once, to what the formats carry."""
-    held = ops.quantize_all(
-        [tasks[layer.name].groups for layer in layers],
+    """Round the weights of a block for good, all at once, to what the formats carry.
+
+    Args:
+        layers: of the block.
+        targets, roundings: by their names.
+        ops: of the device.
+    """
+    quantized = ops.quantize_all(
+        [targets[layer.name].groups for layer in layers],
         [roundings[layer.name] for layer in layers],
-        grids=[tasks[layer.name].grid for layer in layers],
+        grids=[targets[layer.name].grid for layer in layers],
     )
     return {
-        layer.name: _carried(layer, tasks[layer.name], roundings[layer.name], parts)
-        for layer, parts in zip(layers, held, strict=True)
+        layer.name: _carried(layer, targets[layer.name], roundings[layer.name], parts)
+        for layer, parts in zip(layers, quantized, strict=True)
     }
 
 
 def _carried(
-    layer: LayerPlan, task: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
+    layer: LayerPlan, target: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
 ) -> QuantizedWeight:
+    """Return a rounded weight as formats carry it, on the CPU."""
     assert layer.scheme is not None
-    codes, scale, zero = parts
-    held = from_groups(codes, task.shape).contiguous().to("cpu")
-    if task.grid.nested is not None:
-        nested = nested_parts(task.grid, rounding.min_scale.detach(), rounding.max_scale.detach())
-        return nested_tensor(layer.scheme.kind, held, nested)
-    return QuantizedTensor(
-        held,
-        scale.squeeze(-1).to("cpu"),
-        zero.squeeze(-1).to("cpu"),
-        layer.scheme,
-    )
+    codes, scale, zero, nested = matrix_from(target, rounding, parts)
+    if nested is not None:
+        return nested_tensor(layer.scheme.kind, codes, nested)
+    return QuantizedTensor(codes.to("cpu"), scale.to("cpu"), zero.to("cpu"), layer.scheme)

@@ -21,7 +21,7 @@ from autoround.device.protocol import (
     Speed,
     Step,
     Upload,
-    preferred,
+    sort_speeds,
 )
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
@@ -86,7 +86,7 @@ class AcceleratorRuntime(TorchRuntime):
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
         measured = [self._measured(dtype) for dtype in self.dtypes]
-        ordered = preferred(measured)
+        ordered = sort_speeds(measured)
         # float16 overflows on the residual streams of many models: only when bfloat16 loses.
         bfloat, half = measured[1], measured[2]
         if ordered[0] is half and bfloat.flops * 1.5 > half.flops:

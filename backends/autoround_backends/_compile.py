@@ -33,13 +33,13 @@ class Compiled:
         self._call = call
         # torch counts what it has compiled by code object, and gives up on one after eight: with
         # a code object of its own, one model's blocks do not use up what another's need.
-        own: Callable[..., Any] = call
+        unshared: Callable[..., Any] = call
         if isinstance(call, FunctionType):
             code = call.__code__.replace()
-            own = FunctionType(code, call.__globals__, call.__name__, call.__defaults__)
+            unshared = FunctionType(code, call.__globals__, call.__name__, call.__defaults__)
         # Compiling in this process alone: workers would each hold a copy of torch.
         options: dict[str, Any] = {"compile_threads": 1}
-        self._fast: BlockCall | None = torch.compile(own, dynamic=False, options=options)
+        self._fast: BlockCall | None = torch.compile(unshared, dynamic=False, options=options)
 
     def __call__(
         self,

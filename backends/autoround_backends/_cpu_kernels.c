@@ -1,5 +1,5 @@
-/* Fake-quantize, its backward, the sign step, unpacking with tuned scales and the divergence of
- * logits, in one pass over memory each.
+/* Fake-quantize, its backward, the sign step, dequantizing with tuned scales and the KL divergence
+ * of logits, in one pass over memory each.
  *
  * The arithmetic is that of autoround/core/rounding.py, operation by operation (division, not
  * multiplication by a reciprocal; rounding half to even), so levels equal those of plain torch
@@ -44,7 +44,7 @@ static inline float clamped(float level, float low, float high)
 }
 
 /* minimum: of each group, or NULL. One of out32 and out16 is NULL. */
-void fake_quantize(const float *weight, const float *value, const float *scale,
+void fake_quantize(const float *weight, const float *offset, const float *scale,
                    const float *zero, const float *minimum, float top, int64_t count,
                    int64_t width, float *out32, uint16_t *out16)
 {
@@ -52,7 +52,7 @@ void fake_quantize(const float *weight, const float *value, const float *scale,
     for (int64_t g = 0; g < count; g++) {
         const float s = scale[g], low = -zero[g], high = top - zero[g];
         const float m = minimum ? minimum[g] : 0.0f;
-        const float *w = weight + g * width, *v = value + g * width;
+        const float *w = weight + g * width, *v = offset + g * width;
         if (out16) {
             uint16_t *out = out16 + g * width;
 #pragma omp simd
@@ -73,17 +73,17 @@ void fake_quantize(const float *weight, const float *value, const float *scale,
 
 /* Gradient of the offsets, and three sums a group: G c, G inside (W + m), G outside.
  * One of grad32 and grad16 is NULL. */
-void fake_quantize_backward(const float *weight, const float *value, const float *scale,
+void fake_quantize_backward(const float *weight, const float *offset, const float *scale,
                             const float *zero, const float *minimum, float top, int64_t count,
                             int64_t width, const float *grad32, const uint16_t *grad16,
-                            float *grad_value, float *sums)
+                            float *grad_offset, float *sums)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t g = 0; g < count; g++) {
         const float s = scale[g], low = -zero[g], high = top - zero[g];
         const float m = minimum ? minimum[g] : 0.0f;
-        const float *w = weight + g * width, *v = value + g * width;
-        float *out = grad_value + g * width;
+        const float *w = weight + g * width, *v = offset + g * width;
+        float *out = grad_offset + g * width;
         float codes = 0.0f, inner = 0.0f, outer = 0.0f;
         const float *g32 = grad32 ? grad32 + g * width : 0;
         const uint16_t *g16 = grad16 ? grad16 + g * width : 0;
@@ -112,12 +112,12 @@ void fake_quantize_backward(const float *weight, const float *value, const float
 }
 
 /* Move against the sign of the gradient. */
-void sign_step(float *param, const float *grad, float rate, int64_t count)
+void sign_step(float *param, const float *grad, float lr, int64_t count)
 {
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < count; i++) {
         const float sign = (float)((grad[i] > 0.0f) - (grad[i] < 0.0f));
-        param[i] -= rate * sign;
+        param[i] -= lr * sign;
     }
 }
 
@@ -143,12 +143,12 @@ void scaled_weight(const uint8_t *codes, const float *zero, const float *scale, 
     }
 }
 
-/* Sums of G (c - zero), one a group. With leans, each code leans by units against the sign of
- * G scale, and moves by a level where that leads beyond half a level (127 units).
+/* Sums of G (c - zero), one a group. With votes, each code gets per_step votes against the sign of
+ * G scale, and moves by a level where they go beyond half a level (127 votes).
  * One of grad32 and grad16 is NULL. */
 void scale_gradient(uint8_t *codes, const float *zero, const float *scale, int32_t top,
                     int64_t count, int64_t width, const float *grad32, const uint16_t *grad16,
-                    float *sums, int8_t *leans, int32_t units)
+                    float *sums, int8_t *votes, int32_t per_step)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t g = 0; g < count; g++) {
@@ -156,7 +156,7 @@ void scale_gradient(uint8_t *codes, const float *zero, const float *scale, int32
         const uint16_t *half = grad16 ? grad16 + g * width : 0;
         const float *full = grad32 ? grad32 + g * width : 0;
         const float z = zero[g];
-        const int32_t unit = scale[g] > 0.0f ? units : -units;
+        const int32_t vote = scale[g] > 0.0f ? per_step : -per_step;
         float sum = 0.0f;
         if (half) {
 #pragma omp simd reduction(+ : sum)
@@ -168,20 +168,20 @@ void scale_gradient(uint8_t *codes, const float *zero, const float *scale, int32
                 sum += ((float)c[i] - z) * full[i];
         }
         sums[g] = sum;
-        if (!leans)
+        if (!votes)
             continue;
-        int8_t *l = leans + g * width;
+        int8_t *held = votes + g * width;
 #pragma omp simd
         for (int64_t i = 0; i < width; i++) {
             const float up = half ? widened(half[i]) : full[i];
-            int32_t lean = l[i] - unit * ((up > 0.0f) - (up < 0.0f));
+            int32_t total = held[i] - vote * ((up > 0.0f) - (up < 0.0f));
             const int32_t code = c[i];
-            int32_t moved = code + (lean > 127) - (lean < -127);
+            int32_t moved = code + (total > 127) - (total < -127);
             moved = moved < 0 ? 0 : moved > top ? top : moved;
-            lean -= (moved - code) * 254;
-            lean = lean > 127 ? 127 : lean < -127 ? -127 : lean;
+            total -= (moved - code) * 254;
+            total = total > 127 ? 127 : total < -127 ? -127 : total;
             c[i] = (uint8_t)moved;
-            l[i] = (int8_t)lean;
+            held[i] = (int8_t)total;
         }
     }
 }

@@ -22,19 +22,27 @@ PLANES = (8, 4, 2, 1)
 
 
 def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[str, Tensor]:
-    """Lay a weight out for kernels of so many lanes."""
+    """Lay a weight out for kernels of so many lanes.
+
+    Args:
+        layer: codes uint8 [out, in], scale and zero [out, groups].
+        order: the group of each input, int64 [in]; None where groups follow each other.
+        lanes: rows that the processor works on at a time.
+    """
     rows, columns = layer.codes.shape
     groups = layer.scale.expand(rows, -1).shape[1]
     group = group_of_input(columns, layer.scheme.group_size, order=order, device=layer.codes.device)
     source, steps = _padded(group, groups)
+    # Without padding or reordering the kernel reads inputs in their order, with no index.
     plain = len(source) == columns and bool((source == torch.arange(columns)).all())
     gather = None if plain else source
     state = {
-        "codes": _laid_out(layer.codes, layer.scheme.bits, lanes=lanes, source=gather),
+        "codes": _lay_out(layer.codes, layer.scheme.bits, lanes=lanes, source=gather),
         "scale": _in_lanes(layer.scale.expand(rows, -1), lanes),
         **_chunks(steps),
     }
     zero = layer.zero.expand(rows, -1)
+    # Symmetric weights have one zero point, which then is an argument and no array.
     uniform = bool((zero == zero[:1, :1]).all())
     state["zero"] = zero[:1, :1].contiguous() if uniform else _in_lanes(zero, lanes)
     if not plain:
@@ -42,8 +50,8 @@ def pack(layer: QuantizedTensor, order: Tensor | None, *, lanes: int) -> dict[st
     return state
 
 
-def _laid_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> Tensor:
-    """Lay codes out some rows at a time, so that little is held twice."""
+def _lay_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) -> Tensor:
+    """Lay codes out some rows at a time, so that little is in memory twice."""
     steps = (codes.shape[1] if source is None else len(source)) // STEP
     blocks = -(-codes.shape[0] // lanes)
     out = torch.empty((blocks, steps, bits, lanes * QUAD), dtype=torch.uint8)
@@ -51,6 +59,7 @@ def _laid_out(codes: Tensor, bits: int, *, lanes: int, source: Tensor | None) ->
     for first in range(0, blocks, at_once):
         part = codes[first * lanes : (first + at_once) * lanes]
         if source is not None:
+            # A padded place has code 0 and meets an input of 0: it adds nothing.
             part = part.index_select(1, source.clamp(min=0)).masked_fill_(source < 0, 0)
         out[first : first + at_once] = _in_planes(_in_blocks(part, lanes), bits)
     return out
@@ -77,6 +86,7 @@ def _padded(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return which input stands at each padded place, and the steps of each group."""
     order = torch.argsort(group, stable=True)
     sizes = torch.bincount(group, minlength=groups)
+    # Every group starts at a step of its own, so that a step has one scale.
     steps = (sizes + STEP - 1) // STEP
     starts = torch.cumsum(steps * STEP, 0) - steps * STEP
     begins = torch.cumsum(sizes, 0) - sizes
@@ -89,12 +99,12 @@ def _padded(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _chunks(steps: Tensor) -> dict[str, Tensor]:
     """Cut the steps of each group into chunks."""
     most = CHUNK // STEP
-    found = [
+    rows = [
         (min(most, int(count) - start), group)
         for group, count in enumerate(steps.tolist())
         for start in range(0, int(count), most)
     ]
-    table = torch.tensor(found, dtype=torch.int32)
+    table = torch.tensor(rows, dtype=torch.int32)
     return {
         "chunk_steps": table[:, 0].contiguous(),
         "chunk_group": table[:, 1].contiguous(),
@@ -120,12 +130,12 @@ def _from_lanes(values: Tensor, rows: int) -> Tensor:
 
 def _planes(bits: int) -> list[tuple[int, int]]:
     """Return size and lowest bit of each plane; the lowest bits come first."""
-    found, low = [], 0
+    planes, low = [], 0
     for size in PLANES:
         if bits & size:
-            found.append((size, low))
+            planes.append((size, low))
             low += size
-    return found
+    return planes
 
 
 def _in_planes(quads: Tensor, bits: int) -> Tensor:
@@ -133,6 +143,7 @@ def _in_planes(quads: Tensor, bits: int) -> Tensor:
     parts = []
     for size, low in _planes(bits):
         pieces = (quads >> low) & (2**size - 1)
+        # Eight codes' pieces of a size share bytes: 8 // size of them lie in one.
         vector = pieces[:, :, :size].clone()
         for place in range(1, 8 // size):
             vector |= pieces[:, :, place * size : (place + 1) * size] << (place * size)

@@ -12,9 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
 from autoround.core.end_to_end import SignVotes, code_groups
-from autoround.core.grid import Grid, from_groups, levels_of, round_scale
+from autoround.core.grid import Grid, from_groups, quant_params, range_gradients
+from autoround.core.levels import IntegerLevels
 from autoround.core.ops import TorchOps
-from autoround.core.rounding import Rounding, clip_gradients
+from autoround.core.rounding import Rounding
+from autoround.core.schemes import scheme_levels, scheme_scales
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
 
@@ -62,7 +64,9 @@ class CpuOps(TorchOps):
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
         """Round a weight to its grid and back, differentiably."""
-        if not _fits(weight, rounding.value) or dtype not in (torch.float32, torch.bfloat16):
+        # The C loops know evenly spaced levels only; other grids go through torch.
+        known = isinstance(grid.levels, IntegerLevels) and dtype in _DTYPES
+        if not known or not _fits(weight, rounding.offset):
             return super().fake_quantize(weight, rounding, grid=grid, dtype=dtype)
         out: Tensor = _Fused.apply(weight, *rounding, _How(grid, dtype, self._library))  # type: ignore[no-untyped-call]
         return out
@@ -74,20 +78,23 @@ class CpuOps(TorchOps):
         """Move parameters against the signs of their gradients, in place."""
         if not _fits(*params, *grads):
             return super().sign_step(params, grads, state=state)
-        rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
+        lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
+        # Not one loop over all: tensors lie apart, and each call is a pass over memory anyway.
         for param, grad in zip(params, grads, strict=True):
-            self._library.sign_step(param.data_ptr(), grad.data_ptr(), rate, param.numel())
+            self._library.sign_step(param.data_ptr(), grad.data_ptr(), lr, param.numel())
         return state._replace(step=state.step + 1)
 
     @torch.no_grad()
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Unpack a layer with its scales multiplied."""
+        """Dequantize a layer with its scales multiplied."""
         groups = _byte_groups(layer)
         if groups is None or dtype not in _DTYPES:
             return super().scaled_weight(layer, factor, dtype=dtype)
-        stored = round_scale(layer.scale.unsqueeze(-1).float() * factor).contiguous()
+        # Scales are few: the codec rounds them in torch, and C reads them as they will be stored.
+        scales = scheme_scales(layer.scheme)
+        stored = scales.round(layer.scale.unsqueeze(-1).float() * factor).contiguous()
         zero = layer.zero.float().contiguous()
         out = torch.empty(groups.shape, dtype=dtype)
         self._library.scaled_weight(
@@ -101,28 +108,29 @@ class CpuOps(TorchOps):
 
     @torch.no_grad()
     def scale_gradient(
-        self, layer: QuantizedTensor, grad: Tensor, lean: SignVotes | None = None
+        self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may lean and move, in place."""
+        """Return the gradient of scale factors; codes may vote and move, in place."""
         groups = _byte_groups(layer)
-        plain = lean is not None and not lean.leans.is_contiguous()
+        plain = votes is not None and not votes.votes.is_contiguous()
         if groups is None or plain or grad.dtype not in _DTYPES:
-            return super().scale_gradient(layer, grad, lean)
+            return super().scale_gradient(layer, grad, votes)
         grad = grad.contiguous()
         scale = layer.scale.float().contiguous()
         zero = layer.zero.float().contiguous()
+        # C leaves the product with the scale to torch: it is one number a group.
         sums = torch.empty((*scale.shape, 1))
-        moves = lean is not None and lean.units > 0
+        moves = votes is not None and votes.per_step > 0
         self._library.scale_gradient(
             *map(_address, (groups, zero, scale)),
-            2**layer.scheme.bits - 1,
+            scheme_levels(layer.scheme).top,
             scale.numel(),
             groups.shape[-1],
             _address(grad if grad.dtype == torch.float32 else None),
             _address(grad if grad.dtype == torch.bfloat16 else None),
             sums.data_ptr(),
-            lean.leans.data_ptr() if lean is not None and moves else None,
-            lean.units if lean is not None else 0,
+            votes.votes.data_ptr() if votes is not None and moves else None,
+            votes.per_step if votes is not None else 0,
         )
         return sums.mul_(scale.unsqueeze(-1))
 
@@ -134,6 +142,7 @@ class CpuOps(TorchOps):
             return super().divergence(student, teacher)
         student, teacher = student.contiguous(), teacher.contiguous()
         grad = torch.empty_like(student)
+        # float64: a sum over many positions of numbers that may be tiny.
         losses = torch.empty(student.shape[0], dtype=torch.float64)
         half = student.dtype == torch.bfloat16
         function = self._library.divergence16 if half else self._library.divergence32
@@ -163,50 +172,52 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any,
         weight: Tensor,
-        value: Tensor,
+        offset: Tensor,
         min_scale: Tensor,
         max_scale: Tensor,
         how: _How,
     ) -> Tensor:
         grid, dtype, library = how
-        scale, zero, minimum = levels_of(grid, min_scale, max_scale)
+        scale, zero, minimum = quant_params(grid, min_scale, max_scale)
         out = torch.empty(weight.shape, dtype=dtype)
-        parts = (weight, value, *_held(scale, zero, minimum))
+        parts = (weight, offset, *_contiguous(scale, zero, minimum))
+        # One of the last two is null: the loops write one dtype each, without a cast in between.
         library.fake_quantize(
             *map(_address, parts),
-            float(2**grid.bits - 1),
+            float(grid.levels.count - 1),
             scale.numel(),
             weight.shape[-1],
             _address(out if dtype == torch.float32 else None),
             _address(out if dtype == torch.bfloat16 else None),
         )
-        ctx.save_for_backward(weight, value, min_scale, max_scale, scale, zero, minimum)
+        ctx.save_for_backward(weight, offset, min_scale, max_scale, scale, zero, minimum)
         ctx.how = how
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor | None, None]:
-        weight, value, min_scale, max_scale, scale, zero, minimum = ctx.saved_tensors
+        weight, offset, min_scale, max_scale, scale, zero, minimum = ctx.saved_tensors
         grid, _, library = ctx.how
         grad = grad.contiguous()
-        grad_value = torch.empty_like(value)
+        grad_offset = torch.empty_like(offset)
+        # Three sums whatever the levels: the third costs nothing in a loop bound by memory.
         sums = torch.empty((3, *scale.shape))
-        parts = (weight, value, *_held(scale, zero, minimum))
+        parts = (weight, offset, *_contiguous(scale, zero, minimum))
         library.fake_quantize_backward(
             *map(_address, parts),
-            float(2**grid.bits - 1),
+            float(grid.levels.count - 1),
             scale.numel(),
             weight.shape[-1],
             _address(grad if grad.dtype == torch.float32 else None),
             _address(grad if grad.dtype == torch.bfloat16 else None),
-            grad_value.data_ptr(),
+            grad_offset.data_ptr(),
             sums.data_ptr(),
         )
         if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
-            return None, grad_value, None, None, None
-        grad_lo, grad_hi = clip_gradients(grid, min_scale, max_scale, scale, sums)
-        return None, grad_value, grad_lo, grad_hi, None
+            return None, grad_offset, None, None, None
+        ends = range_gradients(grid, min_scale, max_scale, scale=scale, sums=sums)
+        return None, grad_offset, *ends, None
 
 
 def _byte_groups(layer: QuantizedTensor) -> Tensor | None:
@@ -216,7 +227,7 @@ def _byte_groups(layer: QuantizedTensor) -> Tensor | None:
     return groups if fits and groups.device.type == "cpu" else None
 
 
-def _held(*tensors: Tensor | None) -> list[Tensor | None]:
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 

@@ -55,10 +55,13 @@ def load(
 ) -> Native:
     """Load the kernels of one source, building them if that was not done before.
 
-    options: of the compiler, after those that name this processor.
+    Args:
+        cache: folder of built kernels; None for the user's.
+        source: the C file.
+        options: of the compiler, after those that name this processor.
     """
-    found = compiler()
-    if found is None:
+    path = compiler()
+    if path is None:
         return Native(None, f"no C compiler ({', '.join(COMPILERS)}) on the path")
     try:
         folder = cache or default_cache()
@@ -68,16 +71,16 @@ def load(
     # runtime would have threads of its own that fight for the same cores.
     for threads in (("-fopenmp",), ("-fopenmp-simd",)):
         flags = (*FLAGS, *threads, _tuned(), *options)
-        target = folder / f"{_key(found, source, flags)}.so"
+        target = folder / f"{_key(path, source, flags)}.so"
         try:
             if not target.is_file():
-                _build([found, *flags, "-c", str(source)], target)
+                _build([path, *flags, "-c", str(source)], target)
             library = ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError) as error:
             reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
-            failed = f"{found}: {reason[0] if reason else type(error).__name__}"
+            failed = f"{path}: {reason[0] if reason else type(error).__name__}"
             continue
-        return Native(library, f"built by {found}")
+        return Native(library, f"built by {path}")
     return Native(None, failed)
 
 
@@ -86,9 +89,9 @@ def _tuned() -> str:
     return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
-def _key(found: str, source: Path, flags: tuple[str, ...]) -> str:
+def _key(path: str, source: Path, flags: tuple[str, ...]) -> str:
     """Name a build by what decides it: source, flags, compiler and processor."""
-    parts = (source.read_text(encoding="utf-8"), *flags, found, _processor())
+    parts = (source.read_text(encoding="utf-8"), *flags, path, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

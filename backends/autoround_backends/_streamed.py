@@ -37,7 +37,14 @@ class StreamModule(Protocol):
 
 
 class SideUpload:
-    """Tensors that a stream of its own copies from memory that stays where it is."""
+    """Tensors that a stream of its own copies from memory that stays where it is.
+
+    Args:
+        tensors: by name.
+        device: to copy to. module: of torch, for that kind of device.
+        side: the stream.
+        pin: whether to pin the host's memory first, without which a copy waits.
+    """
 
     def __init__(
         self,
@@ -71,7 +78,16 @@ class SideUpload:
 
 
 class Recorded:
-    """A step played from a recording, for tensors that look like those it was made with."""
+    """A step played from a recording, for tensors of the shapes it was made with.
+
+    Args:
+        step: to record. examples: tensors that it is recorded with.
+        device: that it runs on. module: of torch, for that kind of device.
+        graph: empty, to record into.
+
+    Raises:
+        RuntimeError: the step cannot be recorded, or gives other numbers when played.
+    """
 
     def __init__(
         self,
@@ -93,16 +109,16 @@ class Recorded:
         with module.graph(graph):
             self._outputs = list(step(self._inputs))
         graph.replay()
-        for found, exact in zip(self._outputs, wanted, strict=True):
-            if not _close(found, exact):
+        for output, exact in zip(self._outputs, wanted, strict=True):
+            if not _close(output, exact):
                 raise RuntimeError("a recorded step gives other numbers than the step itself")
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Do the step; tensors of other shapes go through the step itself."""
         if [_looks(tensor) for tensor in inputs] != [_looks(tensor) for tensor in self._inputs]:
             return self._step(inputs)
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+        for recorded, new in zip(self._inputs, inputs, strict=True):
+            recorded.copy_(new, non_blocking=True)
         self._graph.replay()
         return self._outputs
 
@@ -111,6 +127,6 @@ def _looks(tensor: Tensor) -> tuple[object, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
-def _close(found: Tensor, exact: Tensor) -> bool:
-    apart = (found.double() - exact.double()).abs().sum()
+def _close(output: Tensor, exact: Tensor) -> bool:
+    apart = (output.double() - exact.double()).abs().sum()
     return bool(apart <= CLOSE * exact.double().abs().sum() + 1e-30)

@@ -20,9 +20,11 @@ def _weights(  # type: ignore[no-untyped-def]
     """Unpack weights [n, k] to float32; outside of the matrix they are 0."""
     inside = (n < N)[:, None] & (k < K)[None, :]
     bit = k * BITS
+    # int64: rows times stride leaves 32 bits in large output heads.
     at = n.to(tl.int64)[:, None] * stride + (bit // 32)[None, :]
     shift = (bit % 32)[None, :]
     code = tl.load(words + at, mask=inside, other=0).to(tl.uint32) >> shift.to(tl.uint32)
+    # Widths that divide 32 never straddle, and their kernels have no second load.
     if 32 % BITS != 0:
         over = inside & (shift + BITS > 32)
         rest = tl.load(words + at + 1, mask=over, other=0).to(tl.uint32)
@@ -79,6 +81,7 @@ def many_rows(  # type: ignore[no-untyped-def]
         )
         inside = (m < M)[:, None] & (k < K)[None, :]
         values = tl.load(x + row * K + k[None, :], mask=inside, other=0.0)
+        # ieee: float32 activations are not to be cut to TF32 on the way.
         total += tl.dot(values, tl.trans(w.to(values.dtype)), input_precision="ieee")
     tl.store(
         out + row * N + n[None, :],

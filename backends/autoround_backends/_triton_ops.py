@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
+from autoround.core.gptq import ColumnBlock
 from autoround.core.grid import Grid
+from autoround.core.levels import AsymmetricLevels, IntegerLevels
 from autoround.core.ops import TorchOps
-from autoround.core.panel import ColumnBlock
 from autoround.core.rounding import Rounding
+from autoround.core.scales import Half
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
 
@@ -28,8 +30,8 @@ from autoround_backends import _triton_tuning as kernels
 MAX_WIDTH = 1 << 15
 #: Elements a program holds at a time, and those of one step along a group.
 BLOCK, BLOCK_W = 2048, 1024
-#: Columns of a panel at most, and rows of it that a program holds.
-PANEL, PANEL_ROWS = 64, 32
+#: Columns of a GPTQ block at most, and rows of it that a program holds.
+MAX_COLUMNS, PROGRAM_ROWS = 64, 32
 #: Bytes that addresses, and elements that groups, must be a multiple of to be read as vectors.
 ALIGNED = 16
 #: Tables that are kept: a few for each kind of block.
@@ -79,14 +81,22 @@ class _Launch(NamedTuple):
 class TritonOps(TorchOps):
     """Ours where tensors are laid out as the kernels want them, else plain torch.
 
-    on: makes the device the current one while a kernel is started.
+    Args:
+        device: that tensors are on.
+        on: makes the device the current one while a kernel is started.
+        max_width: widest group that goes through the kernels.
     """
 
     def __init__(
-        self, device: torch.device, on: Callable[[], AbstractContextManager[object]] = nullcontext
+        self,
+        device: torch.device,
+        on: Callable[[], AbstractContextManager[object]] = nullcontext,
+        *,
+        max_width: int = MAX_WIDTH,
     ) -> None:
         self._device = device
         self._on = on
+        self._max_width = max_width
         self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def fake_quantize(
@@ -111,19 +121,19 @@ class TritonOps(TorchOps):
     ) -> list[Tensor]:
         """Round the tensors of a block to their grids and back, differentiably."""
         items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
-        found: dict[int, Tensor] = {}
+        rounded: dict[int, Tensor] = {}
         for numbers in self._together(items) if dtype in _TYPES else ():
             chosen = [items[number] for number in numbers]
             launch = self._launch(chosen)
             flat = [part for item in chosen for part in (item.weight, *item.rounding)]
             outs = _Fused.apply(_How(self, launch, dtype), *flat)  # type: ignore[no-untyped-call]
-            found |= dict(zip(numbers, outs, strict=True))
+            rounded |= dict(zip(numbers, outs, strict=True))
         for number, item in enumerate(items):
-            if number not in found:
-                found[number] = super().fake_quantize(
+            if number not in rounded:
+                rounded[number] = super().fake_quantize(
                     item.weight, item.rounding, grid=item.grid, dtype=dtype
                 )
-        return [found[number] for number in range(len(items))]
+        return [rounded[number] for number in range(len(items))]
 
     @torch.no_grad()
     def quantize_all(
@@ -131,7 +141,7 @@ class TritonOps(TorchOps):
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Round the tensors of a block to their grids for good."""
         items = [Item(*parts) for parts in zip(weights, roundings, grids, strict=True)]
-        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        quantized: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for numbers in self._together(items):
             launch = self._launch([items[number] for number in numbers])
             total = sum(launch.groups)
@@ -139,19 +149,20 @@ class TritonOps(TorchOps):
             scale = torch.empty(total, dtype=torch.float16, device=self._device)
             zero = torch.empty(total, dtype=torch.uint8, device=self._device)
             self.start(kernels.quantize, launch, codes, scale, zero)
+            # One buffer for all tensors of a launch, cut into views: one kernel fills it.
             parts = (
                 launch.cut(codes, launch.width),
                 launch.cut(scale, 1),
                 launch.cut(zero, 1),
             )
-            for number, *held in zip(numbers, *parts, strict=True):
+            for number, *pieces in zip(numbers, *parts, strict=True):
                 shape = items[number].weight.shape[:2]
-                whole = [part.view(*shape, -1) for part in held]
-                found[number] = (whole[0], whole[1], whole[2])
+                whole = [part.view(*shape, -1) for part in pieces]
+                quantized[number] = (whole[0], whole[1], whole[2])
         for number, item in enumerate(items):
-            if number not in found:
-                found[number] = super().quantize(item.weight, item.rounding, grid=item.grid)
-        return [found[number] for number in range(len(items))]
+            if number not in quantized:
+                quantized[number] = super().quantize(item.weight, item.rounding, grid=item.grid)
+        return [quantized[number] for number in range(len(items))]
 
     @torch.no_grad()
     def sign_step(
@@ -160,32 +171,35 @@ class TritonOps(TorchOps):
         """Move parameters against the signs of their gradients, in place."""
         if not params or not all(map(self._fits, (*params, *grads))):
             return super().sign_step(params, grads, state=state)
-        rate = signsgd.linear_rate(state.rate, state.step, steps=state.steps)
+        lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
         sizes = [param.numel() for param in params]
+        # A table says where each tensor begins, so that one launch serves all of them.
         firsts, programs = _firsts([-(-size // BLOCK) for size in sizes])
         addresses = [[t.data_ptr() for t in tensors] for tensors in (params, grads)]
         aligned = _aligned(*addresses[0], *addresses[1], *sizes)
         table = self._table([*addresses, sizes, firsts])
         with self._on():
-            kernels.sign_step[(programs,)](table, len(params), rate, BLOCK=BLOCK, ALIGNED=aligned)
+            kernels.sign_step[(programs,)](table, len(params), lr, BLOCK=BLOCK, ALIGNED=aligned)
         return state._replace(step=state.step + 1)
 
     @torch.no_grad()
-    def gptq_block(self, panel: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round columns one after the other, each making up for those before it."""
-        laid = (panel.weight, panel.scale, panel.low, panel.minimum)
-        columns, rows = panel.weight.shape
-        fits = all(map(self._fits, laid)) and panel.upper.stride(-1) == 1
-        if not fits or not 0 < columns <= PANEL or not rows:
-            return super().gptq_block(panel)
-        aimed, errors = torch.empty_like(panel.weight), torch.empty_like(panel.weight)
-        sizes = (columns, rows, panel.upper.stride(0), float(panel.top))
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        per_weight = (block.weight, block.scale, block.low, block.minimum)
+        columns, rows = block.weight.shape
+        fits = all(map(self._fits, per_weight)) and block.upper.stride(-1) == 1
+        # The kernel knows evenly spaced levels only.
+        fits = fits and isinstance(block.levels, IntegerLevels)
+        if not fits or not 0 < columns <= MAX_COLUMNS or not rows:
+            return super().gptq_block(block)
+        positions, errors = torch.empty_like(block.weight), torch.empty_like(block.weight)
+        sizes = (columns, rows, block.upper.stride(0), float(block.levels.count - 1))
         with self._on():
-            kernels.gptq_block[(-(-rows // PANEL_ROWS),)](
-                *laid, panel.upper, aimed, errors, *sizes,
-                BLOCK_C=PANEL, BLOCK_R=PANEL_ROWS, enable_fp_fusion=False,
+            kernels.gptq_block[(-(-rows // PROGRAM_ROWS),)](
+                *per_weight, block.upper, positions, errors, *sizes,
+                BLOCK_C=MAX_COLUMNS, BLOCK_R=PROGRAM_ROWS, enable_fp_fusion=False,
             )  # fmt: skip
-        return aimed, errors
+        return positions, errors
 
     def start(
         self,
@@ -195,9 +209,9 @@ class TritonOps(TorchOps):
         constants: Mapping[str, Any] | None = None,
     ) -> None:
         """Start a kernel over all tensors of a launch."""
-        held = {**launch.constants, **(constants or {})}
+        merged = {**launch.constants, **(constants or {})}
         with self._on():
-            kernel[(launch.programs,)](launch.table, len(launch.groups), *tensors, **held)
+            kernel[(launch.programs,)](launch.table, len(launch.groups), *tensors, **merged)
 
     def addresses(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return where tensors lie, int64 [tensors], made on the device: a graph can hold that."""
@@ -216,14 +230,17 @@ class TritonOps(TorchOps):
         """Yield the numbers of tensors that share a launch."""
         kinds: dict[tuple[int, bool], list[int]] = {}
         for number, (weight, rounding, grid) in enumerate(items):
-            held = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
-            narrow = 0 < weight.shape[-1] <= MAX_WIDTH and weight.numel() > 0
-            if held and narrow and grid.nested is None:
-                kinds.setdefault((weight.shape[-1], grid.sym), []).append(number)
+            fits = all(map(self._fits, (weight, *rounding, grid.lo, grid.hi)))
+            narrow = 0 < weight.shape[-1] <= self._max_width and weight.numel() > 0
+            levels = grid.levels
+            known = isinstance(levels, IntegerLevels) and isinstance(grid.scales, Half)
+            if fits and narrow and known:
+                # Width and symmetry are constants of a compiled kernel; bits are in the table.
+                kinds.setdefault((weight.shape[-1], levels.fixed_zero), []).append(number)
         yield from kinds.values()
 
     def _launch(self, items: Sequence[Item]) -> _Launch:
-        width, sym = items[0].weight.shape[-1], items[0].grid.sym
+        width, sym = items[0].weight.shape[-1], items[0].grid.levels.fixed_zero
         groups = [item.weight.numel() // width for item in items]
         tensors = [(i.weight, *i.rounding, i.grid.lo, i.grid.hi) for i in items]
         rows = [[parts[field].data_ptr() for parts in tensors] for field in range(6)]
@@ -232,11 +249,12 @@ class TritonOps(TorchOps):
         each = bare.constants["BLOCK_G"]
         firsts, programs = _firsts([-(-count // each) for count in groups])
         rows += [groups, firsts, _firsts(groups)[0]]
-        rows += [[2**i.grid.bits - 1 for i in items], [i.grid.lowest_zero for i in items]]
+        rows += [[i.grid.levels.count - 1 for i in items], [_lowest_zero(i.grid) for i in items]]
         return bare._replace(table=self._table(rows), programs=programs)
 
     def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Put numbers on the device; those of the last few calls are there already."""
+        # A copy to the device waits for it; weights lie where they lay at the last step.
         flat = tuple(number for row in rows for number in row)
         if flat in self._tables:
             self._tables.move_to_end(flat)
@@ -259,7 +277,7 @@ class _How(NamedTuple):
 class _Fused(torch.autograd.Function):
     """As the node of ``autoround/core/rounding.py``, for several tensors.
 
-    parts: weight, offset and the two clip factors of each tensor in turn.
+    parts: weight, offset, min_scale and max_scale of each tensor in turn.
     """
 
     @staticmethod
@@ -277,42 +295,49 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         parts = ctx.saved_tensors
         ops, launch, _ = ctx.how
-        given = [grad.contiguous() for grad in grads]
-        if not _aligned(*(grad.data_ptr() for grad in given)):
+        upstream = [grad.contiguous() for grad in grads]
+        if not _aligned(*(grad.data_ptr() for grad in upstream)):
+            # Gradients come from torch's own allocations, which may begin anywhere.
             launch = launch._replace(aligned=False)
         total, device = sum(launch.groups), parts[0].device
-        clips = any(ctx.needs_input_grad[number] for number in _clip_numbers(len(grads)))
-        by_value = torch.empty(total * launch.width, device=device)
-        by_lo, by_hi = (torch.empty(total if clips else 1, device=device) for _ in range(2))
+        with_range = any(ctx.needs_input_grad[number] for number in _range_numbers(len(grads)))
+        by_offset = torch.empty(total * launch.width, device=device)
+        # A pointer must be there even where nothing is written.
+        by_lo, by_hi = (torch.empty(total if with_range else 1, device=device) for _ in range(2))
         ops.start(
             kernels.backward,
             launch,
-            ops.addresses(given),
-            *(by_value, by_lo, by_hi),
-            constants={"CLIPS": clips, "GRAD": _TYPES[given[0].dtype]},
+            ops.addresses(upstream),
+            *(by_offset, by_lo, by_hi),
+            constants={"RANGE": with_range, "GRAD": _TYPES[upstream[0].dtype]},
         )
-        values = launch.cut(by_value, launch.width)
-        ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if clips else []
-        found: list[Tensor | None] = [None]
+        offsets = launch.cut(by_offset, launch.width)
+        ends = [launch.cut(ends, 1) for ends in (by_lo, by_hi)] if with_range else []
+        grads_in: list[Tensor | None] = [None]
         for number, weight in enumerate(parts[::4]):
-            found += [None, values[number].view(weight.shape)]
+            grads_in += [None, offsets[number].view(weight.shape)]
             shape = (*weight.shape[:2], 1)
-            found += [end[number].view(shape) for end in ends] or [None, None]
-        return tuple(found)
+            grads_in += [end[number].view(shape) for end in ends] or [None, None]
+        return tuple(grads_in)
 
 
-def _clip_numbers(count: int) -> list[int]:
-    """Return which inputs of the node are clip factors."""
+def _lowest_zero(grid: Grid) -> int:
+    """Return the least zero point; symmetric levels, whose one is fixed, do not read it."""
+    return grid.levels.lowest_zero if isinstance(grid.levels, AsymmetricLevels) else 0
+
+
+def _range_numbers(count: int) -> list[int]:
+    """Return which inputs of the node are min_scale or max_scale."""
     return [1 + 4 * number + part for number in range(count) for part in (2, 3)]
 
 
 def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
     """Return where each of some runs begins when they follow each other, and their sum."""
-    found, total = [], 0
+    firsts, total = [], 0
     for count in counts:
-        found.append(total)
+        firsts.append(total)
         total += count
-    return found, total
+    return firsts, total
 
 
 def _aligned(*numbers: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, preferred
+from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, sort_speeds
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
@@ -50,8 +50,8 @@ class CpuRuntime(TorchRuntime):
 
         Threads beyond what a container may use wait for each other, and so do two on one core.
         """
-        given = torch.get_num_threads()
-        chosen = min(given, allowed_threads())
+        configured = torch.get_num_threads()
+        chosen = min(configured, allowed_threads())
         best = 0.0
         try:
             count = chosen
@@ -62,7 +62,7 @@ class CpuRuntime(TorchRuntime):
                     break
                 best, chosen, count = flops, count, count // 2
         finally:
-            torch.set_num_threads(given)
+            torch.set_num_threads(configured)
         return chosen
 
     @contextmanager
@@ -80,16 +80,17 @@ class CpuRuntime(TorchRuntime):
         # Support for bfloat16 says nothing of its speed: without AVX-512 BF16 or AMX it
         # is emulated, 8 to 80 times slower than float32.
         with self.computing():
-            return preferred([self._measured(dtype) for dtype in self.dtypes])
+            return sort_speeds([self._measured(dtype) for dtype in self.dtypes])
 
     def notes(self) -> tuple[Note, ...]:
         """Say how many threads are used, and what the operations are made of."""
         native = _native.load()
         about = Note(f"fake-quantize and sign step in C, {native.reason}")
+        # A run without the kernels is slower by far: the user is to know.
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
-        given = torch.get_num_threads()
-        return Note(f"{self.threads} threads, the fastest of {given} and fewer"), about
+        configured = torch.get_num_threads()
+        return Note(f"{self.threads} threads, the fastest of {configured} and fewer"), about
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth its ten seconds."""
@@ -123,7 +124,8 @@ class CpuRuntime(TorchRuntime):
 def allowed_threads(quota: Path = QUOTA) -> int:
     """Return how many processors this process may use, one at least.
 
-    quota: file with microseconds of work allowed in a period, and the period.
+    Args:
+        quota: file with microseconds of work allowed in a period, and the period.
     """
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.core.schemes import scheme_levels
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -47,12 +48,13 @@ class ArkKernel:
             return "symmetric only on xpu"
         if demand.shape[0] % 32 or demand.shape[1] % 32:
             return "inputs and outputs have to be multiples of 32"
-        return only_for(demand, bits=tuple(BITS))
+        return unsupported(demand, bits=tuple(BITS))
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         ark: Any = importlib.import_module(MODULE)
-        half = 2 ** (layer.scheme.bits - 1)
+        half = scheme_levels(layer.scheme).middle
         dtype, compute = self._types(layer.codes.device)
+        # The library counts levels from the middle one, in signed bytes.
         zero = (layer.zero.to(torch.int16) - half).to(torch.int8)
         blob = ark.repack_quantized_weight(
             (layer.codes.to(torch.int16) - half).to(torch.int8).t().contiguous(),
@@ -75,13 +77,14 @@ class ArkKernel:
         width = scheme.group_size if scheme.group_size > 0 else columns
         dtype, compute = self._types(blob.device)
         scales = "fp32" if dtype == torch.float32 else "fp16"
-        own = torch.empty(0, dtype=dtype, device=blob.device) if bias is None else bias.to(dtype)
+        added = torch.empty(0, dtype=dtype, device=blob.device) if bias is None else bias.to(dtype)
 
         def multiply(x: Tensor) -> Tensor:
+            # A product of no rows is nothing to ask the library for.
             if not x.shape[0]:
                 return x.new_empty((0, rows))
             how = (rows, columns, width, compute, BITS[scheme.bits], scales, not scheme.sym)
-            out: Tensor = ark.woqgemm(x.to(dtype), blob, own, *how)
+            out: Tensor = ark.woqgemm(x.to(dtype), blob, added, *how)
             return out.to(x.dtype)
 
         return multiply

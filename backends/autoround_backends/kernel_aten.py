@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -42,7 +42,7 @@ class AtenCpuKernel:
             return f"groups have to be {', '.join(map(str, GROUPS))} and divide the inputs"
         if demand.shape[0] % 16:
             return "outputs have to be a multiple of 16"
-        return only_for(demand, bits=(4,), dtypes={torch.bfloat16: 1})
+        return unsupported(demand, bits=(4,), dtypes={torch.bfloat16: 1})
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         # The operator counts codes from the middle level: w = (code - 8) * scale + zero.
@@ -61,6 +61,7 @@ class AtenCpuKernel:
         rows = demand.shape[0]
 
         def multiply(x: Tensor) -> Tensor:
+            # A product of no rows is nothing to ask the operator for.
             if not x.shape[0]:
                 return x.new_empty((0, rows))
             out: Tensor = operator(x.to(torch.bfloat16).contiguous(), codes, width, parts)
@@ -84,6 +85,7 @@ class AtenXpuKernel(AtenCpuKernel):
         return Availability(True, f"torch {torch.__version__}")
 
     def why_not(self, demand: Demand) -> str:
+        # What it says of bfloat16 holds for float16 as well.
         if demand.dtype == torch.float16:
             demand = Demand(demand.shape, demand.scheme, demand.device, torch.bfloat16)
         return super().why_not(demand)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import pack_rows
-from autoround.device.kernels import Demand, Multiply, State, group_of_input, only_for
+from autoround.device.kernels import Demand, Multiply, State, group_of_input, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -52,8 +52,9 @@ class GptqmodelKernel:
             return "outputs have to be a multiple of 64, inputs of 128"
         if width not in (-1, 32, 64, 128) or (width > 0 and columns % width):
             return "groups have to be 32, 64, 128 or whole rows"
+        # Marlin alone, the symmetric one, has kernels for bfloat16.
         dtypes = {torch.float16: 1, torch.bfloat16: 1} if self._sym else {torch.float16: 1}
-        return only_for(demand, bits=self._bits, dtypes=dtypes)
+        return unsupported(demand, bits=self._bits, dtypes=dtypes)
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         bits, columns = layer.scheme.bits, layer.codes.shape[1]
@@ -86,11 +87,12 @@ class GptqmodelKernel:
         tensors = {**state, **({} if bias is None else {"bias": bias.to(demand.dtype)})}
         for name, tensor in tensors.items():
             # Its kernels lay tensors out anew in place: they get copies.
-            held = tensor.to(demand.dtype) if name == "scales" else tensor.clone()
+            part = tensor.to(demand.dtype) if name == "scales" else tensor.clone()
             if name in layer._buffers:
-                layer._buffers[name] = held
+                layer._buffers[name] = part
             else:
-                setattr(layer, name, torch.nn.Parameter(held, requires_grad=False))
+                setattr(layer, name, torch.nn.Parameter(part, requires_grad=False))
+        # Version 2: zero points are stored as they are, not less one.
         layer.qzero_format(format=2)
         layer.post_init()
         layer.eval()

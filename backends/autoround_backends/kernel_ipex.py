@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import pack_rows
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
 from autoround.types import QuantizedTensor
@@ -31,10 +31,10 @@ class IpexKernel:
     install = ""
 
     def probe(self) -> Availability:
-        found = matching_extension()
-        if found is None:
+        extension = matching_extension()
+        if extension is None:
             return Availability(False, "needs an intel-extension-for-pytorch made for this torch")
-        return Availability(True, f"intel-extension-for-pytorch {found}")
+        return Availability(True, f"intel-extension-for-pytorch {extension}")
 
     def why_not(self, demand: Demand) -> str:
         width = demand.scheme.group_size
@@ -42,9 +42,10 @@ class IpexKernel:
             return "not for reordered inputs"
         if demand.shape[0] % 32 or demand.shape[1] % 32 or (width > 0 and demand.shape[1] % width):
             return "inputs and outputs have to be multiples of 32, inputs of the group size"
-        return only_for(demand, bits=(4,), dtypes={torch.float16: 1, torch.bfloat16: 1})
+        return unsupported(demand, bits=(4,), dtypes={torch.float16: 1, torch.bfloat16: 1})
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
+        # Version 1 of GPTQ stores a zero point less one.
         if not bool(layer.zero.all()):
             raise DeviceError(
                 "ipex takes GPTQ's zero points, of which none is 0; use another kernel"

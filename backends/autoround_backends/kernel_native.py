@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from autoround.core.levels import integer_levels
 from autoround.device.kernels import Demand, Multiply, State
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError
@@ -115,6 +116,7 @@ class NativeKernel:
         layer, kept = describe(state, demand, bias)
         address, wide = ctypes.addressof(layer), int(self._wide)
         rows = demand.shape[0]
+        # Looked up once: decoding calls this thousands of times a second.
         call, kinds, empty = library.packed_linear, KINDS, torch.empty
         float32, bfloat16 = torch.float32, torch.bfloat16
 
@@ -122,11 +124,13 @@ class NativeKernel:
             dtype, count = x.dtype, x.shape[0]
             if dtype is not float32 and dtype is not bfloat16:
                 return multiply(x.to(THROUGH[dtype])).to(dtype)
+            # Fewer rows are never worth the unpacking, and not worth the look-up.
             if count >= 16 and count >= self._switch(demand.scheme, dtype):
                 return self._tiled(x, layer)
             if not x.is_contiguous():
                 x = x.contiguous()
             out = empty((count, rows), dtype=dtype)
+            # The function says no only where the C library has no memory for activations.
             if call(address, x.data_ptr(), kinds[dtype], count, wide, out.data_ptr()):
                 raise MemoryError("no memory for the activations of a packed product")
             return out
@@ -140,6 +144,7 @@ class NativeKernel:
         blocks = -(-layer.rows // lanes)
         budget = TILE_BYTES * (2 if x.shape[0] >= MANY else 1)
         step = max(1, budget // (size * layer.columns * lanes))
+        # One tile for all: what was just multiplied with is in the cache, and is overwritten there.
         tile = torch.empty(step * lanes * layer.columns, dtype=x.dtype)
         out = torch.empty((x.shape[0], layer.rows), dtype=x.dtype)
         for first in range(0, blocks, step):
@@ -168,11 +173,12 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
     rows, columns, many = 512, 1024, 32
     scheme = Scheme(bits, 128, True)
     rng = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2**bits, (rows, columns), generator=rng, dtype=torch.uint8)
+    levels = integer_levels(bits, sym=True)
+    codes = torch.randint(0, levels.count, (rows, columns), generator=rng, dtype=torch.uint8)
     layer = QuantizedTensor(
         codes,
         torch.full((rows, columns // 128), 2**-10, dtype=torch.float16),
-        torch.full((rows, columns // 128), 2 ** (bits - 1), dtype=torch.uint8),
+        torch.full((rows, columns // 128), levels.middle, dtype=torch.uint8),
         scheme,
     )
     state = kernel.pack(layer, None)
@@ -182,6 +188,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
     address, kind = ctypes.addressof(struct), KINDS[dtype]
     blocks = -(-rows // int(kernel.library.lanes()))
 
+    # The least of four: other processes only ever make a turn longer.
     def best(turn: object) -> float:
         seconds = []
         for _ in range(4):
@@ -190,7 +197,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 
-    found = Turn(
+    turn = Turn(
         best(
             lambda: kernel.library.packed_linear(
                 address, x.data_ptr(), kind, many, 1, out.data_ptr()
@@ -201,7 +208,7 @@ def _turn(kernel: NativeKernel, bits: int, dtype: torch.dtype, threads: int) -> 
         best(lambda: kernel.library.unpack_blocks(address, 0, blocks, kind, tile.data_ptr())),
     )
     del kept
-    return found
+    return turn
 
 
 def describe(
@@ -211,6 +218,7 @@ def describe(
     rows, columns = demand.shape
     zero, source = state["zero"], state.get("source")
     uniform = zero.dim() == 2
+    # The structure has addresses alone; who binds it keeps these tensors alive.
     own_bias = None if bias is None else bias.detach().float().contiguous()
     tensors = [state[name] for name in ("codes", "scale", "chunk_steps", "chunk_group")]
     tensors += [t for t in (zero, source, own_bias) if t is not None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import packed
-from autoround.device.kernels import Demand, Multiply, State, only_for
+from autoround.device.kernels import Demand, Multiply, State, unsupported
 from autoround.device.protocol import Availability
 from autoround.types import QuantizedTensor
 
@@ -35,7 +35,7 @@ class TritonKernel:
         return Availability(True, "triton is installed")
 
     def why_not(self, demand: Demand) -> str:
-        return only_for(demand, dtypes=DTYPES)
+        return unsupported(demand, dtypes=DTYPES)
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         return packed.pack(layer, order)
@@ -67,11 +67,13 @@ class TritonKernel:
             out = x.new_empty((count, rows))
             tensors = (x, words, scale, zero, words if group is None else group, out)
             sizes = (count, rows, columns, words.stride(0), scale.shape[1])
+            # Tensor cores multiply 16 rows at least: a few are faster as sums.
             if 0 < count <= FEW:
                 grid = (-(-rows // 16), count)
                 blocks = {"BLOCK_N": 16, "BLOCK_K": 256}
                 source.launch(source.few_rows, grid, (*tensors, *sizes), {**constants, **blocks})
             elif count:
+                # A tile as tall as there are rows, or products with padding are computed.
                 tall = 16 if count <= 16 else 32 if count <= 64 else 64
                 grid = (-(-count // tall), -(-rows // 64))
                 blocks = {"BLOCK_M": tall, "BLOCK_N": 64, "BLOCK_K": 64}

@@ -2,7 +2,7 @@
 
 For tests. Nothing is shared with the code that is tested, clarity goes before speed,
 and there is no torch here. Weights are arrays [rows, groups, width], scales, zero
-points and clip factors [rows, groups, 1]; everything is computed in float64.
+points, min_scale and max_scale [rows, groups, 1]; everything is computed in float64.
 
 Gradients are not derived by hand but carried along: a :class:`Dual` is a number with
 its derivative, each operation states its own rule, and the straight-through estimator
@@ -48,9 +48,9 @@ class Grid(NamedTuple):
 
 
 class Rounding(NamedTuple):
-    """Offset of every weight and clip factors of every group, or gradients of them."""
+    """Offset V of every weight, min_scale and max_scale of every group, or gradients of them."""
 
-    value: Array
+    offset: Array
     min_scale: Array
     max_scale: Array
 
@@ -92,6 +92,7 @@ class Dual:
         A magnitude that is raised to the smallest or cut to the largest no longer moves.
         """
         sign = np.where(self.at < 0, -1.0, 1.0)
+        # Clamped as a magnitude: a bound that is reached takes the derivative away.
         size = (constant(sign) * self).clamp(constant(SMALLEST_SCALE), constant(LARGEST_SCALE))
         half = size.at.astype(np.float16).astype(np.float64)
         return constant(sign) * Dual(half, size.rate)
@@ -202,6 +203,7 @@ def _nested_levels(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, 
         scale[row, first : first + len(subs), 0] = step * subs
         minimum[row, first : first + len(subs), 0] = least * sub_least
     zero = np.full_like(scale, 2.0 ** (grid.bits - 1) if grid.sym else 0.0)
+    # The minimum is the lower end's negative, rounded straight through.
     by_minimum = constant(minimum) if grid.sym else Dual(minimum, -low.rate)
     return Dual(scale, raw.rate), constant(zero), by_minimum
 
@@ -213,7 +215,7 @@ def _all_levels(grid: Grid, min_scale: Dual, max_scale: Dual) -> tuple[Dual, Dua
     return scale, zero, constant(np.zeros_like(scale.at))
 
 
-def levels_of(grid: Grid, min_scale: Any, max_scale: Any) -> tuple[Array, Array, Array]:
+def quant_params(grid: Grid, min_scale: Any, max_scale: Any) -> tuple[Array, Array, Array]:
     """Compute scale, zero point and minimum of every group, whatever holds its scale."""
     found = _all_levels(grid, constant(min_scale), constant(max_scale))
     return found[0].at, found[1].at, found[2].at
@@ -237,16 +239,16 @@ def scale_and_zero(grid: Grid, min_scale: Any, max_scale: Any) -> tuple[Array, A
 # Rounding
 
 
-def _levels(weight: Dual, value: Dual, scale: Dual, zero: Dual, *, bits: int) -> Dual:
+def _levels(weight: Dual, offset: Dual, scale: Dual, zero: Dual, *, bits: int) -> Dual:
     top = constant(2.0**bits - 1)
-    return (weight / scale + value).round().clamp(-zero, top - zero)
+    return (weight / scale + offset).round().clamp(-zero, top - zero)
 
 
 def _fake_quantize(
-    weight: Any, value: Dual, min_scale: Dual, max_scale: Dual, *, grid: Grid
+    weight: Any, offset: Dual, min_scale: Dual, max_scale: Dual, *, grid: Grid
 ) -> Dual:
     scale, zero, minimum = _all_levels(grid, min_scale, max_scale)
-    levels = _levels(constant(weight) + minimum, value, scale, zero, bits=grid.bits)
+    levels = _levels(constant(weight) + minimum, offset, scale, zero, bits=grid.bits)
     return scale * levels - minimum
 
 
@@ -257,15 +259,15 @@ def fake_quantize(weight: Any, rounding: Rounding, *, grid: Grid) -> Array:
 
 def gradients(weight: Any, rounding: Rounding, *, grid: Grid, upstream: Any) -> Rounding:
     """Differentiate ``sum(upstream * fake_quantize(...))`` by each part of the rounding."""
-    value, min_scale, max_scale = (constant(part) for part in rounding)
-    by_value = _fake_quantize(weight, variable(value.at), min_scale, max_scale, grid=grid)
-    by_lo = _fake_quantize(weight, value, variable(min_scale.at), max_scale, grid=grid)
-    by_hi = _fake_quantize(weight, value, min_scale, variable(max_scale.at), grid=grid)
-    given = np.asarray(upstream, dtype=np.float64)
+    offset, min_scale, max_scale = (constant(part) for part in rounding)
+    by_offset = _fake_quantize(weight, variable(offset.at), min_scale, max_scale, grid=grid)
+    by_lo = _fake_quantize(weight, offset, variable(min_scale.at), max_scale, grid=grid)
+    by_hi = _fake_quantize(weight, offset, min_scale, variable(max_scale.at), grid=grid)
+    grad = np.asarray(upstream, dtype=np.float64)
     return Rounding(
-        given * by_value.rate,
-        (given * by_lo.rate).sum(-1, keepdims=True),
-        (given * by_hi.rate).sum(-1, keepdims=True),
+        grad * by_offset.rate,
+        (grad * by_lo.rate).sum(-1, keepdims=True),
+        (grad * by_hi.rate).sum(-1, keepdims=True),
     )
 
 
@@ -273,10 +275,10 @@ def quantize(
     weight: Any, rounding: Rounding, *, grid: Grid
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]:
     """Round weights to codes counted from level 0, with scale and zero point."""
-    value, min_scale, max_scale = (constant(part) for part in rounding)
+    offset, min_scale, max_scale = (constant(part) for part in rounding)
     scale, zero, minimum = _all_levels(grid, min_scale, max_scale)
     shifted = constant(weight) + minimum
-    codes = _levels(shifted, value, scale, zero, bits=grid.bits).at + zero.at
+    codes = _levels(shifted, offset, scale, zero, bits=grid.bits).at + zero.at
     stored = np.float16 if grid.nested is None else np.float32
     return codes.astype(np.uint8), scale.at.astype(stored), zero.at.astype(np.uint8)
 
@@ -296,11 +298,11 @@ def _same(first: Array, second: Array) -> Flags:
 
 def certain_groups(grid: Grid, min_scale: Any, max_scale: Any) -> Flags:
     """Mark groups whose scale and zero point float32 must agree on. [rows, groups, 1]."""
-    clips = constant(min_scale), constant(max_scale)
+    factors = constant(min_scale), constant(max_scale)
     if grid.nested is not None:
         return _certain_supers(grid, min_scale, max_scale)
-    low, high = (end.at for end in _ends(grid, *clips))
-    raw = _raw_scale(grid, *clips)
+    low, high = (end.at for end in _ends(grid, *factors))
+    raw = _raw_scale(grid, *factors)
     smaller, larger = (Dual(raw.at * (1 + e), raw.at).stored() for e in (-SINGLE, SINGLE))
     # The derivative tells on which side of its bounds a scale lies.
     agreed = _same(smaller.at, larger.at) & _same(smaller.rate, larger.rate)
@@ -316,9 +318,9 @@ def certain_groups(grid: Grid, min_scale: Any, max_scale: Any) -> Flags:
 
 def _certain_supers(grid: Grid, min_scale: Any, max_scale: Any) -> Flags:
     """Mark the groups of super-blocks of which no part is close to a tie."""
-    clips = constant(min_scale), constant(max_scale)
-    low, high = (end.at[..., 0] for end in _ends(grid, *clips))
-    raw = _raw_scale(grid, *clips).at[..., 0]
+    factors = constant(min_scale), constant(max_scale)
+    low, high = (end.at[..., 0] for end in _ends(grid, *factors))
+    raw = _raw_scale(grid, *factors).at[..., 0]
     agreed = np.ones(np.shape(min_scale), dtype=np.bool_)
     for row, first, scale, subs, minimum, _ in nested_parts(grid, min_scale, max_scale):
         own = np.s_[row, first : first + len(subs)]
@@ -344,11 +346,11 @@ def _steady(sizes: Array, step: float) -> bool:
 
 def certain(weight: Any, rounding: Rounding, *, grid: Grid) -> Flags:
     """Mark weights whose level float32 must agree on. [rows, groups, width]."""
-    value, min_scale, max_scale = (constant(part) for part in rounding)
+    offset, min_scale, max_scale = (constant(part) for part in rounding)
     scale, zero = _scale_and_zero(grid, min_scale, max_scale)
     outcomes = [
         # The derivative tells whether the level was reached by clamping.
-        _levels(constant(weight), variable(value.at + e), scale, zero, bits=grid.bits)
+        _levels(constant(weight), variable(offset.at + e), scale, zero, bits=grid.bits)
         for e in (-TIE, TIE)
     ]
     agreed = _same(outcomes[0].at, outcomes[1].at) & _same(outcomes[0].rate, outcomes[1].rate)

@@ -77,6 +77,7 @@ def pack_rows(codes: Any, bits: int) -> NDArray[np.int32]:
     """Pack each column of [rows, columns] as one long little-endian bit stream."""
     array = np.asarray(codes)
     rows, columns = array.shape
+    # Python's integers have no width: a column is one number, cut into words at the end.
     words = np.zeros((rows * bits // 32, columns), dtype=np.uint32)
     for column in range(columns):
         stream = 0

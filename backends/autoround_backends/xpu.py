@@ -25,10 +25,10 @@ def matching_extension() -> str | None:
     beside another one crashes the process.
     """
     try:
-        found = version(EXTENSION)
+        installed = version(EXTENSION)
     except PackageNotFoundError:
         return None
-    return found if found.split(".")[:2] == torch.__version__.split(".")[:2] else None
+    return installed if installed.split(".")[:2] == torch.__version__.split(".")[:2] else None
 
 
 class XpuBackend:

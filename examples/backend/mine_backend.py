@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.core.signsgd import SignState, linear_rate
+from autoround.core.signsgd import SignState, linear_lr
 from autoround.device.protocol import Availability, Memory, Note
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
@@ -24,9 +24,9 @@ class MyOps(TorchOps):
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
-        rate = linear_rate(state.rate, state.step, steps=state.steps)
+        lr = linear_lr(state.lr, state.step, steps=state.steps)
         for param, grad in zip(params, grads, strict=True):
-            param.add_(torch.sign(grad), alpha=-rate)
+            param.add_(torch.sign(grad), alpha=-lr)
         return state._replace(step=state.step + 1)
 
 

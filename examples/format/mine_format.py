@@ -50,8 +50,11 @@ class MyFormat(BaseFormat):
 
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
         inside, outside = described(plan)
-        layers = [layer for layer in (*inside, *outside) if layer.scheme is not None]
-        schemes = {x.name: [x.scheme.bits, x.scheme.group_size, x.scheme.sym] for x in layers}
+        schemes = {
+            layer.name: [layer.scheme.bits, layer.scheme.group_size, layer.scheme.sym]
+            for layer in (*inside, *outside)
+            if layer.scheme is not None
+        }
         return {"quant_method": self.method, "layers": schemes}
 
     def packed_layers(

@@ -24,12 +24,19 @@ from autoround.device.parity import disagreement
 from autoround.device.protocol import Availability, Memory, Speed
 from autoround.device.registry import backends
 from autoround.errors import DeviceError
-from autoround_backends.conformance import Case, Disagreement, Subject, cases, failures, subject
+from autoround_backends.conformance import (
+    Case,
+    Disagreement,
+    Subject,
+    cases,
+    failures,
+    open_subject,
+)
 from autoround_backends.conformance.__main__ import main
 from autoround_backends.cpu import BACKEND, CpuRuntime
 
 CASES = {case.name: case for case in cases()}
-USABLE = {f.name: subject(f.name) for f in backends() if f.availability.available}
+USABLE = {f.name: open_subject(f.name) for f in backends() if f.availability.available}
 
 
 @pytest.mark.parametrize("name", sorted(found.name for found in backends()))

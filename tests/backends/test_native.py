@@ -17,9 +17,11 @@ from torch import Tensor
 from autoround.core import end_to_end as distill
 from autoround.core import signsgd
 from autoround.core.end_to_end import SignVotes
-from autoround.core.grid import Grid, Nested, min_max_grid
+from autoround.core.grid import Grid, min_max_grid
+from autoround.core.levels import integer_levels
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, initial_rounding
+from autoround.core.scales import HALF, Nested
 from autoround.types import QuantizedTensor, Scheme
 from autoround_backends import _native, cpu
 from autoround_backends._cpu_ops import CpuOps
@@ -47,10 +49,10 @@ def drawn(seed: int, shape: tuple[int, int, int], size: float) -> tuple[Tensor, 
     weight = torch.randn(shape, generator=rng) * size
     start = initial_rounding(weight)
     value = torch.rand(shape, generator=rng) * 1.6 - 0.8
-    clips = [torch.rand(start.min_scale.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
+    factors = [torch.rand(start.min_scale.shape, generator=rng) * 0.7 + 0.4 for _ in range(2)]
     upstream = torch.randn(shape, generator=rng)
     upstream[..., ::5] = 0.0
-    return weight, Rounding(value, *clips), upstream
+    return weight, Rounding(value, *factors), upstream
 
 
 def run(
@@ -87,7 +89,7 @@ def test_levels_and_offset_gradients_equal_those_of_torch(
     if kind is not None:
         shape = (shape[0], kind.groups, shape[2])
     given_ = drawn(seed, shape, size)
-    grid = min_max_grid(given_[0], bits=bits, sym=sym)._replace(nested=kind)
+    grid = min_max_grid(given_[0], integer_levels(bits, sym=sym), scales=kind or HALF)
     ours = run(fused, given_, grid, dtype)
     theirs = run(TorchOps(), given_, grid, dtype)
     assert torch.equal(ours[0], theirs[0])
@@ -114,7 +116,7 @@ def test_sign_steps_equal_those_of_torch(fused: CpuOps) -> None:
 def test_what_is_not_laid_out_for_the_kernels_goes_through_torch(fused: CpuOps) -> None:
     weight, rounding, upstream = drawn(1, (6, 2, 16), 1.0)
     turned = weight.transpose(0, 2).contiguous().transpose(0, 2)
-    grid = min_max_grid(weight, bits=4, sym=True)
+    grid = min_max_grid(weight, integer_levels(4, sym=True))
     for dtype in (torch.float32, torch.float16):
         ours = run(fused, (turned, rounding, upstream), grid, dtype)
         theirs = run(TorchOps(), (weight, rounding, upstream), grid, dtype)
@@ -193,11 +195,11 @@ def test_scaled_weights_are_those_of_torch(
     for ops in (fused, TorchOps()):
         own = replace(layer, codes=layer.codes.clone())
         out = ops.scaled_weight(own, factor, dtype=dtype)
-        leans = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
+        votes = torch.randint(-127, 128, shape, generator=rng.manual_seed(seed)).to(torch.int8)
         fixed = ops.scale_gradient(own, upstream)
         assert torch.equal(own.codes, layer.codes)
-        free = ops.scale_gradient(own, upstream, SignVotes(leans, 60))
-        found.append((out, own.codes, leans, fixed, free))
+        free = ops.scale_gradient(own, upstream, SignVotes(votes, 60))
+        found.append((out, own.codes, votes, fixed, free))
     for one, other in zip(found[0][:3], found[1][:3], strict=True):
         assert torch.equal(one, other)
     for one, other in zip(found[0][3:], found[1][3:], strict=True):

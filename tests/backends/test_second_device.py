@@ -121,8 +121,9 @@ def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
         assert layers >= 12, (
             name
         )  # two blocks of mixtral have six each, stacked experts counted once
-        # The sum behind a clip factor may come out otherwise in its last bit; a scale then differs
-        # in its own, and a few codes of what comes after it (4 of 8,192 of the head) by a level.
+        # The gradient sum behind min_scale or max_scale may come out otherwise in its last bit; a
+        # scale then differs in its own, and a few codes of what comes after it (4 of 8,192 of the
+        # head) by a level.
         # Compensation hands such bits on to all columns that follow (28 of 8,192, padded samples).
         assert same >= 0.99, name
         assert devices == ["cpu"], name

@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
-from autoround.core.grid import Grid, Nested, min_max_grid, to_groups
+from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding, dense_weight
 from autoround.core.rtn import Target
+from autoround.core.scales import Nested
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 from autoround_backends.conformance import cases
-from autoround_backends.conformance.given import Given, Shape
+from autoround_backends.conformance.examples import Example, Shape
 from autoround_backends.conformance.subject import Subject
 from autoround_backends.cpu import BACKEND, CpuRuntime
 
@@ -55,7 +57,7 @@ INTERPRETED = DEVICE.type == "cpu"
 
 def worth_it(name: str) -> bool:
     """Tell which cases are run here: those that touch kernels, and in the interpreter fewer."""
-    if any(word in name for word in ("scale", "codes lean", "logits", "memory", "speeds")):
+    if any(word in name for word in ("scale", "codes vote", "logits", "memory", "speeds")):
         return False
     if not INTERPRETED:
         return True
@@ -101,7 +103,7 @@ def test_any_shape_is_that_of_the_oracle(
     rows: int, columns: int, size: int, bits: int, sym: bool, scale: float, seed: int
 ) -> None:
     shape = Shape((rows, columns), size, bits)
-    held = Given(shape, sym=sym, size=scale, seed=seed)
+    held = Example(shape, sym=sym, size=scale, seed=seed)
     groups, rounding, grid = held.on(DEVICE)
     parts = [part.requires_grad_() for part in rounding]
     ops = TritonOps(DEVICE)
@@ -117,7 +119,7 @@ def test_any_shape_is_that_of_the_oracle(
     np.testing.assert_array_equal(zeros[same], wanted[2][same])
     grads = reference.gradients(weight, exact, grid=exact_grid, upstream=held.upstream.numpy())
     np.testing.assert_allclose(
-        found[0].cpu().numpy()[certain], grads.value[certain], rtol=1e-5, atol=1e-12
+        found[0].cpu().numpy()[certain], grads.offset[certain], rtol=1e-5, atol=1e-12
     )
     whole = certain.all(-1, keepdims=True)
     span = (exact_grid.hi - exact_grid.lo) * np.abs(held.upstream.numpy()).sum(-1, keepdims=True)
@@ -134,17 +136,17 @@ def test_columns_of_a_layer_go_through_the_kernel(
     groups = to_groups(torch.randn((40, 96), generator=rng), 32)
     factor = inverse_cholesky(inputs.t() @ inputs)
     assert factor is not None
-    task = Target(groups, min_max_grid(groups, bits=4, sym=sym), (40, 96))
+    task = Target(groups, min_max_grid(groups, integer_levels(4, sym=sym)), (40, 96))
     plain = gptq_offsets(task, factor)
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("plain torch was asked")
 
     monkeypatch.setattr(TorchOps, "gptq_block", refuse)
-    grid = task.grid._replace(lo=task.grid.lo.to(DEVICE), hi=task.grid.hi.to(DEVICE))
+    grid = task.grid.to(DEVICE)
     there = Target(groups.to(DEVICE), grid, task.shape)
     whole = InverseCholesky(*(part.to(DEVICE) for part in factor))
-    found = gptq_offsets(there, whole, rounded=TritonOps(DEVICE).gptq_block).cpu()
+    found = gptq_offsets(there, whole, round_block=TritonOps(DEVICE).gptq_block).cpu()
     # A row goes another way from where a sum in another order rounds a level otherwise.
     assert ((found - plain).abs().amax((1, 2)) < 1e-3).double().mean() >= 0.9
 
@@ -154,8 +156,8 @@ def drawn(shape: tuple[int, int], size: int, *, bits: int, sym: bool, seed: int)
     rng = torch.Generator().manual_seed(seed)
     groups = to_groups(torch.randint(-9, 10, shape, generator=rng) / 8.0, size)
     halves = torch.randint(-2, 3, groups.shape, generator=rng) / 4.0
-    clips = [torch.randint(1, 5, groups[..., :1].shape, generator=rng) / 4.0 for _ in range(2)]
-    return groups, Rounding(halves, *clips), min_max_grid(groups, bits=bits, sym=sym)
+    factors = [torch.randint(1, 5, groups[..., :1].shape, generator=rng) / 4.0 for _ in range(2)]
+    return groups, Rounding(halves, *factors), min_max_grid(groups, integer_levels(bits, sym=sym))
 
 
 def on(tensors: Any) -> Any:
@@ -199,7 +201,7 @@ def test_scales_at_both_ends_of_float16() -> None:
     ones = torch.ones((1, 8, 1))
     for sym in (True, False):
         tensors = (groups, Rounding(torch.zeros_like(groups), ones, ones.clone()))
-        grid = min_max_grid(groups, bits=4, sym=sym)
+        grid = min_max_grid(groups, integer_levels(4, sym=sym))
         found = TritonOps(DEVICE).quantize_all(
             *([part] for part in on((*tensors, grid))[:2]), grids=[on((*tensors, grid))[2]]
         )[0]
@@ -226,11 +228,10 @@ def test_one_launch_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert starts == ["fake_quantize", "backward", "quantize"]
 
 
-def test_what_does_not_fit_goes_through_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton_ops, "MAX_WIDTH", 32)
-    ops, plain = TritonOps(DEVICE), TorchOps()
+def test_what_does_not_fit_goes_through_plain_torch() -> None:
+    ops, plain = TritonOps(DEVICE, max_width=32), TorchOps()
     nested = drawn((2, 64), 8, bits=4, sym=True, seed=1)
-    nested = (*nested[:2], nested[2]._replace(nested=Nested(8, -32, 31)))
+    nested = (*nested[:2], nested[2]._replace(scales=Nested(8, -32, 31)))
     wide = drawn((3, 64), PER_CHANNEL, bits=4, sym=True, seed=2)
     turned = drawn((4, 64), 32, bits=4, sym=False, seed=3)
     turned = (turned[0].transpose(0, 1).contiguous().transpose(0, 1), *turned[1:])
@@ -256,8 +257,8 @@ def test_numbers_that_move_elsewhere_are_followed() -> None:
             out = ops.fake_quantize(own[0], own[1], grid=own[2], dtype=torch.float32)
             exact = plain.fake_quantize(weight, rounding, grid=grid, dtype=torch.float32)
             assert torch.equal(out.cpu(), exact)
-            rounding.value.add_(0.25)
-            own[1].value.add_(0.25)
+            rounding.offset.add_(0.25)
+            own[1].offset.add_(0.25)
 
 
 @pytest.mark.slow
@@ -323,13 +324,13 @@ from triton.compiler import ASTSource
 from autoround_backends import _triton_tuning as kernels
 tile = {"WIDTH": 128, "SYM": bool(int(sys.argv[1])), "BLOCK_G": 16, "BLOCK_W": 128}
 tile["ALIGNED"] = True
-types = {"table": "*i64", "count": "i32", "out": "*bf16", "upstream": "*i64", "rate": "fp32"}
-types |= dict.fromkeys(("grad_value", "grad_lo", "grad_hi"), "*fp32")
+types = {"table": "*i64", "count": "i32", "out": "*bf16", "upstream": "*i64", "lr": "fp32"}
+types |= dict.fromkeys(("grad_offset", "grad_lo", "grad_hi"), "*fp32")
 types |= {"codes": "*u8", "zeros": "*u8", "scales": "*fp16", "top": "fp32"}
-laid = ("weight", "scale", "low", "minimum", "upper", "aimed", "errors")
+laid = ("weight", "scale", "low", "minimum", "upper", "positions", "errors")
 types |= dict.fromkeys(laid, "*fp32") | dict.fromkeys(("columns", "rows", "stride"), "i32")
 constants = {"fake_quantize": tile, "quantize": tile}
-constants["backward"] = {**tile, "CLIPS": True, "GRAD": tl.bfloat16}
+constants["backward"] = {**tile, "RANGE": True, "GRAD": tl.bfloat16}
 constants["sign_step"] = {"BLOCK": 2048, "ALIGNED": True}
 constants["gptq_block"] = {"BLOCK_C": 64, "BLOCK_R": 32}
 found = {}

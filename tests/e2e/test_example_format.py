@@ -96,7 +96,5 @@ def test_an_unknown_format_is_named_where_the_recipe_says_it(tmp_path: Path) -> 
     words = r"mine\.yaml:3: output\.format: 'auto_gtpq' is no format; did you mean 'auto_gptq'"
     with pytest.raises(RecipeError, match=words):
         check_formats(load_recipe(file))
-    with pytest.raises(
-        RecipeError, match=r"--set .*: output\.format: 'nothing'"
-    ):
+    with pytest.raises(RecipeError, match=r"--set .*: output\.format: 'nothing'"):
         check_formats(load_recipe("light", overrides=["output.format=nothing"]))

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from autoround.core.grid import from_groups, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import initial_rounding
 from autoround.device.registry import open_device
 
@@ -55,7 +56,7 @@ def step(model: torch.nn.Module, ids: Tensor, apart: int) -> Callable[[], None]:
             rounding = initial_rounding(groups)
             for tensor in rounding:
                 tensor.requires_grad_()
-            grid = min_max_grid(groups, bits=4, sym=True)
+            grid = min_max_grid(groups, integer_levels(4, sym=True))
             pieces[name].append((groups, rounding, grid, tuple(part.shape)))
 
     def rounded(name: str) -> list[Tensor]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.gguf_types import NESTED_TYPES
-from autoround.core.grid import NestedParts
 from autoround.core.rounding import dense_weight
+from autoround.core.scales import NestedParts
 from autoround.formats.gguf.blocks import GgufTensor, dequantize
 from autoround.types import QuantizedTensor
 

@@ -10,7 +10,7 @@ import time
 
 from autoround.device.registry import backends
 from autoround.errors import AutoRoundError
-from autoround_backends.conformance import cases, failures, subject
+from autoround_backends.conformance import cases, failures, open_subject
 
 
 def main(names: list[str]) -> int:
@@ -19,18 +19,18 @@ def main(names: list[str]) -> int:
     for name in names or [found.name for found in backends() if found.availability.available]:
         started = time.perf_counter()
         try:
-            held = subject(name)
+            subject = open_subject(name)
         except AutoRoundError as error:
             print(f"{name}: {error}", file=sys.stderr)
             wrong += 1
             continue
-        found = failures(held)
-        total = sum(held.computes or not case.computes for case in cases())
+        messages = failures(subject)
+        total = sum(subject.computes or not case.computes for case in cases())
         seconds = time.perf_counter() - started
-        print(f"{name}: {total - len(found)} of {total} cases pass, {seconds:.1f} s")
-        for line in found:
+        print(f"{name}: {total - len(messages)} of {total} cases pass, {seconds:.1f} s")
+        for line in messages:
             print(f"    {line}")
-        wrong += bool(found)
+        wrong += bool(messages)
     return 1 if wrong else 0
 
 

@@ -31,33 +31,33 @@ def contract_cases() -> Iterator[Case]:
     yield Case("a compiled call does what the call does", _compiles)
 
 
-def _says_what_it_is(held: Subject) -> None:
-    found = held.backend.probe()
-    require(bool(found.reason), "probe() gives no reason, nor what it found")
-    require(isinstance(held.backend.rank, int), "rank is no integer")
-    require(bool(found.devices), "probe() names no device")
-    for name in found.devices:
-        known = name == held.backend.name or name.startswith(held.backend.name + ":")
+def _says_what_it_is(subject: Subject) -> None:
+    availability = subject.backend.probe()
+    require(bool(availability.reason), "probe() gives no reason, nor what it found")
+    require(isinstance(subject.backend.rank, int), "rank is no integer")
+    require(bool(availability.devices), "probe() names no device")
+    for name in availability.devices:
+        known = name == subject.backend.name or name.startswith(subject.backend.name + ":")
         require(known, f"device {name!r} is not named after the backend")
 
 
-def _probes_alike(held: Subject) -> None:
-    first: Availability = held.backend.probe()
-    require(first == held.backend.probe(), "two probes say different things")
+def _probes_alike(subject: Subject) -> None:
+    first: Availability = subject.backend.probe()
+    require(first == subject.backend.probe(), "two probes say different things")
 
 
-def _refuses_beyond(held: Subject) -> None:
+def _refuses_beyond(subject: Subject) -> None:
     try:
-        held.backend.open(BEYOND)
+        subject.backend.open(BEYOND)
     except DeviceError as error:
         require(str(BEYOND) in str(error), f"the message does not name the index: {error}")
     else:
         raise Disagreement(f"open({BEYOND}) opens something")
 
 
-def _runtime(held: Subject) -> None:
-    runtime = held.runtime
-    require(runtime.name == held.backend.name, f"the runtime calls itself {runtime.name!r}")
+def _runtime(subject: Subject) -> None:
+    runtime = subject.runtime
+    require(runtime.name == subject.backend.name, f"the runtime calls itself {runtime.name!r}")
     require(isinstance(runtime.device, torch.device), "device is no torch.device")
     require(isinstance(runtime.own_memory, bool), "own_memory is neither true nor false")
     require(all(note.text for note in runtime.notes()), "a note without text")
@@ -66,25 +66,26 @@ def _runtime(held: Subject) -> None:
     require(runtime.peak_bytes() >= 0, "a peak below zero")
 
 
-def _puts_back(held: Subject) -> None:
+def _puts_back(subject: Subject) -> None:
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    with held.runtime.computing():
+    with subject.runtime.computing():
         pass
     after = torch.get_num_threads(), torch.get_float32_matmul_precision()
     require(before == after, f"threads and precision were {before} and are {after}")
 
 
-def _speeds(held: Subject) -> None:
-    speeds = held.runtime.speeds()
+def _speeds(subject: Subject) -> None:
+    speeds = subject.runtime.speeds()
     require(all(speed.flops > 0 for speed in speeds), "a speed that is not above zero")
     require(torch.float32 in {speed.dtype for speed in speeds}, "float32 is not among them")
-    require(held.runtime.speeds() == speeds, "they are other ones when asked again")
+    require(subject.runtime.speeds() == speeds, "they are other ones when asked again")
 
 
-def _memory(held: Subject) -> None:
-    runtime = held.runtime
+def _memory(subject: Subject) -> None:
+    runtime = subject.runtime
     memory = runtime.memory()
     require(0 < memory.free <= memory.total, f"{memory} is no memory")
+    # Written, not only allocated: pages of a host count once they are touched.
     tensor = torch.ones(WATCHED, device=runtime.device)
     runtime.synchronize()
     peak = runtime.peak_bytes()
@@ -94,42 +95,44 @@ def _memory(held: Subject) -> None:
     require(runtime.peak_bytes() >= peak, "the peak fell")
 
 
-def _uploads(held: Subject) -> None:
+def _uploads(subject: Subject) -> None:
     rng = torch.Generator().manual_seed(0)
-    given = {
+    tensors = {
         "weight": torch.randn((37, 5), generator=rng),
         "short": torch.randn((4, 4), generator=rng).to(torch.bfloat16),
         "turned": torch.randn((6, 3), generator=rng).t(),
         "codes": torch.arange(7, dtype=torch.uint8),
     }
-    found = held.runtime.upload(given).result()
-    require(list(found) == list(given), "other names, or in another order")
-    for name, tensor in given.items():
-        require(found[name].device.type == held.runtime.device.type, f"{name} is elsewhere")
-        require(torch.equal(found[name].to("cpu"), tensor), f"{name} is not what was given")
+    uploaded = subject.runtime.upload(tensors).result()
+    require(list(uploaded) == list(tensors), "other names, or in another order")
+    for name, tensor in tensors.items():
+        require(uploaded[name].device.type == subject.runtime.device.type, f"{name} is elsewhere")
+        require(torch.equal(uploaded[name].to("cpu"), tensor), f"{name} is not what was given")
 
 
-def _captures(held: Subject) -> None:
-    device = held.runtime.device
+def _captures(subject: Subject) -> None:
+    device = subject.runtime.device
     weight = torch.randn((8, 8), generator=torch.Generator().manual_seed(1)).to(device)
 
     def step(inputs: Sequence[Tensor]) -> list[Tensor]:
         return [inputs[0] @ weight, inputs[0].sum()]
 
-    captured = held.runtime.capture(step, [torch.ones((4, 8), device=device)])
+    captured = subject.runtime.capture(step, [torch.ones((4, 8), device=device)])
+    # The last has other shapes than the recording: the step itself has to answer.
     for rows, seed in ((4, 2), (4, 3), (2, 4)):
         x = torch.randn((rows, 8), generator=torch.Generator().manual_seed(seed)).to(device)
-        for found, wanted in zip(captured([x]), step([x]), strict=True):
-            near = torch.allclose(found.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
+        for output, wanted in zip(captured([x]), step([x]), strict=True):
+            near = torch.allclose(output.to("cpu"), wanted.to("cpu"), rtol=1e-4, atol=1e-5)
             require(near, f"other numbers for {rows} rows")
+    # Tuning changes its parameters in place between the plays of a recording.
     weight.mul_(2.0)
     x = torch.ones((4, 8), device=device)
     near = torch.allclose(captured([x])[0].to("cpu"), (x @ weight).to("cpu"), rtol=1e-4)
     require(near, "a tensor that was changed in place is not seen")
 
 
-def _compiles(held: Subject) -> None:
-    device = held.runtime.device
+def _compiles(subject: Subject) -> None:
+    device = subject.runtime.device
     rng = torch.Generator().manual_seed(5)
     module = torch.nn.Linear(8, 8, device="meta")
     names = dict(module.named_parameters())
@@ -138,21 +141,24 @@ def _compiles(held: Subject) -> None:
     def call(
         block: torch.nn.Module,
         inside: dict[str, Tensor],
-        given: tuple[Tensor, ...],
+        arguments: tuple[Tensor, ...],
         named: dict[str, Tensor],
     ) -> Tensor:
-        out: Tensor = torch.func.functional_call(block, inside, given).square() * named["factor"]
+        out: Tensor = (
+            torch.func.functional_call(block, inside, arguments).square() * named["factor"]
+        )
         return out
 
-    compiled = held.runtime.compile(call)
+    compiled = subject.runtime.compile(call)
+    # The second is compiled already; the third has a shape that it was not compiled for.
     for rows in (4, 4, 2):
         x = torch.randn((rows, 8), generator=rng).to(device)
         factor = {"factor": torch.full((1,), 0.5, device=device)}
-        found = []
-        for one in (compiled, call):
+        results = []
+        for function in (compiled, call):
             learned = {n: t.clone().requires_grad_() for n, t in tensors.items()}
-            out = one(module, learned, (x,), factor)
-            found.append([out, *torch.autograd.grad(out.sum(), list(learned.values()))])
-        for one, other in zip(*found, strict=True):
-            near = torch.allclose(one.to("cpu"), other.to("cpu"), rtol=1e-4, atol=1e-5)
+            out = function(module, learned, (x,), factor)
+            results.append([out, *torch.autograd.grad(out.sum(), list(learned.values()))])
+        for ours, exact in zip(*results, strict=True):
+            near = torch.allclose(ours.to("cpu"), exact.to("cpu"), rtol=1e-4, atol=1e-5)
             require(near, f"other numbers or gradients for {rows} rows")

@@ -1,4 +1,4 @@
-"""What is held to the suite, and what a case of it is."""
+"""What is tested by the suite, and what a case of it is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case(NamedTuple):
     computes: bool = True
 
 
-def subject(device: str) -> Subject:
+def open_subject(device: str) -> Subject:
     """Open a device by its name, NAME or NAME:INDEX.
 
     Raises:
@@ -45,9 +45,9 @@ def subject(device: str) -> Subject:
     """
     runtime = open_device(device)
     name = re.split(":", device)[0]
-    for found in backends():
-        if found.backend is not None and found.name == name:
-            return Subject(found.backend, runtime)
+    for registered in backends():
+        if registered.backend is not None and registered.name == name:
+            return Subject(registered.backend, runtime)
     raise DeviceError(f"name a backend, not {device!r}")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.levels import IntegerLevels, integer_levels
 from autoround.core.rounding import Rounding
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
@@ -82,7 +83,7 @@ class Case:
 
     @property
     def grid(self) -> Grid:
-        return min_max_grid(self.groups, bits=self.bits, sym=self.sym)
+        return min_max_grid(self.groups, integer_levels(self.bits, sym=self.sym))
 
     @property
     def rounding(self) -> Rounding:
@@ -91,12 +92,12 @@ class Case:
         if not self.moved:
             one = torch.ones_like(groups[..., :1])
             return Rounding(torch.zeros_like(groups), one, one.clone())
-        clips = [rng.uniform(0.4, 1.1, size=groups[..., :1].shape) for _ in range(2)]
-        for clip in clips:  # the ends of what tuning can reach
-            clip[rng.random(clip.shape) < 0.1] = 0.0
-            clip[rng.random(clip.shape) < 0.1] = 1.0
-        value = rng.uniform(-0.6, 0.6, size=groups.shape)
-        return Rounding(*(torch.from_numpy(part).float() for part in (value, *clips)))
+        factors = [rng.uniform(0.4, 1.1, size=groups[..., :1].shape) for _ in range(2)]
+        for factor in factors:  # the ends of what tuning can reach
+            factor[rng.random(factor.shape) < 0.1] = 0.0
+            factor[rng.random(factor.shape) < 0.1] = 1.0
+        offset = rng.uniform(-0.6, 0.6, size=groups.shape)
+        return Rounding(*(torch.from_numpy(part).float() for part in (offset, *factors)))
 
     @property
     def upstream(self) -> Tensor:
@@ -119,7 +120,10 @@ def cases(kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[Case]:
 
 
 def oracle_grid(grid: Grid) -> reference.Grid:
-    return reference.Grid(grid.lo.double().numpy(), grid.hi.double().numpy(), grid.bits, grid.sym)
+    levels = grid.levels
+    assert isinstance(levels, IntegerLevels)
+    lo, hi = grid.lo.double().numpy(), grid.hi.double().numpy()
+    return reference.Grid(lo, hi, levels.bits, levels.sym)
 
 
 def oracle_rounding(rounding: Rounding) -> reference.Rounding:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoround.core.batches import Samples
 from autoround.core.grid import min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import quantize
 from autoround.core.rtn import Target
@@ -18,30 +19,30 @@ from autoround.core.tune import Hyperparameters, Reconstruction, Tuned
 HIDDEN, INNER, SEQ, COUNT = 32, 24, 4, 16
 
 
-def schedule(
+def hyperparameters(
     iters: int = 30,
     *,
     batch_size: int = 4,
-    accumulate: int = 1,
-    clip_rate: float | None = None,
-    clip_ceiling: float = 1.0,
+    grad_accum_steps: int = 1,
+    minmax_lr: float | None = None,
+    max_minmax_scale: float = 1.0,
     seed: int = 0,
-    part: int = 0,
-    sparing: bool = False,
+    micro_batch: int = 0,
+    best_on_cpu: bool = False,
 ) -> Hyperparameters:
-    rate = 1.0 / max(1, iters)
+    lr = 1.0 / max(1, iters)
     return Hyperparameters(
         iters=iters,
-        rate=rate,
-        clip_rate=rate if clip_rate is None else clip_rate,
+        lr=lr,
+        minmax_lr=lr if minmax_lr is None else minmax_lr,
         batch_size=batch_size,
-        accumulate=accumulate,
-        checks=4,
-        check_samples=8,
-        clip_ceiling=clip_ceiling,
+        grad_accum_steps=grad_accum_steps,
+        num_validations=4,
+        validation_samples=8,
+        max_minmax_scale=max_minmax_scale,
         seed=seed,
-        part=part,
-        sparing=sparing,
+        micro_batch=micro_batch,
+        best_on_cpu=best_on_cpu,
     )
 
 
@@ -66,18 +67,19 @@ def problem(
     if masked:
         lengths = torch.randint(1, SEQ + 1, (COUNT, 1), generator=generator)
         mask = torch.arange(SEQ) < lengths
-    tasks = {}
+    targets = {}
     for name, weight in weights.items():
         groups = to_groups(weight, 16)
-        tasks[name] = Target(groups, min_max_grid(groups, bits=bits, sym=sym), tuple(weight.shape))
-    return Reconstruction(forward, tasks, Samples(inputs, forward(weights, inputs), mask))
+        grid = min_max_grid(groups, integer_levels(bits, sym=sym))
+        targets[name] = Target(groups, grid, tuple(weight.shape))
+    return Reconstruction(forward, targets, Samples(inputs, forward(weights, inputs), mask))
 
 
 def codes(given: Reconstruction, tuned: Tuned) -> dict[str, Tensor]:
     """The integers that a tuned rounding stands for."""
     return {
-        name: quantize(task.groups, tuned.roundings[name], grid=task.grid)[0]
-        for name, task in given.tasks.items()
+        name: quantize(target.groups, tuned.roundings[name], grid=target.grid)[0]
+        for name, target in given.targets.items()
     }
 
 

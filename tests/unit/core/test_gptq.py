@@ -8,14 +8,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoround.core.gguf_types import nested_of
-from autoround.core.gptq import DAMPING, FLOOR, InverseCholesky, gptq_offsets, inverse_cholesky
-from autoround.core.grid import from_groups, levels_of, to_groups
+from autoround.core.gptq import (
+    COLUMNS,
+    DAMPING,
+    FLOOR,
+    InverseCholesky,
+    gptq_offsets,
+    inverse_cholesky,
+)
+from autoround.core.grid import from_groups, quant_params, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.ops import TorchOps
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.search import search_grid
 from autoround.core.search_nested import search_nested
 from autoround.types import PER_CHANNEL, PER_TENSOR, Scheme
-from autoround_backends import reference_compensate as oracle
+from autoround_backends import reference_gptq as oracle
 
 from ._cases import few
 
@@ -31,13 +39,13 @@ def inputs_of(columns: int, seed: int, *, tokens: int = 256) -> Tensor:
 def task_of(rows: int, columns: int, seed: int, *, size: int, bits: int = 4, sym: bool) -> Target:
     weight = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(rows, columns))).float()
     groups = to_groups(weight, size)
-    return Target(groups, search_grid(groups, None, bits=bits, sym=sym), (rows, columns))
+    return Target(groups, search_grid(groups, None, integer_levels(bits, sym=sym)), (rows, columns))
 
 
-def offsets_of(task: Target, inputs: Tensor) -> Tensor:
+def offsets_of(task: Target, inputs: Tensor, *, block_columns: int = COLUMNS) -> Tensor:
     factor = inverse_cholesky(inputs.t() @ inputs)
     assert factor is not None
-    return gptq_offsets(task, factor)
+    return gptq_offsets(task, factor, block_columns=block_columns)
 
 
 def output_error(task: Target, inputs: Tensor, offsets: Tensor | None) -> float:
@@ -65,18 +73,18 @@ def test_offsets_are_those_of_the_textbook(
 ) -> None:
     task = task_of(5, columns, seed, size=size, bits=bits, sym=sym)
     inputs = inputs_of(columns, seed)
-    gram = inputs.t() @ inputs
+    hessian = inputs.t() @ inputs
     one = torch.ones_like(task.grid.lo)
-    scale, zero, _ = levels_of(task.grid, one, one)
+    scale, zero, _ = quant_params(task.grid, one, one)
     weight = from_groups(task.groups, task.shape).double().numpy()
     steps = everywhere(scale, task)
-    wanted = oracle.compensated(
+    wanted = oracle.gptq_positions(
         weight,
         steps,
         everywhere(-zero, task),
         everywhere(2**bits - 1 - zero, task),
-        oracle.damped(gram.numpy(), damping=DAMPING, floor=FLOOR),
-        oracle.order_of(gram.numpy(), floor=FLOOR),
+        oracle.damped(hessian.numpy(), damping=DAMPING, floor=FLOOR),
+        oracle.order_of(hessian.numpy(), floor=FLOOR),
     )
     found = from_groups(offsets_of(task, inputs), task.shape).double().numpy()
     # A row goes another way from where float32 rounds a level otherwise than float64 does.
@@ -94,14 +102,11 @@ def test_outputs_are_much_closer_than_those_of_nearest_levels(bits: int, sym: bo
     assert output_error(task, inputs, offsets) < 0.6 * output_error(task, inputs, None)
 
 
-def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_columns_change_nothing() -> None:
     task, inputs = task_of(8, 96, 5, size=32, sym=True), inputs_of(96, 5)
-    found = []
-    for columns in (1, 7, 96):
-        monkeypatch.setattr("autoround.core.gptq.COLUMNS", columns)
-        found.append(offsets_of(task, inputs))
-    for other in found[1:]:
-        assert (other - found[0]).abs().amax((1, 2)).le(1e-3).float().mean() >= 0.7
+    each = [offsets_of(task, inputs, block_columns=columns) for columns in (1, 7, 96)]
+    for other in each[1:]:
+        assert (other - each[0]).abs().amax((1, 2)).le(1e-3).float().mean() >= 0.7
 
 
 def test_channels_that_do_not_move_together_stay_at_the_nearest_level() -> None:
@@ -124,7 +129,8 @@ def test_nested_grids_are_compensated_as_well(kind: str) -> None:
     weight = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 256))).float()
     size = 16 if kind == "q2_k" else 32
     groups = to_groups(weight, size)
-    grid = search_nested(groups, None, bits=2 if kind == "q2_k" else 4, sym=False, nested=nested)
+    levels = integer_levels(2 if kind == "q2_k" else 4, sym=False)
+    grid = search_nested(groups, None, levels, scales=nested)
     task, inputs = Target(groups, grid, (32, 256)), inputs_of(256, 4)
     assert output_error(task, inputs, offsets_of(task, inputs)) < 0.7 * output_error(
         task, inputs, None

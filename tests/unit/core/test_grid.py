@@ -7,17 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoround.core.grid import (
-    LARGEST_SCALE,
-    SMALLEST_SCALE,
     Grid,
     from_groups,
     grid_from_scale,
     group_width,
     min_max_grid,
-    round_scale,
-    scale_and_zero,
+    quant_params,
     to_groups,
 )
+from autoround.core.levels import integer_levels
+from autoround.core.scales import HALF, SMALLEST_SCALE
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 
@@ -79,7 +78,7 @@ def test_the_range_is_that_of_the_oracle_and_holds_zero(case: Case) -> None:
     expected = reference.min_max_grid(case.groups.numpy(), bits=case.bits, sym=case.sym)
     np.testing.assert_array_equal(grid.lo.numpy(), expected.lo)
     np.testing.assert_array_equal(grid.hi.numpy(), expected.hi)
-    assert (grid.bits, grid.sym) == (case.bits, case.sym)
+    assert grid.levels == integer_levels(case.bits, sym=case.sym)
     assert bool((grid.lo <= 0).all())
     assert bool((grid.hi >= 0).all())
 
@@ -88,11 +87,11 @@ def test_the_range_is_that_of_the_oracle_and_holds_zero(case: Case) -> None:
 @given(case=cases())
 def test_scale_and_zero_are_those_of_the_oracle(case: Case) -> None:
     min_scale, max_scale = case.rounding.min_scale, case.rounding.max_scale
-    scale, zero = scale_and_zero(case.grid, min_scale, max_scale)
+    scale, zero, _ = quant_params(case.grid, min_scale, max_scale)
     grid = oracle_grid(case.grid)
-    clips = min_scale.numpy(), max_scale.numpy()
-    expected_scale, expected_zero = reference.scale_and_zero(grid, *clips)
-    certain = reference.certain_groups(grid, *clips)
+    factors = min_scale.numpy(), max_scale.numpy()
+    expected_scale, expected_zero = reference.scale_and_zero(grid, *factors)
+    certain = reference.certain_groups(grid, *factors)
     np.testing.assert_array_equal(scale.numpy()[certain], expected_scale[certain])
     np.testing.assert_array_equal(zero.numpy()[certain], expected_zero[certain])
     # Next to a tie the neighbouring float16, and with it the neighbouring zero, is as good.
@@ -103,7 +102,7 @@ def test_scale_and_zero_are_those_of_the_oracle(case: Case) -> None:
 @few
 @given(case=cases())
 def test_scale_and_zero_are_what_files_can_hold(case: Case) -> None:
-    scale, zero = scale_and_zero(case.grid, case.rounding.min_scale, case.rounding.max_scale)
+    scale, zero, _ = quant_params(case.grid, case.rounding.min_scale, case.rounding.max_scale)
     assert scale.dtype == zero.dtype == torch.float32
     assert scale.shape == zero.shape == case.grid.lo.shape
     assert representable(scale)
@@ -122,7 +121,7 @@ def test_the_extra_level_goes_to_the_side_that_reaches_further(bits: int) -> Non
     half = 2 ** (bits - 1)
     groups = torch.tensor([[[-half, 1.0], [-1.0, half], [half, -half], [0.0, 0.0]]])
     ones = torch.ones(1, 4, 1)
-    scale, zero = scale_and_zero(min_max_grid(groups, bits=bits, sym=True), ones, ones)
+    scale, zero, _ = quant_params(min_max_grid(groups, integer_levels(bits, sym=True)), ones, ones)
     # The smallest magnitude as float16 holds it is that of an all-zero group.
     floor = float(torch.tensor(SMALLEST_SCALE).half())
     assert scale.flatten().tolist() == [1.0, -1.0, -1.0, floor]
@@ -132,28 +131,14 @@ def test_the_extra_level_goes_to_the_side_that_reaches_further(bits: int) -> Non
 def test_worked_examples_of_the_asymmetric_grid() -> None:
     groups = torch.tensor([[[-1.0, 2.0], [1.0, 3.0], [-3.0, -1.0]]])
     ones = torch.ones(1, 3, 1)
-    grid = min_max_grid(groups, bits=2, sym=False)
-    scale, zero = scale_and_zero(grid, ones, ones)
+    grid = min_max_grid(groups, integer_levels(2, sym=False))
+    scale, zero, _ = quant_params(grid, ones, ones)
     assert scale.flatten().tolist() == [1.0, 1.0, 1.0]
     assert zero.flatten().tolist() == [1.0, 0.0, 3.0]
     # Half of either end: the range -0.5 … 1 in three steps of a half.
-    scale, zero = scale_and_zero(grid, 0.5 * ones, 0.5 * ones)
+    scale, zero, _ = quant_params(grid, 0.5 * ones, 0.5 * ones)
     assert scale.flatten().tolist() == [0.5, 0.5, 0.5]
     assert zero.flatten().tolist() == [1.0, 0.0, 3.0]
-
-
-@few
-@given(
-    scales=st.lists(st.floats(-7e4, 7e4, width=32, allow_subnormal=False), min_size=1, max_size=20)
-)
-def test_round_scale_keeps_the_sign_and_what_float16_holds(scales: list[float]) -> None:
-    scale = torch.tensor(scales, dtype=torch.float32)
-    rounded = round_scale(scale)
-    assert representable(rounded)
-    assert torch.equal(rounded < 0, scale < 0)
-    assert torch.equal(round_scale(rounded), rounded)
-    bounded = scale.abs().clamp(SMALLEST_SCALE, LARGEST_SCALE)
-    assert bool(((rounded.abs() - bounded).abs() <= bounded * 2**-11 + 2**-25).all())
 
 
 @few
@@ -169,20 +154,22 @@ def test_a_grid_gives_back_the_scale_it_was_built_from(
     rng = np.random.default_rng(seed)
     sizes = rng.uniform(1.0, 6.0, size=(4, 5, 1)) * 10.0**exponent
     signs = rng.choice([-1.0, 1.0], size=sizes.shape) if sym else 1.0
-    scale = round_scale(torch.from_numpy(sizes * signs).float())
+    scale = HALF.round(torch.from_numpy(sizes * signs).float())
     zero = torch.from_numpy(rng.integers(0, 2**bits, size=sizes.shape)).float()
-    grid = grid_from_scale(scale, None if sym else zero, bits=bits)
+    grid = grid_from_scale(scale, zero, integer_levels(bits, sym=sym))
     assert bool((grid.lo <= 0).all())
     assert bool((grid.hi >= 0).all())
     ones = torch.ones_like(scale)
-    found_scale, found_zero = scale_and_zero(grid, ones, ones)
+    found_scale, found_zero, _ = quant_params(grid, ones, ones)
     assert torch.equal(found_scale, scale)
     assert torch.equal(found_zero, torch.full_like(zero, 2 ** (bits - 1)) if sym else zero)
 
 
 def test_clipping_to_nothing_leaves_the_smallest_scale() -> None:
-    grid = Grid(torch.full((1, 1, 1), -2.0), torch.full((1, 1, 1), 3.0), 4, False)
+    grid = Grid(
+        torch.full((1, 1, 1), -2.0), torch.full((1, 1, 1), 3.0), integer_levels(4, sym=False)
+    )
     nothing = torch.zeros(1, 1, 1)
-    scale, zero = scale_and_zero(grid, nothing, nothing)
+    scale, zero, _ = quant_params(grid, nothing, nothing)
     assert float(scale) == float(torch.tensor(SMALLEST_SCALE).half())
     assert float(zero) == 0.0

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from numpy.typing import NDArray
 
-from autoround.core.grid import Grid, min_max_grid, scale_and_zero
+from autoround.core.grid import Grid, min_max_grid, quant_params
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import (
     Rounding,
     dequantize,
@@ -25,7 +26,7 @@ from ._cases import KINDS, Case, cases, few, oracle_grid, oracle_rounding
 def test_the_start_is_no_offset_and_no_clipping() -> None:
     groups = torch.randn(2, 3, 4)
     rounding = initial_rounding(groups)
-    assert torch.equal(rounding.value, torch.zeros(2, 3, 4))
+    assert torch.equal(rounding.offset, torch.zeros(2, 3, 4))
     assert torch.equal(rounding.min_scale, torch.ones(2, 3, 1))
     assert torch.equal(rounding.max_scale, torch.ones(2, 3, 1))
     # Each is updated in place, so none may share memory with another.
@@ -104,7 +105,7 @@ def test_codes_and_zeros_fit_their_bits(case: Case) -> None:
 def test_rounding_to_nearest_is_off_by_half_a_step_inside_the_range(case: Case) -> None:
     groups = case.groups
     rounding = initial_rounding(groups)
-    scale, zero = scale_and_zero(case.grid, rounding.min_scale, rounding.max_scale)
+    scale, zero, _ = quant_params(case.grid, rounding.min_scale, rounding.max_scale)
     result = fake_quantize(groups, rounding, grid=case.grid, dtype=torch.float32)
     level = groups / scale
     inside = (level >= -zero - 0.5) & (level <= case.top - zero + 0.5)
@@ -117,7 +118,7 @@ def test_rounding_to_nearest_is_off_by_half_a_step_inside_the_range(case: Case) 
 @given(case=cases())
 def test_what_is_on_the_grid_stays(case: Case) -> None:
     start = initial_rounding(case.groups)
-    rounding = Rounding(start.value, case.rounding.min_scale, case.rounding.max_scale)
+    rounding = Rounding(start.offset, case.rounding.min_scale, case.rounding.max_scale)
     once = fake_quantize(case.groups, rounding, grid=case.grid, dtype=torch.float32)
     twice = fake_quantize(once, rounding, grid=case.grid, dtype=torch.float32)
     assert torch.equal(once, twice)
@@ -127,7 +128,7 @@ def test_what_is_on_the_grid_stays(case: Case) -> None:
 @pytest.mark.parametrize("sym", [True, False])
 def test_a_group_of_zeros_stays_zero(bits: int, sym: bool) -> None:
     groups = torch.zeros(2, 2, 8)
-    grid = min_max_grid(groups, bits=bits, sym=sym)
+    grid = min_max_grid(groups, integer_levels(bits, sym=sym))
     result = fake_quantize(groups, initial_rounding(groups), grid=grid, dtype=torch.float32)
     assert torch.equal(result, groups)
 
@@ -135,7 +136,9 @@ def test_a_group_of_zeros_stays_zero(bits: int, sym: bool) -> None:
 def test_a_worked_symmetric_example() -> None:
     # Scale -1: 4 reaches furthest and takes level -4; ties go to the even level.
     groups = torch.tensor([[[4.0, -3.0, 0.5, 1.5, -3.5, 2.4]]])
-    grid = Grid(torch.full((1, 1, 1), -3.5), torch.full((1, 1, 1), 4.0), 3, True)
+    grid = Grid(
+        torch.full((1, 1, 1), -3.5), torch.full((1, 1, 1), 4.0), integer_levels(3, sym=True)
+    )
     codes, scale, zero = quantize(groups, initial_rounding(groups), grid=grid)
     assert codes.flatten().tolist() == [0, 7, 4, 2, 7, 2]
     assert (float(scale), int(zero)) == (-1.0, 4)
@@ -145,8 +148,8 @@ def test_a_worked_symmetric_example() -> None:
 def test_an_offset_moves_a_weight_to_the_next_level() -> None:
     groups = torch.tensor([[[-1.0, 0.4, 0.4, 2.0]]])
     start = initial_rounding(groups)
-    rounding = start._replace(value=torch.tensor([[[0.0, 0.0, 0.2, 0.0]]]))
-    grid = min_max_grid(groups, bits=2, sym=False)
+    rounding = start._replace(offset=torch.tensor([[[0.0, 0.0, 0.2, 0.0]]]))
+    grid = min_max_grid(groups, integer_levels(2, sym=False))
     codes, _, zero = quantize(groups, rounding, grid=grid)
     assert int(zero) == 1
     assert codes.flatten().tolist() == [0, 1, 2, 3]

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from autoround.core.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid
+from autoround.core.grid import Grid
+from autoround.core.levels import IntegerLevels, integer_levels
 from autoround.core.rounding import Rounding, fake_quantize
+from autoround.core.scales import LARGEST_SCALE, SMALLEST_SCALE
 from autoround_backends import reference
 
 from ._cases import Case, cases, few, oracle_grid, oracle_rounding
@@ -42,19 +44,21 @@ def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tenso
     """The formula, one operation after another, differentiated by autograd."""
     low = grid.lo.double() * rounding.min_scale
     high = grid.hi.double() * rounding.max_scale
-    top = 2**grid.bits - 1
-    if grid.sym:
-        raw = torch.where(-low > high, -low, -high) / 2 ** (grid.bits - 1)
+    assert isinstance(grid.levels, IntegerLevels)
+    bits = grid.levels.bits
+    top = 2**bits - 1
+    if grid.levels.fixed_zero:
+        raw = torch.where(-low > high, -low, -high) / 2 ** (bits - 1)
     else:
         raw = (high - low) / top
     sign = torch.where(raw < 0, -1.0, 1.0).double()
     size = (raw * sign).clamp(SMALLEST_SCALE, LARGEST_SCALE)
     scale = sign * substituted(size, size.detach().half().double())
-    if grid.sym:
-        zero = torch.full_like(scale, 2 ** (grid.bits - 1))
+    if grid.levels.fixed_zero:
+        zero = torch.full_like(scale, 2 ** (bits - 1))
     else:
         zero = rounded(-low / scale).clamp(0, top)
-    level = rounded(weight / scale + rounding.value)
+    level = rounded(weight / scale + rounding.offset)
     # Not torch.maximum: it would give half the gradient to each side of an equality.
     clamped = torch.where(level < -zero, -zero, torch.where(level > top - zero, top - zero, level))
     result: Tensor = scale * clamped
@@ -111,7 +115,9 @@ def test_a_worked_example() -> None:
         torch.ones(1, 1, 1).requires_grad_(),
         torch.ones(1, 1, 1).requires_grad_(),
     ]
-    grid = Grid(torch.full((1, 1, 1), -1.0), torch.full((1, 1, 1), 2.0), 2, False)
+    grid = Grid(
+        torch.full((1, 1, 1), -1.0), torch.full((1, 1, 1), 2.0), integer_levels(2, sym=False)
+    )
     result = fake_quantize(groups, Rounding(*parts), grid=grid, dtype=torch.float32)
     assert result.flatten().tolist() == [-1.0, 0.0, 2.0, 2.0]
     upstream = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
@@ -131,7 +137,11 @@ def test_only_the_side_that_reaches_further_moves_a_symmetric_grid() -> None:
         torch.ones(2, 1, 1).requires_grad_(),
         torch.ones(2, 1, 1).requires_grad_(),
     ]
-    grid = Grid(torch.tensor([[[-1.0]], [[-3.9]]]), torch.tensor([[[3.9]], [[1.0]]]), 3, True)
+    grid = Grid(
+        torch.tensor([[[-1.0]], [[-3.9]]]),
+        torch.tensor([[[3.9]], [[1.0]]]),
+        integer_levels(3, sym=True),
+    )
     result = fake_quantize(groups, Rounding(*parts), grid=grid, dtype=torch.float32)
     _, by_lo, by_hi = torch.autograd.grad(result, parts, torch.ones_like(result))
     assert (by_lo.flatten() != 0).tolist() == [False, True]
@@ -150,7 +160,7 @@ def test_offsets_alone_can_be_differentiated() -> None:
     case = Case((4, 64), 16, 4, False, "normal", moved=True, seed=2)
     with_clips = gradients(case)[0]
     rounding = case.rounding
-    value = rounding.value.requires_grad_()
+    value = rounding.offset.requires_grad_()
     result = fake_quantize(case.groups, rounding, grid=case.grid, dtype=torch.float32)
     (alone,) = torch.autograd.grad(result, [value], case.upstream)
     np.testing.assert_array_equal(alone.numpy(), with_clips)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from autoround.core.grid import min_max_grid
-from autoround.core.rounding import quantize
-from autoround.core.rtn import Target, round_to_nearest
+from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
+from autoround.core.grid import from_groups, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
+from autoround.core.rounding import initial_rounding, quantize
+from autoround.core.rtn import Target, quantize_matrix, round_to_nearest
 from autoround.core.search import search_grid
+from autoround.types import Scheme
 
 from ._cases import Case
 
@@ -19,15 +23,15 @@ def test_every_tensor_starts_with_no_offset_and_no_clipping() -> None:
     roundings = round_to_nearest(tasks)
     assert list(roundings) == ["up", "down"]
     for name, rounding in roundings.items():
-        assert rounding.value.shape == tasks[name].groups.shape
-        assert not rounding.value.any()
+        assert rounding.offset.shape == tasks[name].groups.shape
+        assert not rounding.offset.any()
         assert bool((rounding.min_scale == 1).all())
         assert bool((rounding.max_scale == 1).all())
 
 
 def test_rounding_to_nearest_on_its_own_range_is_plain_arithmetic() -> None:
     groups = torch.tensor([[[-1.0, -0.4, 0.3, 0.6, 1.2, 2.0]]])
-    task = Target(groups, min_max_grid(groups, bits=2, sym=False), (1, 6))
+    task = Target(groups, min_max_grid(groups, integer_levels(2, sym=False)), (1, 6))
     codes, scale, zero = quantize(groups, round_to_nearest({"w": task})["w"], grid=task.grid)
     assert (float(scale), int(zero)) == (1.0, 1)
     assert codes.flatten().tolist() == [0, 1, 1, 2, 2, 3]
@@ -36,7 +40,7 @@ def test_rounding_to_nearest_on_its_own_range_is_plain_arithmetic() -> None:
 def test_on_a_searched_grid_the_error_is_smaller() -> None:
     case = Case((16, 128), 32, 2, False, "normal", moved=False, seed=2)
     groups = case.groups
-    searched = search_grid(groups, None, bits=2, sym=False)
+    searched = search_grid(groups, None, integer_levels(2, sym=False))
     errors = []
     for grid in (case.grid, searched):
         rounding = round_to_nearest({"w": Target(groups, grid, case.shape)})["w"]
@@ -44,3 +48,38 @@ def test_on_a_searched_grid_the_error_is_smaller() -> None:
         off = (codes.float() - zero.float()) * scale.float() - groups
         errors.append(float(off.square().mean()))
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("search", [True, False])
+@pytest.mark.parametrize("sym", [True, False])
+def test_a_matrix_is_rounded_in_one_call(search: bool, sym: bool) -> None:
+    weight = torch.randn(6, 50, generator=torch.Generator().manual_seed(2))
+    scheme = Scheme(3, 16, sym)
+    codes, scale, zero, nested = quantize_matrix(weight, scheme, search=search)
+    assert nested is None
+    groups, levels = to_groups(weight, 16), integer_levels(3, sym=sym)
+    grid = search_grid(groups, None, levels) if search else min_max_grid(groups, levels)
+    wanted = quantize(groups, initial_rounding(groups), grid=grid)
+    assert torch.equal(codes, from_groups(wanted[0], (6, 50)))
+    assert torch.equal(scale, wanted[1].squeeze(-1))
+    assert torch.equal(zero, wanted[2].squeeze(-1))
+
+
+def test_a_matrix_keeps_clear_of_zero_points_that_a_layout_cannot_hold() -> None:
+    weight = torch.rand(4, 32, generator=torch.Generator().manual_seed(3)) + 0.1
+    scheme = Scheme(4, 16, False)
+    for search in (True, False):
+        assert int(quantize_matrix(weight, scheme, search=search).zero.min()) == 0
+        raised = quantize_matrix(weight, scheme, search=search, lowest_zero=1)
+        assert int(raised.zero.min()) == 1
+
+
+@pytest.mark.parametrize("name", ["q3_k", "q4_k", "q5_1"])
+def test_a_matrix_of_a_block_type_has_super_blocks(name: str) -> None:
+    kind = NESTED_TYPES[name]
+    weight = torch.randn(3, 2 * kind.block, generator=torch.Generator().manual_seed(4))
+    matrix = quantize_matrix(weight, scheme_of_type(name))
+    assert matrix.nested is not None
+    supers = 2 if kind.nested.groups > 1 else 2 * kind.block // kind.group_size
+    assert matrix.nested.scale.shape == (3, supers, 1)
+    assert int(matrix.codes.max()) < 2**kind.bits

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core.grid import Grid, min_max_grid, scale_and_zero, to_groups
-from autoround.core.search import importance_groups, ladder, search_grid
+from autoround.core.grid import Grid, min_max_grid, quant_params, to_groups
+from autoround.core.levels import IntegerLevels, integer_levels, ladder
+from autoround.core.search import importance_groups, search_grid
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference_search
 
@@ -17,15 +18,18 @@ from ._cases import KINDS, Case, cases, few
 
 def unclipped(grid: Grid) -> tuple[Tensor, Tensor]:
     one = torch.ones_like(grid.lo)
-    return scale_and_zero(grid, one, one)
+    scale, zero, _ = quant_params(grid, one, one)
+    return scale, zero
 
 
 def error_of(groups: Tensor, importance: Tensor | None, grid: Grid) -> np.ndarray:
     """The oracle's weighted error of rounding to nearest on a grid, [rows, groups, 1]."""
     scale, zero = unclipped(grid)
     weights = np.ones(groups.shape) if importance is None else importance.double().numpy()
+    assert isinstance(grid.levels, IntegerLevels)
+    bits = grid.levels.bits
     return reference_search.search_error(
-        groups.numpy(), weights, scale=scale.numpy(), zero=zero.numpy(), bits=grid.bits
+        groups.numpy(), weights, scale=scale.numpy(), zero=zero.numpy(), bits=bits
     )
 
 
@@ -46,8 +50,8 @@ def test_search_is_never_worse_than_minimum_and_maximum(case: Case, weighted: bo
         channels = importance_of(case, spread=1.5)
         importance = importance_groups(channels, groups, in_features=case.shape[-1])
         importance = importance.expand(groups.shape)
-    found = search_grid(groups, importance, bits=case.bits, sym=case.sym)
-    plain = min_max_grid(groups, bits=case.bits, sym=case.sym)
+    found = search_grid(groups, importance, integer_levels(case.bits, sym=case.sym))
+    plain = min_max_grid(groups, integer_levels(case.bits, sym=case.sym))
     limit = error_of(groups, importance, plain)
     assert (error_of(groups, importance, found) <= limit * (1 + 1e-4) + 1e-30).all()
 
@@ -55,8 +59,8 @@ def test_search_is_never_worse_than_minimum_and_maximum(case: Case, weighted: bo
 @few
 @given(case=cases())
 def test_a_found_grid_is_one_that_files_can_hold(case: Case) -> None:
-    found = search_grid(case.groups, None, bits=case.bits, sym=case.sym)
-    assert (found.bits, found.sym) == (case.bits, case.sym)
+    found = search_grid(case.groups, None, integer_levels(case.bits, sym=case.sym))
+    assert found.levels == integer_levels(case.bits, sym=case.sym)
     assert found.lo.shape == found.hi.shape == (*case.groups.shape[:-1], 1)
     scale, zero = unclipped(found)
     assert torch.equal(scale.half().float(), scale)
@@ -77,7 +81,7 @@ def test_search_comes_close_to_trying_everything(bits: int, sym: bool, weighted:
     groups = rng.normal(size=(32, 1, 32))
     importance = rng.chisquare(2, size=groups.shape) if weighted else np.ones(groups.shape)
     tensors = torch.from_numpy(groups).float(), torch.from_numpy(importance).float()
-    found = error_of(*tensors, search_grid(*tensors, bits=bits, sym=sym))
+    found = error_of(*tensors, search_grid(*tensors, integer_levels(bits, sym=sym)))
     best = [
         reference_search.brute_force(w[0].numpy(), h[0].numpy(), bits=bits, sym=sym)
         for w, h in zip(*tensors, strict=True)
@@ -104,7 +108,7 @@ def test_the_closed_form_is_the_least_error_of_fixed_levels() -> None:
 def test_the_closed_form_gains_next_to_nothing_on_what_was_found(bits: int, sym: bool) -> None:
     """Refinement has converged: no scale for the found levels is much better."""
     weight = Case((16, 64), 16, bits, sym, "normal", moved=False, seed=bits).groups
-    found = search_grid(weight, None, bits=bits, sym=sym)
+    found = search_grid(weight, None, integer_levels(bits, sym=sym))
     scale, zero = (part.double().numpy() for part in unclipped(found))
     groups = weight.double().numpy()
     levels = np.clip(np.rint(groups / scale), -zero, 2**bits - 1 - zero)
@@ -125,9 +129,9 @@ def test_every_group_is_searched_alone() -> None:
     groups = case.groups
     channels = importance_of(case, spread=1.0)
     importance = importance_groups(channels, groups, in_features=4096)
-    whole = search_grid(groups, importance, bits=8, sym=False)
+    whole = search_grid(groups, importance, integer_levels(8, sym=False))
     for row in (0, 16, 39):
-        alone = search_grid(groups[row : row + 1], importance, bits=8, sym=False)
+        alone = search_grid(groups[row : row + 1], importance, integer_levels(8, sym=False))
         for ours, theirs in zip(unclipped(whole), unclipped(alone), strict=True):
             assert torch.equal(ours[row : row + 1], theirs)
 
@@ -137,8 +141,8 @@ def test_what_matters_is_kept_better() -> None:
     groups = torch.randn(64, 1, 32)
     importance = torch.ones(1, 1, 32)
     importance[..., :4] = 100.0
-    equal = search_grid(groups, None, bits=2, sym=True)
-    weighted = search_grid(groups, importance, bits=2, sym=True)
+    equal = search_grid(groups, None, integer_levels(2, sym=True))
+    weighted = search_grid(groups, importance, integer_levels(2, sym=True))
     first_four = torch.zeros(groups.shape)
     first_four[..., :4] = 1.0
     assert error_of(groups, first_four, weighted).sum() < (
@@ -148,8 +152,8 @@ def test_what_matters_is_kept_better() -> None:
 
 def test_equal_importance_is_no_importance() -> None:
     groups = Case((4, 64), 16, 3, False, "normal", moved=False, seed=4).groups
-    without = search_grid(groups, None, bits=3, sym=False)
-    equal = search_grid(groups, torch.full((1, 1, 1), 2.0), bits=3, sym=False)
+    without = search_grid(groups, None, integer_levels(3, sym=False))
+    equal = search_grid(groups, torch.full((1, 1, 1), 2.0), integer_levels(3, sym=False))
     assert torch.equal(without.lo, equal.lo)
     assert torch.equal(without.hi, equal.hi)
 
@@ -158,8 +162,8 @@ def test_equal_importance_is_no_importance() -> None:
 def test_an_all_zero_group_does_not_disturb_its_neighbours(sym: bool) -> None:
     groups = Case((2, 32), 16, 4, sym, "normal", moved=False, seed=4).groups.clone()
     groups[0, 0] = 0.0
-    found = search_grid(groups, None, bits=4, sym=sym)
-    alone = search_grid(groups[:, 1:], None, bits=4, sym=sym)
+    found = search_grid(groups, None, integer_levels(4, sym=sym))
+    alone = search_grid(groups[:, 1:], None, integer_levels(4, sym=sym))
     assert torch.equal(found.lo[:, 1:], alone.lo)
     assert error_of(groups, None, found)[0, 0] == 0.0
 
@@ -169,7 +173,7 @@ def test_nothing_given_is_changed() -> None:
     groups, channels = case.groups, importance_of(case, spread=1.0)
     importance = importance_groups(channels, groups, in_features=50)
     before = importance.clone()
-    search_grid(groups, importance, bits=3, sym=True)
+    search_grid(groups, importance, integer_levels(3, sym=True))
     assert torch.equal(groups, case.groups)
     assert torch.equal(importance, before)
     assert torch.equal(channels, importance_of(case, spread=1.0))
@@ -203,7 +207,7 @@ def test_no_activity_at_all_is_no_importance(group_size: int) -> None:
     groups = to_groups(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), group_size)
     laid = importance_groups(torch.zeros(32), groups, in_features=32)
     assert bool((laid > 0).all())
-    found = search_grid(groups, laid, bits=4, sym=False)
+    found = search_grid(groups, laid, integer_levels(4, sym=False))
     assert bool(found.lo.isfinite().all())
     assert bool(found.hi.isfinite().all())
 

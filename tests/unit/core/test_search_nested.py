@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from autoround.core.gguf_types import NESTED_TYPES
-from autoround.core.grid import levels_of, min_max_grid, nested_parts, to_groups
+from autoround.core.grid import min_max_grid, nested_parts, quant_params, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import fake_quantize, initial_rounding
 from autoround.core.search_nested import rungs, search_nested
 
@@ -30,8 +31,10 @@ def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None
     kind = NESTED_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
     importance = torch.rand(1, *groups.shape[1:], generator=torch.Generator().manual_seed(3)) ** 3
-    plain = min_max_grid(groups, bits=kind.bits, sym=kind.sym)._replace(nested=kind.nested)
-    found = search_nested(groups, importance, bits=kind.bits, sym=kind.sym, nested=kind.nested)
+    plain = min_max_grid(groups, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
+    found = search_nested(
+        groups, importance, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested
+    )
 
     def error(grid: object) -> torch.Tensor:
         return ((rounded(groups, grid) - groups).square() * importance).sum((1, 2))
@@ -45,25 +48,26 @@ def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None
 def test_what_was_chosen_is_what_the_forward_rounds_to(name: str) -> None:
     kind = NESTED_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
-    found = search_nested(groups, None, bits=kind.bits, sym=kind.sym, nested=kind.nested)
+    found = search_nested(groups, None, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
     one = torch.ones_like(groups[..., :1])
-    levels = levels_of(found, one, one)
+    params = quant_params(found, one, one)
     parts = nested_parts(found, one, one)
-    assert torch.isfinite(levels.scale).all()
+    assert parts is not None
+    assert torch.isfinite(params.scale).all()
     # Looking at the same grid again moves nothing: scales are on their super-block's steps.
     if kind.sym:
         wanted = torch.where(found.hi > -found.lo, -found.hi, -found.lo) / 2 ** (kind.bits - 1)
     else:
         wanted = (found.hi - found.lo) / (2**kind.bits - 1)
     step = parts.scale.expand(parts.sub_scale.shape).reshape(wanted.shape).abs()
-    assert ((levels.scale - wanted).abs() <= 0.01 * step)[3:].all()
+    assert ((params.scale - wanted).abs() <= 0.01 * step)[3:].all()
 
 
 def test_a_row_is_searched_alike_alone_and_among_others() -> None:
     kind = NESTED_TYPES["q4_k"]
     groups = to_groups(weight_of("q4_k", rows=300), kind.group_size)
-    whole = search_nested(groups, None, bits=4, sym=False, nested=kind.nested)
-    alone = search_nested(groups[200:201], None, bits=4, sym=False, nested=kind.nested)
+    whole = search_nested(groups, None, integer_levels(4, sym=False), scales=kind.nested)
+    alone = search_nested(groups[200:201], None, integer_levels(4, sym=False), scales=kind.nested)
     assert torch.equal(whole.lo[200:201], alone.lo)
     assert torch.equal(whole.hi[200:201], alone.hi)
 

@@ -13,11 +13,11 @@ def draws(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_gradient_is_that_of_the_negative_logarithm_of_one_answer() -> None:
+def test_the_gradient_is_that_of_the_negative_logarithm_of_the_sampled_label() -> None:
     logits = torch.randn(50, 7, generator=draws(0), dtype=torch.float64).requires_grad_()
     found = sampled_gradient(logits.detach(), generator=draws(1))
-    answers = (torch.softmax(logits.detach(), -1).float() - found).argmax(-1)
-    loss = torch.nn.functional.cross_entropy(logits, answers, reduction="sum")
+    labels = (torch.softmax(logits.detach(), -1).float() - found).argmax(-1)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     wanted = torch.autograd.grad(loss, logits)[0]
     torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=0)
 

@@ -18,7 +18,7 @@ from ._cases import few
     steps=st.integers(1, 30),
     seed=st.integers(0, 2**31),
 )
-def test_a_whole_descent_agrees_with_the_oracle(rate: float, steps: int, seed: int) -> None:
+def test_all_steps_agrees_with_the_oracle(rate: float, steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shapes = [(3, 2, 4), (3, 2, 1)]
     params = [torch.from_numpy(rng.normal(size=shape)).float() for shape in shapes]
@@ -43,13 +43,13 @@ def test_every_parameter_moves_by_the_rate_or_not_at_all() -> None:
 
 
 def test_the_rate_falls_linearly_to_nothing() -> None:
-    rates = [signsgd.linear_rate(0.5, step, steps=4) for step in range(5)]
+    rates = [signsgd.linear_lr(0.5, step, steps=4) for step in range(5)]
     assert rates == [0.5, 0.375, 0.25, 0.125, 0.0]
 
 
 def test_the_whole_way_is_about_half_a_level_at_the_default_rate() -> None:
     steps = 200
-    way = sum(signsgd.linear_rate(1 / steps, step, steps=steps) for step in range(steps))
+    way = sum(signsgd.linear_lr(1 / steps, step, steps=steps) for step in range(steps))
     assert way == pytest.approx(0.5, abs=0.01)
 
 

@@ -16,7 +16,7 @@ from autoround.core.signsgd import SignState
 from autoround.device import doctor, registry
 from autoround.device.doctor import examine
 from autoround.device.protocol import Availability, Note, Speed
-from autoround.device.registry import Found
+from autoround.device.registry import RegisteredBackend
 from autoround.device.runtime import TorchRuntime
 from autoround.report.doctor import doctor_lines
 from autoround_backends.cpu import BACKEND as CPU
@@ -67,7 +67,10 @@ def have(monkeypatch: pytest.MonkeyPatch) -> Have:
 
     def set_backends(*held: Any) -> None:
         found = tuple(
-            one if isinstance(one, Found) else Found(one.name, one, one.probe()) for one in held
+            one
+            if isinstance(one, RegisteredBackend)
+            else RegisteredBackend(one.name, one, one.probe())
+            for one in held
         )
         for module in (registry, doctor):
             monkeypatch.setattr(module, "backends", lambda: found)
@@ -117,7 +120,7 @@ def test_a_device_that_cannot_be_opened_is_a_problem_and_the_rest_is_told(have: 
 
 def test_a_broken_backend_is_told_and_is_no_problem(have: Have) -> None:
     reason = "its module theirs:BACKEND fails: ImportError: no libtheirs.so"
-    have(Found("theirs", None, Availability(False, reason)), CPU)
+    have(RegisteredBackend("theirs", None, Availability(False, reason)), CPU)
     report = examine()
     assert report.problems == ()
     assert report.backends[0].broken
@@ -128,7 +131,7 @@ def test_a_broken_backend_is_told_and_is_no_problem(have: Have) -> None:
 
 def test_no_device_at_all_is_a_problem(have: Have) -> None:
     dead = dataclasses.replace(CPU.probe(), available=False, reason="no processor", devices=())
-    have(Found("cpu", CPU, dead))
+    have(RegisteredBackend("cpu", CPU, dead))
     report = examine()
     assert report.problems == ("no backend can run here",)
     assert "  --device auto finds nothing" in doctor_lines(report)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from autoround.device import kernels as registry
-from autoround.device.kernels import Demand, Found, choose, faster_if_installed
+from autoround.device.kernels import (
+    AUTO,
+    Choice,
+    Demand,
+    Kernel,
+    RegisteredKernel,
+    check_backend,
+    choose_among,
+    faster_if_installed,
+    time_kernel,
+)
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError, UsageError
 from autoround.types import Scheme
@@ -32,49 +40,52 @@ class Fake:
         return self.reason
 
 
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return a function that registers kernels, and with what seconds they are timed."""
+class Registry:
+    """Kernels that are registered, and the seconds that they are timed with."""
 
-    def register(*found: tuple[Fake, bool], seconds: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, *entries: tuple[Fake, bool], seconds: dict[str, float] | None = None
+    ) -> None:
         rows = [
-            Found(k.name, k, Availability(here, "" if here else "is not there"))
-            for k, here in found
-        ]  # type: ignore[arg-type]
-        rows.sort(key=lambda f: -f.kernel.rank if f.kernel else 0)
-        monkeypatch.setattr(registry, "kernels", lambda: tuple(rows))
-        monkeypatch.setattr(registry, "_seconds", lambda k, d: (seconds or {}).get(k.name, 1.0))
-        registry._choose.cache_clear()
+            RegisteredKernel(k.name, k, Availability(here, "" if here else "is not there"))  # type: ignore[arg-type]
+            for k, here in entries
+        ]
+        self.rows = sorted(rows, key=lambda row: -row.kernel.rank if row.kernel else 0)
+        self._seconds = seconds or {}
 
-    yield register
-    registry._choose.cache_clear()
+    def choose(self, backend: str = AUTO) -> Choice:
+        check_backend(backend, registered=self.rows)
+        return choose_among(self.rows, DEMAND, backend=backend, timer=self._time)
+
+    def _time(self, kernel: Kernel, demand: Demand) -> float:
+        return self._seconds.get(kernel.name, 1.0)
 
 
-def test_the_fastest_by_the_clock_is_chosen_among_the_timed(given: Any) -> None:
-    given((Fake("a", 5), True), (Fake("b", 4), True), seconds={"a": 2.0, "b": 1.0})
-    choice = choose(DEMAND)
+def test_the_fastest_by_the_clock_is_chosen_among_the_timed() -> None:
+    registry = Registry((Fake("a", 5), True), (Fake("b", 4), True), seconds={"a": 2.0, "b": 1.0})
+    choice = registry.choose()
     assert choice.kernel.name == "b"
     assert {v.name: v.seconds for v in choice.verdicts} == {"a": 2.0, "b": 1.0}
 
 
-def test_rank_decides_where_the_first_is_not_timed(given: Any) -> None:
+def test_rank_decides_where_the_first_is_not_timed() -> None:
     first = Fake("a", 5)
     first.timed = False
-    given((first, True), (Fake("b", 4), True), seconds={"b": 0.1})
-    assert choose(DEMAND).kernel.name == "a"
+    registry = Registry((first, True), (Fake("b", 4), True), seconds={"b": 0.1})
+    assert registry.choose().kernel.name == "a"
 
 
-def test_what_cannot_run_a_layer_is_passed_over_with_its_reason(given: Any) -> None:
+def test_what_cannot_run_a_layer_is_passed_over_with_its_reason() -> None:
     elsewhere = Fake("e", 9)
     elsewhere.devices = ("cuda",)
-    given(
+    registry = Registry(
         (Fake("a", 5, reason="for 8 bits, not 4"), True),
         (Fake("b", 4, install="some-package"), False),
         (Fake("c", 1), True),
         (Fake("d", -1), True),
         (elsewhere, True),
     )
-    choice = choose(DEMAND)
+    choice = registry.choose()
     assert choice.kernel.name == "c"
     assert {v.name: v.reason for v in choice.verdicts} == {
         "e": "for cuda only",
@@ -83,16 +94,16 @@ def test_what_cannot_run_a_layer_is_passed_over_with_its_reason(given: Any) -> N
         "c": "",
         "d": "only by name",
     }
-    assert faster_if_installed(DEMAND, choice.kernel) == ["some-package"]
-    assert choose(DEMAND, "d").kernel.name == "d"
+    assert faster_if_installed(DEMAND, choice.kernel, registered=registry.rows) == ["some-package"]
+    assert registry.choose("d").kernel.name == "d"
 
 
-def test_a_name_is_kept_to(given: Any) -> None:
-    given((Fake("a", 5, reason="for 8 bits, not 4"), True), (Fake("c", 1), True))
+def test_a_name_is_kept_to() -> None:
+    registry = Registry((Fake("a", 5, reason="for 8 bits, not 4"), True), (Fake("c", 1), True))
     with pytest.raises(DeviceError, match=r"64 inputs and 64 outputs, W4 g32 sym.*a: for 8 bits"):
-        choose(DEMAND, "a")
+        registry.choose("a")
     with pytest.raises(UsageError, match="no kernel is named 'z'; legal: auto, a, c"):
-        choose(DEMAND, "z")
+        registry.choose("z")
 
 
 def test_one_that_fails_is_infinitely_slow() -> None:
@@ -100,4 +111,4 @@ def test_one_that_fails_is_infinitely_slow() -> None:
         def pack(self, layer: Any, order: Any) -> Any:
             raise RuntimeError("no such instruction")
 
-    assert registry._seconds(Broken("x", 1), DEMAND) == float("inf")  # type: ignore[arg-type]
+    assert time_kernel(Broken("x", 1), DEMAND) == float("inf")  # type: ignore[arg-type]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.device.protocol import Speed, measure_matmul, preferred
+from autoround.device.protocol import Speed, measure_matmul, sort_speeds
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -25,7 +25,7 @@ def test_float32_comes_first_unless_another_is_worth_it(
     speeds: dict[torch.dtype, float], order: list[torch.dtype]
 ) -> None:
     given = [Speed(dtype, flops) for dtype, flops in speeds.items()]
-    result = preferred(given)
+    result = sort_speeds(given)
     assert [speed.dtype for speed in result] == order
     assert set(result) == set(given)
 

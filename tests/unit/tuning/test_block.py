@@ -142,19 +142,19 @@ def test_blocks_have_hyperparameters_of_their_own() -> None:
     settings = TuningSettings(seed=5, minmax_lr=0.5, default=LayerTuning("nearest", 0.004))
     each = [hyperparameters_for(settings, block) for block in (0, 1, 2)]
     assert [one.seed for one in each] == [5, 6, 7]
-    assert (each[0].rate, each[0].clip_rate) == (0.004, 0.5)
+    assert (each[0].lr, each[0].minmax_lr) == (0.004, 0.5)
     for init_scale, ceiling in (("search", 2), ("minmax", 1)):
         settings = TuningSettings(init_scale=init_scale)
-        assert hyperparameters_for(settings, 0).clip_ceiling == ceiling
+        assert hyperparameters_for(settings, 0).max_minmax_scale == ceiling
 
 
 def test_recipes_settle_the_hyperparameters_of_a_block() -> None:
     model = make_model("llama")
     fixed = make_session(model, {"tuning.tune_minmax": False}, data=IDS).tuning
-    assert hyperparameters_for(fixed, 0).clip_rate == 0
+    assert hyperparameters_for(fixed, 0).minmax_lr == 0
     tuned = make_session(model, {"tuning.iters": 50}, data=IDS).tuning
-    assert hyperparameters_for(tuned, 0).rate == pytest.approx(0.004)
-    assert hyperparameters_for(tuned, 0).clip_rate == pytest.approx(0.004)
+    assert hyperparameters_for(tuned, 0).lr == pytest.approx(0.004)
+    assert hyperparameters_for(tuned, 0).minmax_lr == pytest.approx(0.004)
 
 
 def test_quantized_inputs_reach_the_second_block_only() -> None:

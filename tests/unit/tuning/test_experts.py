@@ -108,8 +108,8 @@ def test_experts_that_few_tokens_came_to_stay_where_they_started() -> None:
     assert few[own.name].tolist() == [False, True, True]
     value, clip = torch.full((24, 1, 32), 0.3), torch.full((24, 1, 1), 0.9)
     found = reset_undertrained({own.name: Rounding(value, clip, clip)}, few)[own.name]
-    assert bool((found.value[:8] == 0.3).all())
-    assert not found.value[8:].any()
+    assert bool((found.offset[:8] == 0.3).all())
+    assert not found.offset[8:].any()
     assert bool((found.min_scale[:8] == 0.9).all())
     assert bool((found.max_scale[8:] == 1).all())
     assert undertrained_experts(block, {"experts": tokens.clamp(min=FEW_TOKENS)}) == {}

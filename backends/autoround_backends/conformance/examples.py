@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoround.core.grid import Grid, min_max_grid, to_groups
+from autoround.core.levels import integer_levels
 from autoround.core.rounding import Rounding
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
@@ -44,18 +45,21 @@ SHAPES = (
 SIZES = {"normal": 1.0, "tiny": 1e-8, "small": 1e-3, "huge": 1e4}
 
 
-class Given:
+class Example:
     """One weight with its grid and a rounding in mid-tuning."""
 
     def __init__(self, shape: Shape, *, sym: bool, size: float, seed: int | None = None) -> None:
         rng = np.random.default_rng(shape.bits if seed is None else seed)
         weight = rng.normal(size=shape.shape) * size
+        # A group of zeros has a scale at its floor, whose gradient is zero.
         weight.reshape(-1, shape.shape[-1])[0, : min(shape.shape[-1], 16)] = 0.0
         self.groups = to_groups(torch.from_numpy(weight).float(), shape.group_size)
-        self.grid = min_max_grid(self.groups, bits=shape.bits, sym=sym)
-        clips = [rng.uniform(0.4, 1.1, size=self.grid.lo.shape) for _ in range(2)]
-        value = rng.uniform(-0.6, 0.6, size=self.groups.shape)
-        self.rounding = Rounding(*(torch.from_numpy(p).float() for p in (value, *clips)))
+        self.bits, self.sym = shape.bits, sym
+        self.grid = min_max_grid(self.groups, integer_levels(shape.bits, sym=sym))
+        # Beyond one as well: searched ranges may widen.
+        factors = [rng.uniform(0.4, 1.1, size=self.grid.lo.shape) for _ in range(2)]
+        offset = rng.uniform(-0.6, 0.6, size=self.groups.shape)
+        self.rounding = Rounding(*(torch.from_numpy(p).float() for p in (offset, *factors)))
         self.upstream = torch.from_numpy(rng.normal(size=self.groups.shape)).float()
 
     def on(self, device: torch.device) -> tuple[Tensor, Rounding, Grid]:
@@ -71,7 +75,7 @@ class Given:
         return (
             self.groups.double().numpy(),
             reference.Rounding(*(part.double().numpy() for part in self.rounding)),
-            reference.Grid(lo, hi, self.grid.bits, self.grid.sym),
+            reference.Grid(lo, hi, self.bits, self.sym),
         )
 
     @property

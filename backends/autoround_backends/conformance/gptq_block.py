@@ -1,4 +1,4 @@
-"""Columns rounded one after the other, against the float64 oracle."""
+"""A block of columns rounded by GPTQ, against the float64 oracle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from autoround.core.panel import ColumnBlock
-from autoround_backends import reference_compensate as oracle
+from autoround.core.gptq import ColumnBlock
+from autoround.core.levels import integer_levels
+from autoround_backends import reference_gptq as oracle
 from autoround_backends.conformance.subject import Case, Subject, require
 
 #: Columns and rows: one of each, a program's worth, more and less, and more columns than any takes.
@@ -26,49 +27,52 @@ class _Kind(NamedTuple):
     sym: bool
 
 
-def panel_cases() -> Iterator[Case]:
+def gptq_block_cases() -> Iterator[Case]:
     """Yield the cases of this file."""
     for columns, rows in SIZES:
         for bits, sym in ((2, True), (4, False), (8, False)):
             kind = _Kind(columns, rows, bits, sym)
             about = f"{columns}x{rows}-{bits}bit-{'sym' if sym else 'asym'}"
-            yield Case(f"columns in turn are the oracle's [{about}]", partial(_panel, kind))
+            yield Case(f"a GPTQ block is the oracle's [{about}]", partial(_gptq_block, kind))
 
 
 def _drawn(kind: _Kind) -> ColumnBlock:
     """Draw columns whose factor is a narrow part of a wider one, as it is in use."""
     rng = np.random.default_rng(kind.columns + kind.bits)
     shape = (kind.columns, kind.rows)
+    levels = integer_levels(kind.bits, sym=kind.sym)
     weight = rng.normal(size=shape)
     signs = np.sign(rng.normal(size=shape)) if kind.sym else np.ones(shape)
-    scale = signs * rng.uniform(0.5, 1.5, size=shape) * 4.0 / 2**kind.bits
-    half = 2 ** (kind.bits - 1)
-    zero = np.full(shape, half) if kind.sym else rng.integers(0, 2 * half, size=shape)
+    scale = signs * rng.uniform(0.5, 1.5, size=shape) * 4.0 / levels.count
+    middle = np.full(shape, levels.middle)
+    zero = middle if kind.sym else rng.integers(0, levels.count, size=shape)
     minimum = np.zeros(shape) if kind.sym else rng.uniform(-0.1, 0.1, size=shape)
     wide = np.triu(rng.normal(size=(kind.columns, kind.columns + 3)) * 0.1, k=3)
     wide += np.eye(kind.columns, kind.columns + 3, k=3) * rng.uniform(0.8, 1.2)
     upper = torch.from_numpy(wide).float()[:, 3:]
     first, *others = (torch.from_numpy(x).float() for x in (weight, scale, -zero, minimum))
-    return ColumnBlock(first, others[0], others[1], others[2], upper, 2**kind.bits - 1)
+    return ColumnBlock(first, others[0], others[1], others[2], upper, levels)
 
 
-def _panel(kind: _Kind, held: Subject) -> None:
-    runtime, drawn = held.runtime, _drawn(kind)
-    wanted = oracle.panel(*(part.double().numpy() for part in drawn[:-1]), top=drawn.top)
+def _gptq_block(kind: _Kind, subject: Subject) -> None:
+    runtime, drawn = subject.runtime, _drawn(kind)
+    tensors = (drawn.weight, drawn.scale, drawn.low, drawn.minimum, drawn.upper)
+    top = drawn.levels.count - 1
+    wanted = oracle.gptq_block(*(part.double().numpy() for part in tensors), top=top)
     # The factor stays a part of a wider one: its rows are not one after the other.
     wide = torch.nn.functional.pad(drawn.upper, (0, 3)).to(runtime.device)
-    there = ColumnBlock(
+    on_device = ColumnBlock(
         drawn.weight.clone().to(runtime.device),
         drawn.scale.to(runtime.device),
         drawn.low.to(runtime.device),
         drawn.minimum.to(runtime.device),
         wide[:, : kind.columns],
-        drawn.top,
+        drawn.levels,
     )
-    found = runtime.ops.gptq_block(there)
+    results = runtime.ops.gptq_block(on_device)
     certain = wanted.apart > CERTAIN * max(1, kind.columns // 8)
     require(kind.rows < 30 or certain.mean() > 0.1, "nothing is certain: draw others")
-    for ours, theirs in zip(found, wanted[:2], strict=True):
+    for ours, theirs in zip(results, wanted[:2], strict=True):
         require(
             ours.dtype == torch.float32 and ours.shape == theirs.shape, "another kind of result"
         )

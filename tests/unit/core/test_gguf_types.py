@@ -1,4 +1,4 @@
-"""Grids whose scales are held by super-blocks, against the oracle."""
+"""core/gguf_types.py, and grids whose scales are held by super-blocks, against the oracle."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from autoround.core.gguf_types import NESTED_TYPES, nested_of, scheme_of_type
-from autoround.core.grid import Grid, levels_of, min_max_grid, nested_parts, to_groups
+from autoround.core.grid import Grid, min_max_grid, nested_parts, quant_params, to_groups
+from autoround.core.levels import IntegerLevels, integer_levels
 from autoround.core.metrics import weight_bits
 from autoround.core.rounding import Rounding, fake_quantize, quantize
+from autoround.core.scales import Nested
 from autoround_backends import reference
 
 NAMES = sorted(NESTED_TYPES)
@@ -24,23 +26,25 @@ def case(name: str, *, moved: bool, seed: int = 0) -> tuple[torch.Tensor, Grid, 
     weight[2, 3] = 4.0
     weight[3] = 0.0
     groups = to_groups(weight, kind.group_size)
-    grid = min_max_grid(groups, bits=kind.bits, sym=kind.sym)._replace(nested=kind.nested)
+    grid = min_max_grid(groups, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
     value = torch.zeros_like(groups)
-    clips = torch.ones_like(groups[..., :1]), torch.ones_like(groups[..., :1])
+    factors = torch.ones_like(groups[..., :1]), torch.ones_like(groups[..., :1])
     if moved:
         value = torch.rand(groups.shape, generator=generator) - 0.5
-        clips = (
-            0.6 + 0.5 * torch.rand(clips[0].shape, generator=generator),
-            0.6 + 0.5 * torch.rand(clips[0].shape, generator=generator),
+        factors = (
+            0.6 + 0.5 * torch.rand(factors[0].shape, generator=generator),
+            0.6 + 0.5 * torch.rand(factors[0].shape, generator=generator),
         )
-    return groups, grid, Rounding(value, *clips)
+    return groups, grid, Rounding(value, *factors)
 
 
 def oracle(grid: Grid, rounding: Rounding) -> tuple[reference.Grid, reference.Rounding]:
-    assert grid.nested is not None
+    levels, nested = grid.levels, grid.scales
+    assert isinstance(levels, IntegerLevels)
+    assert isinstance(nested, Nested)
     return (
         reference.Grid(
-            grid.lo.double().numpy(), grid.hi.double().numpy(), grid.bits, grid.sym, grid.nested
+            grid.lo.double().numpy(), grid.hi.double().numpy(), levels.bits, levels.sym, nested
         ),
         reference.Rounding(*(part.detach().double().numpy() for part in rounding)),
     )
@@ -53,8 +57,8 @@ def test_parts_and_weights_agree_with_the_oracle(name: str, moved: bool) -> None
     theirs, held = oracle(grid, rounding)
     sure = reference.certain_groups(theirs, held.min_scale, held.max_scale)
     assert sure.mean() > 0.5
-    ours = levels_of(grid, rounding.min_scale, rounding.max_scale)
-    wanted = reference.levels_of(theirs, held.min_scale, held.max_scale)
+    ours = quant_params(grid, rounding.min_scale, rounding.max_scale)
+    wanted = reference.quant_params(theirs, held.min_scale, held.max_scale)
     for own, other in zip(ours, wanted, strict=True):
         if own is not None:
             np.testing.assert_allclose(own.numpy()[sure], other[sure], rtol=1e-6)
@@ -81,7 +85,7 @@ def test_gradients_agree_with_the_oracle(name: str) -> None:
     whole = certain.all(-1, keepdims=True)
     assert whole.mean() > 0.2
     np.testing.assert_allclose(
-        grads[0].numpy()[certain], wanted.value[certain], rtol=1e-5, atol=1e-9
+        grads[0].numpy()[certain], wanted.offset[certain], rtol=1e-5, atol=1e-9
     )
     for own, other in zip(grads[1:], wanted[1:], strict=True):
         size = np.abs(other).max()
@@ -93,6 +97,7 @@ def test_every_part_is_one_that_the_format_holds(name: str) -> None:
     kind = NESTED_TYPES[name]
     _, grid, rounding = case(name, moved=True, seed=2)
     parts = nested_parts(grid, rounding.min_scale, rounding.max_scale)
+    assert parts is not None
     for held in (parts.scale, parts.minimum):
         if held is not None:
             assert torch.equal(held, held.half().float())
@@ -111,7 +116,7 @@ def test_every_part_is_one_that_the_format_holds(name: str) -> None:
 def test_codes_and_parts_give_the_weights_of_the_forward(name: str) -> None:
     groups, grid, rounding = case(name, moved=True, seed=3)
     codes, scale, zero = quantize(groups, rounding, grid=grid)
-    minimum = levels_of(grid, rounding.min_scale, rounding.max_scale).minimum
+    minimum = quant_params(grid, rounding.min_scale, rounding.max_scale).minimum
     back = (codes.float() - zero.float()) * scale - (0.0 if minimum is None else minimum)
     assert torch.equal(back, fake_quantize(groups, rounding, grid=grid, dtype=torch.float32))
 

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
+from autoround.core.levels import AsymmetricLevels, SymmetricLevels
+from autoround.core.scales import HALF
+from autoround.core.schemes import scheme_levels, scheme_scales
+from autoround.types import Scheme
+
+
+def test_plain_schemes_have_integers_and_float16() -> None:
+    assert scheme_levels(Scheme(4, 32, True)) == SymmetricLevels(4)
+    assert scheme_levels(Scheme(3, 32, False)) == AsymmetricLevels(3)
+    assert scheme_levels(Scheme(3, 32, False), lowest_zero=1) == AsymmetricLevels(3, 1)
+    assert scheme_scales(Scheme(4, 32, True)) == HALF
+
+
+@pytest.mark.parametrize("name", sorted(NESTED_TYPES))
+def test_block_types_have_scales_of_their_own(name: str) -> None:
+    kind, scheme = NESTED_TYPES[name], scheme_of_type(name)
+    assert scheme_scales(scheme) == kind.nested
+    assert scheme_levels(scheme).count == 2**kind.bits
+    assert scheme_levels(scheme).fixed_zero == kind.sym
