@@ -20,7 +20,8 @@ run_check() {
             "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" tools/check_devices.py autoround examples tools &&
-                "$CHECK_PYTHON" tools/check_words.py
+                "$CHECK_PYTHON" tools/check_words.py &&
+                "$CHECK_PYTHON" tools/check_mirror.py
             ;;
         types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \

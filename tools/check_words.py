@@ -68,7 +68,7 @@ def functions(tree: ast.AST, *, in_class: bool = False) -> Iterator[tuple[Functi
 
 
 def assigned_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Yield every variable that is assigned to, with its line: of ``=``, ``for``, ``with``, ``:=``."""
+    """Yield every variable that is stored to, with its line, in ``for`` and ``with`` too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno
