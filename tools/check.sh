@@ -19,7 +19,9 @@ run_check() {
         lint)
             "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
-                "$CHECK_PYTHON" tools/check_devices.py autoround examples tools
+                "$CHECK_PYTHON" tools/check_devices.py autoround examples tools &&
+                "$CHECK_PYTHON" tools/check_words.py &&
+                "$CHECK_PYTHON" tools/check_mirror.py
             ;;
         types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend examples/format tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \
