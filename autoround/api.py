@@ -103,11 +103,8 @@ def plan(
     """Return what :func:`quantize` would do and what it would cost, without doing it.
 
     Args:
-        model: as :func:`quantize` takes it.
-        recipe: a built-in name, a file, or a Recipe.
+        model, recipe, tokenizer, data: as :func:`quantize` takes them.
         device: auto, or the name of a device; ``null`` plans for one that computes nothing.
-        tokenizer: needed for a model in memory when the calibration is text.
-        data: calibration texts or token ids, in place of the recipe's dataset.
         max_memory: bytes that the run may use; None for most of what is free.
 
     Returns:
@@ -137,13 +134,9 @@ def allocate(
     With ``allocate.scores`` set, scores come from that file, or go to it.
 
     Args:
-        model: as :func:`quantize` takes it.
+        model, device, tokenizer, data, sink: as :func:`quantize` takes them.
         recipe: a built-in name, a file, or a Recipe, with one of the budgets of ``allocate``.
-        device: auto, or the name of a device that ``autoround doctor`` lists.
-        tokenizer: needed for a model in memory when the calibration is text.
-        data: calibration texts or token ids, in place of the recipe's dataset.
         work_dir: for activations that do not fit the memory; by default the system's folder.
-        sink: is told of every event of the run.
 
     Returns:
         The recipe with a rule for each layer in place of the budget; what that was chosen from
@@ -173,18 +166,10 @@ def make_request(
     tokenizer: Any = None,
     data: object | None = None,
 ) -> Request:
-    """Resolve the names of a run: open its device and model, load its tokenizer.
-
-    Args:
-        model: as :func:`quantize` takes it.
-        recipe: says whether a tokenizer is needed.
-        device: auto, or the name of a device.
-        tokenizer: None to load the model's own, where one is needed.
-        data: calibration texts or token ids, in place of the recipe's dataset.
+    """Open the device and the model that arguments of :func:`quantize` name, and its tokenizer.
 
     Raises:
-        DeviceError: no such device is here.
-        ModelError: the model cannot be opened.
+        DeviceError, ModelError: one of them is not here or cannot be opened.
         DataError: the recipe reads text, and the model has no tokenizer.
     """
     runtime = open_device(device)
@@ -210,9 +195,6 @@ def _computing(request: Request) -> Request:
 def open_any(model: Model) -> tuple[Skeleton, str]:
     """Open a model of any kind; returns it with the name the user knows it by.
 
-    Args:
-        model: as :func:`quantize` takes it.
-
     Raises:
         ModelError: there is no such model, or it is none that can be read.
     """
@@ -228,22 +210,18 @@ class AutoRound:
     """Quantize one model, with the arguments this field is used to.
 
     Every argument left at None is what the recipe says; the default recipe means 4 bits,
-    groups of 128, symmetric, 200 iterations, 128 samples of 2048 tokens. The recipe key that
-    each one sets is in the table ``autoround.recipe.flags.FLAGS``; the command line's options of
-    the same names are made from it too.
+    groups of 128, symmetric, 200 iterations, 128 samples of 2048 tokens. Which key each one sets
+    is in the table ``autoround.recipe.flags.FLAGS``, which makes the command's options too.
 
     Args:
-        model: a folder, a hub id, a transformers model, which is not changed, or None for the
-            embedded default.
-        tokenizer: of transformers; needed for a model in memory when the calibration is text.
+        model, tokenizer, device, sink: as :func:`quantize` takes them.
         bits: per weight, 2 to 8.
         group_size: weights per scale; -1 one scale per channel, 0 one per tensor.
         sym: whether the grid is symmetric, or has zero points.
         iters: tuning steps per block; 0 does not tune.
         lr: learning rate of the rounding offsets V.
         minmax_lr: learning rate of min_scale and max_scale (α and β of SignRound).
-        nsamples: calibration samples.
-        seqlen: tokens per sample.
+        nsamples, seqlen: calibration samples, and tokens of each.
         batch_size: samples per forward pass.
         gradient_accumulate_steps: forward passes whose gradients make one step.
         low_memory: whether to take the least memory of the device, one sample at a time.
@@ -251,10 +229,8 @@ class AutoRound:
         seed: of every random choice.
         layers: rules for some of the layers, as the recipe key of that name has them:
             ``[{"kind": "attention", "bits": 8}]``; the last that fits a layer decides.
-        device: auto, or the name of a device that ``autoround doctor`` lists.
         recipe: a built-in name or a file.
         overrides: ``path=value`` texts for any other key of the recipe, as ``--set`` takes them.
-        sink: is told of every event of the run.
 
     Raises:
         RecipeError: an argument has a value that is not legal; all of these are named.
