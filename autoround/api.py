@@ -34,6 +34,7 @@ from autoround.planning.calibration import needed_tokenizer
 from autoround.planning.plan import make_plan
 from autoround.preparation import Prepared, Request, open_session, prepare, scoring_session
 from autoround.recipe.allocate import AllocateOptions
+from autoround.recipe.flags import FLAGS
 from autoround.recipe.load import OverrideSource, load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import check_leftover
@@ -57,13 +58,19 @@ def quantize(
 ) -> RunResult:
     """Quantize a model by a recipe and write the result.
 
-    model: a folder, a hub id, a transformers model (it is not changed), or None for the
-        embedded default. recipe: a built-in name, a file, or a Recipe.
-    output_dir: the folder, or a ``Destination`` that also says whether to resume an interrupted
-        run and how much memory to use.
-    tokenizer: needed for a model in memory when the calibration is text.
-    data: calibration tokens or texts, in place of the recipe's dataset.
-    sink: is told of every event of the run.
+    Args:
+        model: a folder, a hub id, a transformers model (it is not changed), or None for the
+            embedded default.
+        recipe: a built-in name, a file, or a Recipe.
+        output_dir: the folder, or a ``Destination`` that also says whether to resume an
+            interrupted run and how many bytes of memory to use.
+        device: auto, or the name of a device that ``autoround doctor`` lists.
+        tokenizer: of transformers; needed for a model in memory when the calibration is text.
+        data: calibration texts, or token ids of one sample each, in place of the recipe's dataset.
+        sink: is told of every event of the run.
+
+    Returns:
+        What was done to each block, and the size and place of the result.
 
     Raises:
         AutoRoundError: what is wrong, wherever possible before any work is done.
@@ -94,7 +101,13 @@ def plan(
 ) -> tuple[Plan, Estimate]:
     """Return what :func:`quantize` would do and what it would cost, without doing it.
 
-    max_memory: bytes that the run may use.
+    Args:
+        model, recipe, tokenizer, data: as :func:`quantize` takes them.
+        device: auto, or the name of a device; ``null`` plans for one that computes nothing.
+        max_memory: bytes that the run may use; None for most of what is free.
+
+    Returns:
+        The plan, and its cost: bytes on disk and in memory, and a range of seconds.
 
     Raises:
         AutoRoundError: whatever would stop the run before its first block.
@@ -117,11 +130,16 @@ def allocate(
 ) -> tuple[Recipe, ChosenAllocation, Scores]:
     """Find the bits of every layer under a recipe's budget, without quantizing anything.
 
-    Returns the recipe with a rule for each layer in place of the budget, what it was chosen from
-    and is predicted to cost, and the scores of the layers. With ``allocate.scores`` set, scores
-    come from that file, or go to it.
+    With ``allocate.scores`` set, scores come from that file, or go to it.
 
-    work_dir: for activations that do not fit the memory; by default the system's folder.
+    Args:
+        model, device, tokenizer, data, sink: as :func:`quantize` takes them.
+        recipe: a built-in name, a file, or a Recipe, with one of the budgets of ``allocate``.
+        work_dir: for activations that do not fit the memory; by default the system's folder.
+
+    Returns:
+        The recipe with a rule for each layer in place of the budget; what that was chosen from
+        and is predicted to cost; and the scores of the layers.
 
     Raises:
         AutoRoundError: the recipe has no budget, or one that cannot be met.
@@ -147,7 +165,12 @@ def make_request(
     tokenizer: Any = None,
     data: object | None = None,
 ) -> Request:
-    """Resolve the names of a run to things: device, model, tokenizer."""
+    """Open the device and the model that arguments of :func:`quantize` name, and its tokenizer.
+
+    Raises:
+        DeviceError, ModelError: one of them is not here or cannot be opened.
+        DataError: the recipe reads text, and the model has no tokenizer.
+    """
     runtime = open_device(device)
     skeleton, name = open_any(model)
     if tokenizer is None:
@@ -163,7 +186,11 @@ def _computing(request: Request) -> Request:
 
 
 def open_any(model: Model) -> tuple[Skeleton, str]:
-    """Open a model of any kind; returns it with the name the user knows it by."""
+    """Open a model of any kind; returns it with the name the user knows it by.
+
+    Raises:
+        ModelError: there is no such model, or it is none that can be read.
+    """
     if model is None:
         return open_model(embedded_model()), EMBEDDED_NAME
     if isinstance(model, nn.Module):
@@ -176,12 +203,30 @@ class AutoRound:
     """Quantize one model, with the arguments this field is used to.
 
     Every argument left at None is what the recipe says; the default recipe means 4 bits,
-    groups of 128, symmetric, 200 iterations, 128 samples of 2048 tokens.
+    groups of 128, symmetric, 200 iterations, 128 samples of 2048 tokens. Which key each one sets
+    is in the table ``autoround.recipe.flags.FLAGS``, which makes the command's options too.
 
-    model: a folder, a hub id, or a transformers model, which is not changed.
-    dataset: a dataset's name or file, or token ids or texts themselves.
-    layers: rules for some of the layers, as the recipe key of that name has them:
-        ``[{"kind": "attention", "bits": 8}]``; the last that fits a layer decides.
+    Args:
+        model, tokenizer, device, sink: as :func:`quantize` takes them.
+        bits: per weight, 2 to 8.
+        group_size: weights per scale; -1 one scale per channel, 0 one per tensor.
+        sym: whether the grid is symmetric, or has zero points.
+        iters: tuning steps per block; 0 does not tune.
+        lr: learning rate of the rounding offsets V.
+        minmax_lr: learning rate of min_scale and max_scale (α and β of SignRound).
+        nsamples, seqlen: calibration samples, and tokens of each.
+        batch_size: samples per forward pass.
+        gradient_accumulate_steps: forward passes whose gradients make one step.
+        low_memory: whether to take the least memory of the device, one sample at a time.
+        dataset: a dataset's name or file, or token ids or texts themselves.
+        seed: of every random choice.
+        layers: rules for some of the layers, as the recipe key of that name has them:
+            ``[{"kind": "attention", "bits": 8}]``; the last that fits a layer decides.
+        recipe: a built-in name or a file.
+        overrides: ``path=value`` texts for any other key of the recipe, as ``--set`` takes them.
+
+    Raises:
+        RecipeError: an argument has a value that is not legal; all of these are named.
     """
 
     model: Model
@@ -214,6 +259,13 @@ class AutoRound:
         """Tune all blocks; returns a dequantized copy of the model, and its quantized layers.
 
         The quantized layers are kept for :meth:`save_quantized`.
+
+        Returns:
+            A copy of the model with dequantized weights; codes uint8 [out, in], scales and zero
+            points [out, groups] of every quantized layer by its name.
+
+        Raises:
+            AutoRoundError: what is wrong, wherever possible before any work is done.
         """
         request = self._request("auto_round")
         outputs: list[BlockOutput] = []
@@ -230,10 +282,15 @@ class AutoRound:
         return self._dense_copy(self._prepared, layers), layers
 
     def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
-        """Write what :meth:`quantize` found.
+        """Write the layers that :meth:`quantize` quantized.
+
+        Args:
+            output_dir: a folder that is empty or does not exist.
+            format: name of a format whose grids are those of the layers.
 
         Raises:
-            UsageError: there is nothing to write yet.
+            UsageError: nothing is quantized yet, or on other grids than the format needs.
+            OutputError: the folder is in the way or cannot be written.
         """
         if self._prepared is None or self._outputs is None:
             raise UsageError("nothing is quantized yet: call quantize() before save_quantized()")
@@ -273,32 +330,31 @@ class AutoRound:
     def quantize_and_save(
         self, output_dir: str | Path | Destination, format: str = "auto_round"
     ) -> RunResult:
-        """Tune and write block by block, holding one block at a time."""
+        """Tune and write block by block, holding one block at a time.
+
+        Args:
+            output_dir: the folder, or a ``Destination`` that also says whether to resume.
+            format: name of a format, or several separated by commas, one sub-folder each.
+
+        Raises:
+            AutoRoundError: what is wrong, wherever possible before any work is done.
+        """
         place = _destination(output_dir)
         return run(self._request(format), place, sink=self.sink)
 
     def _resolve(self, format: str) -> Recipe:
-        given: dict[str, tuple[object, str]] = {
-            "scheme.bits": (self.bits, "bits"),
-            "scheme.group_size": (self.group_size, "group_size"),
-            "scheme.sym": (self.sym, "sym"),
-            "tuning.iters": (self.iters, "iters"),
-            "tuning.lr": (self.lr, "lr"),
-            "tuning.minmax_lr": (self.minmax_lr, "minmax_lr"),
-            "tuning.batch_size": (self.batch_size, "batch_size"),
-            "tuning.gradient_accumulate_steps": (
-                self.gradient_accumulate_steps,
-                "gradient_accumulate_steps",
-            ),
-            "tuning.low_memory": (self.low_memory, "low_memory"),
-            "calibration.nsamples": (self.nsamples, "nsamples"),
-            "calibration.seqlen": (self.seqlen, "seqlen"),
-            "calibration.dataset": (self._dataset_name(), "dataset"),
-            "seed": (self.seed, "seed"),
-            "layers": (None if self.layers is None else list(self.layers), "layers"),
-            "output.format": (format, "format"),
+        arguments = {flag.name: getattr(self, flag.name) for flag in FLAGS if flag.name != "format"}
+        # Data itself is no name: it goes to the run beside the recipe.
+        arguments |= {"dataset": self._dataset_name(), "format": format}
+        values: dict[str, object] = {
+            flag.key: OverrideSource(arguments[flag.name], f"{flag.name}={arguments[flag.name]!r}")
+            for flag in FLAGS
+            if arguments[flag.name] is not None
         }
-        return load_recipe(self.recipe, values=given_values(given), overrides=self.overrides)
+        if self.layers is not None:
+            # Without its words: a list of rules is too long for a message, which names the rule.
+            values["layers"] = list(self.layers)
+        return load_recipe(self.recipe, values=values, overrides=self.overrides)
 
     def _dataset_name(self) -> str | None:
         return str(self.dataset) if isinstance(self.dataset, str | Path) else None
@@ -340,13 +396,3 @@ class AutoRound:
             else:
                 weight.data = found
         return dense
-
-
-def given_values(given: Mapping[str, tuple[object, str]]) -> dict[str, object]:
-    """Keep the values that were given, each with the word that gave it for errors."""
-    return {
-        # A list of rules is too long for a message, which names the rule by its number.
-        path: value if path == "layers" else OverrideSource(value, f"{word}={value!r}")
-        for path, (value, word) in given.items()
-        if value is not None
-    }

@@ -19,7 +19,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A named stage begins: calibrate, tune, write, evaluate."""
+    """A named stage of the run begins, such as tune or write."""
 
     stage: str
     detail: str = ""
@@ -27,7 +27,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One tuning step of a block is done; ``loss`` is of that step's own batch."""
+    """One tuning step of a block is done; ``loss`` is the reconstruction error of its batch."""
 
     block: int
     step: int
@@ -45,21 +45,24 @@ class BlockDone:
 
 @dataclass(frozen=True, slots=True)
 class EndToEndStep:
-    """One step of the descent over the whole model is done; ``loss`` is of its own batch.
+    """One step of end-to-end tuning is done; losses are KL divergences in nats per token.
 
-    before: the loss of before the descent, with the one of after it, on samples it did not
-    see; None but at the end.
+    Attributes:
+        step: counted from 1, up to ``steps``.
+        steps: of the whole of end-to-end tuning.
+        loss: of the step's own batch; in the last event, on held-out samples after tuning.
+        initial_loss: on held-out samples before tuning; set in the last event only.
     """
 
     step: int
     steps: int
     loss: float
-    before: float | None = None
+    initial_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The layers of a block are judged in each of their options; blocks come last to first."""
+    """The layers of a block are scored in each of their options; blocks come last to first."""
 
     block: int
     blocks: int

@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+from autoround.recipe.flags import BUDGET_FLAGS, FLAGS, Flag
 
 if TYPE_CHECKING:
     from autoround.recipe.schema import Recipe
 
-Bits: TypeAlias = Annotated[int | None, typer.Option("--bits", help="Bits per weight, 2 to 8.")]
-GroupSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--group-size",
-        "--group_size",
-        help="Weights per scale; -1 one scale per channel, 0 one per tensor.",
-    ),
-]
-Sym: TypeAlias = Annotated[
-    bool | None, typer.Option("--sym/--asym", help="Symmetric grid, or one with zero points.")
-]
-Iters: TypeAlias = Annotated[
-    int | None, typer.Option("--iters", help="Tuning steps per block; 0 does not tune.")
-]
-Rate: TypeAlias = Annotated[float | None, typer.Option("--lr", help="Step size of the roundings.")]
-MinMaxRate: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--minmax-lr", "--minmax_lr", help="Step size of the clip factors."),
-]
-Samples: TypeAlias = Annotated[int | None, typer.Option("--nsamples", help="Calibration samples.")]
-SeqLen: TypeAlias = Annotated[int | None, typer.Option("--seqlen", help="Tokens per sample.")]
-BatchSize: TypeAlias = Annotated[
-    int | None, typer.Option("--batch-size", "--batch_size", help="Samples per forward pass.")
-]
-Accumulate: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--gradient-accumulate-steps",
-        "--gradient_accumulate_steps",
-        help="Forward passes whose gradients make one step.",
-    ),
-]
-LowMemory: TypeAlias = Annotated[
-    bool | None,
-    typer.Option(
-        "--low-memory/--no-low-memory",
-        "--low_memory",
-        "--low_gpu_mem_usage",
-        help="Take the least memory of the device: one sample at a time; slower, the same result.",
-        show_default=False,
-    ),
-]
-Dataset: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        help="Calibration text: a .txt/.jsonl/.json/.parquet file, a hub dataset, or "
-        "'embedded'; several with commas, options with colons (see docs/data.md).",
-    ),
-]
-Format: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="Layout on disk: auto_round, auto_gptq, auto_awq, …; or several, by commas.",
-    ),
-]
-Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+Command: TypeAlias = Callable[..., None]
+#: Values of options by the names of their flags; None for those that were not given.
+FlagValues: TypeAlias = dict[str, Any]
+
 RecipeName: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -120,65 +69,84 @@ ModelOption: TypeAlias = Annotated[
     str | None, typer.Option("--model", help="The same as MODEL.", show_default=False)
 ]
 
-#: Which key of a recipe each option sets.
-PATHS = {
-    "bits": "scheme.bits",
-    "group_size": "scheme.group_size",
-    "sym": "scheme.sym",
-    "iters": "tuning.iters",
-    "lr": "tuning.lr",
-    "minmax_lr": "tuning.minmax_lr",
-    "batch_size": "tuning.batch_size",
-    "gradient_accumulate_steps": "tuning.gradient_accumulate_steps",
-    "low_memory": "tuning.low_memory",
-    "nsamples": "calibration.nsamples",
-    "seqlen": "calibration.seqlen",
-    "dataset": "calibration.dataset",
-    "format": "output.format",
-    "seed": "seed",
-}
-#: The same for the options of ``allocate`` alone.
-ALLOCATE_PATHS = {
-    "avg_bits": "allocate.avg_bits",
-    "target_size": "allocate.target_size",
-    "max_kl": "allocate.max_kl",
-    "options": "allocate.options",
-    "save": "allocate.scores",
-}
+
+def with_flags(groups: Mapping[str, Sequence[Flag]]) -> Callable[[Command], Command]:
+    """Give a command the options of flags, which it takes as one mapping of their values.
+
+    Typer reads options off a signature, so the command gets one with a parameter for each flag
+    in place of the parameter that takes their values.
+
+    Args:
+        groups: flags, by the keyword-only parameter that takes their values.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def command_with_flags(*arguments: Any, **options: Any) -> None:
+            values = {
+                name: {flag.name: options.pop(flag.name) for flag in flags}
+                for name, flags in groups.items()
+            }
+            command(*arguments, **options, **values)
+
+        # Annotations are texts until somebody evaluates them, and are the command's own module's.
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            flags = groups.get(parameter.name)
+            parameters += [parameter] if flags is None else map(_as_parameter, flags)
+        command_with_flags.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=parameters
+        )
+        command_with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command_with_flags
+
+    return decorate
 
 
-def recipe_for(name: str | None, model: str | None) -> str:
-    """Return the recipe that was named, or the one for a model that was or was not."""
-    if name is not None:
-        return name
-    return "demo" if model is None else "default"
+def _as_parameter(flag: Flag) -> inspect.Parameter:
+    """Return a parameter that typer makes the option of a flag of."""
+    return inspect.Parameter(
+        flag.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(None, *flag.options, help=flag.help),
+        annotation=flag.kind | None,
+    )
 
 
 def resolve_recipe(
-    name: str, flags: Mapping[str, object], *, overrides: Sequence[str] | None
+    name: str | None,
+    model: str | None,
+    flags: Mapping[str, Any],
+    *,
+    overrides: Sequence[str] | None,
 ) -> Recipe:
-    """Load a recipe with the options that were given on the command line."""
+    """Load a recipe with the options that were given on the command line.
+
+    Args:
+        name: built-in recipe or file; None for ``default``, or ``demo`` without a model.
+        model: the model that was named, if one was.
+        flags: values by names of ``FLAGS`` and ``BUDGET_FLAGS``; None for those not given.
+        overrides: ``PATH=VALUE`` texts of ``--set``, which win over flags.
+
+    Raises:
+        RecipeError: one line for each mistake, with the words that were typed.
+    """
+    # Not at the top of the module: pydantic and yaml would slow down every --help.
     from autoround.recipe.load import OverrideSource, load_recipe
 
     values: dict[str, object] = {
-        (PATHS | ALLOCATE_PATHS)[flag]: OverrideSource(value, _spell(flag, value))
-        for flag, value in flags.items()
-        if value is not None
+        flag.key: OverrideSource(flag.read(flags[flag.name]), flag.as_typed(flags[flag.name]))
+        for flag in (*FLAGS, *BUDGET_FLAGS)
+        if flags.get(flag.name) is not None
     }
+    if name is None:
+        name = "demo" if model is None else "default"
     return load_recipe(name, values=values, overrides=overrides or ())
 
 
-def _spell(flag: str, value: object) -> str:
-    """Write an option the way it was typed, for error messages."""
-    if flag == "sym":
-        return "--sym" if value else "--asym"
-    if flag == "low_memory":
-        return "--low-memory" if value else "--no-low-memory"
-    return f"--{flag.replace('_', '-')} {value}"
-
-
-def as_bytes(size: str | None) -> int | None:
-    """Read the value of ``--max-memory``.
+def parse_max_memory(size: str | None) -> int | None:
+    """Return the value of ``--max-memory`` in bytes, None where it was not given.
 
     Raises:
         UsageError: it is not a size.
@@ -194,19 +162,24 @@ def as_bytes(size: str | None) -> int | None:
 
 @dataclass
 class Invocation:
-    """What was typed, and what to tell when it ends before it is done."""
+    """What was typed, and what to tell when it ends before it is done.
+
+    Attributes:
+        arguments: the words of the command line, without the program's name.
+        hint: how to go on; empty where nothing is kept to go on with.
+    """
 
     arguments: list[str]
     hint: str = ""
 
-    def to_resume(self) -> str:
-        """Return the command line that goes on."""
+    def resume_command(self) -> str:
+        """Return the command line that goes on with the interrupted run."""
         others = [word for word in self.arguments if word not in ("--resume", "--restart")]
         return shlex.join(["autoround", *others, "--resume"])
 
 
-def one_model(positional: str | None, option: str | None) -> str | None:
-    """Return the model that was named, in either way.
+def choose_model(positional: str | None, option: str | None) -> str | None:
+    """Return the model that was named, as an argument or by ``--model``; None for neither.
 
     Raises:
         UsageError: two different ones were.

@@ -8,47 +8,34 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
+from autoround.recipe.flags import BUDGET_FLAGS, flags_named
 
 app = typer.Typer()
 
+#: Options of which a run is given one.
+_BUDGETS = ("avg_bits", "target_size", "max_kl")
+#: What scoring layers depends on; the rest is for tuning, which this command does not do.
+_SCORING_FLAGS = flags_named("nsamples", "seqlen", "dataset", "format")
+
 
 @app.command()
+@options.with_flags({"budget": BUDGET_FLAGS, "flags": _SCORING_FLAGS})
 def allocate(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
     recipe: options.RecipeName = None,
-    avg_bits: Annotated[
-        float | None,
-        typer.Option("--avg-bits", "--avg_bits", help="Budget: bits a weight, scales counted."),
-    ] = None,
-    target_size: Annotated[
-        str | None,
-        typer.Option("--target-size", "--target_size", help="Budget: size of it all, as 3.8GB."),
-    ] = None,
-    max_kl: Annotated[
-        float | None,
-        typer.Option("--max-kl", "--max_kl", help="Budget: predicted divergence; least size."),
-    ] = None,
-    choices: Annotated[
-        str | None,
-        typer.Option("--options", help="What layers may be held in, as W2,W3,W4g64,16."),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option("--save", help="File of scores: read if it is there, else written."),
-    ] = None,
+    *,
+    budget: options.FlagValues,
     export: Annotated[
         Path | None,
-        typer.Option("--export", help="Write the allocation as a recipe by hand to this file."),
+        typer.Option("--export", help="Write the allocation as an explicit recipe to this file."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw size against predicted loss (.svg).")
     ] = None,
     device: options.Device = "auto",
-    nsamples: options.Samples = None,
-    seqlen: options.SeqLen = None,
-    dataset: options.Dataset = None,
-    format: options.Format = None,
+    flags: options.FlagValues,
     settings: options.Settings = None,
     work_dir: Annotated[
         Path | None,
@@ -67,23 +54,42 @@ def allocate(
       autoround allocate path/to/model --target-size 3.8GB --options W3,W4,W8,16
       autoround quantize path/to/model --recipe mixed.yaml
     """
-    given = {"avg_bits": avg_bits, "target_size": target_size, "max_kl": max_kl}
-    flags: dict[str, object] = {
-        "nsamples": nsamples,
-        "seqlen": seqlen,
-        "dataset": dataset,
-        "format": format,
-        **given,
-        "options": None if choices is None else [word.strip() for word in choices.split(",")],
-        "save": None if save is None else str(save),
-    }
-    if any(value is not None for value in given.values()):
-        # A budget of the command line takes the place of the recipe's.
-        flags |= {key: "none" for key, value in given.items() if value is None}
-    name = options.one_model(model, model_option)
-    resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
-    from autoround.cli import _work
+    if any(budget[key] is not None for key in _BUDGETS):
+        # A budget of the command line takes the place of the recipe's, whichever that has.
+        budget |= {key: "none" for key in _BUDGETS if budget[key] is None}
+    name = options.choose_model(model, model_option)
+    resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)
+    _check_writable(export, plot)
+    from rich.console import Console
 
-    _work.allocate_and_report(
-        name, resolved, device=device, written=_work.Written(export, plot, work_dir), layers=layers
-    )
+    from autoround import api
+    from autoround.report.allocation import allocation_lines, allocation_svg
+    from autoround.report.progress import Progress
+
+    with quiet_libraries():
+        # What is printed on stdout is the allocation alone, so that it can be piped.
+        sink = Progress(Console(highlight=False, stderr=True))
+        explicit, chosen, scores = api.allocate(
+            name, resolved, device=device, work_dir=work_dir, sink=sink
+        )
+    for line in allocation_lines(chosen, scores, layers=layers):
+        typer.echo(line)
+    for path, text in ((export, explicit.to_yaml()), (plot, allocation_svg(chosen))):
+        if path is not None:
+            _write(path, text)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Refuse files that cannot be written, before layers are scored."""
+    from autoround.errors import OutputError
+
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise OutputError(f"{path} cannot be written: name a file in a folder that exists")
+
+
+def _write(path: Path, text: str) -> None:
+    from autoround.storage.durable import write_text
+
+    write_text(path, text)
+    typer.echo(f"written      {path}")

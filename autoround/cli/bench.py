@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Annotated
 
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -36,14 +39,20 @@ def bench(
       autoround bench out --original path/to/model
       autoround bench out --backend torch
     """
-    from autoround.cli import _run
+    from autoround.evaluate.bench import bench as measure
+    from autoround.report.bench import rate_lines
 
-    for line in _run.bench_lines(
-        model,
-        original,
-        lengths=(prompt_tokens, new_tokens),
-        backend=backend,
-        device=device,
-        as_json=as_json,
-    ):
+    with quiet_libraries():
+        measured = measure(
+            model,
+            original,
+            device=device,
+            backend=backend,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+        )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(rates) for rates in measured]))
+        return
+    for line in rate_lines(measured):
         typer.echo(line)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from autoround.cli._quiet import quiet_libraries
+
 app = typer.Typer()
 
 
@@ -28,7 +30,12 @@ def convert(
       autoround convert some-gptq-model --to auto_round -o out
       autoround convert out --to auto_awq,compressed-tensors -o served
     """
-    from autoround.cli import _work
+    from autoround.checkpoints.convert import convert as convert_model
+    from autoround.report.conversion import conversion_lines
 
-    for line in _work.conversion_lines(model, output, to=to, lossy=lossy):
+    # A format that is named twice is written once.
+    formats = tuple(dict.fromkeys(name.strip() for name in to.split(",")))
+    with quiet_libraries():
+        conversion = convert_model(model, output, formats=formats, allow_lossy=lossy)
+    for line in conversion_lines(conversion):
         typer.echo(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -23,6 +24,17 @@ def doctor(
       autoround doctor
       autoround doctor --json
     """
-    from autoround.cli import _run
+    from autoround.device.doctor import examine
+    from autoround.errors import DeviceError
+    from autoround.report.doctor import doctor_lines
+    from autoround.storage.json_text import to_json
 
-    _run.examine_all(as_json=as_json)
+    report = examine()
+    if as_json:
+        typer.echo(to_json({**dataclasses.asdict(report), "problems": report.problems}))
+    else:
+        for line in doctor_lines(report):
+            typer.echo(line)
+    # The report comes first, whole, whatever it says: it is what a problem is looked for in.
+    if report.problems:
+        raise DeviceError("; ".join(report.problems))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -37,11 +39,16 @@ def evaluate(
       autoround eval out
       autoround eval out --text book.txt --original path/to/model
     """
-    from autoround.cli import _work
+    from autoround.evaluate.compare import compare
+    from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.storage.json_text import to_json
 
-    result = _work.evaluate(
-        model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
-    )
-    said = _work.evaluation_lines(result) + _work.predicted_lines(model, result)
-    for line in _work.json_lines(result) if as_json else said:
+    with quiet_libraries():
+        scores = compare(
+            model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
+        )
+    if as_json:
+        typer.echo(to_json(dataclasses.asdict(scores)))
+        return
+    for line in evaluation_lines(scores) + prediction_lines(model, scores):
         typer.echo(line)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -37,8 +38,16 @@ def generate(
       autoround generate out "The capital of France is" --no-chat
       autoround generate out "Write a haiku." --backend torch
     """
-    from autoround.cli import _run
+    from autoround.evaluate.generate import generate as continue_text
 
-    _run.show_generated(
-        model, prompt, max_new_tokens=max_new_tokens, chat=chat, backend=backend, device=device
-    )
+    with quiet_libraries():
+        continue_text(
+            model,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+            backend=backend,
+            device=device,
+            on_text=lambda text: typer.echo(text, nl=False),
+        )
+    typer.echo()

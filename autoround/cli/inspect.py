@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +28,27 @@ def inspect(
       autoround inspect out --layers
       autoround inspect out --json
     """
-    from autoround.cli import _work
+    from autoround.checkpoints.inspect import inspect_folder
+    from autoround.checkpoints.inspect_gguf import inspect_gguf
+    from autoround.report.inspection import inspection_lines, inspection_values
+    from autoround.storage.json_text import to_json
 
-    for line in _work.inspection_lines(model, layers=layers, as_json=as_json):
+    path = _locate(model)
+    inspection = inspect_gguf(path) if path.suffix == ".gguf" else inspect_folder(path)
+    if as_json:
+        typer.echo(to_json(inspection_values(inspection)))
+        return
+    for line in inspection_lines(inspection, layers=layers):
         typer.echo(line)
+
+
+def _locate(model: str) -> Path:
+    """Return the GGUF file that is meant, by its own name or its folder's, else the folder."""
+    from autoround.model.locate import gguf_file, locate_model
+
+    path = Path(model)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    folder = locate_model(model)
+    file = gguf_file(folder)
+    return folder if file is None else folder / file

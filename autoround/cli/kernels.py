@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -30,7 +31,18 @@ def kernels(
       autoround kernels out
       autoround kernels out --device cpu
     """
-    from autoround.cli import _run
+    from autoround.device.registry import open_device
+    from autoround.inference.kernels import explain, installed
+    from autoround.inference.load import dtype_for
+    from autoround.report.kernels import installed_lines, share_lines
 
-    for line in _run.kernel_lines(model, backend=backend, device=device):
+    if model is None:
+        lines = installed_lines(installed())
+    else:
+        runtime = open_device(device)
+        with quiet_libraries():
+            dtype = dtype_for(model, runtime)
+            shares = explain(model, device=runtime.device, dtype=dtype, backend=backend)
+        lines = share_lines(shares, device=str(runtime.device))
+    for line in lines:
         typer.echo(line)

@@ -77,13 +77,25 @@ app.add_typer(recipes.app, name="recipes")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: words after the program's name; None for those of the process.
+    """
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line.
+
+    Args:
+        arguments: words after the program's name; None for those of the process.
+
+    Returns:
+        The exit code: docs/exit-codes.md has the table.
+    """
     command = typer.main.get_command(app)
+    # Travels with typer's context, so that a command can say how to go on.
     invocation = Invocation(sys.argv[1:] if arguments is None else arguments)
     try:
         outcome = command.main(

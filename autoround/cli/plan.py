@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._quiet import quiet_libraries
+from autoround.recipe.flags import FLAGS
+
+if TYPE_CHECKING:
+    from autoround.recipe.schema import Recipe
 
 app = typer.Typer()
 
 
 @app.command()
+@options.with_flags({"flags": FLAGS})
 def plan(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
     recipe: options.RecipeName = None,
     device: options.Device = "auto",
-    bits: options.Bits = None,
-    group_size: options.GroupSize = None,
-    sym: options.Sym = None,
-    iters: options.Iters = None,
-    lr: options.Rate = None,
-    minmax_lr: options.MinMaxRate = None,
-    batch_size: options.BatchSize = None,
-    gradient_accumulate_steps: options.Accumulate = None,
-    low_memory: options.LowMemory = None,
-    nsamples: options.Samples = None,
-    seqlen: options.SeqLen = None,
-    dataset: options.Dataset = None,
-    format: options.Format = None,
-    seed: options.Seed = None,
+    *,
+    flags: options.FlagValues,
     settings: options.Settings = None,
     max_memory: options.MaxMemory = None,
     layers: Annotated[
@@ -47,26 +42,40 @@ def plan(
       autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
       autoround plan path/to/model --json > plan.json
     """
-    flags = {
-        "bits": bits,
-        "group_size": group_size,
-        "sym": sym,
-        "iters": iters,
-        "lr": lr,
-        "minmax_lr": minmax_lr,
-        "batch_size": batch_size,
-        "gradient_accumulate_steps": gradient_accumulate_steps,
-        "low_memory": low_memory,
-        "nsamples": nsamples,
-        "seqlen": seqlen,
-        "dataset": dataset,
-        "format": format,
-        "seed": seed,
-    }
-    name = options.one_model(model, model_option)
-    resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
-    allowed = options.as_bytes(max_memory)
-    from autoround.cli import _work
+    name = options.choose_model(model, model_option)
+    resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
+    allowed = options.parse_max_memory(max_memory)
+    show_plan(name, resolved, device=device, max_memory=allowed, layers=layers, as_json=as_json)
 
-    shown = _work.Shown(layers, as_json)
-    _work.show_plan(name, resolved, device=device, max_memory=allowed, shown=shown)
+
+def show_plan(
+    model: str | None,
+    recipe: Recipe,
+    *,
+    device: str,
+    max_memory: int | None,
+    layers: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print a plan and its cost.
+
+    Args:
+        model: folder or hub id; None for the embedded model.
+        recipe: what to do with it.
+        device: as ``--device`` names it.
+        max_memory: bytes that the run may use; None for most of what is free.
+        layers: whether every layer has a line.
+        as_json: whether to print one JSON object in place of lines.
+    """
+    from autoround import api
+    from autoround.report.plan import layer_lines, plan_lines
+    from autoround.storage.json_text import to_json
+
+    with quiet_libraries():
+        plan, estimate = api.plan(model, recipe, device=device, max_memory=max_memory)
+    if as_json:
+        values = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
+        typer.echo(to_json(values, indent=1))
+        return
+    for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
+        typer.echo(line)

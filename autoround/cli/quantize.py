@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoround.cli import _options as options
-from autoround.types import Destination
+from autoround.cli._quiet import quiet_libraries
+from autoround.cli.plan import show_plan
+from autoround.errors import AutoRoundError
+from autoround.recipe.flags import FLAGS
+from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
+
+if TYPE_CHECKING:
+    from autoround.recipe.schema import Recipe
 
 app = typer.Typer()
 
 
 @app.command()
+@options.with_flags({"flags": FLAGS})
 def quantize(
     context: typer.Context,
     model: options.ModelArgument = None,
@@ -30,20 +40,8 @@ def quantize(
         ),
     ] = None,
     device: options.Device = "auto",
-    bits: options.Bits = None,
-    group_size: options.GroupSize = None,
-    sym: options.Sym = None,
-    iters: options.Iters = None,
-    lr: options.Rate = None,
-    minmax_lr: options.MinMaxRate = None,
-    batch_size: options.BatchSize = None,
-    gradient_accumulate_steps: options.Accumulate = None,
-    low_memory: options.LowMemory = None,
-    nsamples: options.Samples = None,
-    seqlen: options.SeqLen = None,
-    dataset: options.Dataset = None,
-    format: options.Format = None,
-    seed: options.Seed = None,
+    *,
+    flags: options.FlagValues,
     settings: options.Settings = None,
     resume: Annotated[
         bool,
@@ -51,7 +49,7 @@ def quantize(
     ] = False,
     restart: Annotated[
         bool,
-        typer.Option("--restart", help="Throw away what an interrupted run left, and begin."),
+        typer.Option("--restart", help="Discard the finished blocks of an earlier run, and begin."),
     ] = False,
     max_memory: options.MaxMemory = None,
     work_dir: Annotated[
@@ -90,32 +88,103 @@ def quantize(
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
-    flags = {
-        "bits": bits,
-        "group_size": group_size,
-        "sym": sym,
-        "iters": iters,
-        "lr": lr,
-        "minmax_lr": minmax_lr,
-        "batch_size": batch_size,
-        "gradient_accumulate_steps": gradient_accumulate_steps,
-        "low_memory": low_memory,
-        "nsamples": nsamples,
-        "seqlen": seqlen,
-        "dataset": dataset,
-        "format": format,
-        "seed": seed,
-    }
-    name = options.one_model(model, model_option)
-    resolved = options.resolve_recipe(options.recipe_for(recipe, name), flags, overrides=settings)
-    allowed = options.as_bytes(max_memory)
-    from autoround.cli import _work
-
+    name = options.choose_model(model, model_option)
+    resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
+    allowed = options.parse_max_memory(max_memory)
     if dry_run:
-        _work.show_plan(name, resolved, device=device, max_memory=allowed)
+        show_plan(name, resolved, device=device, max_memory=allowed)
         return
-    target = output_dir or _work.default_output(name, resolved)
-    place = Destination(target, resume, restart, allowed, work_dir)
-    after = _work.After(evaluate or eval_text is not None, eval_text, prompt)
-    with _work.hinting(place, context.obj):
-        _work.quantize_and_report(name, resolved, place=place, device=device, after=after)
+    folder = output_dir or default_output(name, resolved)
+    destination = Destination(folder, resume, restart, allowed, work_dir)
+    with _noting_how_to_resume(destination, context.obj), quiet_libraries():
+        if eval_text is not None:
+            _check_text(eval_text)
+        _quantize(name, resolved, destination, device=device)
+        if evaluate or eval_text is not None:
+            _evaluate(name, resolved, folder, text=eval_text, device=device)
+        if prompt is not None:
+            _continue_text(folder, prompt, device=device)
+
+
+def default_output(model: str | None, recipe: Recipe) -> Path:
+    """Return a folder name that says what it holds: ``quantized/MODEL-w4g128``.
+
+    Args:
+        model: folder or hub id; None for the embedded model.
+        recipe: whose scheme the name ends with.
+    """
+    name = "smollm2-135m" if model is None else Path(model).name
+    scheme = recipe.scheme.as_scheme()
+    group = {PER_CHANNEL: "channel", PER_TENSOR: "tensor"}.get(
+        scheme.group_size, f"g{scheme.group_size}"
+    )
+    grid = "" if scheme.sym else "-asym"
+    mixed = "-mixed" if recipe.layers else ""
+    return Path("quantized") / f"{name}-w{scheme.bits}{group}{grid}{mixed}"
+
+
+@contextmanager
+def _noting_how_to_resume(
+    destination: Destination, invocation: options.Invocation
+) -> Iterator[None]:
+    """Note the command that goes on, where a run ends before it is done."""
+    from autoround.resume.journal import blocks_in
+    from autoround.resume.policy import OtherRunError
+
+    try:
+        yield
+    except (KeyboardInterrupt, AutoRoundError) as error:
+        finished = blocks_in(destination.folder)
+        # Blocks of another run are no use to this one: its command would be refused again.
+        if finished and not isinstance(error, OtherRunError):
+            noun = "block is" if finished == 1 else "blocks are"
+            command = invocation.resume_command()
+            invocation.hint = f"{finished} finished {noun} kept; go on with: {command}"
+        raise
+
+
+def _check_text(text: Path) -> None:
+    """Refuse a text that cannot be scored on, before any hours are spent on tuning."""
+    from autoround.data.holdout import check_text
+
+    check_text(text)
+
+
+def _quantize(model: str | None, recipe: Recipe, destination: Destination, *, device: str) -> None:
+    """Quantize a model and print its progress."""
+    from rich.console import Console
+
+    from autoround import api
+    from autoround.report.progress import Progress
+
+    sink = Progress(Console(highlight=False))
+    api.quantize(model, recipe, output_dir=destination, device=device, sink=sink)
+
+
+def _evaluate(
+    model: str | None, recipe: Recipe, folder: Path, *, text: Path | None, device: str
+) -> None:
+    """Score what was written and the original on a text, and print that."""
+    from autoround.evaluate.compare import compare
+    from autoround.model.embedded import embedded_model
+    from autoround.report.evaluation import evaluation_lines, prediction_lines
+
+    typer.echo("eval: reloading the result and the original")
+    scores = compare(
+        folder,
+        str(embedded_model() if model is None else Path(model)),
+        text=text,
+        seqlen=recipe.evaluation.seqlen,
+        max_tokens=recipe.evaluation.max_tokens,
+        device=device,
+    )
+    for line in evaluation_lines(scores) + prediction_lines(folder, scores):
+        typer.echo(line)
+
+
+def _continue_text(folder: Path, prompt: str, *, device: str) -> None:
+    """Let what was written continue a text, and print both."""
+    from autoround.evaluate.generate import generate
+
+    text = generate(folder, prompt, max_new_tokens=32, device=device)
+    typer.echo(f"generated from the reloaded result: {prompt}{text}")

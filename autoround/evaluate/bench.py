@@ -114,24 +114,3 @@ def weight_bytes(model: nn.Module) -> int:
     """Return the bytes of all parameters and buffers, those that are shared once."""
     tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
     return sum(tensors.values())
-
-
-def lines(found: list[Rates]) -> list[str]:
-    """Return the rates as lines of text."""
-    out = []
-    for r in found:
-        out += [
-            f"{r.model}: {r.dtype}, {r.kernels}",
-            f"  prefill  {r.prefill:.1f} tokens/s",
-            f"  decode   {r.decode:.1f} tokens/s",
-            f"  weights  {r.weight_bytes / 1e6:.1f} MB in memory, peak so far "
-            f"{r.peak_bytes / 1e6:.1f} MB",
-        ]
-    if len(found) > 1:
-        ours, other = found[0], found[1]
-        out.append(
-            f"against the original: prefill {ours.prefill / other.prefill:.2f} x, decode "
-            f"{ours.decode / other.decode:.2f} x, weights "
-            f"{ours.weight_bytes / other.weight_bytes:.2f} x"
-        )
-    return out

@@ -80,7 +80,7 @@ class AllocateOptions(Section):
     ] = "none"
     max_kl: Annotated[
         Literal["none"] | Annotated[float, Field(gt=0, allow_inf_nan=False)],
-        Field(description="Budget: predicted divergence from the original, in nats per token."),
+        Field(description="Budget: predicted KL divergence from the original, in nats per token."),
         Legal("none or a number above 0"),
     ] = "none"
     options: Annotated[
@@ -92,8 +92,9 @@ class AllocateOptions(Section):
     method: Annotated[
         Literal["fisher", "measured"],
         Field(
-            description="What a layer's loss is judged by: its rounding by search, or also what "
-            "a short tuning of its block leaves of that."
+            description="How a layer's loss is estimated: from its rounding with searched "
+            "scales, or also from the part of that which a short tuning of its "
+            "block does not remove."
         ),
         Legal("fisher or measured"),
     ] = "fisher"
@@ -101,7 +102,7 @@ class AllocateOptions(Section):
         Count, Field(description="Steps of that short tuning, for method measured."), COUNT
     ] = 20
     nsamples: Annotated[
-        Count, Field(description="Calibration samples that layers are judged on, at most."), COUNT
+        Count, Field(description="Calibration samples that layers are scored on, at most."), COUNT
     ] = 32
     fused: Annotated[
         Literal["auto"] | bool,

@@ -9,6 +9,7 @@ from typing import cast
 from pydantic import ValidationError
 
 from autoround.recipe.document import Node, Problem, resolve_plain, show
+from autoround.recipe.renamed import RENAMED_KEYS, describe_rename, renamed_value
 from autoround.recipe.schema import Recipe, field_paths, keys_of
 from autoround.recipe.section import Section
 from autoround.recipe.values import Legal
@@ -29,7 +30,8 @@ def check(root: Node, *, extra: tuple[str, ...] = ()) -> tuple[Recipe | None, li
 
     Returns:
         The recipe, with defaults for the keys left out, or None; and all mistakes,
-        one per value, in the order of the schema.
+        one per value, in the order of the schema. A key that changed its name is a
+        mistake that names the new one.
     """
     try:
         return Recipe.model_validate(root.plain()), []
@@ -47,17 +49,20 @@ def check(root: Node, *, extra: tuple[str, ...] = ()) -> tuple[Recipe | None, li
         if any(other[:-1] == path and isinstance(other[-1], int) for other in kinds if other):
             continue  # one entry of a list is wrong, which says more than that the list is
         if "extra_forbidden" in found:
-            problems.append(_unknown_key(root, path, extra))
+            problems.extend(_unknown_key(root, path, extra))
         else:
             problems.append(_explain(root, path, found, reasons.get(path, "")))
     return None, problems
 
 
-def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> Problem:
+def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> list[Problem]:
     node, section = root, cast("type[Section]", Recipe)
     kind: type[Section] | Legal | None = Recipe
     for step in path:
         node = node.value[step]  # type: ignore[index]
+    renamed = _renamed_keys(node, _dotted(path))
+    if renamed:
+        return renamed
     for step in path[:-1]:
         kind = _step(kind, step)
     if isinstance(kind, type):  # only a section can have keys, unknown or not
@@ -68,7 +73,20 @@ def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> Problem:
     hint = f"; did you mean {' or '.join(meant)}?" if meant else "."
     where = f" of {above}" if above else ""
     message = f"unknown key {_dotted(path)}{hint} Legal keys{where}: {', '.join(legal)}"
-    return Problem(node.key_origin, message)
+    return [Problem(node.key_origin, message)]
+
+
+def _renamed_keys(node: Node, dotted: str) -> list[Problem]:
+    """Return a problem for a key that has another name now, and for such keys below it."""
+    below: list[Problem] = []
+    if dotted in RENAMED_KEYS and isinstance(node.value, dict):
+        for key, child in node.value.items():
+            below += _renamed_keys(child, f"{dotted}.{key}")
+    # A key below names its section too: where both stand in one place, it says enough.
+    if dotted not in RENAMED_KEYS or any(item.origin == node.key_origin for item in below):
+        return below
+    message = f"unknown key {dotted}: {describe_rename(dotted, node.value)}"
+    return [Problem(node.key_origin, message), *below]
 
 
 def _step(kind: type[Section] | Legal | None, step: str | int) -> type[Section] | Legal | None:
@@ -126,7 +144,9 @@ def _explain(root: Node, path: _Path, kinds: set[str], reason: str) -> Problem:
         return Problem(node.origin, message)
     assert kind is not None
     expected = kind.item if isinstance(path[-1], int) and kind.item else kind.text
-    notes = [note for note in (reason or _hint(value, kinds), _meant(value, expected)) if note]
+    new_value = renamed_value(dotted, value)
+    meant = f"{value} is now {new_value}" if new_value else _meant(value, expected)
+    notes = [note for note in (reason or _hint(value, kinds), meant) if note]
     note = f" ({'; '.join(notes)})" if notes else ""
     return Problem(node.origin, f"{dotted}: expected {expected}; got {_typed(value)}{note}")
 

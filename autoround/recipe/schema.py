@@ -56,7 +56,7 @@ def _joined(value: object) -> object:
 
 
 class TuningOptions(Section):
-    """How roundings and scales are found."""
+    """How rounding and scales are tuned, block by block."""
 
     iters: Annotated[
         int,
@@ -66,13 +66,13 @@ class TuningOptions(Section):
     lr: Annotated[
         Rate,
         Field(
-            description="Step size of the roundings, falling to 0; auto is 1/iters, "
-            "twice that at 2 bits, and a fifth of it from a compensated start."
+            description="Learning rate of the rounding offsets, decaying to 0; auto is 1/iters, "
+            "twice that at 2 bits, and a fifth of it from a GPTQ initialisation."
         ),
         RATE,
     ] = "auto"
     minmax_lr: Annotated[
-        Rate, Field(description="Step size of the clip factors; auto is lr."), RATE
+        Rate, Field(description="Learning rate of min_scale and max_scale; auto is lr."), RATE
     ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples per forward pass."), COUNT] = 8
     gradient_accumulate_steps: Annotated[
@@ -88,22 +88,21 @@ class TuningOptions(Section):
         BOOL,
     ] = False
     tune_minmax: Annotated[
-        bool, Field(description="Tune the two clip factors of each group as well."), BOOL
+        bool, Field(description="Tune min_scale and max_scale of each group as well."), BOOL
     ] = True
     init_scale: Annotated[
         Literal["minmax", "search"],
         Field(
-            description="Where scales start: the range of each group, "
-            "or a search for the least error weighted by the inputs."
+            description="Initial scales: from the range of each group, or by a search for the "
+            "least error weighted by importance (imatrix)."
         ),
         Legal("minmax or search"),
     ] = "search"
     init_rounding: Annotated[
         Literal["auto", "nearest", "gptq"],
         Field(
-            description="Where roundings start: the nearest level, or one that makes up for "
-            "the errors of the layer's other weights (as GPTQ does); auto is compensated where "
-            "there are steps and `scheme.bits` is above 2."
+            description="Initial rounding: to the nearest level, or by GPTQ error compensation; "
+            "auto is gptq where there are steps and `scheme.bits` is above 2."
         ),
         Legal("auto, nearest or gptq"),
     ] = "auto"
@@ -114,11 +113,14 @@ class TuningOptions(Section):
     ] = True
     num_validations: Annotated[
         Count,
-        Field(description="Times that fixed samples are scored to choose the best iterate."),
+        Field(
+            description="Validations per block, of which the one with the least loss says which "
+            "iterate is kept."
+        ),
         COUNT,
     ] = 5
     validation_samples: Annotated[
-        Count, Field(description="Fixed samples that such a score is taken on."), COUNT
+        Count, Field(description="Samples of a validation, the same ones each time."), COUNT
     ] = 16
 
     compute_dtype: Annotated[
@@ -137,7 +139,7 @@ class TuningOptions(Section):
 
 
 class EndToEndOptions(Section):
-    """How scales, and codes, are tuned together, after the blocks."""
+    """How scales, and codes, are tuned end to end, after the blocks."""
 
     steps: Annotated[
         int,
@@ -146,7 +148,7 @@ class EndToEndOptions(Section):
     ] = 0
     lr: Annotated[
         Rate,
-        Field(description="Relative step size of the scales; auto is 0.064 / 8**(bits/2)."),
+        Field(description="Learning rate relative to each scale; auto is 0.064 / 8**(bits/2)."),
         RATE,
     ] = "auto"
     batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
@@ -272,7 +274,7 @@ class Recipe(Section):
         Field(description="Round the layers of vision and audio towers too, by searched scales."),
         BOOL,
     ] = False
-    tuning: Annotated[TuningOptions, Field(description="How roundings and scales are found.")] = (
+    tuning: Annotated[TuningOptions, Field(description="How rounding and scales are tuned.")] = (
         TuningOptions()
     )
     allocate: Annotated[
@@ -282,7 +284,7 @@ class Recipe(Section):
     end_to_end: Annotated[
         EndToEndOptions,
         Field(
-            description="How the scales of the whole model are tuned together, after the blocks."
+            description="How the scales of the whole model are tuned end to end, after the blocks."
         ),
     ] = EndToEndOptions()
     calibration: Annotated[

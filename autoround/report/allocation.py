@@ -1,51 +1,85 @@
-"""An allocation in words: what it is, what it costs, and what it was chosen from."""
+"""An allocation of bits in words: what it is, what it costs, and what it was chosen from."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import ChosenAllocation
+from autoround.report.curve import Point, curve_svg
 
 
-def allocation_lines(found: ChosenAllocation, scores: Scores, *, layers: bool = False) -> list[str]:
-    """Return the lines that show an allocation and what it was chosen from."""
-    key, value = found.budget
-    counts = ", ".join(f"{count} layers to {name}" for name, count in found.counts.items())
+class UniformAllocation(NamedTuple):
+    """One option for all layers: its name, bits per weight, and predicted KL in nats per token."""
+
+    name: str
+    bits: float
+    loss: float
+
+
+def allocation_lines(
+    chosen: ChosenAllocation, scores: Scores, *, layers: bool = False
+) -> list[str]:
+    """Return the lines that show an allocation and what it was chosen from.
+
+    Args:
+        chosen: the allocation.
+        scores: the losses it was chosen by, and what they took to measure.
+        layers: whether to list every group of layers with the losses of its options.
+    """
+    key, value = chosen.budget
+    counts = ", ".join(f"{count} layers to {name}" for name, count in chosen.counts.items())
     lines = [
         f"budget       {key} {value:g}",
         f"allocation   {counts}",
-        f"size         {(found.size + found.fixed) / 1e6:.2f} MB: {found.size / 1e6:.2f} MB in "
-        f"{found.weights / 1e6:.1f} M weights, {found.bits:.3f} bits each with scales and zero "
-        f"points, and {found.fixed / 1e6:.2f} MB besides",
-        f"predicted    KL {found.loss:.4g} nats per token, by {scores.tokens} tokens",
+        f"size         {(chosen.size + chosen.fixed) / 1e6:.2f} MB: {chosen.size / 1e6:.2f} MB in "
+        f"{chosen.weights / 1e6:.1f} M weights, {chosen.bits:.3f} bits each with scales and zero "
+        f"points, and {chosen.fixed / 1e6:.2f} MB besides",
+        f"predicted    KL {chosen.loss:.4g} nats per token, on {scores.tokens} tokens",
         f"scored in    {scores.seconds:.0f} s, {scores.peak_bytes / 1e9:.2f} GB of memory at most",
-        *(f"alternative  {line}" for line in uniform_lines(found)),
     ]
-    if layers:
-        width = max(len(unit.name) for unit in found.units)
-        for unit, own, pick in zip(found.units, found.losses, found.picks, strict=True):
-            tried = "  ".join(
-                f"{option or '16 bit'} {loss:.2e}"
-                for option, loss in zip(unit.options, own, strict=True)
-            )
-            lines.append(f"{unit.name:{width}}  {unit.options[pick] or '16 bit'}  of: {tried}")
+    lines += [
+        f"alternative  {name} for all: {bits:.3f} bits, predicted KL {loss:.4g}"
+        for name, bits, loss in uniform_allocations(chosen)
+    ]
+    return [*lines, *_layer_lines(chosen)] if layers else lines
+
+
+def _layer_lines(chosen: ChosenAllocation) -> list[str]:
+    """Return a line for every group of layers: what it got, and what each option would lose."""
+    width = max(len(group.name) for group in chosen.units)
+    lines = []
+    for group, losses, pick in zip(chosen.units, chosen.losses, chosen.picks, strict=True):
+        options = "  ".join(
+            f"{option or '16 bit'} {loss:.2e}"
+            for option, loss in zip(group.options, losses, strict=True)
+        )
+        lines.append(f"{group.name:{width}}  {group.options[pick] or '16 bit'}  of: {options}")
     return lines
 
 
-def uniform_lines(found: ChosenAllocation) -> list[str]:
-    """Return what one option for all would be, for those that all layers can take."""
-    points = uniform_points(found)
-    return [
-        f"{name} for all: {bits:.3f} bits, predicted KL {loss:.4g}" for name, bits, loss in points
-    ]
+def uniform_allocations(chosen: ChosenAllocation) -> list[UniformAllocation]:
+    """Return what one option for all layers would cost, for options that all can take.
 
-
-def uniform_points(found: ChosenAllocation) -> list[tuple[str, float, float]]:
-    """Return name, bits a weight and predicted loss of one option for all units."""
-    shared = [o for o in found.units[0].options if all(o in u.options for u in found.units)]
-    points = []
+    Args:
+        chosen: an allocation, whose layers, options and losses are compared.
+    """
+    # Formats refuse some options for some shapes; those cannot be had for all.
+    shared = [o for o in chosen.units[0].options if all(o in u.options for u in chosen.units)]
+    uniform = []
     for option in shared:
-        picks = [unit.options.index(option) for unit in found.units]
-        size = sum(u.sizes[p] for u, p in zip(found.units, picks, strict=True))
-        loss = sum(own[p] for own, p in zip(found.losses, picks, strict=True))
-        points.append((str(option or "16 bit"), 8 * size / found.weights, loss))
-    return points
+        picks = [group.options.index(option) for group in chosen.units]
+        size = sum(g.sizes[pick] for g, pick in zip(chosen.units, picks, strict=True))
+        loss = sum(losses[pick] for losses, pick in zip(chosen.losses, picks, strict=True))
+        bits = 8 * size / chosen.weights
+        uniform.append(UniformAllocation(str(option or "16 bit"), bits, loss))
+    return uniform
+
+
+def allocation_svg(chosen: ChosenAllocation) -> str:
+    """Draw size against predicted loss: Pareto-optimal allocations, this one, uniform ones."""
+    pareto = [Point("", 8 * c.size / chosen.weights, c.loss) for c in chosen.corners]
+    own = Point(f"chosen, {chosen.bits:.2f} bits", chosen.bits, chosen.loss)
+    return curve_svg(
+        pareto, chosen=[own], others=[Point(*one) for one in uniform_allocations(chosen)]
+    )

@@ -1,4 +1,4 @@
-"""Size against loss, drawn: an SVG made by hand, so that no drawing library is needed."""
+"""Size against loss as an SVG file, written without a drawing library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHOSEN, OTHER, MEASURED = "#1f77b4", "#888888", "#d62728"
 
 
 class Point(NamedTuple):
-    """One model: its name, bits a weight, and divergence from the original."""
+    """One model: its name, bits per weight, and KL divergence from the original."""
 
     name: str
     bits: float
@@ -29,7 +29,8 @@ class _Frame(NamedTuple):
     top: int
 
     def place(self, bits: float, loss: float) -> tuple[float, float]:
-        """Return where a point is drawn."""
+        """Return where a point is drawn, in pixels from the upper left corner."""
+        # Models of one size alone span no range of bits.
         across = (bits - self.low) / max(self.high - self.low, 1e-9)
         up = (math.log10(loss) - self.floor) / (self.top - self.floor)
         return (
@@ -45,18 +46,31 @@ def curve_svg(
     others: Sequence[Point] = (),
     measured: Sequence[Point] = (),
 ) -> str:
-    """Draw a line of points and single ones with their names; points without loss are left out."""
+    """Draw models by size and loss: a line of points, and single ones with their names.
+
+    Points without loss are left out: the axis is logarithmic.
+
+    Args:
+        line: the points of the line, from the smallest model to the largest.
+        chosen: what an allocation came to.
+        others: what it may be compared with.
+        measured: models whose loss was measured rather than predicted.
+
+    Returns:
+        The text of an SVG file.
+    """
     path = [point for point in line if point.loss > 0]
     groups = [
         (colour, [point for point in group if point.loss > 0])
         for colour, group in ((OTHER, others), (CHOSEN, chosen), (MEASURED, measured))
     ]
-    every = [*path, *(point for _, group in groups for point in group)]
-    if not every:
+    points = [*path, *(point for _, group in groups for point in group)]
+    if not points:
         return _document([])
-    floor = math.floor(math.log10(min(p.loss for p in every)))
-    top = max(floor + 1, math.ceil(math.log10(max(p.loss for p in every))))
-    frame = _Frame(min(p.bits for p in every), max(p.bits for p in every), floor, top)
+    # Whole powers of ten, at least one of them, so that the axis has two marks or more.
+    floor = math.floor(math.log10(min(p.loss for p in points)))
+    top = max(floor + 1, math.ceil(math.log10(max(p.loss for p in points))))
+    frame = _Frame(min(p.bits for p in points), max(p.bits for p in points), floor, top)
     corners = " ".join("{:.1f},{:.1f}".format(*frame.place(p.bits, p.loss)) for p in path)
     drawn = [f'<polyline points="{corners}" fill="none" stroke="{CHOSEN}" stroke-width="2"/>']
     drawn += [part for colour, group in groups for p in group for part in _mark(frame, p, colour)]
@@ -77,7 +91,7 @@ def _axes(frame: _Frame) -> list[str]:
     middle = (LEFT + WIDTH - RIGHT) / 2
     return [
         *parts,
-        f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">bits a weight, scales and '
+        f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">bits per weight, scales and '
         "zero points counted</text>",
         f'<text transform="translate(18,{HEIGHT / 2}) rotate(-90)" text-anchor="middle">'
         "KL from the original, nats per token (line: predicted)</text>",
@@ -86,6 +100,7 @@ def _axes(frame: _Frame) -> list[str]:
 
 def _mark(frame: _Frame, point: Point, colour: str) -> list[str]:
     x, y = frame.place(point.bits, point.loss)
+    # Names of points near the right edge go to their left, where there is room.
     right = x > WIDTH - 200
     side, shift = ('text-anchor="end" ', -8) if right else ("", 8)
     return [

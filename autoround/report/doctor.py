@@ -8,7 +8,11 @@ from autoround.device.doctor import BackendReport, DeviceReport, Report
 
 
 def doctor_lines(report: Report) -> list[str]:
-    """Return the lines that show a report."""
+    """Return the lines that show a report.
+
+    Args:
+        report: of versions, devices and kernels.
+    """
     installed = [f"{name} {number}" for name, number in report.versions.items() if number]
     missing = [f"no {name}" for name, number in report.versions.items() if not number]
     lines = [", ".join(installed + missing), report.system, "", "devices"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from autoround.formats.registry import format_of
@@ -10,14 +11,19 @@ from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 
 def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
-    """Return the lines that show a plan and its cost."""
+    """Return the lines that show a plan and its cost.
+
+    Args:
+        plan: of all passes over the blocks.
+        estimate: its cost; a time that is unknown, or takes no steps, gets no line.
+    """
     tuning = plan.recipe["tuning"]
-    formats = sum(len(one.outputs) for one in plan.passes)
+    formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
-        f"method       {method(plan)}",
+        f"method       {describe_method(plan)}",
         f"calibration  {plan.calibration}",
         *_format_lines(plan),
         f"device       {plan.device}, computing in {plan.compute_dtype}"
@@ -27,15 +33,16 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         + f", {estimate.bits_per_weight:.2f} bits per quantized weight with scales",
         *_memory_lines(estimate),
     ]
-    if tuning["iters"] and estimate.seconds_high != float("inf"):
+    # Without steps the time is that of reading and writing, which nobody has measured here.
+    if tuning["iters"] and not math.isinf(estimate.seconds_high):
         lines.append(
             f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
         )
     lines += [f"note         {note}" for note in plan.notes]
-    for number, one in enumerate(plan.further, start=2):
+    for number, one_pass in enumerate(plan.further, start=2):
         lines.append(f"pass {number} of {len(plan.passes)}, over the same blocks")
-        notes = [f"note         {note}" for note in one.notes if note not in plan.notes]
-        lines += [*_scheme_lines(one), *_format_lines(one), *notes]
+        notes = [f"note         {note}" for note in one_pass.notes if note not in plan.notes]
+        lines += [*_scheme_lines(one_pass), *_format_lines(one_pass), *notes]
     return lines
 
 
@@ -69,16 +76,16 @@ def _scheme_lines(plan: Plan) -> list[str]:
 
 def _rule_line(rule: RulePlan) -> str:
     """Say what a rule of the recipe did."""
-    begun = f"rule         layers[{rule.index}] {rule.text}: "
+    start = f"rule         layers[{rule.index}] {rule.text}: "
     if not rule.decided:
-        return begun + f"later rules decide all {rule.matched} layers that it fits"
-    held = ", ".join(
+        return start + f"later rules decide all {rule.matched} layers that it fits"
+    schemes = ", ".join(
         scheme if len(rule.schemes) == 1 else f"{count} {scheme}" for scheme, count in rule.schemes
     )
     later = rule.matched - rule.decided
     return (
-        f"{begun}{rule.decided} layer{'s' * (rule.decided != 1)} of "
-        f"{rule.weights / 1e6:.1f} M weights to {held}"
+        f"{start}{rule.decided} layer{'s' * (rule.decided != 1)} of "
+        f"{rule.weights / 1e6:.1f} M weights to {schemes}"
         + (f"; later rules decide {later} more" if later else "")
     )
 
@@ -124,30 +131,44 @@ def _format_lines(plan: Plan) -> list[str]:
     ]
 
 
-def method(plan: Plan) -> str:
-    """Name what the plan's tuning and distill sections do."""
-    tuning = plan.recipe["tuning"]
-    searched = tuning["init_scale"] == "search"
-    if tuning["iters"] == 0:
-        found = "opt-rtn (searched scales, no tuning)" if searched else "rtn (round to nearest)"
-    else:
-        start = "searched scales" if searched else "min-max scales"
+def describe_method(plan: Plan) -> str:
+    """Name the method of a plan: how values start, how they are tuned, what follows the blocks.
+
+    Args:
+        plan: of one pass over the blocks.
+    """
+    tuning, end_to_end = plan.recipe["tuning"], plan.recipe["end_to_end"]
+    searched, gptq = tuning["init_scale"] == "search", _starts_by_gptq(plan)
+    scales = "searched scales" if searched else "min-max scales"
+    if tuning["iters"]:
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
-        found = f"SignRound, {steps}, from {start}"
-    bits = plan.recipe["scheme"]["bits"]
-    if inits_by_gptq(tuning["init_rounding"], iters=tuning["iters"], bits=bits):
-        found += ", roundings that make up for each other"
-    course = plan.recipe["end_to_end"]
-    if not course["steps"]:
-        return found
+        rounding = " and GPTQ error compensation" if gptq else ""
+        method = f"SignRound, {steps}, initialised with {scales}{rounding}"
+    elif gptq:
+        method = f"GPTQ error compensation ({scales}, no tuning)"
+    else:
+        method = f"opt-rtn ({scales}, no tuning)" if searched else "rtn (round to nearest)"
+    if not end_to_end["steps"]:
+        return method
+    tuned = "scales and codes" if end_to_end["tune_codes"] else "scales"
     return (
-        f"{found}; then {course['steps']} steps of {course['batch_size']} samples over the whole "
-        f"model, for its scales{' and codes' if course.get('codes') else ''}"
+        f"{method}; then {end_to_end['steps']} steps of {end_to_end['batch_size']} samples end to "
+        f"end on the KL divergence, for {tuned}"
     )
 
 
+def _starts_by_gptq(plan: Plan) -> bool:
+    """Tell how ``init_rounding: auto`` is settled; nothing else here reads an ``auto``."""
+    tuning, bits = plan.recipe["tuning"], plan.recipe["scheme"]["bits"]
+    return inits_by_gptq(tuning["init_rounding"], iters=tuning["iters"], bits=bits)
+
+
 def kept_lines(plan: Plan) -> list[str]:
-    """Say which layers stay in 16 bit, grouped by reason."""
+    """Say which layers stay in 16 bit, grouped by reason.
+
+    Args:
+        plan: whose layers without a scheme are named, the first of each reason by its name.
+    """
     by_reason: dict[str, list[str]] = {}
     for layer in plan.layers:
         if layer.scheme is None:
@@ -159,7 +180,11 @@ def kept_lines(plan: Plan) -> list[str]:
 
 
 def layer_lines(plan: Plan) -> list[str]:
-    """Return one line for every layer, in the order they are done."""
+    """Return one line for every layer, in the order they are done.
+
+    Args:
+        plan: of one pass over the blocks; layers outside them come last.
+    """
     width = max(len(x.name) for x in plan.layers)
     return [
         f"{x.name:<{width}}  {x.shape[0]:>6} x {x.shape[1]:<6}  "

@@ -1,7 +1,8 @@
-"""What the user sees while a run goes on: a live line on a terminal, plain lines elsewhere."""
+"""The progress of a run in words: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -29,7 +30,12 @@ REFRESH = 0.2
 
 
 class Progress:
-    """A sink that prints events."""
+    """A sink that prints events.
+
+    Args:
+        console: what to print on; a live line needs a terminal that can redraw one.
+        clock: seconds that only ever grow, for the rate of refreshes.
+    """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -40,7 +46,11 @@ class Progress:
         self._seconds: list[float] = []
 
     def __call__(self, event: Event) -> None:
-        """Print an event."""
+        """Print an event.
+
+        Args:
+            event: the next one of the run; they come in the order in which things are done.
+        """
         if isinstance(event, Planned):
             self._blocks = len(event.plan.blocks)
             for line in plan_lines(event.plan, event.estimate):
@@ -53,28 +63,30 @@ class Progress:
         elif isinstance(event, BlockDone):
             self._block(event)
         elif isinstance(event, EndToEndStep):
-            self._distill(event)
+            self._end_to_end(event)
         elif isinstance(event, Scored):
             self._scored(event)
         elif isinstance(event, Warned):
             self._print(f"warning: {event.message}")
         elif isinstance(event, Finished):
             size = f"{event.disk_bytes / 1e6:.1f} MB"
-            self._print(f"done: {event.output_dir}, {size}, {duration(event.seconds)}")
+            self._print(f"done: {event.output_dir}, {size}, {format_duration(event.seconds)}")
 
     def _block(self, event: BlockDone) -> None:
         result = event.result
         self._seconds.append(result.seconds)
+        # Blocks are much alike, so those that are left take the mean of those that are done.
         left = (event.blocks - len(self._seconds)) * sum(self._seconds) / len(self._seconds)
         loss = (
             f"loss {result.loss_before:.3e} → {result.loss_after:.3e}"
-            if result.loss_before == result.loss_before
+            if not math.isnan(result.loss_before)
             else "rounded to nearest"
         )
         self._clear()
         self._print(
             f"block {result.index + 1}/{event.blocks}  {loss}  {result.seconds:.1f} s  "
-            f"ETA {duration(left)}  peak {result.peak_bytes / 1e9:.2f} GB" + expert_words(result)
+            f"ETA {format_duration(left)}  peak {result.peak_bytes / 1e9:.2f} GB"
+            + describe_experts(result)
         )
 
     def _live(self, event: StepDone) -> None:
@@ -89,16 +101,18 @@ class Progress:
         )
         self._print(text, end="")
 
-    def _distill(self, event: EndToEndStep) -> None:
-        if event.before is not None:
+    def _end_to_end(self, event: EndToEndStep) -> None:
+        if event.initial_loss is not None:
             self._clear()
-            kept = "" if event.loss < event.before else "; no better, so the scales stay as before"
-            self._print(f"distill  KL {event.before:.3e} → {event.loss:.3e}{kept}")
+            better = event.loss < event.initial_loss
+            outcome = "" if better else "; no better, so the scales stay as before"
+            self._print(f"end-to-end  KL {event.initial_loss:.3e} → {event.loss:.3e}{outcome}")
             return
-        text = f"distill  step {event.step}/{event.steps}  KL {event.loss:.3e}"
+        text = f"end-to-end  step {event.step}/{event.steps}  KL {event.loss:.3e}"
         if self._is_live:
             self._clear()
             self._print(text, end="")
+        # A log gets ten lines, however many steps there are.
         elif event.step % max(1, event.steps // 10) == 0:
             self._print(text)
 
@@ -127,19 +141,27 @@ class Progress:
         self._console.print(escape(line), end=end, highlight=False, soft_wrap=True)
 
 
-def expert_words(result: BlockResult) -> str:
-    """Say how many tokens came to the experts of a block; empty where there are none."""
-    counts = [seen for every in result.expert_tokens.values() for seen in every]
+def describe_experts(result: BlockResult) -> str:
+    """Say how many calibration tokens the experts of a block received; empty without experts.
+
+    Args:
+        result: of a block that is done.
+    """
+    counts = [tokens for module in result.expert_tokens.values() for tokens in module]
     if not counts:
         return ""
-    few = sum(seen < FEW_TOKENS for seen in counts)
-    words = f"  experts saw {min(counts)} to {max(counts)} tokens"
-    return words + (f", {few} of {len(counts)} too few to be tuned" if few else "")
+    few = sum(tokens < FEW_TOKENS for tokens in counts)
+    text = f"  experts received {min(counts)} to {max(counts)} tokens"
+    return text + (f", {few} of {len(counts)} too few to be tuned" if few else "")
 
 
-def duration(seconds: float) -> str:
-    """Write a time span the way people say it: 42 s, 3 min 20 s, 2 h 05 min."""
-    if seconds == float("inf"):
+def format_duration(seconds: float) -> str:
+    """Write a time span the way people say it: 42 s, 3 min 20 s, 2 h 05 min.
+
+    Args:
+        seconds: not negative; infinite where nobody knows.
+    """
+    if math.isinf(seconds):
         return "unknown"
     whole = round(seconds)
     if whole < 60:

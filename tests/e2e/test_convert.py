@@ -17,7 +17,7 @@ from autoround.errors import FormatError, ModelError
 from autoround.inference.load import load
 from autoround.model.skeleton import open_model
 from autoround.recipe.load import load_recipe
-from autoround.report.conversion import lines
+from autoround.report.conversion import conversion_lines
 
 from ..runs import SMALL, even_device, logits, tensors_of
 from ..tiny import token_ids
@@ -98,7 +98,7 @@ def test_a_zero_point_that_cannot_be_held_moves_with_its_codes(
     source = zero_at_the_end(checkpoint("llama"), tmp_path / "a", top=14)
     done = convert(source, tmp_path / "b", formats=["auto_gptq"])
     assert (done.lossy, done.exact, done.shifted) == ({}, 14, 96 * 2)
-    assert "192 groups moved by a level" in lines(done)[1]
+    assert "192 groups moved by a level" in conversion_lines(done)[1]
     ids = token_ids(1, 12)
     expected = logits(load(source, device="cpu"), ids)
     assert torch.equal(logits(load(tmp_path / "b", device="cpu"), ids), expected)
@@ -113,7 +113,9 @@ def test_what_cannot_be_kept_is_refused_unless_allowed(
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     done = convert(source, tmp_path / "b", formats=["auto_gptq"], allow_lossy=True)
     assert list(done.lossy) == [LAYER]
-    assert any(line.startswith(f"changed: {LAYER}: 6144 weights") for line in lines(done))
+    assert any(
+        line.startswith(f"changed: {LAYER}: 6144 weights") for line in conversion_lines(done)
+    )
 
 
 @pytest.mark.parametrize("format_name", ["mlx", "fake"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -12,9 +14,9 @@ from torch import nn
 
 import autoround
 from autoround.api import AutoRound, open_any
-from autoround.cli import _options
 from autoround.errors import DataError, DeviceError, OutputError, RecipeError, UsageError
 from autoround.events import BlockDone, Event, Planned
+from autoround.recipe.flags import FLAGS
 from autoround.recipe.load import load_recipe
 from autoround.tuning import block as tune
 from autoround.types import LayerPlan
@@ -206,9 +208,17 @@ def test_a_format_that_does_not_exist(checkpoint: Make, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_embedded_words_of_the_interface_are_those_of_the_command() -> None:
-    fields = set(AutoRound.__dataclass_fields__)
-    assert set(_options.PATHS) - fields == {"format"}
+def test_arguments_are_those_of_the_table_of_flags() -> None:
+    fields = {field.name: field for field in dataclasses.fields(AutoRound)}
+    methods = (AutoRound.save_quantized, AutoRound.quantize_and_save)
+    for flag in FLAGS:
+        if flag.name == "format":  # of what is written, so it is asked for where that is done
+            assert all("format" in inspect.signature(method).parameters for method in methods)
+            continue
+        # Explicit in the class, for editors; the table says what it is.
+        kind = "object" if flag.name == "dataset" else flag.kind.__name__
+        assert fields[flag.name].type == f"{kind} | None"
+        assert fields[flag.name].default is None
 
 
 @pytest.mark.parametrize("wrap", [str, Path])

@@ -16,24 +16,6 @@ def out(autoround: Command, model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_kernels_says_what_runs_what_and_why(autoround: Command, out: Path) -> None:
-    done = autoround("kernels", out, "--device", "cpu")
-    assert (done.code, done.err) == (0, "")
-    assert "W4 g32 sym: 14 layers" in done.out
-    assert "chosen" in done.out
-    assert "triton" in done.out
-    assert "for cuda, xpu only" in done.out
-    named = autoround("kernels", out, "--device", "cpu", "--backend", "torch")
-    assert "on cpu: torch" in named.out
-    assert "not: torch was asked for" in named.out
-
-
-def test_kernels_lists_all_there_are(autoround: Command) -> None:
-    done = autoround("kernels")
-    assert done.code == 0
-    assert all(name in done.out for name in ("native", "torch", "triton", "marlin", "ark"))
-
-
 def test_bench_measures_a_model_and_its_original(
     autoround: Command, out: Path, model: Path
 ) -> None:
@@ -52,8 +34,7 @@ def test_bench_measures_a_model_and_its_original(
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["kernels", "./gone"], 4),
-        (["kernels", "MODEL"], 4),
+        (["bench", "./gone"], 4),
         (["bench", "MODEL", "--backend", "abacus"], 2),
         (["bench", "MODEL", "--new-tokens", "0"], 2),
     ],

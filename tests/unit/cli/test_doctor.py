@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autoround.cli import _run
+from autoround.device import doctor
 from autoround.device.doctor import Report
 
 from .conftest import Command
@@ -31,7 +31,7 @@ def test_as_json(autoround: Command) -> None:
 def test_a_problem_is_exit_code_6(
     options: tuple[str, ...], autoround: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run, "examine", lambda: Report({}, "here", (), (), ""))
+    monkeypatch.setattr(doctor, "examine", lambda: Report({}, "here", (), (), ""))
     done = autoround("doctor", *options)
     assert done.code == 6
     assert "no backend can run here" in done.err

@@ -118,11 +118,3 @@ def test_what_rules_came_to(autoround: Command, model: Path, tmp_path: Path) -> 
     assert (
         f"{path}:5: layers[1]: 'q_porj' matches no layer of this model; did you mean" in failed.err
     )
-
-
-def test_the_folder_of_a_mixed_model_says_so() -> None:
-    from autoround.cli._work import default_output
-    from autoround.recipe.load import load_recipe
-
-    assert default_output("a/b", load_recipe("w4-mlp-w8-attn")).name == "b-w4g128-mixed"
-    assert default_output("a/b", load_recipe("default")).name == "b-w4g128"

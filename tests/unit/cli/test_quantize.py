@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import autoround as package
+from autoround.cli.quantize import default_output
 from autoround.recipe.load import load_recipe
 
 from ...runs import logits, tensors_of
@@ -114,6 +115,12 @@ def test_without_a_folder_the_name_says_what_it_holds(
         "llama-w4g32",
         "llama-w8tensor",
     ]
+
+
+def test_the_folder_of_a_mixed_model_says_so() -> None:
+    assert default_output("a/b", load_recipe("w4-mlp-w8-attn")).name == "b-w4g128-mixed"
+    assert default_output("a/b", load_recipe("default")).name == "b-w4g128"
+    assert default_output(None, load_recipe("demo")) == Path("quantized/smollm2-135m-w4g64")
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from autoround.report.plan import kept_lines, layer_lines, method, plan_lines
+from autoround.report.plan import describe_method, kept_lines, layer_lines, plan_lines
 from autoround.types import BlockPlan, OutputPlan, Scheme
 
 from ._values import BLOCKS, ESTIMATE, layer, plan
@@ -18,8 +18,8 @@ def test_a_plan_in_words() -> None:
         "keep 16-bit  h.0.gate and 1 more: a router",
         "keep 16-bit  h.1.odd: odd",
         "keep 16-bit  lm_head: outside the decoder blocks",
-        "method       SignRound, 200 steps of 8 samples, from searched scales, roundings that make "
-        "up for each other",
+        "method       SignRound, 200 steps of 8 samples, initialised with searched scales and GPTQ "
+        "error compensation",
         "calibration  some text, 4 × 16 tokens",
         "format       auto_round, packing auto_round:auto_gptq; kept tensors bfloat16",
         "device       cpu, computing in float32",
@@ -72,13 +72,13 @@ def test_no_time_is_named_that_is_not_known(values: dict[str, object], high: flo
     [
         (0, "minmax", "rtn (round to nearest)"),
         (0, "search", "opt-rtn (searched scales, no tuning)"),
-        (50, "minmax", "SignRound, 50 steps of 8 samples, from min-max scales"),
-        (50, "search", "SignRound, 50 steps of 8 samples, from searched scales"),
+        (50, "minmax", "SignRound, 50 steps of 8 samples, initialised with min-max scales"),
+        (50, "search", "SignRound, 50 steps of 8 samples, initialised with searched scales"),
     ],
 )
 def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
     values = {"tuning.iters": iters, "tuning.init_scale": init, "tuning.init_rounding": "nearest"}
-    assert method(plan(values=values)) == words
+    assert describe_method(plan(values=values)) == words
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,25 @@ def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
     [
         (
             {"tuning.iters": 0, "tuning.init_rounding": "gptq"},
-            "opt-rtn (searched scales, no tuning)",
+            "GPTQ error compensation (searched scales, no tuning)",
         ),
-        ({"tuning.iters": 50}, "SignRound, 50 steps of 8 samples, from searched scales"),
+        (
+            {"tuning.iters": 0, "tuning.init_rounding": "gptq", "tuning.init_scale": "minmax"},
+            "GPTQ error compensation (min-max scales, no tuning)",
+        ),
+        (
+            {"tuning.iters": 50},
+            "SignRound, 50 steps of 8 samples, initialised with searched scales and GPTQ error "
+            "compensation",
+        ),
+        (
+            {"tuning.iters": 50, "scheme.bits": 2},
+            "SignRound, 50 steps of 8 samples, initialised with searched scales",
+        ),
     ],
 )
-def test_a_compensated_start_is_said(values: dict[str, object], words: str) -> None:
-    assert method(plan(values=values)) == f"{words}, roundings that make up for each other"
-    two_bits = {**values, "tuning.init_rounding": "auto", "scheme.bits": 2}
-    assert method(plan(values=two_bits)) == words
+def test_gptq_initialisation_is_said(values: dict[str, object], words: str) -> None:
+    assert describe_method(plan(values=values)) == words
 
 
 def test_kept_layers_are_grouped_by_reason() -> None:
@@ -115,9 +125,14 @@ def test_every_layer_has_a_line() -> None:
     ]
 
 
-def test_the_method_names_what_follows_the_blocks() -> None:
-    found = method(plan(values={"end_to_end.steps": 30, "end_to_end.batch_size": 4}))
-    assert found == (
-        "SignRound, 200 steps of 8 samples, from searched scales, roundings that make up for each "
-        "other; then 30 steps of 4 samples over the whole model, for its scales"
+@pytest.mark.parametrize(("codes", "tuned"), [(False, "scales"), (True, "scales and codes")])
+def test_the_method_names_what_follows_the_blocks(codes: bool, tuned: str) -> None:
+    values = {
+        "end_to_end.steps": 30,
+        "end_to_end.batch_size": 4,
+        "end_to_end.tune_codes": codes,
+    }
+    assert describe_method(plan(values=values)) == (
+        "SignRound, 200 steps of 8 samples, initialised with searched scales and GPTQ error "
+        f"compensation; then 30 steps of 4 samples end to end on the KL divergence, for {tuned}"
     )

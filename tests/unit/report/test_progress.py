@@ -17,7 +17,7 @@ from autoround.events import (
     Warned,
 )
 from autoround.report.plan import plan_lines
-from autoround.report.progress import REFRESH, Progress, duration
+from autoround.report.progress import REFRESH, Progress, format_duration
 
 from ._values import ESTIMATE, plan, result
 
@@ -137,19 +137,19 @@ def test_a_terminal_shows_a_line_that_is_redrawn() -> None:
     ],
 )
 def test_a_duration_as_people_say_it(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
-def test_steps_over_the_whole_model_are_told_in_tenths_and_judged_at_the_end() -> None:
+def test_end_to_end_steps_are_told_in_tenths_and_their_validation_at_the_end() -> None:
     text = Screen().show(
         *(EndToEndStep(step, 40, 0.5) for step in range(1, 41)), EndToEndStep(40, 40, 0.4, 0.6)
     )
     lines = text.splitlines()
     assert len(lines) == 11
-    assert lines[0] == "distill  step 4/40  KL 5.000e-01"
-    assert lines[-1] == "distill  KL 6.000e-01 → 4.000e-01"
+    assert lines[0] == "end-to-end  step 4/40  KL 5.000e-01"
+    assert lines[-1] == "end-to-end  KL 6.000e-01 → 4.000e-01"
 
 
 def test_steps_that_did_no_good_are_told() -> None:
     text = Screen().show(EndToEndStep(3, 3, 0.7, 0.6))
-    assert text == "distill  KL 6.000e-01 → 7.000e-01; no better, so the scales stay as before\n"
+    assert text == "end-to-end  KL 6.000e-01 → 7.000e-01; no better, so the scales stay as before\n"

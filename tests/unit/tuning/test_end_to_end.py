@@ -73,8 +73,8 @@ def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
     assert any(not torch.equal(x.scale, plain[n].scale) for n, x in tuned.items())
     steps = [event for event in events if isinstance(event, EndToEndStep)]
     assert [event.step for event in steps] == [*range(1, 13), 12]
-    assert steps[-1].before is not None
-    assert steps[-1].loss < steps[-1].before
+    assert steps[-1].initial_loss is not None
+    assert steps[-1].loss < steps[-1].initial_loss
 
 
 def open_end_to_end(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
