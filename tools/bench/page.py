@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "perplexity": ("ppl", 2),
     "gap": ("gap", 4),
     "KL": ("kl", 4),
-    "same top-1": ("top1", 3),
+    "top-1 agreement": ("top1", 3),
     "gap, other domain": ("domain_gap", 4),
     "KL, other domain": ("domain_kl", 4),
     "multiple choice": ("choices", 3),
