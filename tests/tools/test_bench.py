@@ -128,7 +128,7 @@ def test_the_headline_is_whole_models_beside_other_programs() -> None:
     (shown,) = page.headline_tables([page.with_gaps(each) for each in rows])
     assert {each["name"] for each in shown} == {"ours:light", "peer:ext"}
     first, second = page.headline([shown]).splitlines()[2:]
-    assert first.startswith("| 2 | **`light`** | 0.150 ± 0.071 | ")
+    assert first.startswith("| 2 | **ours, light** | 0.150 ± 0.071 | ")
     assert second.startswith("| 2 | auto-round 1.0, `enable_alg_ext` | 0.300 | ")
     assert "| 1.5 | 1.0 |" in second
 

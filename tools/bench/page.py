@@ -138,10 +138,10 @@ def headline(tables: Sequence[Sequence[dict[str, Any]]]) -> str:
 
 
 def label(row: dict[str, Any]) -> str:
-    """Name a method as a reader knows it: our recipes in bold, other programs with version."""
+    """Name a method as a reader knows it: ours in bold by recipe, other programs with version."""
     name, variant = program(row), row["method"].partition(":")[2]
     if name == "ours":
-        return f"**`{variant}`**"
+        return f"**ours, {variant}**"
     version = f" {row['version']}" if row.get("version") else ""
     settings = f", {VARIANTS.get(variant, variant)}" if variant else ""
     return PROGRAMS.get(name, name) + version + settings
@@ -175,10 +175,9 @@ def model(row: dict[str, Any]) -> str:
 
 
 def machine(row: dict[str, Any]) -> str:
-    """Return the processor in short: ``Intel(R) Xeon(R) Processor, 1 threads`` is a Xeon."""
-    processor, _, threads = row["machine"].partition(", ")
-    short = re.sub(r"\(R\)|Intel|Processor", "", processor).strip()
-    return f"{short}, {'1 thread' if threads == '1 threads' else threads}"
+    """Return the machine in short: ``Intel(R) Xeon(R) Processor, 1 threads`` is a Xeon."""
+    short = re.sub(r"\(R\)|Intel|AMD|Processor|, 1 threads$", "", row["machine"])
+    return " ".join(short.split())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -297,7 +296,7 @@ def panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         # The best one's name below its mark, the others' above; inwards at the right edge.
         right, below = place[0] > 6, not places
         axes.annotate(
-            re.sub(r"[*`]|enable_", "", label(same[0])),
+            re.sub(r"[*`]|ours, |enable_", "", label(same[0])),
             place,
             xytext=(-5 if right else 5, -12 if below else 5),
             textcoords="offset points",
