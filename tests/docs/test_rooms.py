@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from .pages import ROOT, headings
+from .pages import PAGES, ROOT, headings
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
@@ -37,3 +38,17 @@ def test_the_layers_are_those_that_are_checked() -> None:
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     block = CONTRIBUTING.partition("layers below its own:\n\n```\n")[2].partition("\n```")[0]
     assert block.splitlines() == [layer.removesuffix(" | _version") for layer in layers]
+
+
+#: A file of this repository, named in running text; the folders it may be below.
+NAMED = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|sh|toml|yaml|c|md))`")
+BELOW = ("", "autoround", "backends", "backends/autoround_backends", "docs")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_the_documents_name_are_there(page: Path) -> None:
+    if page.name in ("CHANGELOG.md", "log.md"):  # they tell of what was
+        return
+    named = NAMED.findall(page.read_text("utf-8"))
+    missing = [name for name in named if not any((ROOT / top / name).exists() for top in BELOW)]
+    assert missing == []
