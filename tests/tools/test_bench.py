@@ -133,6 +133,19 @@ def test_the_headline_is_whole_models_beside_other_programs() -> None:
     assert "| 1.5 | 1.0 |" in second
 
 
+def test_the_pages_are_those_of_the_rows() -> None:
+    page, store = importlib.import_module("page"), importlib.import_module("store")
+    root = BENCH.parents[1]
+    contents = store.read(root / "docs" / "bench-rows.json")
+    rows = page.newest([page.with_gaps(each) for each in contents["rows"].values()])
+    head = page.headline(page.headline_tables(rows))
+    tables = "\n\n".join(page.table(group) for group in page.grouped(rows, page.SHARED))
+    shown = [("README.md", page.HEADLINE, head), ("docs/benchmarks.md", page.HEADLINE, head)]
+    for name, mark, text in [*shown, ("docs/benchmarks.md", page.ROWS, tables)]:
+        written = (root / name).read_text("utf-8")
+        assert page.replaced(written, text, mark=mark) == written, f"{name}: run page.py again"
+
+
 def test_samples_are_drawn_by_the_seed_all_over_the_text() -> None:
     windows = importlib.import_module("worker_tokens").windows
     starts = windows(10, 5, total=104, seed=1)
