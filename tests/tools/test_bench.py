@@ -69,6 +69,11 @@ def row(name: str, seed: int, **figures: float) -> dict[str, Any]:
     }
 
 
+def measured(method: str, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    whole = {"blocks": "2/2", "samples": "8x128", "version": "1.0", "peak_gb": 1.0}
+    return {**row(method, seed), **whole, "method": method, **settings}
+
+
 def test_a_page_has_means_and_spreads(tmp_path: Path) -> None:
     page = importlib.import_module("page")
     rows = [row("a", 0, kl=0.3), row("a", 1, kl=0.5), row("b", 0, kl=0.1, tuning_s=3.21)]
@@ -80,10 +85,11 @@ def test_a_page_has_means_and_spreads(tmp_path: Path) -> None:
     assert second[0] == "| a"
     assert second[2] == "0.1823 ± 0.0000"
     assert second[3] == "0.4000 ± 0.1414"
-    before = f"x\n{page.BEGIN}\nold\n{page.END}\ny\n"
-    assert page.replaced(before, text) == f"x\n{page.BEGIN}\n{text}\n{page.END}\ny\n"
-    with pytest.raises(SystemExit, match="no <!--"):
-        page.replaced("x", text)
+    before = "x\n<!-- bench rows -->\nold\n<!-- /bench rows -->\ny\n"
+    after = f"x\n<!-- bench rows -->\n{text}\n<!-- /bench rows -->\ny\n"
+    assert page.replaced(before, text, mark=page.ROWS) == after
+    with pytest.raises(SystemExit, match="no <!-- headline"):
+        page.replaced(before, text, mark=page.HEADLINE)
 
 
 def test_rows_accumulate(tmp_path: Path) -> None:
@@ -105,6 +111,39 @@ def test_a_page_shows_the_newest_code_and_the_frontier() -> None:
     assert page.newest([new, old, row("b", 0)]) == [new, row("b", 0)]
     places = [(1.0, 5.0), (2.0, 6.0), (3.0, 4.0), (3.0, 7.0)]
     assert page.frontier(places) == [(1.0, 5.0), (3.0, 4.0)]
+
+
+def test_the_headline_is_whole_models_beside_other_programs() -> None:
+    page = importlib.import_module("page")
+    rows = [
+        measured("ours:light", seed=0, kl=0.1),
+        measured("ours:light", seed=1, kl=0.2),
+        measured("peer:ext", kl=0.3, tuning_s=90.0),
+        measured("16bit"),
+        measured("ours:light", name="light, before"),
+        measured("ours:turbo", blocks="1/2"),
+        measured("peer:default", samples="4x128"),
+        measured("ours:w2", grid="3s"),
+    ]
+    (shown,) = page.headline_tables([page.with_gaps(each) for each in rows])
+    assert {each["name"] for each in shown} == {"ours:light", "peer:ext"}
+    first, second = page.headline([shown]).splitlines()[2:]
+    assert first.startswith("| 2 | **ours, light** | 0.150 ± 0.071 | ")
+    assert second.startswith("| 2 | auto-round 1.0, `enable_alg_ext` | 0.300 | ")
+    assert "| 1.5 | 1.0 |" in second
+
+
+def test_the_pages_are_those_of_the_rows() -> None:
+    page, store = importlib.import_module("page"), importlib.import_module("store")
+    root = BENCH.parents[1]
+    contents = store.read(root / "docs" / "bench-rows.json")
+    rows = page.newest([page.with_gaps(each) for each in contents["rows"].values()])
+    head = page.headline(page.headline_tables(rows))
+    tables = "\n\n".join(page.table(group) for group in page.grouped(rows, page.SHARED))
+    shown = [("README.md", page.HEADLINE, head), ("docs/benchmarks.md", page.HEADLINE, head)]
+    for name, mark, text in [*shown, ("docs/benchmarks.md", page.ROWS, tables)]:
+        written = (root / name).read_text("utf-8")
+        assert page.replaced(written, text, mark=mark) == written, f"{name}: run page.py again"
 
 
 def test_samples_are_drawn_by_the_seed_all_over_the_text() -> None:

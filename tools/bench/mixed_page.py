@@ -43,7 +43,7 @@ def _table(rows: list[dict[str, Any]], iters: int) -> str:
         f"{first['samples']} calibration tokens, {first['eval_tokens']} scored; "
         f"{first['machine']}. The original's perplexity is {first['ppl16']:.2f}.\n\n"
         "| budget | method | bits a weight in the files | perplexity | KL | predicted KL | "
-        "scoring, s of the processor | its peak, GB |\n|---|---|---|---|---|---|---|---|\n"
+        "scoring, CPU s | its peak, GB |\n|---|---|---|---|---|---|---|---|\n"
     )
     ordered = sorted(rows, key=lambda r: (-(r["budget"] or r["bpw"]), r["kl"]))
     return head + "\n".join(_line(row) for row in ordered)
