@@ -22,7 +22,7 @@ from autoround.model.locate import (
     read_config,
     read_quantization,
 )
-from autoround.model.skeleton import filled, open_model
+from autoround.model.skeleton import fill_weights, open_model
 from autoround.model.source import tensor_files
 
 
@@ -61,7 +61,7 @@ def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = to
         return load(folder, device=device, dtype=dtype, dense=True)
     runtime = open_device(device)
     if quantization is not None and method_of(quantization) in UNPACKED:
-        return filled(open_model(folder)).to(runtime.device)
+        return fill_weights(open_model(folder)).to(runtime.device)
     if not file:
         tensor_files(folder)  # refuses pickled weights, which transformers would open
     options: dict[str, Any] = {"gguf_file": file} if file else {}

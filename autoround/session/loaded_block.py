@@ -48,7 +48,9 @@ class LoadedBlock:
             The block outputs, of the inputs' shape.
         """
         tensors = {**self.tensors, **as_stored(self.plan, weights or {})}
-        return self.runner.run(self.plan.index, tensors, hidden=hidden, rows=rows, often=compiled)
+        return self.runner.run(
+            self.plan.index, tensors, hidden=hidden, rows=rows, compiled=compiled
+        )
 
     def without_quantized(self) -> LoadedBlock:
         """Drop the weights that get a scheme: quantized ones take their place in every call."""
