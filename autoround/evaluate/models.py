@@ -1,4 +1,4 @@
-"""Models to score: a quantized folder or an original one, in a dtype that is fast here."""
+"""Load models to score or run: quantized folders and unquantized ones."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ from autoround.model.source import tensor_files
 
 
 def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUTO) -> Any:
-    """Load a model for use: packed where it is, in the dtype that is fast here.
+    """Load a model to generate with; packed layers stay packed and run by a kernel.
+
+    Args:
+        model: Folder or hub id.
+        device: Name of a device, or ``auto``.
+        backend: Name of the kernel for packed layers, or ``auto``.
+
+    Returns:
+        A causal language model of transformers, in evaluation mode.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     check_backend(backend)
     folder = locate_model(model)
@@ -42,13 +50,21 @@ def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUT
 
 
 def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Any:
-    """Load a model unpacked for scoring, in float32 whatever it is stored in, or a given dtype.
+    """Load a model with dequantized weights, to score it.
 
-    Folders of quantized formats that are read here are unpacked; others go to transformers,
-    a GGUF file without a config among them.
+    Quantized formats that this package reads are dequantized; others, and a GGUF file without a
+    config, go to transformers.
+
+    Args:
+        model: Folder or hub id.
+        device: Name of a device, or ``auto``.
+        dtype: Of weights and activations; float32 compares models without rounding of its own.
+
+    Returns:
+        A causal language model of transformers, in evaluation mode.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     import transformers
 
