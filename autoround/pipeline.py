@@ -263,7 +263,7 @@ def _write_rest(
         tensors = skeleton.read([name])
         for writer in writers:
             writer.add_unquantized(tensors)
-    for name in skeleton.extras:
+    for name in skeleton.unmapped:
         tensors = skeleton.source.read([name])
         for writer in writers:
             writer.add_unmapped(tensors)

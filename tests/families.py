@@ -14,7 +14,7 @@ from autoround.data.tokens import Tokens
 from autoround.device.registry import open_device
 from autoround.events import ignore
 from autoround.inference.load import load
-from autoround.model.block_calls import Media, together
+from autoround.model.block_calls import Media, batch_media
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.pipeline import run
@@ -123,7 +123,7 @@ def last_output(model: Any, skeleton: Skeleton, ids: Tensor, media: list[Media])
     try:
         with torch.no_grad():
             for own, given in zip(ids, media, strict=True):
-                model(input_ids=own[None], use_cache=False, **together([given]))
+                model(input_ids=own[None], use_cache=False, **batch_media([given]))
     finally:
         handle.remove()
     return torch.cat(found)

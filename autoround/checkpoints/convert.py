@@ -36,7 +36,7 @@ from autoround.formats.unpacking import owned_tensors
 from autoround.formats.written import written_layers
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_empty
-from autoround.model.legacy_config import with_older_names
+from autoround.model.legacy_config import with_legacy_keys
 from autoround.model.locate import locate_model, read_config, read_quantization
 from autoround.model.source import CheckpointSource
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
@@ -277,7 +277,7 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Sha
     for part, writer in writers:
         dropped = ("torch_dtype", "quantization_config", "quantization")
         plain = {k: v for k, v in source.config.items() if k not in dropped}
-        config = with_older_names(plain)
+        config = with_legacy_keys(plain)
         config["dtype"] = part.dtype
         quantization: dict[str, Any] = {}
         written = format_of(part)

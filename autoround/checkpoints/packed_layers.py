@@ -15,7 +15,7 @@ from autoround.model.blocks import matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
 from autoround.model.names import CheckpointNames, files_of
-from autoround.model.skeleton import match_names, what_lacks
+from autoround.model.skeleton import describe_missing, match_names
 from autoround.model.source import CheckpointSource
 from autoround.types import LayerPlan
 
@@ -37,13 +37,13 @@ def match_packed_layers(
     """
     unpacking = UnpackingSource(files, quantization)
     unpacking.transposed = (
-        ConvertedSource(unpacking, model).turned_files() & unpacking.layers.keys()
+        ConvertedSource(unpacking, model).transposed_files() & unpacking.layers.keys()
     )
     source = ConvertedSource(unpacking, model)
     layers = _layers(model, unpacking, CheckpointNames(source))
     missing = match_names(model, source)[1]
     if missing:
-        raise FormatError(what_lacks(model, source, missing[0]))
+        raise FormatError(describe_missing(model, source, missing[0]))
     every = written_layers(x for own in layers.values() for x in own)
     refuse_plain(quantization, files, (x.name for x in every if x.scheme is None))
     known = {x.name for x in every}

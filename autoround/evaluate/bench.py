@@ -1,4 +1,4 @@
-"""How fast a model answers: tokens a second of reading a prompt and of writing, and memory."""
+"""Speed of a model, in tokens a second of prefill and decode, and its memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from autoround.evaluate.models import load_any, load_runnable
 from autoround.inference.kernels import quant_layers
 from autoround.model.positions import position_limit
 
-#: Turns of each measurement; the quickest counts.
-TURNS = 3
-#: Dtypes that an unquantized model is tried in.
+#: Runs of each measurement; the fastest counts.
+RUNS = 3
+#: Dtypes that an unquantized model is measured in.
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a model does: tokens a second, and bytes.
+    """Speed and memory of one model.
 
-    prefill: of a prompt read at once. decode: one token after the other, batch 1.
-    weight_bytes: all parameters and buffers. peak_bytes: the most in use so far, of the
-        process on a CPU and of the device elsewhere.
+    Attributes:
+        model: Its name.
+        dtype: Of its activations.
+        kernels: Names of the kernels of packed layers, with their number of layers.
+        prefill: Tokens a second of a prompt that is processed at once.
+        decode: Tokens a second of generation, batch size 1.
+        weight_bytes: Bytes of all parameters and buffers.
+        peak_bytes: Peak memory in bytes so far: of the process on a CPU, of the device elsewhere.
     """
 
     model: str
@@ -51,14 +56,27 @@ def bench(
     prompt_tokens: int = 256,
     new_tokens: int = 64,
 ) -> list[Rates]:
-    """Measure a model folder, and the 16-bit one beside it in its fastest dtype.
+    """Measure a model folder, and the unquantized one in its fastest dtype.
+
+    Args:
+        model: Folder or hub id of the model.
+        original: Folder or hub id of the unquantized model; None to measure one model alone.
+        device: Name of a device, or ``auto``.
+        backend: Name of the kernel for packed layers, or ``auto``.
+        prompt_tokens: Length of the prompt.
+        new_tokens: Number of generated tokens.
+
+    Returns:
+        Rates of the model, and of the original if there is one.
 
     Raises:
-        ModelError, FormatError, DeviceError: a model cannot be loaded.
-        UsageError: it has too few positions, or no kernel is named so.
+        ModelError: A model cannot be loaded.
+        FormatError: The packed layers cannot be read.
+        DeviceError: The device is not there.
+        UsageError: The model has too few positions, or no kernel has the name.
     """
     lengths = (prompt_tokens, new_tokens)
-    found = [
+    measured = [
         rates(load_runnable(model, device=device, backend=backend), str(model), device, lengths)
     ]
     if original is not None:
@@ -66,27 +84,41 @@ def bench(
         for dtype in DENSE_DTYPES:
             loaded = load_any(original, device=device, dtype=dtype)
             dense.append(rates(loaded, str(original), device, lengths))
+            # Two copies of an unquantized model may not fit.
             del loaded
-        found.append(max(dense, key=lambda r: r.decode))
-    return found
+        measured.append(max(dense, key=lambda r: r.decode))
+    return measured
 
 
 @torch.no_grad()
 def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates:
-    """Measure one loaded model; lengths: of the prompt and of what is written."""
+    """Measure one loaded model.
+
+    Args:
+        model: A causal language model of transformers, on its device.
+        name: What the result calls it.
+        device: Name of the device whose runtime measures.
+        lengths: Tokens of the prompt, and generated tokens.
+
+    Raises:
+        UsageError: The model has too few positions.
+    """
     prompt_tokens, new_tokens = lengths
     limit = position_limit(model)
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise UsageError(
-            f"{prompt_tokens} and {new_tokens} tokens, and the model has positions for {limit} only"
+            f"{prompt_tokens} prompt and {new_tokens} new tokens, and the model has positions for "
+            f"{limit} only; ask for fewer"
         )
     runtime = open_device(device)
     rng = torch.Generator().manual_seed(0)
-    top = int(model.get_input_embeddings().weight.shape[0])
-    ids = torch.randint(0, top, (1, prompt_tokens), generator=rng).to(model.device)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    ids = torch.randint(0, vocabulary, (1, prompt_tokens), generator=rng).to(model.device)
     prefill = decode = float("inf")
+    # The first call prepares kernels, which is not part of the speed.
     model(input_ids=ids[:, :2], use_cache=True)
-    for _ in range(TURNS):
+    for _ in range(RUNS):
+        # Devices run asynchronously: without waiting, only the launch would be timed.
         runtime.synchronize()
         started = time.perf_counter()
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
@@ -94,8 +126,8 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
         prefill = min(prefill, time.perf_counter() - started)
         started = time.perf_counter()
         for _ in range(new_tokens):
-            following = out.logits[:, -1:].argmax(-1)
-            out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True)
+            next_token = out.logits[:, -1:].argmax(-1)
+            out = model(input_ids=next_token, past_key_values=out.past_key_values, use_cache=True)
         runtime.synchronize()
         decode = min(decode, time.perf_counter() - started)
     names = Counter(layer.kernel for _, layer in quant_layers(model))
@@ -111,6 +143,6 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, those that are shared once."""
+    """Return the bytes of all parameters and buffers; shared storage counts once."""
     tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
     return sum(tensors.values())

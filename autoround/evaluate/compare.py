@@ -1,4 +1,4 @@
-"""Scores of a quantized folder, alone or against its original."""
+"""Perplexity of a quantized folder, alone or beside its original."""
 
 from __future__ import annotations
 
@@ -22,12 +22,22 @@ def compare(
     max_tokens: int = 16384,
     device: str = "auto",
 ) -> EvalResult:
-    """Score a model folder on a text; with an original, also how far it is from it.
+    """Score a model folder on a text; with an original, also the divergence from it.
 
-    text: a file; None for the part of the embedded text that calibration never sees.
+    Args:
+        model: Folder or hub id of the model.
+        original: Folder or hub id of the unquantized model; None to score perplexity alone.
+        text: A text file; None for the part of the embedded text that calibration never sees.
+        seqlen: Tokens of a window.
+        max_tokens: Tokens of the text that are scored at most.
+        device: Name of a device, or ``auto``.
+
+    Returns:
+        Perplexities, KL divergence in nats a token, and top-1 agreement.
 
     Raises:
-        DataError, ModelError: the text or a model cannot be used.
+        DataError: The text cannot be read or tokenized.
+        ModelError: A model cannot be loaded.
     """
     folder = locate_model(model)
     tokenizer = load_tokenizer(folder)

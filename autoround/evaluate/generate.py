@@ -1,4 +1,4 @@
-"""Text from a model: the plainest check that it still answers."""
+"""Text from a model: a quick check that a quantized one still writes sense."""
 
 from __future__ import annotations
 
@@ -26,16 +26,24 @@ def generate(
 ) -> str:
     """Continue a prompt greedily and return the new text.
 
-    chat: wrap the prompt as a user's turn by the tokenizer's chat template; None where it
-        has one. backend: the kernel of packed layers.
-    on_text: is given the new text piece by piece, as it comes.
+    Args:
+        model: Folder or hub id of the model.
+        prompt: The text to continue.
+        max_new_tokens: Tokens to generate at most.
+        chat: Whether to wrap the prompt as a user's turn by the tokenizer's chat template; None
+            to do so if there is a template.
+        backend: Name of the kernel for packed layers, or ``auto``.
+        device: Name of a device, or ``auto``.
+        on_text: Called with each piece of new text as it is generated.
+
+    Returns:
+        The new text, without the prompt.
 
     Raises:
-        UsageError: the prompt is empty or too long for the model, or chat is asked of a
-            tokenizer without template.
+        UsageError: The prompt is empty or too long for the model, or the tokenizer has no chat
+            template and chat is true.
     """
     import torch
-    from transformers import TextStreamer
 
     folder = locate_model(model)
     tokenizer = load_tokenizer(folder)
@@ -44,8 +52,9 @@ def generate(
     if chat is None:
         chat = bool(tokenizer.chat_template)
     if chat:
-        prompt = _as_turn(prompt, tokenizer, folder)
+        prompt = _apply_chat_template(prompt, tokenizer, folder)
     loaded = load_runnable(folder, device=device, backend=backend)
+    # A chat template writes the special tokens itself.
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
 
     limit, length = position_limit(loaded), inputs["input_ids"].shape[1] + max_new_tokens
@@ -54,29 +63,31 @@ def generate(
             f"prompt and new tokens are {length} together, and the model has positions for "
             f"{limit} only; shorten the prompt, or ask for fewer tokens"
         )
-
-    class Streamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            if on_text is not None:
-                on_text(text)
-
-    streamer = None
-    if on_text is not None:
-        streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with torch.no_grad():
         ids = loaded.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-            streamer=streamer,
+            streamer=None if on_text is None else _make_streamer(tokenizer, on_text),
         )
     new = ids[0, inputs["input_ids"].shape[1] :]
     text: str = tokenizer.decode(new, skip_special_tokens=True)
     return text
 
 
-def _as_turn(prompt: str, tokenizer: Any, folder: Path) -> str:
+def _make_streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
+    """Return a streamer of transformers that passes on each piece of finished text."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            on_text(text)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _apply_chat_template(prompt: str, tokenizer: Any, folder: Path) -> str:
     """Wrap a prompt as a user's turn."""
     if not tokenizer.chat_template:
         raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")

@@ -1,4 +1,4 @@
-"""Models to score: a quantized folder or an original one, in a dtype that is fast here."""
+"""Load models to score or run: quantized folders and unquantized ones."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ from autoround.model.locate import (
     read_config,
     read_quantization,
 )
-from autoround.model.skeleton import filled, open_model
+from autoround.model.skeleton import fill_weights, open_model
 from autoround.model.source import tensor_files
 
 
 def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUTO) -> Any:
-    """Load a model for use: packed where it is, in the dtype that is fast here.
+    """Load a model to generate with; packed layers stay packed and run by a kernel.
+
+    Args:
+        model: Folder or hub id.
+        device: Name of a device, or ``auto``.
+        backend: Name of the kernel for packed layers, or ``auto``.
+
+    Returns:
+        A causal language model of transformers, in evaluation mode.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     check_backend(backend)
     folder = locate_model(model)
@@ -42,13 +50,21 @@ def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUT
 
 
 def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Any:
-    """Load a model unpacked for scoring, in float32 whatever it is stored in, or a given dtype.
+    """Load a model with dequantized weights, to score it.
 
-    Folders of quantized formats that are read here are unpacked; others go to transformers,
-    a GGUF file without a config among them.
+    Quantized formats that this package reads are dequantized; others, and a GGUF file without a
+    config, go to transformers.
+
+    Args:
+        model: Folder or hub id.
+        device: Name of a device, or ``auto``.
+        dtype: Of weights and activations; float32 compares models without rounding of its own.
+
+    Returns:
+        A causal language model of transformers, in evaluation mode.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     import transformers
 
@@ -61,7 +77,7 @@ def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = to
         return load(folder, device=device, dtype=dtype, dense=True)
     runtime = open_device(device)
     if quantization is not None and method_of(quantization) in UNPACKED:
-        return filled(open_model(folder)).to(runtime.device)
+        return fill_weights(open_model(folder)).to(runtime.device)
     if not file:
         tensor_files(folder)  # refuses pickled weights, which transformers would open
     options: dict[str, Any] = {"gguf_file": file} if file else {}

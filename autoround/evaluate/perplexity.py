@@ -1,4 +1,4 @@
-"""Perplexity of a model on a text, and how far it is from another model there."""
+"""Perplexity of a model on a text, and the KL divergence of its logits from a reference's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ ROWS = 128
 
 
 def windows(ids: Tensor, seqlen: int) -> Iterator[Tensor]:
-    """Cut ids [n] into consecutive windows of ``seqlen``; a last one of 2 or more is used too."""
+    """Yield consecutive windows of a text; a shorter last one is used if it has 2 tokens.
+
+    Args:
+        ids: Token ids, int64 [n].
+        seqlen: Tokens of a window.
+    """
     for start in range(0, len(ids), seqlen):
         part = ids[start : start + seqlen]
         if len(part) >= 2:
@@ -29,21 +34,28 @@ def windows(ids: Tensor, seqlen: int) -> Iterator[Tensor]:
 def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = None) -> EvalResult:
     """Score a model on a text, each window by itself, its first token unscored.
 
-    model, reference: transformers causal language models; with a reference the KL
-    divergence of the model from it and the share of equal first choices are computed.
-    ids: int64 [n].
+    Args:
+        model: A causal language model of transformers.
+        ids: Token ids of the text, int64 [n].
+        seqlen: Tokens of a window.
+        reference: The unquantized model, with the same vocabulary; None to score perplexity
+            alone.
+
+    Returns:
+        Perplexity and the number of scored tokens; with a reference also its perplexity, the
+        mean KL divergence KL(reference ‖ model) in nats a token, and top-1 agreement, the
+        fraction of tokens where both have the same most likely one.
 
     Raises:
-        DataError: there are fewer than two tokens.
-        UsageError: windows of fewer than two tokens are asked for, or of more than the
-            model has positions for.
+        DataError: The text has fewer than two tokens.
+        UsageError: seqlen is less than two, or more than a model has positions for.
     """
     if seqlen < 2:
         raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
-    for one in (model, *([] if reference is None else [reference])):
-        limit = position_limit(one)
+    for scored in (model, *([] if reference is None else [reference])):
+        limit = position_limit(scored)
         if limit is not None and min(seqlen, len(ids)) > limit:
             raise UsageError(
                 f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
@@ -51,18 +63,23 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
             )
     loss = reference_loss = divergence = 0.0
     agreed = count = 0
-    for part in windows(ids, seqlen):
-        logits = _logits(model, part)
-        other = None if reference is None else _logits(reference, part)
-        labels = part[1:].to(logits.device)
+    for window in windows(ids, seqlen):
+        logits = _logits(model, window)
+        reference_logits = None if reference is None else _logits(reference, window)
+        labels = window[1:].to(logits.device)
+        # A few rows at a time: float32 log-probabilities of all would outgrow the logits.
         for rows in torch.arange(len(labels)).split(ROWS):
-            own = torch.log_softmax(logits[rows].float(), -1)
-            loss -= float(own.gather(1, labels[rows, None]).double().sum())
-            if other is not None:
-                wanted = torch.log_softmax(other[rows].float().to(own.device), -1)
-                reference_loss -= float(wanted.gather(1, labels[rows, None]).double().sum())
-                divergence += float((wanted.exp() * (wanted - own)).sum(-1).double().sum())
-                agreed += int((wanted.argmax(-1) == own.argmax(-1)).sum())
+            log_probs = torch.log_softmax(logits[rows].float(), -1)
+            loss -= float(log_probs.gather(1, labels[rows, None]).double().sum())
+            if reference_logits is not None:
+                expected = reference_logits[rows].float().to(log_probs.device)
+                expected = torch.log_softmax(expected, -1)
+                reference_loss -= float(expected.gather(1, labels[rows, None]).double().sum())
+                # KL(p ‖ q) = Σ p (log p − log q), p of the reference.
+                divergence += float(
+                    (expected.exp() * (expected - log_probs)).sum(-1).double().sum()
+                )
+                agreed += int((expected.argmax(-1) == log_probs.argmax(-1)).sum())
         count += len(labels)
     if reference is None:
         return EvalResult(_exp(loss / count), count)
@@ -72,10 +89,11 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
 
 
 def _logits(model: Any, window: Tensor) -> Tensor:
-    """Return logits [n - 1, vocabulary] that predict all tokens but the first."""
+    """Return the logits of all tokens of a window [n] but the first, [n - 1, vocabulary]."""
     logits: Tensor = model(input_ids=window[None].to(model.device), use_cache=False).logits
     return logits[0, :-1]
 
 
 def _exp(value: float) -> float:
+    # A broken model has a loss that math.exp cannot take.
     return math.exp(value) if value < 700 else math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoround.model.legacy_config import with_older_names
+from autoround.model.legacy_config import with_legacy_keys
 from autoround.model.locate import read_config
 from autoround.model.skeleton import Skeleton
 
@@ -29,4 +29,4 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
     for key in ("torch_dtype", "quantization_config", "quantization"):
         config.pop(key, None)
     config["dtype"] = dtype
-    return with_older_names(config)
+    return with_legacy_keys(config)

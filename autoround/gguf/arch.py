@@ -1,9 +1,9 @@
-"""Which tensor of a model becomes which of a GGUF file, and what is done to it on the way.
+"""Map the tensors of a model to those of a GGUF file, with the transform between them.
 
 Names come from the ``gguf`` package. What llama.cpp expects beyond them: rows of query
 and key in pairs of halves for the Llama family (its rotary embedding takes neighbours,
 transformers' the two halves of a head), Gemma's norms with their one added, GPT-2's
-matrices turned, experts of a layer in one tensor.
+matrices transposed, experts of a layer in one tensor.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _EXPERTS = re.compile(
     r"^(?:model|transformer)\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)$"
 )
 _PLUS_ONE = ("gemma", "gemma2", "gemma3")
-#: Names of tensors that are worked out from the config, so that no checkpoint holds them.
+#: Names of tensors that are computed from the config; no checkpoint holds them.
 _MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
@@ -49,8 +49,13 @@ _MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 class Target:
     """One tensor of the file.
 
-    name: in the file. sources: the model's own tensors it is made of. shape: as in torch,
-    the columns last. heads: of a permuted one. values: of one that no checkpoint holds.
+    Attributes:
+        name: Name in the file.
+        sources: The model's own tensors it is made of.
+        shape: Shape as in torch, columns last.
+        transform: What is done to the source.
+        heads: Number of attention heads of a permuted tensor, else 0.
+        values: Values of a tensor that no checkpoint holds.
     """
 
     name: str
@@ -65,7 +70,7 @@ def architecture(config: Mapping[str, Any]) -> str:
     """Return llama.cpp's name of an architecture.
 
     Raises:
-        FormatError: it is none of those that can be written.
+        FormatError: The architecture cannot be written.
     """
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
@@ -76,35 +81,37 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
-    """Return the tensors of a file: blocks in order, then what lies outside them.
+    """Return the tensors of a file: blocks in order, then non-block tensors.
 
-    config: as transformers writes it. shapes: of the model's own tensors, by name.
+    Args:
+        config: As transformers writes it.
+        shapes: Shapes of the model's own tensors, by name.
 
     Raises:
-        FormatError: a tensor has no place in the file, or the config asks for something
-            that llama.cpp does not do for this architecture.
+        FormatError: llama.cpp has no name for a tensor, or computes the architecture in another
+            way than the config says.
     """
     import gguf
 
     arch = architecture(config)
-    _refuse_unlike(config, arch, shapes)
+    _refuse_incompatible(config, arch, shapes)
     number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
     names = gguf.get_tensor_name_map(number, block_count(config))
-    found: list[Target] = []
+    mapped: list[Target] = []
     for source, shape in shapes.items():
         if bool(config.get("tie_word_embeddings")) and source == "lm_head.weight":
             continue
         experts = _EXPERTS.match(source)
         if experts:
-            found += _expert_targets(source, shape, experts)
+            mapped += _expert_targets(source, shape, experts)
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise FormatError(f"GGUF: tensor {source} has no place in a {arch} file")
-        found.append(_target(config, arch, name, source=source, shape=shape))
+        mapped.append(_target(config, arch, name, source=source, shape=shape))
     for name, values in rope_factors(config, arch).items():
-        found.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
-    return tuple(sorted(found, key=_order))
+        mapped.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
+    return tuple(sorted(mapped, key=_order))
 
 
 def block_count(config: Mapping[str, Any]) -> int:
@@ -133,25 +140,25 @@ def _expert_targets(source: str, shape: tuple[int, ...], match: re.Match[str]) -
 def _target(
     config: Mapping[str, Any], arch: str, name: str, *, source: str, shape: tuple[int, ...]
 ) -> Target:
-    own = name.split(".")[-2]
-    if arch == "llama" and own in ("attn_q", "attn_k"):
+    module = name.split(".")[-2]
+    if arch == "llama" and module in ("attn_q", "attn_k"):
         heads = int(config["num_attention_heads"])
-        if own == "attn_k":
+        if module == "attn_k":
             heads = int(config.get("num_key_value_heads") or heads)
         return Target(name, (source,), shape, "permute", heads)
-    if arch in _PLUS_ONE and len(shape) == 1 and own.endswith("norm"):
+    if arch in _PLUS_ONE and len(shape) == 1 and module.endswith("norm"):
         return Target(name, (source,), shape, "plus_one")
     # GPT-2 multiplies from the other side in its blocks, and nowhere else.
     if arch == "gpt2" and len(shape) == 2 and name.startswith("blk."):
         return Target(name, (source,), (shape[1], shape[0]), "transpose")
     # One router of a single row is a vector in the file.
-    if own == "ffn_gate_inp_shexp":
+    if module == "ffn_gate_inp_shexp":
         return Target(name, (source,), shape[-1:])
     return Target(name, (source,), shape)
 
 
 def row_order(target: Target) -> Tensor | None:
-    """Return which row comes to each place, int64 [rows], or None where they stay."""
+    """Return the source row of each row of the file, int64 [rows]; None where they stay."""
     if target.transform != "permute":
         return None
     rows = torch.arange(target.shape[0])
@@ -159,20 +166,31 @@ def row_order(target: Target) -> Tensor | None:
 
 
 def expert_rows(target: Target, rows: int) -> Tensor | None:
-    """Return which rows of all stacked experts a target takes, or None where it takes all.
+    """Return the rows of all stacked experts that a target takes, int64; None where it takes all.
 
-    rows: of the model's own tensor, those of all experts.
+    Args:
+        target: A tensor of stacked experts, [experts, out, in].
+        rows: Rows of the model's own tensor, those of all experts.
     """
-    count, own, _ = target.shape
+    count, half_rows, _ = target.shape
     if target.transform not in ("first_half", "second_half"):
         return None
-    every = torch.arange(rows).reshape(count, -1)
-    half = every[:, :own] if target.transform == "first_half" else every[:, own:]
+    by_expert = torch.arange(rows).reshape(count, -1)
+    first = target.transform == "first_half"
+    half = by_expert[:, :half_rows] if first else by_expert[:, half_rows:]
     return half.reshape(-1)
 
 
 def apply(target: Target, tensors: Sequence[Tensor]) -> Tensor:
-    """Make a tensor of the file from the model's own."""
+    """Make a tensor of the file from the model's own.
+
+    Args:
+        target: The tensor of the file.
+        tensors: Its sources, in the model's shapes.
+
+    Returns:
+        A tensor of the target's shape.
+    """
     if target.transform == "made":
         return torch.tensor(target.values, dtype=torch.float32)
     tensor = tensors[0]
@@ -193,9 +211,11 @@ def apply(target: Target, tensors: Sequence[Tensor]) -> Tensor:
 def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> Tensor:
     """Make one of the model's own tensors from those of the file; undoes :func:`apply`.
 
-    parts: the targets that have it as their source, and their values. shape: the model's.
+    Args:
+        parts: The targets that have it as their source, each with its values.
+        shape: Shape of the model's tensor.
     """
-    found = []
+    restored = []
     for target, tensor in parts:
         order = row_order(target)
         if order is not None:
@@ -204,24 +224,25 @@ def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> T
             tensor = tensor - 1.0
         elif target.transform == "transpose":
             tensor = tensor.t()
-        found.append(tensor)
-    whole = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        restored.append(tensor)
+    # Gate and up of stacked experts are two tensors in the file, and one in the model.
+    whole = restored[0] if len(restored) == 1 else torch.cat(restored, dim=1)
     return whole.reshape(shape)
 
 
-def _refuse_unlike(
+def _refuse_incompatible(
     config: Mapping[str, Any], arch: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse what llama.cpp would compute in another way than the model does."""
-    wanted = {"gpt2": ("gelu_new", "gelu_pytorch_tanh")}.get(arch, ("silu",))
+    """Refuse a config that llama.cpp would compute in another way than transformers."""
+    supported = {"gpt2": ("gelu_new", "gelu_pytorch_tanh")}.get(arch, ("silu",))
     if arch in _PLUS_ONE:
-        wanted = ("gelu_pytorch_tanh",)
+        supported = ("gelu_pytorch_tanh",)
     keys = ("hidden_activation", "activation_function", "hidden_act")
-    activation = next((config[key] for key in keys if config.get(key)), wanted[0])
-    if activation not in wanted:
+    activation = next((config[key] for key in keys if config.get(key)), supported[0])
+    if activation not in supported:
         raise FormatError(
             f"GGUF: activation {activation!r} of a {arch} model; llama.cpp computes "
-            f"{' or '.join(wanted)} only"
+            f"{' or '.join(supported)} only"
         )
     if arch in ("gemma2", "gemma3"):
         _refuse_gemma(config, arch)

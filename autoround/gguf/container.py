@@ -1,6 +1,6 @@
-"""The GGUF file itself: header and tensor list first, then tensors as they are ready.
+"""The GGUF container: header and tensor list first, then tensors as they are ready.
 
-Written and read through the ``gguf`` package. Only the tensor at hand is in memory.
+Written and read through the ``gguf`` package. Only one tensor is in memory at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ class Container:
     ) -> None:
         """Write everything but the tensors' data.
 
-        tensors: name, shape as in torch and type of each.
+        Args:
+            path: The file; it is overwritten.
+            tensors: Name, shape as in torch, and GGUF type of each, in the order they will come.
+            arch: llama.cpp's name of the architecture.
+            fields: Entries of the header.
+
+        Raises:
+            OutputError: The file cannot be written.
         """
         import gguf
 
@@ -53,11 +60,12 @@ class Container:
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
 
-    def _begin(self) -> _Summed:
+    def _begin(self) -> _ChecksumFile:
         """Write all that comes before the tensors' data."""
         self._writer.open_output_file(self._path)
         (file,) = self._writer.fout
-        head = _Summed(file)
+        head = _ChecksumFile(file)
+        # The writer takes any list of files: this one sums the header as it is written.
         self._writer.fout = [head]
         self._writer.write_header_to_file()
         self._writer.write_kv_data_to_file()
@@ -81,18 +89,22 @@ class Container:
         self._declared.append((name, size))
 
     def add(self, name: str, data: Tensor) -> None:
-        """Write the next tensor: blocks as uint8, or numbers in their type.
+        """Write the next tensor.
+
+        Args:
+            name: Its name, the next of those declared.
+            data: Packed blocks as uint8 [..., bytes], or numbers in their type.
 
         Raises:
-            VerificationError: another tensor, or another size, was declared.
-            OutputError: the disk is full, or the file cannot be written.
+            VerificationError: Another tensor, or another size, was declared.
+            OutputError: The disk is full, or the file cannot be written.
         """
         array = data.detach().cpu().contiguous().numpy()
         expected, size = self._declared[self._next]
         if (name, array.nbytes) != (expected, size):
             raise VerificationError(
-                f"{self._path.name}: {name} of {array.nbytes} bytes came where {expected} of "
-                f"{size} was declared"
+                f"{self._path.name}: {name} of {array.nbytes} bytes was added, but {expected} of "
+                f"{size} bytes was declared"
             )
         try:
             self._writer.write_tensor_data(array)
@@ -105,7 +117,7 @@ class Container:
         """Close the file, and check that all of it reads back as it was written.
 
         Raises:
-            VerificationError: it does not, or a tensor is missing.
+            VerificationError: It does not, or a tensor is missing.
         """
         if self._next != len(self._declared):
             name = self._declared[self._next][0]
@@ -117,10 +129,11 @@ class Container:
         self._check()
 
     def _check(self) -> None:
+        """Compare the CRC-32 of header and tensors with those of what was written."""
         with self._path.open("rb") as file:
             if zlib.crc32(file.read(self._head.size)) != self._head.sum:
                 raise VerificationError(
-                    f"{self._path.name}: its metadata do not read back as they were written"
+                    f"{self._path.name}: its header does not read back as it was written"
                 )
         reader = open_file(self._path)
         for tensor in reader.tensors:
@@ -135,8 +148,8 @@ class Container:
             )
 
 
-class _Summed:
-    """A file to write to that sums what it is given."""
+class _ChecksumFile:
+    """A file to write to that keeps the CRC-32 of what is written."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -170,7 +183,7 @@ def open_file(path: Path) -> Any:
     """Open a GGUF file for reading; no tensor is read yet.
 
     Raises:
-        FormatError: it is damaged, or is none.
+        FormatError: The file is damaged, or is not a GGUF file.
     """
     import gguf
 
@@ -178,7 +191,7 @@ def open_file(path: Path) -> Any:
         reader = gguf.GGUFReader(path)
     except Exception as error:  # a damaged file fails in many unrelated ways
         reason = " ".join(str(error).split())[:200] or repr(error)
-        raise FormatError(f"{path} is no GGUF file that can be read: {reason}") from error
+        raise FormatError(f"{path} is damaged or not a GGUF file: {reason}") from error
     size = path.stat().st_size
     for tensor in reader.tensors:
         if int(tensor.data_offset) + int(tensor.n_bytes) > size:

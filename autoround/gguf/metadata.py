@@ -1,4 +1,4 @@
-"""What a GGUF file says of a model: its shape, its attention, and how it was quantized."""
+"""Entries of a GGUF header that describe a model: shape, attention, file type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoround.gguf.arch import architecture, block_count
 from autoround.gguf.fields import Field
 from autoround.gguf.rope import head_width, rope_of, rotated_width
 
-#: llama.cpp's numbers of file types.
+#: Numbers of file types in llama.cpp.
 FILE_TYPES = {
     "f32": 0,
     "f16": 1,
@@ -34,12 +34,15 @@ QUANTIZATION_VERSION = 2
 
 
 def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Field]:
-    """Return the entries that describe a model, its tokenizer apart.
+    """Return the entries that describe a model, without its tokenizer.
 
-    config: as transformers writes it.
+    Args:
+        config: As transformers writes it.
+        name: Name of the model.
+        file_type: One of :data:`FILE_TYPES`.
 
     Raises:
-        FormatError: the architecture or its rotary embedding cannot be expressed.
+        FormatError: The architecture or its rotary embedding cannot be expressed.
     """
     arch = architecture(config)
     general = [
@@ -48,9 +51,9 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
         Field("general.file_type", FILE_TYPES[file_type], "u32"),
         Field("general.quantization_version", QUANTIZATION_VERSION, "u32"),
     ]
-    own = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
-    own += _experts(config) + _attention(config, arch)
-    return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in own]
+    specific = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
+    specific += _experts(config) + _attention(config, arch)
+    return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in specific]
 
 
 def _gpt2(config: Mapping[str, Any]) -> list[Field]:
@@ -84,7 +87,7 @@ def _shape(config: Mapping[str, Any]) -> list[Field]:
 
 def _rope(config: Mapping[str, Any], arch: str) -> list[Field]:
     rope = rope_of(config)
-    found = [
+    fields = [
         Field("rope.dimension_count", rotated_width(config), "u32"),
         Field("rope.freq_base", float(rope.get("rope_theta", 10000.0)), "f32"),
     ]
@@ -93,20 +96,21 @@ def _rope(config: Mapping[str, Any], arch: str) -> list[Field]:
         "original_max_position_embeddings"
     )
     if kind in ("linear", "yarn"):
-        found += [
+        fields += [
             Field("rope.scaling.type", kind, "text"),
             Field("rope.scaling.factor", float(rope["factor"]), "f32"),
         ]
+    # Phi-3 switches between two sets of factors at the original length, scaled or not.
     if kind == "yarn" or arch == "phi3":
         context = int(original or config["max_position_embeddings"])
-        found.append(Field("rope.scaling.original_context_length", context, "u32"))
+        fields.append(Field("rope.scaling.original_context_length", context, "u32"))
     if kind == "longrope":
-        found.append(Field("rope.scaling.attn_factor", _long_attention(config, rope), "f32"))
-    return found
+        fields.append(Field("rope.scaling.attn_factor", _long_attention(config, rope), "f32"))
+    return fields
 
 
 def _long_attention(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
-    """Return the factor on attention that a longer context brings (LongRoPE)."""
+    """Return LongRoPE's factor on attention: √(1 + ln ratio / ln original length)."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     original = int(
@@ -122,27 +126,27 @@ def _experts(config: Mapping[str, Any]) -> list[Field]:
     count = config.get("num_local_experts") or config.get("num_experts")
     if not count:
         return []
-    found = [
+    fields = [
         Field("expert_count", int(count), "u32"),
         Field("expert_used_count", int(config["num_experts_per_tok"]), "u32"),
     ]
     if config.get("moe_intermediate_size"):
         width = int(config["moe_intermediate_size"])
-        found.append(Field("expert_feed_forward_length", width, "u32"))
+        fields.append(Field("expert_feed_forward_length", width, "u32"))
     if config.get("shared_expert_intermediate_size"):
         width = int(config["shared_expert_intermediate_size"])
-        found.append(Field("expert_shared_feed_forward_length", width, "u32"))
-    return found
+        fields.append(Field("expert_shared_feed_forward_length", width, "u32"))
+    return fields
 
 
 def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
-    found = []
+    fields = []
     for key, name in (
         ("attn_logit_softcapping", "attn_logit_softcapping"),
         ("final_logit_softcapping", "final_logit_softcapping"),
     ):
         if config.get(key):
-            found.append(Field(name, float(config[key]), "f32"))
+            fields.append(Field(name, float(config[key]), "f32"))
     if arch in ("gemma2", "gemma3", "phi3") and config.get("sliding_window"):
-        found.append(Field("attention.sliding_window", int(config["sliding_window"]), "u32"))
-    return found
+        fields.append(Field("attention.sliding_window", int(config["sliding_window"]), "u32"))
+    return fields

@@ -1,4 +1,4 @@
-"""A model's own tensors, read back from a GGUF file of which its config is known."""
+"""Read a model's tensors from a GGUF file, given the model's config."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from autoround.gguf.container import open_file
 
 
 class Reader:
-    """An opened file; tensors are unpacked one by one, by the ``gguf`` package's own code."""
+    """An open file; tensors are dequantized one by one, by the ``gguf`` package."""
 
     def __init__(
         self, path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
         """Open a file and match it with a model.
 
-        config: as transformers writes it. shapes: of the model's own tensors, by name.
+        Args:
+            path: The file.
+            config: The model's config as transformers writes it.
+            shapes: Shapes of the model's own tensors, by name.
 
         Raises:
-            FormatError: the file is damaged, or is not of this model.
+            FormatError: The file is damaged, or is not of this model.
         """
         self._path, self._shapes = path, shapes
         self._tensors = {tensor.name: tensor for tensor in open_file(path).tensors}
@@ -37,12 +40,13 @@ class Reader:
                 self._targets.setdefault(source, []).append(target)
 
     def _check(self, target: Target) -> None:
-        held = self._tensors.get(target.name)
-        got = None if held is None else tuple(int(n) for n in reversed(held.shape))
-        if got != target.shape:
+        tensor = self._tensors.get(target.name)
+        # GGUF lists axes from the innermost one.
+        shape = None if tensor is None else tuple(int(n) for n in reversed(tensor.shape))
+        if shape != target.shape:
             raise FormatError(
                 f"{self._path}: tensor {target.name} should have shape {target.shape}; the file "
-                f"has {got or 'none of this name'}"
+                f"has {shape or 'none of this name'}"
             )
 
     def names(self) -> list[str]:
@@ -50,20 +54,20 @@ class Reader:
         return list(self._targets)
 
     def read(self, name: str) -> Tensor:
-        """Return one of the model's own tensors in float32.
+        """Return one of the model's own tensors in float32, in the model's shape.
 
         Raises:
-            FormatError: it holds NaN or infinity.
+            FormatError: The tensor holds NaN or infinity.
         """
-        parts = [(target, self._unpacked(target)) for target in self._targets[name]]
+        parts = [(target, self._dequantize(target)) for target in self._targets[name]]
         tensor = restore(parts, self._shapes[name])
         if not bool(torch.isfinite(tensor).all()):
             raise FormatError(f"{self._path}: tensor {parts[0][0].name} holds NaN or infinity")
         return tensor
 
-    def _unpacked(self, target: Target) -> Tensor:
+    def _dequantize(self, target: Target) -> Tensor:
         import gguf
 
-        held = self._tensors[target.name]
-        values = gguf.quants.dequantize(held.data, held.tensor_type)
+        tensor = self._tensors[target.name]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return torch.from_numpy(np.array(values, dtype=np.float32)).reshape(target.shape)

@@ -1,7 +1,7 @@
-"""A transformers tokenizer as llama.cpp wants it: tokens, merges, and how text is cut first.
+"""A transformers tokenizer in llama.cpp's terms: tokens, merges and pre-tokenizer.
 
 The one source is the tokenizer's own JSON. Byte-level BPE becomes llama.cpp's "gpt2"
-model, whose rule of cutting text before the merges has to be one that it knows by name;
+model, whose pre-tokenizer (the split of text before the merges) must be one it has a name for;
 BPE with byte fallback, SentencePiece's kind, becomes its "llama" model, where a token's
 score is minus the rank of the merge that makes it.
 """
@@ -21,7 +21,7 @@ _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-#: Names of the rules that cut text by a regex before byte-level merges.
+#: llama.cpp's names of pre-tokenizers that split text by a regex before byte-level merges.
 REGEXES = {
     rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
     rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_REST}": "qwen2",
@@ -36,8 +36,10 @@ def tokenizer_metadata(
 ) -> list[Field]:
     """Return the entries of a tokenizer.
 
-    tokenizer: a fast one of transformers, or None for a file that takes token ids only.
-    vocab_size: rows of the embeddings; tokens beyond the tokenizer's are marked unused.
+    Args:
+        tokenizer: A fast tokenizer of transformers, or None for a file that takes token ids only.
+        vocab_size: Rows of the embeddings; tokens beyond the tokenizer's are marked unused.
+        config: The model's config, for special tokens that the tokenizer does not name.
 
     Raises:
         FormatError: llama.cpp has no tokenizer that would give the same tokens.
@@ -50,24 +52,24 @@ def tokenizer_metadata(
     data = json.loads(backend.to_str())
     model = data["model"]
     if model.get("type") != "BPE":
-        raise FormatError(f"GGUF: a {model.get('type')} tokenizer has no place; legal: BPE")
+        raise FormatError(f"GGUF: a {model.get('type')} tokenizer is not supported; legal: BPE")
     tokens, types = _tokens(data, vocab_size)
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     if model.get("byte_fallback"):
-        found = _sentencepiece(data, tokens, types, merges)
+        fields = _sentencepiece(data, tokens, types, merges)
     else:
-        found = [
+        fields = [
             Field("tokenizer.ggml.model", "gpt2", "text"),
-            Field("tokenizer.ggml.pre", cutting_rule(data), "text"),
+            Field("tokenizer.ggml.pre", pre_tokenizer_name(data), "text"),
             Field("tokenizer.ggml.tokens", tokens, "texts"),
             Field("tokenizer.ggml.token_type", types, "i32s"),
             Field("tokenizer.ggml.merges", merges, "texts"),
         ]
-    return found + _special(tokenizer, config)
+    return fields + _special(tokenizer, config)
 
 
 def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Lay tokens out by id, with their types."""
+    """Return the tokens by id, and their types; unused ids get a placeholder."""
     by_id = {i: token for token, i in data["model"]["vocab"].items()}
     added = {entry["id"]: entry for entry in data.get("added_tokens") or ()}
     beyond = [i for i in (*by_id, *added) if i >= size]
@@ -94,13 +96,14 @@ def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     return tokens, types
 
 
-def cutting_rule(data: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of how text is cut before merging.
+def pre_tokenizer_name(data: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of a pre-tokenizer.
 
-    data: a tokenizer.json.
+    Args:
+        data: The content of a tokenizer.json.
 
     Raises:
-        FormatError: it has no name for this rule.
+        FormatError: llama.cpp has no name for this pre-tokenizer.
     """
     rules = data.get("pre_tokenizer") or {}
     parts: list[dict[str, Any]] = [dict(rules)]
@@ -109,18 +112,19 @@ def cutting_rule(data: Mapping[str, Any]) -> str:
     kinds = [part.get("type") for part in parts]
     normalizer = (data.get("normalizer") or {}).get("type")
     if kinds and kinds[-1] == "ByteLevel" and not parts[-1].get("add_prefix_space"):
-        own = parts[-1].get("use_regex", True)
-        if kinds == ["ByteLevel"] and own and normalizer is None:
+        # ByteLevel splits by GPT-2's regex unless it is told not to.
+        splits = parts[-1].get("use_regex", True)
+        if kinds == ["ByteLevel"] and splits and normalizer is None:
             return "gpt-2"
         digits = kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits")
-        if digits and own and normalizer is None:
+        if digits and splits and normalizer is None:
             return "smollm"
-        if kinds == ["Split", "ByteLevel"] and not own and normalizer in (None, "NFC"):
+        if kinds == ["Split", "ByteLevel"] and not splits and normalizer in (None, "NFC"):
             regex = (parts[0].get("pattern") or {}).get("Regex")
             if regex in REGEXES and parts[0].get("behavior") == "Isolated":
                 return REGEXES[regex]
     raise FormatError(
-        f"GGUF: llama.cpp has no name for how this tokenizer cuts text (pre-tokenizer {rules}, "
+        f"GGUF: llama.cpp has no name for this tokenizer's pre-tokenizer ({rules}, "
         f"normalizer {normalizer}); known: {', '.join(KNOWN)}"
     )
 
@@ -132,7 +136,7 @@ def _sentencepiece(
     for rank, merge in enumerate(merges):
         first, _, second = merge.partition(" ")
         ranks.setdefault(first + second, rank)
-    # A token that no merge makes comes after all that some merge does.
+    # A token that no merge makes ranks after all that are made by one.
     last = len(merges)
     scores = [-float(ranks.get(token, last)) for token in tokens]
     return [
@@ -147,35 +151,36 @@ def _sentencepiece(
 
 def _adds_space(data: Mapping[str, Any]) -> bool:
     """Tell whether text gets a space in front, as SentencePiece does by default."""
-    normalizer, cut = data.get("normalizer") or {}, data.get("pre_tokenizer") or {}
+    normalizer, pre = data.get("normalizer") or {}, data.get("pre_tokenizer") or {}
     steps = normalizer.get("normalizers") or [normalizer]
     kinds = [step.get("type") for step in steps]
     if any(kind not in ("Prepend", "Replace", None) for kind in kinds):
-        raise FormatError(f"GGUF: normalizer {normalizer} has no place beside byte fallback")
-    if cut and cut.get("type") not in ("Metaspace", "Split"):
-        raise FormatError(f"GGUF: pre-tokenizer {cut} has no place beside byte fallback")
+        raise FormatError(f"GGUF: normalizer {normalizer} is not supported with byte fallback")
+    if pre and pre.get("type") not in ("Metaspace", "Split"):
+        raise FormatError(f"GGUF: pre-tokenizer {pre} is not supported with byte fallback")
     if "Prepend" in kinds:
         return True
-    return cut.get("type") == "Metaspace" and cut.get("prepend_scheme", "always") != "never"
+    return pre.get("type") == "Metaspace" and pre.get("prepend_scheme", "always") != "never"
 
 
 def _special(tokenizer: Any, config: Mapping[str, Any]) -> list[Field]:
-    found = []
-    for key, own in (
+    fields = []
+    for key, attribute in (
         ("bos", "bos_token_id"),
         ("eos", "eos_token_id"),
         ("unknown", "unk_token_id"),
         ("padding", "pad_token_id"),
     ):
-        number = getattr(tokenizer, own, None)
+        number = getattr(tokenizer, attribute, None)
         if number is None and key in ("bos", "eos"):
-            number = config.get(own)
+            number = config.get(attribute)
         if isinstance(number, int):
-            found.append(Field(f"tokenizer.ggml.{key}_token_id", number, "u32"))
+            fields.append(Field(f"tokenizer.ggml.{key}_token_id", number, "u32"))
+    # Whether BOS and EOS are added is written in no key that all tokenizers share: try it.
     ids = list(tokenizer("a")["input_ids"])
     bos, eos = getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)
-    found.append(Field("tokenizer.ggml.add_bos_token", bool(ids) and ids[0] == bos, "bool"))
-    found.append(Field("tokenizer.ggml.add_eos_token", bool(ids) and ids[-1] == eos, "bool"))
+    fields.append(Field("tokenizer.ggml.add_bos_token", bool(ids) and ids[0] == bos, "bool"))
+    fields.append(Field("tokenizer.ggml.add_eos_token", bool(ids) and ids[-1] == eos, "bool"))
     if isinstance(getattr(tokenizer, "chat_template", None), str):
-        found.append(Field("tokenizer.chat_template", tokenizer.chat_template, "text"))
-    return found
+        fields.append(Field("tokenizer.chat_template", tokenizer.chat_template, "text"))
+    return fields

@@ -15,7 +15,7 @@ from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
 from autoround.model.names import NUMBER, CheckpointNames, expert_files
-from autoround.model.skeleton import match_names, what_lacks
+from autoround.model.skeleton import describe_missing, match_names
 from autoround.model.source import CheckpointSource
 
 
@@ -53,12 +53,12 @@ def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any])
     if not unpacking.layers:
         raise FormatError("the quantization_config names no layer of this model")
     tensors = ConvertedSource(unpacking, model)
-    unpacking.transposed = tensors.turned_files() & unpacking.layers.keys()
+    unpacking.transposed = tensors.transposed_files() & unpacking.layers.keys()
     if unpacking.transposed:
         tensors = ConvertedSource(unpacking, model)
     keys, missing = match_names(model, tensors)
     if missing:
-        raise FormatError(f"{folder}: {what_lacks(model, tensors, missing[0])}")
+        raise FormatError(f"{folder}: {describe_missing(model, tensors, missing[0])}")
     stacked = expert_tensors(model)
     names = CheckpointNames(tensors)
     linears, experts = {}, {}

@@ -1,8 +1,8 @@
-"""How a model calls its blocks, learned by running it with blocks that pass their input on.
+"""How a model calls its blocks: an identity forward that records call arguments.
 
-What blocks are given beside their hidden states (masks, rotary tables, positions, what a vision
-tower saw) may be the same for all samples or differ from one to the next. What differs is kept
-by sample and put together again for each batch.
+Arguments beside the hidden states (masks, rotary tables, positions, features of a vision
+tower) may be the same for all samples or differ from one to the next. Those that differ are
+stored by sample and concatenated again for each batch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.utils import _pytree as pytree
 
 from autoround.errors import ModelError
 
-#: Inputs of a model that go with one sample beside its tokens, such as pixel values.
+#: Inputs of a model for one sample beside its tokens, such as pixel values.
 Media = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Call:
-    """How the model calls one block, apart from its hidden states (args[0])."""
+    """Arguments of one call of a block, without its hidden states (args[0])."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -34,17 +34,23 @@ class Call:
         return pytree.tree_flatten((self.args, self.kwargs))[0]
 
     def with_leaves(self, leaves: Sequence[Any]) -> Call:
-        """Return the call with other arguments in the same nesting."""
+        """Return the call with other leaves in the same nesting.
+
+        Args:
+            leaves: As many as :attr:`leaves`, in their order.
+        """
         spec = pytree.tree_flatten((self.args, self.kwargs))[1]
         args, kwargs = pytree.tree_unflatten(list(leaves), spec)
         return Call(args, kwargs)
 
 
-class Pass(NamedTuple):
-    """One run of a model whose blocks pass their input on.
+class Trace(NamedTuple):
+    """One forward pass of a model whose blocks return their input.
 
-    hidden: [batch, seq, hidden], what enters every block; None for one that was not run.
-    calls: how it was called. as_tuple: what the model expects back.
+    Attributes:
+        hidden: Input of every block, [batch, seq, hidden]; None for a block that was not run.
+        calls: Arguments of every block; None for a block that was not run.
+        as_tuple: Whether the model expects a tuple from its blocks, instead of a tensor.
     """
 
     hidden: tuple[Tensor | None, ...]
@@ -53,83 +59,115 @@ class Pass(NamedTuple):
 
     @property
     def first(self) -> Tensor:
-        """What enters the first block that is run."""
+        """Input of the first block that is run, [batch, seq, hidden]."""
         return next(hidden for hidden in self.hidden if hidden is not None)
 
-    def added(self) -> list[Tensor | None]:
-        """Return what the model adds to the stream before every block, None for nothing."""
-        found: list[Tensor | None] = []
+    def additions(self) -> list[Tensor | None]:
+        """Return what the model adds to the hidden states before every block, None for nothing."""
+        additions: list[Tensor | None] = []
         before: Tensor | None = None
         for hidden in self.hidden:
             differs = before is not None and hidden is not None and not torch.equal(before, hidden)
-            found.append(hidden - before if differs and hidden is not None else None)  # type: ignore[operator]
+            # Blocks return their input here, so any difference was made between two of them.
+            additions.append(hidden - before if differs and hidden is not None else None)  # type: ignore[operator]
             before = before if hidden is None else hidden
-        return found
+        return additions
 
 
-#: Runs the model for (ids, media), its blocks returning their input times a factor.
-Rehearse = Callable[[Tensor, Sequence[Media], float], Pass]
+#: Runs the model on (ids, media), its blocks returning their input times a factor.
+TraceModel = Callable[[Tensor, Sequence[Media], float], Trace]
 
 
-def together(media: Sequence[Media]) -> dict[str, Tensor]:
-    """Put the inputs of several samples one after the other, as a processor does for a batch."""
+def batch_media(media: Sequence[Media]) -> dict[str, Tensor]:
+    """Concatenate the media of several samples, as a processor does for a batch.
+
+    Args:
+        media: Tensors by name for each sample, all with the same names.
+
+    Returns:
+        Tensors by name, concatenated along their first axis; empty without media.
+    """
     if not media:
         return {}
-    return {key: torch.cat([one[key] for one in media]) for key in media[0]}
+    return {key: torch.cat([sample[key] for sample in media]) for key in media[0]}
 
 
-class Calls:
-    """How each block is called, for batches of any samples of one calibration set."""
+class BlockCalls:
+    """Call arguments of every block, for batches of any samples of one calibration set."""
 
-    def __init__(self, ids: Tensor, media: Sequence[Media], rehearse: Rehearse) -> None:
-        """Learn from the samples; only two of them are run where blocks are given the same.
+    def __init__(self, ids: Tensor, media: Sequence[Media], trace: TraceModel) -> None:
+        """Trace the samples; two are enough where blocks get the same arguments.
 
-        ids: int64 [n, seq]. media: what goes with each sample, or nothing.
+        Args:
+            ids: Token ids, int64 [n, seq].
+            media: Further inputs of the model for each sample, or nothing.
+            trace: Runs the model on some samples.
 
         Raises:
-            ModelError: the model does something between its blocks that is no addition.
+            ModelError: The model changes hidden states between blocks other than by addition.
         """
-        self._ids, self._media, self._rehearse = ids, media, rehearse
-        self._shapes: dict[int, Pass] = {}
-        one = rehearse(ids[:1], media[:1], 1.0)
-        self.runs = tuple(call is not None for call in one.calls)
-        self._differs: list[set[int]] = [set() for _ in one.calls]
+        self._ids, self._media, self._trace = ids, media, trace
+        self._shapes: dict[int, Trace] = {}
+        first = trace(ids[:1], media[:1], 1.0)
+        self.runs = tuple(call is not None for call in first.calls)
+        self._differs: list[set[int]] = [set() for _ in first.calls]
         self._samples: list[list[dict[int, Any]]] = []
-        self._added: list[list[Tensor | None]] = []
+        self._additions: list[list[Tensor | None]] = []
+        # Reversed tokens: a set of a single sample still shows which arguments depend on them.
+        # Placeholders of images must stay where they are.
         other = ids[-1:].flip(1) if not media else ids[-1:]
-        two = rehearse(other, media[-1:], 1.0)
-        if media or _differences(one, two) or any(x is not None for x in one.added()):
-            self._refuse_unlike_sums(one, ids[:1], media[:1])
-            self._learn_samples(one)
-        self._axes = self._batch_axes(one) if self._samples else []
+        last = trace(other, media[-1:], 1.0)
+        if media or _differences(first, last) or any(x is not None for x in first.additions()):
+            self._refuse_unless_additive(first, ids[:1], media[:1])
+            self._trace_samples(first)
+        self._axes = self._batch_axes(first) if self._samples else []
 
     @property
     def by_sample(self) -> bool:
-        """Whether samples are called differently, so that a batch must say which it holds."""
+        """Whether arguments differ between samples, so that a batch must name its samples."""
         return bool(self._samples)
 
     def call(self, index: int, batch: int, rows: Tensor | None) -> Call | None:
-        """Return how a block is called for a batch; None for a block that is not run."""
-        base = self._shape(batch).calls[index]
+        """Return the arguments of a block for a batch; None for a block that is not run.
+
+        Args:
+            index: The block's number.
+            batch: Number of samples in the batch.
+            rows: Sample numbers, int64 [batch]; may be None where :attr:`by_sample` is false.
+
+        Raises:
+            ModelError: Arguments of several samples cannot be concatenated, or rows is missing.
+        """
+        base = self._batch_trace(batch).calls[index]
         if base is None or not self._samples or not self._differs[index]:
             return base
         chosen = self._rows(rows, batch)
         leaves = base.leaves
         for leaf in self._differs[index]:
             values = [self._samples[row][index][leaf] for row in chosen]
-            leaves[leaf] = _joined(values, self._axes[index].get(leaf))
+            leaves[leaf] = _concatenate(values, self._axes[index].get(leaf))
         return base.with_leaves(leaves)
 
-    def added(self, index: int, batch: int, rows: Tensor | None) -> Tensor | None:
-        """Return what the model adds to the stream before a block, [batch, seq, hidden]."""
+    def addition(self, index: int, batch: int, rows: Tensor | None) -> Tensor | None:
+        """Return what the model adds to the hidden states before a block.
+
+        Args:
+            index: The block's number.
+            batch: Number of samples in the batch.
+            rows: Sample numbers, int64 [batch]; may be None where :attr:`by_sample` is false.
+
+        Returns:
+            [batch, seq, hidden], or None where nothing is added.
+        """
         if not self._samples:
             return None
         chosen = self._rows(rows, batch)
-        parts = [self._added[row][index] for row in chosen]
-        some = next((part for part in parts if part is not None), None)
-        if some is None:
+        parts = [self._additions[row][index] for row in chosen]
+        example = next((part for part in parts if part is not None), None)
+        if example is None:
             return None
-        return torch.cat([torch.zeros_like(some) if part is None else part for part in parts])
+        # A sample without an image adds nothing: zeros keep it in the batch.
+        return torch.cat([torch.zeros_like(example) if part is None else part for part in parts])
 
     def _rows(self, rows: Tensor | None, batch: int) -> list[int]:
         if rows is None:
@@ -138,69 +176,71 @@ class Calls:
             return [0]
         return [int(row) for row in rows]
 
-    def _shape(self, batch: int) -> Pass:
-        """Return a run of the first sample, ``batch`` times over."""
+    def _batch_trace(self, batch: int) -> Trace:
+        """Return a trace of the first sample, repeated ``batch`` times."""
         if batch not in self._shapes:
             media = [self._media[0]] * batch if self._media else []
-            self._shapes[batch] = self._rehearse(self._ids[:1].expand(batch, -1), media, 1.0)
+            self._shapes[batch] = self._trace(self._ids[:1].expand(batch, -1), media, 1.0)
         return self._shapes[batch]
 
-    def _learn_samples(self, first: Pass) -> None:
-        """Run every sample, and keep what differs from the first one."""
-        passes = [first]
+    def _trace_samples(self, first: Trace) -> None:
+        """Trace every sample, and store the arguments that differ from the first one."""
+        traces = [first]
         for row in range(1, len(self._ids)):
             media = [self._media[row]] if self._media else []
-            passes.append(self._rehearse(self._ids[row : row + 1], media, 1.0))
-            for index, leaves in _differences(first, passes[-1]).items():
+            traces.append(self._trace(self._ids[row : row + 1], media, 1.0))
+            for index, leaves in _differences(first, traces[-1]).items():
                 self._differs[index] |= leaves
-        for found in passes:
+        # Only now is it known which arguments differ anywhere: those are stored, the rest freed.
+        for trace in traces:
             self._samples.append(
                 [
                     {} if call is None else {leaf: call.leaves[leaf] for leaf in differing}
-                    for call, differing in zip(found.calls, self._differs, strict=True)
+                    for call, differing in zip(trace.calls, self._differs, strict=True)
                 ]
             )
-            self._added.append(found.added())
+            self._additions.append(trace.additions())
 
-    def _batch_axes(self, one: Pass) -> list[dict[int, int]]:
-        """Return along which axis each argument holds the samples of a batch."""
-        two = self._shape(2)
+    def _batch_axes(self, one: Trace) -> list[dict[int, int]]:
+        """Return the batch axis of each argument: the one that grows from one sample to two."""
+        two = self._batch_trace(2)
         axes: list[dict[int, int]] = []
         for single, double in zip(one.calls, two.calls, strict=True):
-            found: dict[int, int] = {}
+            axis_of: dict[int, int] = {}
             if single is not None and double is not None:
                 for leaf, (a, b) in enumerate(zip(single.leaves, double.leaves, strict=True)):
                     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() == b.dim():
                         grown = [i for i in range(a.dim()) if a.shape[i] != b.shape[i]]
                         if len(grown) == 1:
-                            found[leaf] = grown[0]
-            axes.append(found)
+                            axis_of[leaf] = grown[0]
+            axes.append(axis_of)
         return axes
 
-    def _refuse_unlike_sums(self, one: Pass, ids: Tensor, media: Sequence[Media]) -> None:
-        """Refuse a model that changes the stream between blocks other than by adding to it."""
-        plain = one.added()
-        if all(part is None for part in plain):
+    def _refuse_unless_additive(self, one: Trace, ids: Tensor, media: Sequence[Media]) -> None:
+        """Refuse a model that changes hidden states between blocks other than by addition."""
+        additions = one.additions()
+        if all(part is None for part in additions):
             return
-        half = self._rehearse(ids, media, 0.5)
+        # An addition stays the same when the blocks return half of their input.
+        half = self._trace(ids, media, 0.5)
         before: Tensor | None = None
-        for index, (hidden, part) in enumerate(zip(half.hidden, plain, strict=True)):
+        for index, (hidden, part) in enumerate(zip(half.hidden, additions, strict=True)):
             if hidden is None:
                 continue
             if before is not None:
                 wanted = before * 0.5 if part is None else before * 0.5 + part
                 if not torch.allclose(hidden, wanted, rtol=1e-2, atol=1e-3):
                     raise ModelError(
-                        f"the model changes what it hands from block {index - 1} to block {index} "
-                        "in a way that is no addition; such models cannot be tuned block by block: "
-                        "use tuning.iters=0 with init=minmax"
+                        f"the model changes the hidden states between blocks {index - 1} and "
+                        f"{index} other than by addition; such models cannot be tuned block by "
+                        "block: use tuning.iters=0 with init=minmax"
                     )
             before = hidden
 
 
-def _differences(one: Pass, two: Pass) -> dict[int, set[int]]:
-    """Return which arguments of which blocks are not the same in two runs."""
-    found: dict[int, set[int]] = {}
+def _differences(one: Trace, two: Trace) -> dict[int, set[int]]:
+    """Return which arguments of which blocks differ between two traces."""
+    differing_leaves: dict[int, set[int]] = {}
     for index, (a, b) in enumerate(zip(one.calls, two.calls, strict=True)):
         if (a is None) != (b is None):
             raise ModelError(
@@ -210,11 +250,14 @@ def _differences(one: Pass, two: Pass) -> dict[int, set[int]]:
             continue
         left, right = a.leaves, b.leaves
         if len(left) != len(right):
-            raise ModelError(f"block {index} is given other arguments for some samples")
+            raise ModelError(
+                f"the model calls block {index} with more arguments for some samples than for "
+                "others; give all samples the same kinds of inputs"
+            )
         differing = {i for i, pair in enumerate(zip(left, right, strict=True)) if not _same(*pair)}
         if differing:
-            found[index] = differing
-    return found
+            differing_leaves[index] = differing
+    return differing_leaves
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -224,26 +267,26 @@ def _same(left: Any, right: Any) -> bool:
     return type(left) is type(right)
 
 
-def _joined(values: Sequence[Any], axis: int | None) -> Any:
-    """Put the values of an argument for several samples together."""
+def _concatenate(values: Sequence[Any], axis: int | None) -> Any:
+    """Concatenate the values of an argument for several samples."""
     if len(values) == 1:
         return values[0]
     if axis is None:
         if all(_same(values[0], value) for value in values[1:]):
             return values[0]
         raise ModelError(
-            f"an argument of the blocks ({_words(values[0])}) depends on the sample and holds no "
-            "batch: use tuning.batch_size=1"
+            f"an argument of the blocks ({_describe(values[0])}) depends on the sample and has no "
+            "batch axis: use tuning.batch_size=1"
         )
     shapes = {tuple(value.shape) for value in values}
     if len(shapes) > 1:
         raise ModelError(
-            "an argument of the blocks has a shape of its own for each sample "
-            f"({_words(values[0])}): give all samples images of one size, or use "
+            "an argument of the blocks has another shape for each sample "
+            f"({_describe(values[0])}): give all samples images of one size, or use "
             "tuning.batch_size=1"
         )
     return torch.cat(list(values), dim=axis)
 
 
-def _words(value: Any) -> str:
+def _describe(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

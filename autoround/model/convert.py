@@ -81,10 +81,10 @@ class ConvertedSource:
         origins = (self.origin(f"{name}.weight") for name in modules)
         return [o.keys[0][1].removesuffix(".weight") for o in origins if o is not None]
 
-    def turned_files(self) -> set[str]:
+    def transposed_files(self) -> set[str]:
         """Return the files' names of the layers that the model stores as [in, out]."""
-        turned = (name for name, module in self._model.named_modules() if is_transposed(module))
-        return set(self.files_of(turned))
+        transposed = (name for name, module in self._model.named_modules() if is_transposed(module))
+        return set(self.files_of(transposed))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read tensors onto the CPU in their stored dtype, converted."""

@@ -1,76 +1,81 @@
-"""How strongly each input channel of a layer is driven: the diagonal of its Hessian, or all of it.
+"""Importance of input channels (imatrix): second moments of a layer's inputs, or their Hessian.
 
-Experts see the tokens that are routed to them, so each has a diagonal of its own. They are
-counted as well: what few tokens say of an expert is not to be trusted.
+With X [tokens, in] the inputs of a layer, its importance is the sum of squares of every column,
+the diagonal of the Hessian H = XᵀX (GPTQ's 2 XᵀX without the factor, summed over tokens).
+
+An expert sees only the tokens that are routed to it, so each expert has its own diagonal. The
+tokens are counted as well: sums over few tokens are noisy, and are shrunk towards the mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-#: Tokens that the mean of all experts counts for beside those an expert saw itself.
+#: Weight of the mean over all experts in an expert's importance, in tokens.
 PRIOR_TOKENS = 64
 
+#: Least width of a column block of the Hessian, and the number of blocks of a wide one.
+BLOCK_WIDTH, NUM_BLOCKS = 256, 8
 
-#: Least columns of a Gram matrix that are computed at once, and how many parts it is cut into.
-PANEL, PARTS = 256, 8
 
-
-def _panels(width: int) -> Iterator[tuple[int, int]]:
-    """Yield the columns of a symmetric matrix in turn, some at a time."""
-    step = max(PANEL, -(-width // PARTS))
+def _column_blocks(width: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each column block of a symmetric matrix."""
+    step = max(BLOCK_WIDTH, -(-width // NUM_BLOCKS))
     return ((start, min(start + step, width)) for start in range(0, width, step))
 
 
-def _add_gram(flat: Tensor, into: Tensor) -> None:
-    """Add the products of all pairs of channels: of each pair once, above the diagonal.
+def _add_hessian(flat: Tensor, into: Tensor) -> None:
+    """Add XᵀX to a sum, the blocks on and above the diagonal only.
 
-    flat: [tokens, in]. into: float32 [in, in]. A batch that came in 16 bit on a CPU is summed up
-    in its own dtype by the product, a third of the time, and in float32 over batches: two or three
-    digits, where a tenth is added to the diagonal. Elsewhere factors are cut short without loss:
-    TF32 has the digits of both 16-bit types.
+    Args:
+        flat: The inputs X, [tokens, in].
+        into: The sum so far, float32 [in, in]; changed in place.
     """
-    short = flat.dtype in (torch.bfloat16, torch.float16)
+    is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
     on_cpu = flat.device.type == "cpu"
+    # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch are
+    # enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
     if not (on_cpu and flat.dtype == torch.bfloat16):
         flat = flat.float()
-    with _short_factors() if short and not on_cpu else nullcontext():
-        for start, end in _panels(flat.shape[1]):
+    # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
+    with _allow_tf32() if is_16_bit and not on_cpu else nullcontext():
+        for start, end in _column_blocks(flat.shape[1]):
             into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
 
 
-def _mirrored(gram: Tensor) -> Tensor:
-    """Fill in what lies below the diagonal, in place."""
-    for start, end in _panels(len(gram)):
-        gram[end:, start:end] = gram[start:end, end:].t()
-    return gram
+def _mirror(hessian: Tensor) -> Tensor:
+    """Copy the upper half of a symmetric matrix to the lower one, in place."""
+    for start, end in _column_blocks(len(hessian)):
+        hessian[end:, start:end] = hessian[start:end, end:].t()
+    return hessian
 
 
 @contextmanager
-def _short_factors() -> Iterator[None]:
-    """Let products of float32 cut their factors short; sums stay in float32."""
-    whole = torch.get_float32_matmul_precision()
+def _allow_tf32() -> Iterator[None]:
+    """Let products of float32 round their factors to TF32; sums stay in float32."""
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(whole)
+        torch.set_float32_matmul_precision(before)
 
 
 class Importance:
-    """Sums of squared activations by layer, over the tokens that count.
+    """Sums of squared inputs by layer, over the positions that are not masked.
 
-    grams: whether products of any two channels are summed up as well. Layers that are given
-    the same tensor share them.
+    Args:
+        hessians: Whether to sum XᵀX instead of its diagonal alone. Layers that get the same
+            input tensor (q, k and v of an attention) share one Hessian.
     """
 
-    def __init__(self, *, grams: bool = False) -> None:
-        self._grams: dict[str, Tensor] | None = {} if grams else None
+    def __init__(self, *, hessians: bool = False) -> None:
+        self._hessians: dict[str, Tensor] | None = {} if hessians else None
         self._owners: dict[str, str] = {}
         self._last: tuple[Tensor, str] | None = None
         self._sums: dict[str, Tensor] = {}
@@ -78,118 +83,160 @@ class Importance:
         self._mask: Tensor | None = None
 
     def mask(self, mask: Tensor | None) -> None:
-        """Set which positions of the next batch count: bool [batch, seq], or None for all."""
+        """Set which positions of the next batch count.
+
+        Args:
+            mask: bool [batch, seq], or None for all.
+        """
         self._mask = mask
         self._last = None
 
     def add(self, name: str, activations: Tensor) -> None:
-        """Add one batch of a layer's inputs: [batch, seq, in] or [tokens, in]."""
+        """Add one batch of a layer's inputs.
+
+        Args:
+            name: The layer's path inside its block.
+            activations: [batch, seq, in] or [tokens, in].
+        """
         flat = activations.detach()
         if self._mask is not None and flat.shape[:-1] == self._mask.shape:
             flat = flat[self._mask]
         flat = flat.reshape(-1, flat.shape[-1])
-        if self._grams is not None:
+        if self._hessians is not None:
+            # The same tensor again means the same Hessian: it is summed for the first layer only.
             if self._last is None or self._last[0] is not activations:
                 self._last = (activations, name)
-                if name not in self._grams:
+                if name not in self._hessians:
                     width = flat.shape[1]
-                    self._grams[name] = torch.zeros((width, width), device=flat.device)
-                # Tokens of a batch at a time: the product is of the inputs' width only.
-                _add_gram(flat, self._grams[name])
+                    self._hessians[name] = torch.zeros((width, width), device=flat.device)
+                _add_hessian(flat, self._hessians[name])
             self._owners[name] = self._last[1]
-            return  # squares are what lies on the diagonal
-        self._add(name, flat.float().square().sum(0))
+            return  # the importance is read off the diagonal
+        self._add_sums(name, flat.float().square().sum(0))
 
-    def gram(self, name: str) -> tuple[str, Tensor] | None:
-        """Return a layer's Gram matrix, float32 [in, in], and which layer's it is; None of none."""
-        held = self._held(name)
-        return None if held is None else (held[0], _mirrored(held[1]))
+    def hessian(self, name: str) -> tuple[str, Tensor] | None:
+        """Return the Hessian XᵀX of a layer's inputs.
 
-    def _held(self, name: str) -> tuple[str, Tensor] | None:
-        """Return a layer's Gram matrix as it is summed up, its upper half, and whose it is."""
+        Args:
+            name: The layer's path inside its block.
+
+        Returns:
+            The name of the layer it was summed for, equal for layers that share it, and the
+            matrix, float32 [in, in]. None for a layer that never ran, or without ``hessians``.
+        """
+        shared = self._shared_hessian(name)
+        return None if shared is None else (shared[0], _mirror(shared[1]))
+
+    def _shared_hessian(self, name: str) -> tuple[str, Tensor] | None:
+        """Return the layer that a Hessian was summed for, and its upper half."""
         owner = self._owners.get(name)
-        return None if self._grams is None or owner is None else (owner, self._grams[owner])
+        return None if self._hessians is None or owner is None else (owner, self._hessians[owner])
 
     def add_routed(self, name: str, squares: Tensor) -> None:
-        """Add sums of squared inputs of every expert: float32 [experts, in]."""
-        self._add(name, squares)
+        """Add sums of squared inputs of every expert.
+
+        Args:
+            name: Path of the stacked weight inside its block.
+            squares: float32 [experts, in].
+        """
+        self._add_sums(name, squares)
 
     def count(self, module: str, tokens: Tensor) -> None:
-        """Add how many tokens came to every expert of a module: int64 [experts]."""
+        """Add how many tokens were routed to every expert of a module.
+
+        Args:
+            module: Path of the module that holds the experts, inside its block.
+            tokens: int64 [experts].
+        """
         seen = self._tokens.get(module)
         self._tokens[module] = tokens if seen is None else seen + tokens
 
-    def counting(self, positions: int) -> Tensor | None:
+    def flat_mask(self, positions: int) -> Tensor | None:
         """Return which of the flattened positions count, bool [positions]; None when all do."""
         if self._mask is None or self._mask.numel() != positions:
             return None
         return self._mask.reshape(-1)
 
-    def _add(self, name: str, squares: Tensor) -> None:
+    def _add_sums(self, name: str, squares: Tensor) -> None:
         self._sums[name] = self._sums[name] + squares if name in self._sums else squares
 
     def get(self, name: str) -> Tensor | None:
-        """Return a layer's importance, float32 [in]; None when it was never run.
+        """Return a layer's importance, the sum of squares of each of its input channels.
 
-        Of stacked experts: float32 [experts, in], drawn towards the mean of all where an
-        expert saw few tokens.
+        Args:
+            name: The layer's path inside its block.
+
+        Returns:
+            float32 [in]; of stacked experts, the mean square as float32 [experts, in], shrunk
+            towards the mean of all experts. None for a layer that never ran.
         """
-        held = self._held(name)
-        if held is not None:
-            return held[1].diagonal().clone()
+        shared = self._shared_hessian(name)
+        if shared is not None:
+            return shared[1].diagonal().clone()
         sums = self._sums.get(name)
         tokens = self._tokens.get(name.rpartition(".")[0])
         if sums is None or sums.dim() == 1 or tokens is None:
             return sums
         tokens = tokens.to(sums.device)
+        # An expert with few tokens has a noisy mean: the mean of all counts for PRIOR_TOKENS more.
         mean = sums.sum(0) / tokens.sum().clamp(min=1)
         return (sums + PRIOR_TOKENS * mean) / (tokens[:, None] + PRIOR_TOKENS)
 
     @property
     def tokens(self) -> Mapping[str, Tensor]:
-        """How many tokens came to every expert, int64 [experts], by module."""
+        """How many tokens were routed to every expert, int64 [experts], by module."""
         return self._tokens
 
 
 @contextmanager
-def observing(
+def accumulate_importance(
     block: nn.Module,
     names: Sequence[str],
     *,
     into: Importance,
     stacked: Mapping[str, int] | None = None,
 ) -> Iterator[None]:
-    """Record the inputs of a block's layers while the context lasts.
+    """Accumulate the importance of a block's layers while the context lasts.
 
-    names: module paths inside the block. stacked: paths of stacked weights inside the block,
-    and how many experts each holds; their tokens are counted.
+    Args:
+        block: The module whose layers are run.
+        names: Paths of linear layers inside the block.
+        into: The sums to add to.
+        stacked: Number of experts by path of each stacked weight inside the block; their tokens
+            are counted.
     """
 
-    def hook_for(name: str) -> Any:
+    def input_hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if args and isinstance(args[0], torch.Tensor):
                 into.add(name, args[0])
 
         return hook
 
-    def experts_hook(path: str, count: int, own: list[str]) -> Any:
+    def experts_hook(
+        path: str, count: int, weights: list[str]
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *kwargs.values()]
-            if given and isinstance(given[0], torch.Tensor):
-                _observe_experts(module, given, into=into, path=path, count=count, own=own)
+            # Models pass hidden states and routing by position or by name.
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            if tensors:
+                _observe_experts(
+                    module, tensors, into=into, path=path, count=count, weights=weights
+                )
 
         return hook
 
+    # Several stacked weights belong to one module, which is hooked once.
     owners: dict[str, tuple[int, list[str]]] = {}
     for name, count in (stacked or {}).items():
-        path, _, own = name.rpartition(".")
-        owners.setdefault(path, (count, []))[1].append(own)
-    handles = [block.get_submodule(n).register_forward_pre_hook(hook_for(n)) for n in names]
+        path, _, weight = name.rpartition(".")
+        owners.setdefault(path, (count, []))[1].append(weight)
+    handles = [block.get_submodule(n).register_forward_pre_hook(input_hook(n)) for n in names]
     handles += [
         block.get_submodule(path).register_forward_pre_hook(
-            experts_hook(path, count, own), with_kwargs=True
+            experts_hook(path, count, weights), with_kwargs=True
         )
-        for path, (count, own) in owners.items()
+        for path, (count, weights) in owners.items()
     ]
     try:
         yield
@@ -200,42 +247,43 @@ def observing(
 
 def _observe_experts(
     module: nn.Module,
-    given: Sequence[Any],
+    tensors: Sequence[Tensor],
     *,
     into: Importance,
     path: str,
     count: int,
-    own: list[str],
+    weights: list[str],
 ) -> None:
-    """Note what comes to every expert, and what comes out of its first matrices.
+    """Add the importance of every expert's matrices, and count the tokens routed to it.
 
-    given: hidden states [tokens, in], and the experts of each token, int64 [tokens, chosen].
+    tensors: hidden states [tokens, in], and the experts of each token, int64 [tokens, top_k].
+    path, weights: of the module that holds the experts, and the names of its stacked weights.
     """
-    hidden: Tensor = given[0].detach().reshape(-1, given[0].shape[-1])
-    others = (g for g in given[1:] if isinstance(g, Tensor))
-    chosen = next((g for g in others if not g.is_floating_point()), None)
+    hidden = tensors[0].detach().reshape(-1, tensors[0].shape[-1])
+    chosen = next((t for t in tensors[1:] if not t.is_floating_point()), None)
     if chosen is None or chosen.dim() != 2 or len(chosen) != len(hidden):
         return
-    real = into.counting(len(hidden))
+    mask = into.flat_mask(len(hidden))
+    # One column more than experts: some routers mark unused slots by that number.
     hit = torch.zeros((len(hidden), count + 1), device=hidden.device)
     hit.scatter_(1, chosen.clamp(0, count), 1.0)
-    hit = hit[:, :count] if real is None else hit[:, :count] * real[:, None].to(hit.device)
+    hit = hit[:, :count] if mask is None else hit[:, :count] * mask[:, None].to(hit.device)
     into.count(path, hit.sum(0).long().to("cpu"))
     squares = hit.t() @ hidden.float().square()
-    for name in own:
+    for name in weights:
         if "down" not in name and name != "w2":
             into.add_routed(f"{path}.{name}", squares)
             continue
+        # The last matrix gets the gated product of the first two, not the hidden states.
         inner = _inner_squares(module, hidden, hit)
         if inner is not None:
             into.add_routed(f"{path}.{name}", inner)
 
 
 def _inner_squares(module: nn.Module, hidden: Tensor, hit: Tensor) -> Tensor | None:
-    """Return sums of squares of what enters every expert's last matrix, [experts, in].
+    """Return sums of squares of the inputs of every expert's last matrix, [experts, in].
 
-    Done once a batch, not once a step: the experts may be gone through one by one. None
-    where the module does not say how its halves are joined.
+    None where the module does not say how gate and up are joined.
     """
     weight = getattr(module, "gate_up_proj", None)
     join = getattr(module, "_apply_gate", None)
@@ -243,6 +291,7 @@ def _inner_squares(module: nn.Module, hidden: Tensor, hit: Tensor) -> Tensor | N
         return None
     bias = getattr(module, "gate_up_proj_bias", None)
     sums = []
+    # This runs once a batch, not once a step, so a loop over the experts is fast enough.
     for expert in range(hit.shape[1]):
         x = hidden[hit[:, expert] > 0].to(weight.dtype)
         y = x @ (weight[expert] if getattr(module, "is_transposed", False) else weight[expert].t())

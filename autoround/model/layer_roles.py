@@ -1,8 +1,8 @@
-"""What a layer of a decoder block does: attention, or feed-forward, or the work of one expert.
+"""The role of a layer in a decoder block: attention, feed-forward (MLP), or expert.
 
-Models call these parts by few names, and their classes by as few; the nearest module around a
-layer that has such a name decides. A layer of neither kind (a state-space mixer, a
-convolution) has no kind, and is named by itself.
+Models name these parts, and the classes of them, by few words; the nearest module around a layer
+whose name has such a word decides. A layer of neither role (a state-space mixer, a
+convolution) has none, and recipes select it by its name.
 """
 
 from __future__ import annotations
@@ -21,18 +21,28 @@ _MLP = re.compile(r"mlp|ffn|feed_?forward|moe|expert|^fc_?\d$|^ff$", re.IGNORECA
 _EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
 
 
-def kinds_of(model: nn.Module, matrix: Matrix, block: str) -> frozenset[str]:
-    """Return the kinds of a layer in the decoder block at ``block``; experts are two kinds."""
+def roles_of(model: nn.Module, matrix: Matrix, block: str) -> frozenset[str]:
+    """Return the roles of a layer.
+
+    Args:
+        model: The whole model.
+        matrix: The layer's weight.
+        block: Path of the decoder block it is in.
+
+    Returns:
+        ``attention``, ``mlp``, or both ``mlp`` and ``experts``; empty for any other layer.
+    """
     inside = matrix.name.removeprefix(block + ".")
     if matrix.experts or _EXPERTS.search(inside):
         return frozenset((MLP, EXPERTS))
     parts = inside.split(".")
+    # From the layer outwards, because an MLP may sit in a module that is named after attention.
     for depth in range(len(parts), 0, -1):
-        # The class of the layer itself says only that it is a layer.
+        # The layer's own class (Linear) says nothing of its role; those around it do.
         words = [parts[depth - 1]]
         if depth < len(parts):
             words.append(type(model.get_submodule(f"{block}.{'.'.join(parts[:depth])}")).__name__)
-        for kind, pattern in ((ATTENTION, _ATTENTION), (MLP, _MLP)):
+        for role, pattern in ((ATTENTION, _ATTENTION), (MLP, _MLP)):
             if any(pattern.search(word) for word in words):
-                return frozenset((kind,))
+                return frozenset((role,))
     return frozenset()

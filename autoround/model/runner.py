@@ -1,4 +1,4 @@
-"""Blocks as pure functions: their first inputs, their arguments, and running them.
+"""Blocks as pure functions: inputs of the first, call arguments of each, and running one.
 
 Weights are substituted for one call (``torch.func.functional_call``); no module is
 wrapped or replaced, and nothing stays on the model.
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
-from autoround.model.block_calls import Call, Calls, Media, Pass, together
+from autoround.model.block_calls import BlockCalls, Call, Media, Trace, batch_media
 from autoround.model.blocks import head_path
 from autoround.model.skeleton import Skeleton
 
 
 class _LastBlockReached(Exception):  # noqa: N818 (control flow, not an error)
-    """Ends a rehearsal of the model before its head runs."""
+    """Ends a trace of the model before its head runs."""
 
 
 class _HeadReached(Exception):  # noqa: N818 (control flow, not an error)
-    """Ends a run of the model where its head begins."""
+    """Ends a forward pass of the model where its head begins."""
 
 
-#: Runs a module with other tensors, by name, and arguments.
+#: Calls a module with substituted tensors, by name, and arguments.
 BlockCall = Callable[[nn.Module, dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -38,16 +38,22 @@ def call_block(
     arguments: tuple[Any, ...],
     named: dict[str, Any],
 ) -> Any:
-    """Call a block with other tensors than it holds."""
+    """Call a block with substituted tensors.
+
+    Args:
+        block: The block's modules, whose own parameters may be on meta.
+        tensors: Parameters and buffers by name inside the block.
+        arguments: What the block is called with, hidden states first.
+        named: Keyword arguments of the call.
+
+    Returns:
+        What the block returns: hidden states, or a tuple that begins with them.
+    """
     return functional_call(block, tensors, arguments, named)
 
 
 class BlockRunner:
-    """Runs blocks of one model on one device, in one dtype.
-
-    often: how to call a block in steps that are taken many times. attention: what transformers
-    calls the attention to compute with; None is the model's own.
-    """
+    """Runs blocks of one model on one device, in one dtype."""
 
     def __init__(
         self,
@@ -55,14 +61,24 @@ class BlockRunner:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        often: BlockCall = call_block,
+        compiled_call: BlockCall = call_block,
         attention: str | None = None,
     ) -> None:
-        self._often, self._attention = often, attention
+        """Bind a model to a device and a dtype; nothing is read.
+
+        Args:
+            skeleton: The model.
+            device: Where blocks run.
+            dtype: What floating-point tensors are computed in.
+            compiled_call: The compiled callable for training steps.
+            attention: Name of an attention implementation of transformers; None for the model's
+                own.
+        """
+        self._compiled_call, self._attention = compiled_call, attention
         self._skeleton = skeleton
         self._device = device
         self._dtype = dtype
-        self._calls: Calls | None = None
+        self._calls: BlockCalls | None = None
         self._outer: dict[str, Tensor] | None = None
         self._as_tuple = False
 
@@ -76,20 +92,29 @@ class BlockRunner:
     def embed(self, ids: Tensor, media: Sequence[Media] = ()) -> Tensor:
         """Return the inputs of the first block.
 
-        ids: int64 [n, seq]. media: what else the model is given with each sample.
-        Returns [n, seq, hidden] in the compute dtype.
-        """
-        return self._rehearse(ids, media).first.to(self._dtype)
+        Args:
+            ids: Token ids, int64 [n, seq].
+            media: Further inputs of the model for each sample, such as pixel values.
 
-    def prepare(self, ids: Tensor, media: Sequence[Media] = ()) -> None:
-        """Learn how the model calls its blocks, from all samples that will be run.
-
-        ids: int64 [n, seq], seq being that of every later batch. media: as for :meth:`embed`.
+        Returns:
+            [n, seq, hidden] in the compute dtype.
 
         Raises:
-            ModelError: what happens between blocks depends on what they put out.
+            ModelError: The model cannot be run block by block.
         """
-        self._calls = Calls(ids, media, self._rehearse)
+        return self._trace(ids, media).first.to(self._dtype)
+
+    def prepare(self, ids: Tensor, media: Sequence[Media] = ()) -> None:
+        """Trace how the model calls its blocks, on all samples that will be run.
+
+        Args:
+            ids: Token ids, int64 [n, seq]; later batches have the same seq.
+            media: As for :meth:`embed`.
+
+        Raises:
+            ModelError: What happens between blocks depends on their outputs.
+        """
+        self._calls = BlockCalls(ids, media, self._trace)
 
     def runs(self, index: int) -> bool:
         """Tell whether the model runs a block at all for the samples it was prepared with."""
@@ -109,69 +134,90 @@ class BlockRunner:
         *,
         hidden: Tensor,
         rows: Tensor | None = None,
-        often: bool = False,
+        compiled: bool = False,
     ) -> Tensor:
-        """Run one block, with what the model adds to its input.
+        """Run one block, after adding what the model adds to its input.
 
-        weights: all of its tensors, by their names inside the block, on the device.
-        hidden: [batch, seq, hidden], seq as prepared. rows: int64 [batch], which samples these
-        are; needed where the model calls its blocks differently for each.
-        often: whether this is one of many runs that are alike. Returns hidden's shape.
+        Args:
+            index: The block's number.
+            weights: All tensors of the block by name inside it, on the device.
+            hidden: Block inputs, [batch, seq, hidden], seq as prepared.
+            rows: Sample numbers, int64 [batch]; needed where :attr:`by_sample` is true.
+            compiled: Whether to use the compiled callable.
+
+        Returns:
+            The block's outputs, [batch, seq, hidden].
         """
         assert self._calls is not None, "prepare() comes before run()"
-        held = self._outer is not None
+        had_outer = self._outer is not None
         call = self._calls.call(index, hidden.shape[0], rows)
-        added = self._calls.added(index, hidden.shape[0], rows)
-        if not held:
-            # Read to learn of a batch's shape alone, embeddings would stay for the whole run.
+        addition = self._calls.addition(index, hidden.shape[0], rows)
+        if not had_outer:
+            # A new batch shape needs a trace, which reads the embeddings; they would otherwise
+            # occupy memory for the rest of the run.
             self.release()
         if call is None:
             return hidden
-        if added is not None:
-            hidden = hidden + added.to(hidden.dtype)
+        if addition is not None:
+            hidden = hidden + addition.to(hidden.dtype)
         block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
-        run = self._often if often else call_block
-        with _attending(self._skeleton, self._attention):
-            out = run(block, dict(weights), (hidden, *call.args), call.kwargs)
+        call_with = self._compiled_call if compiled else call_block
+        with _use_attention(self._skeleton, self._attention):
+            out = call_with(block, dict(weights), (hidden, *call.args), call.kwargs)
         output: Tensor = out[0] if isinstance(out, tuple) else out
         return output
 
     def release(self) -> None:
-        """Free the embeddings; they are read again if another batch shape comes up."""
+        """Free the embeddings; they are read again for another batch shape."""
         self._outer = None
 
     def outer(self) -> dict[str, Tensor]:
-        """Read what lies outside the blocks, the head too, for :meth:`head`."""
+        """Read all tensors outside the blocks, the output head included, for :meth:`head`."""
         tensors = self._skeleton.read(self._skeleton.names_outside_blocks())
         return self.place(tensors) | _outer_buffers(self._skeleton, self._device)
 
     def head(self, outer: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        """Turn what the last block puts out into logits, by the model's own code.
+        """Turn outputs of the last block into logits, by the model's own code.
 
-        Comes after :meth:`embed`, which learns what blocks return.
+        Comes after :meth:`embed`, which traces what blocks return.
 
-        outer: from :meth:`outer`. hidden: [batch, seq, hidden], any seq: what follows the
-        blocks looks at each position by itself. Returns [batch, seq, vocabulary].
+        Args:
+            outer: Tensors outside the blocks, from :meth:`outer`.
+            hidden: Outputs of the last block, [batch, seq, hidden], of any seq: norm and head
+                treat each position by itself.
+
+        Returns:
+            Logits, [batch, seq, vocabulary].
         """
         skeleton = self._skeleton
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
         arguments = {"input_ids": ids, "use_cache": False}
-        answer = (hidden,) if self._as_tuple else hidden
-        with _blocks_as(skeleton, lambda index: lambda *args, **kwargs: answer):
+        output = (hidden,) if self._as_tuple else hidden
+        # Every block returns the given hidden states, so only norm and head compute anything.
+        with _substitute_forward(skeleton, lambda index: lambda *args, **kwargs: output):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
         logits: Tensor = out.logits
         return logits
 
     def head_inputs(self, outer: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        """Return what enters the output head, by the model's own code: norms and scalings.
+        """Return the inputs of the output head: the final norm and scalings of the model.
 
-        outer, hidden: as for :meth:`head`. Returns [batch, seq, hidden].
+        Args:
+            outer: As for :meth:`head`.
+            hidden: Outputs of the last block, [batch, seq, hidden].
+
+        Returns:
+            [batch, seq, hidden].
+
+        Raises:
+            ModelError: The model does not run its output head.
         """
         head = self._skeleton.model.get_output_embeddings()  # type: ignore[operator]
         caught: list[Tensor] = []
 
         def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
             caught.append(args[0].detach())
+            # Logits of a whole vocabulary are large, and not needed.
             raise _HeadReached
 
         handle = head.register_forward_pre_hook(catch)
@@ -196,44 +242,45 @@ class BlockRunner:
             if f"{path}.{name}" not in self._skeleton.keys
         }
 
-    def _rehearse(self, ids: Tensor, media: Sequence[Media] = (), factor: float = 1.0) -> Pass:
-        """Run the model with its blocks passing their input on, times a factor."""
+    def _trace(self, ids: Tensor, media: Sequence[Media] = (), factor: float = 1.0) -> Trace:
+        """Run the model with blocks that return their input times a factor."""
         skeleton = self._skeleton
         if self._outer is None:
-            # What is only used after the blocks is not needed.
+            # The head is large, and only used after the blocks.
             head = f"{head_path(skeleton.model)}."
             names = [n for n in skeleton.names_outside_blocks() if not n.startswith(head)]
             self._outer = self.place(skeleton.read(names))
             self._outer |= _outer_buffers(skeleton, self._device)
-        placed = self.place({"input_ids": ids, **together(media)})
+        placed = self.place({"input_ids": ids, **batch_media(media)})
         count = len(skeleton.blocks)
         reached = 0
+        # Which of the two a model expects of its blocks is not written anywhere: try both.
         for as_tuple in (False, True):
             recorded: dict[int, tuple[Tensor, Call]] = {}
-            passing = _Passing(recorded, as_tuple=as_tuple, factor=factor, last=count - 1)
-            how = _attending(skeleton, self._attention)
-            with _blocks_as(skeleton, passing.block), how, torch.no_grad():
+            recorder = _CallRecorder(recorded, as_tuple=as_tuple, factor=factor, last=count - 1)
+            attention = _use_attention(skeleton, self._attention)
+            with _substitute_forward(skeleton, recorder.block), attention, torch.no_grad():
                 try:
                     functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
                 except _LastBlockReached:
                     pass
                 except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-                    # A model that expects tuples from its blocks trips over tensors.
+                    # A model that expects tuples from its blocks fails on tensors.
                     if as_tuple:
                         raise ModelError(
                             f"{type(skeleton.model).__name__} cannot be run block by block: "
-                            f"{' '.join(str(error).split())[:200]}; it can be rounded without "
-                            "data: tuning.iters=0 with init=minmax"
+                            f"{' '.join(str(error).split())[:200]}; quantize it without data: "
+                            "tuning.iters=0 with init=minmax"
                         ) from error
                     continue
             reached = max(reached, len(recorded))
             shapes = {tuple(hidden.shape) for hidden, _ in recorded.values()}
-            if count - 1 in recorded and len(shapes) == 1 and not passing.twice:
+            if count - 1 in recorded and len(shapes) == 1 and not recorder.repeated:
                 self._as_tuple = as_tuple
-                every = [recorded.get(i) for i in range(count)]
-                return Pass(
-                    tuple(None if one is None else one[0] for one in every),
-                    tuple(None if one is None else one[1] for one in every),
+                records = [recorded.get(i) for i in range(count)]
+                return Trace(
+                    tuple(None if record is None else record[0] for record in records),
+                    tuple(None if record is None else record[1] for record in records),
                     as_tuple,
                 )
         raise ModelError(
@@ -252,36 +299,38 @@ def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor
     }
 
 
-class _Passing:
-    """Blocks that return their input and note their arguments."""
+class _CallRecorder:
+    """Identity forward of blocks that records call arguments."""
 
     def __init__(
         self, recorded: dict[int, tuple[Tensor, Call]], *, as_tuple: bool, factor: float, last: int
     ) -> None:
         self._recorded, self._as_tuple = recorded, as_tuple
         self._factor, self._last = factor, last
-        self.twice = False
+        self.repeated = False
 
     def block(self, index: int) -> Callable[..., Any]:
         """Return the forward of one block."""
 
-        def passing(*args: Any, **kwargs: Any) -> Any:
+        def identity(*args: Any, **kwargs: Any) -> Any:
             arguments = dict(kwargs)
             hidden = args[0] if args else arguments.pop("hidden_states")
-            # Blocks that share weights, or come back, are not run one after the other.
-            self.twice |= bool(self._recorded) and index <= max(self._recorded)
+            # Blocks that share weights, or run again, are not run one after the other.
+            self.repeated |= bool(self._recorded) and index <= max(self._recorded)
             self._recorded[index] = (hidden, Call(tuple(args[1:]), arguments))
             if index == self._last:
                 raise _LastBlockReached
             out = hidden if self._factor == 1.0 else hidden * self._factor
             return (out,) if self._as_tuple else out
 
-        return passing
+        return identity
 
 
 @contextmanager
-def _blocks_as(skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
-    """Let every block do what the given function returns for its number, for a call."""
+def _substitute_forward(
+    skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]]
+) -> Iterator[None]:
+    """Give every block the forward that a function returns for its number, for a while."""
     modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
     try:
         for index, module in enumerate(modules):
@@ -293,8 +342,8 @@ def _blocks_as(skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]])
 
 
 @contextmanager
-def _attending(skeleton: Skeleton, attention: str | None) -> Iterator[None]:
-    """Let a model compute its attention in another way, for a call."""
+def _use_attention(skeleton: Skeleton, attention: str | None) -> Iterator[None]:
+    """Let a model compute its attention by another implementation, for a while."""
     if attention is None:
         yield
         return

@@ -31,10 +31,16 @@ from autoround.model.source import CheckpointSource, ModuleSource, WeightSource
 class Skeleton:
     """A causal language model: modules (possibly on meta), block paths, and weights.
 
-    keys maps each of the model's own tensor names to the checkpoint's name for it;
-    extras are checkpoint tensors the model class does not know.
-    names are those that its tensors have in checkpoints, and are written under.
-    folder is where config and tokenizer files come from; None for a model in memory.
+    Attributes:
+        model: The modules; parameters are on meta for a model opened from files.
+        config: The model's transformers config.
+        source: Its weights, by the checkpoint's names.
+        blocks: Module paths of the decoder blocks, in order.
+        keys: The checkpoint's name of each tensor, by the model's name.
+        unmapped: Checkpoint tensors that the model class does not know.
+        tied: The first name of each parameter that shares another one's storage, by its name.
+        folder: Where config and tokenizer files come from; None for a model in memory.
+        names: The names its tensors have in checkpoints, and are written under.
     """
 
     model: nn.Module
@@ -42,7 +48,7 @@ class Skeleton:
     source: WeightSource
     blocks: tuple[str, ...]
     keys: dict[str, str]
-    extras: tuple[str, ...]
+    unmapped: tuple[str, ...]
     tied: dict[str, str]
     folder: Path | None
     names: Names
@@ -62,14 +68,20 @@ class Skeleton:
         return [name for name in self.keys if not name.startswith(prefixes)]
 
     def header(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Return shape and stored dtype of one of the model's tensors."""
+        """Return shape and stored dtype of a tensor, by the model's own name."""
         return self.source.headers()[self.keys[name]]
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors by the model's own names, onto the CPU in their stored dtype.
+        """Read tensors onto the CPU in their stored dtype.
+
+        Args:
+            names: The model's own names.
+
+        Returns:
+            Tensors by the model's own names, in the order asked for.
 
         Raises:
-            ModelError: one holds NaN, which would spread through the whole model.
+            ModelError: A tensor holds NaN, which would spread through the whole model.
         """
         wanted = list(names)
         tensors = self.source.read(dict.fromkeys(self.keys[name] for name in wanted))
@@ -82,59 +94,80 @@ class Skeleton:
 def open_model(model: str | Path) -> Skeleton:
     """Open a checkpoint by path or hub id; no weight is read.
 
+    Args:
+        model: A folder, or the id of a model on the hub.
+
+    Returns:
+        The model with parameters on meta.
+
     Raises:
-        ModelError: it is missing, damaged, already quantized, or has no decoder blocks.
+        ModelError: It is missing, damaged, already quantized, or has no decoder blocks.
     """
     folder = locate_model(model)
     config = read_config(folder)
-    found = read_quantization(folder, config)
-    refuse_unquantizable({**config, "quantization_config": found}, where=str(folder))
+    quantization = read_quantization(folder, config)
+    refuse_unquantizable({**config, "quantization_config": quantization}, where=str(folder))
     files: WeightSource = CheckpointSource(folder)
-    if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or found is not None:
-        files = UnpackedSource(files, found or {})
+    if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or quantization is not None:
+        files = UnpackedSource(files, quantization or {})
     built = build_empty(folder)
+    # Unpacked first, then converted: rules of a class apply to 16-bit tensors.
     source = ConvertedSource(files, built)
     keys, missing = match_names(built, source)
     if missing:
         if missing[0] in source.headers():
-            raise ModelError(f"{folder}: {what_lacks(built, source, missing[0])}")
-        others = f"; it has {source.unknown[0]!r}, which is unknown" if source.unknown else ""
+            raise ModelError(f"{folder}: {describe_missing(built, source, missing[0])}")
+        hint = f"; it has {source.unknown[0]!r}, which is unknown" if source.unknown else ""
         raise ModelError(
             f"{folder} lacks {len(missing)} tensors of its model class, such as "
-            f"{missing[0]!r}{others}"
+            f"{missing[0]!r}{hint}; check that config.json and the weights are of the same model"
         )
     return _skeleton(built, source, keys, folder, CheckpointNames(source))
 
 
-def what_lacks(model: nn.Module, source: ConvertedSource, name: str) -> str:
-    """Say that a tensor of the model class is missing, or has another shape in the files."""
+def describe_missing(model: nn.Module, source: ConvertedSource, name: str) -> str:
+    """Return a message: a tensor of the model class is missing, or has another shape in the files.
+
+    Args:
+        model: The modules, possibly on meta.
+        source: The checkpoint's tensors.
+        name: The model's own name of the tensor.
+    """
     wanted = tuple(model.state_dict()[name].shape)
     if name in source.headers():
-        got = source.headers()[name][0]
-        return f"tensor {name} should have shape {wanted}; the files have {got}"
+        stored = source.headers()[name][0]
+        return f"tensor {name} should have shape {wanted}; the files have {stored}"
     layer = name.removesuffix(".weight")
     if layer != name and is_matrix(model.get_submodule(layer)):
         text = f"layer {layer}: the files hold neither its codes nor its weight"
     else:
         text = f"tensor {name} should have shape {wanted}; the files have nothing"
     if source.unknown:
-        text += f" (of {len(source.unknown)} tensors the model class knows nothing, such as "
+        text += f" (they have {len(source.unknown)} tensors unknown to the model class, such as "
         text += f"{source.unknown[0]})"
     return text
 
 
-def filled(skeleton: Skeleton) -> nn.Module:
-    """Read all weights of a model that was opened into its modules, in float32."""
+def fill_weights(skeleton: Skeleton) -> nn.Module:
+    """Read all weights of a model that was opened into its modules, in float32.
+
+    Args:
+        skeleton: From :func:`open_model`; its modules are changed.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+    """
     model = skeleton.model
     for name in skeleton.keys:
         tensor = skeleton.read([name])[name]
         tensor = tensor.float() if tensor.is_floating_point() else tensor
-        path, _, own = name.rpartition(".")
+        path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
-        if own in module._parameters:
-            module._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+        # Set in the tables themselves: a meta parameter cannot be copied into.
+        if attribute in module._parameters:
+            module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
         else:
-            module._buffers[own] = tensor
+            module._buffers[attribute] = tensor
     model.tie_weights()  # type: ignore[operator]
     return model.eval()
 
@@ -142,8 +175,14 @@ def filled(skeleton: Skeleton) -> nn.Module:
 def adopt_model(model: nn.Module) -> Skeleton:
     """Use a model that is in memory; it is read, and never changed.
 
+    Args:
+        model: A causal language model of transformers.
+
+    Returns:
+        The model with the weights it holds.
+
     Raises:
-        ModelError: it is quantized already, an encoder-decoder, or has no decoder blocks.
+        ModelError: It is quantized already, an encoder-decoder, or has no decoder blocks.
     """
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "to_dict"):
@@ -162,14 +201,14 @@ def _skeleton(
     names: Names,
 ) -> Skeleton:
     known = set(keys.values()) | set(keys) | set(tied_names(model))
-    extras = tuple(name for name in source.headers() if name not in known)
+    unmapped = tuple(name for name in source.headers() if name not in known)
     return Skeleton(
         model=model,
         config=model.config,
         source=source,
         blocks=tuple(decoder_blocks(model)),
         keys=keys,
-        extras=extras,
+        unmapped=unmapped,
         tied=tied_names(model),
         folder=folder,
         names=names,
@@ -180,8 +219,15 @@ def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str],
     """Match the model's tensor names with the checkpoint's.
 
     A checkpoint saved from the bare decoder lacks the prefix of the causal model, and
-    the other way round. Returns the matches and the names that have none; a tied
-    parameter needs none of its own.
+    the other way round.
+
+    Args:
+        model: The modules, possibly on meta.
+        source: The checkpoint's tensors.
+
+    Returns:
+        The checkpoint's name by the model's name, and the model's names without a match; a tied
+        parameter needs none of its own.
     """
     headers = source.headers()
     prefix = str(getattr(model, "base_model_prefix", "")) + "."
@@ -191,13 +237,14 @@ def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str],
         if name in tied:
             continue
         alternatives = [name, prefix + name, name.removeprefix(prefix)]
+        # A tied weight may be stored under the name of any parameter that shares it.
         alternatives += [other for other, first in tied.items() if first == name]
-        found = next(
+        key = next(
             (a for a in alternatives if a in headers and headers[a][0] == tuple(tensor.shape)),
             None,
         )
-        if found is None:
+        if key is None:
             missing.append(name)
         else:
-            keys[name] = found
+            keys[name] = key
     return keys, missing

@@ -102,7 +102,7 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
         shape, dtype = skeleton.header(name)
         written = DTYPES[output.dtype] if dtype.is_floating_point else dtype
         total += math.prod(shape) * written.itemsize
-    for name in skeleton.extras:
+    for name in skeleton.unmapped:
         shape, dtype = skeleton.source.headers()[name]
         total += math.prod(shape) * dtype.itemsize
     return total

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from autoround.errors import RecipeError
 from autoround.formats.registry import find_format
 from autoround.model.blocks import Matrix, embeddings_path, head_path, vision_blocks
-from autoround.model.layer_roles import EMBEDDINGS, HEAD, kinds_of
+from autoround.model.layer_roles import EMBEDDINGS, HEAD, roles_of
 from autoround.model.skeleton import Skeleton
 from autoround.planning.layer_scheme import RequestedScheme, compile_patterns, matches
 from autoround.recipe.layers import ANY, LayerRule
@@ -175,7 +175,7 @@ def _subjects(
     head = head_path(skeleton.model)
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     subjects = [
-        Subject(m.name, kinds_of(skeleton.model, m, block), number)
+        Subject(m.name, roles_of(skeleton.model, m, block), number)
         for number, (block, own) in enumerate(found.items())
         for m in own
     ]

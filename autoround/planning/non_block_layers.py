@@ -51,7 +51,7 @@ def _strangers(skeleton: Skeleton) -> list[LayerPlan]:
     headers = skeleton.source.headers()
     return [
         LayerPlan(name.removesuffix(".weight"), (shape[0], shape[1]), None, UNMAPPED)
-        for name, shape in ((name, headers[name][0]) for name in skeleton.extras)
+        for name, shape in ((name, headers[name][0]) for name in skeleton.unmapped)
         if name.endswith(".weight") and len(shape) == 2
     ]
 

@@ -72,7 +72,7 @@ def make_plan(
                 dtype=dtype,
                 device=device_name(runtime),
                 calibration=calibration,
-                tensors=len(skeleton.keys) + len(skeleton.extras),
+                tensors=len(skeleton.keys) + len(skeleton.unmapped),
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
@@ -325,13 +325,13 @@ def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
 
 
 def _extra_notes(skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
-    if not skeleton.extras:
+    if not skeleton.unmapped:
         return []
     kinds = {format_of(output).own_types for output in outputs}
     fate = "copied unchanged" if False in kinds else "left out"
     if len(kinds) > 1:
         fate = "copied unchanged, and left out of GGUF files"
     return [
-        f"{len(skeleton.extras)} tensors that the model class does not know, such as "
-        f"{skeleton.extras[0]}, are {fate}"
+        f"{len(skeleton.unmapped)} tensors that the model class does not know, such as "
+        f"{skeleton.unmapped[0]}, are {fate}"
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoround.device.kernels import Found, Verdict
+from autoround.device.kernels import RegisteredKernel, Verdict
 from autoround.inference.kernels import Share
 
 
-def installed_lines(kernels: Iterable[Found]) -> list[str]:
+def installed_lines(kernels: Iterable[RegisteredKernel]) -> list[str]:
     """Return a line for each registered kernel, whether it can be used here or not.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from autoround.core.dtypes import DTYPES
-from autoround.model.importance import Importance, observing
+from autoround.model.importance import Importance, accumulate_importance
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_stored
 from autoround.session.session import Session
@@ -48,7 +48,9 @@ class LoadedBlock:
             The block outputs, of the inputs' shape.
         """
         tensors = {**self.tensors, **as_stored(self.plan, weights or {})}
-        return self.runner.run(self.plan.index, tensors, hidden=hidden, rows=rows, often=compiled)
+        return self.runner.run(
+            self.plan.index, tensors, hidden=hidden, rows=rows, compiled=compiled
+        )
 
     def without_quantized(self) -> LoadedBlock:
         """Drop the weights that get a scheme: quantized ones take their place in every call."""
@@ -117,4 +119,4 @@ def observe_inputs(
     names = [path for path, layer in layers.items() if not layer.experts]
     stacked = {path: layer.experts for path, layer in layers.items() if layer.experts}
     module = session.skeleton.model.get_submodule(block.name)
-    return observing(module, names if linear else (), into=into, stacked=stacked)
+    return accumulate_importance(module, names if linear else (), into=into, stacked=stacked)

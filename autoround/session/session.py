@@ -108,6 +108,6 @@ def make_runner(session: Session, *, compiled: bool = True) -> BlockRunner:
         session.skeleton,
         device=device,
         dtype=dtype,
-        often=session.runtime.compile(call_block),
+        compiled_call=session.runtime.compile(call_block),
         attention=session.tuning.attention or None,
     )

@@ -115,7 +115,7 @@ class BlockTuner:
     def _advance_full(self, block: LoadedBlock, streams: ActivationStreams) -> Importance:
         """Run the full-precision stream through a block; returns its layers' input statistics."""
         tuning = self.session.tuning
-        importance = Importance(grams=tuning.uses_gptq)
+        importance = Importance(hessians=tuning.uses_gptq)
         if not tuning.quantized_inputs:
             streams.restart_quantized()
         wanted = tuning.needs_input_statistics

@@ -31,7 +31,7 @@ def with_gptq_offsets(
     for layer in block.quantized:
         if session.tuning.layer(layer.name).init_rounding != GPTQ:
             continue
-        shared = importance.gram(layer.path)
+        shared = importance.hessian(layer.path)
         if shared is None:
             continue
         owner, hessian = shared

@@ -1,4 +1,6 @@
 """Whole folders: loading, scoring and continuing a prompt."""
+# Tests: autoround/evaluate/compare.py
+# Tests: autoround/evaluate/generate.py
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+# Tests: autoround/gguf/reader.py
+# Tests: autoround/gguf/fields.py
 from __future__ import annotations
 
 from pathlib import Path
@@ -60,7 +62,7 @@ def test_everything_reads_back(tmp_path: Path) -> None:
 
 def test_tensors_come_as_they_were_declared(tmp_path: Path) -> None:
     tensors = data_of()
-    with pytest.raises(VerificationError, match=r"b\.weight .* where a\.weight"):
+    with pytest.raises(VerificationError, match=r"b\.weight .* but a\.weight"):
         write(tmp_path / "a.gguf", {"b.weight": tensors["b.weight"]})
     with pytest.raises(VerificationError, match=r"a\.weight of 136 bytes"):
         write(tmp_path / "b.gguf", {"a.weight": tensors["a.weight"][:2]})

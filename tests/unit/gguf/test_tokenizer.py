@@ -17,7 +17,7 @@ from autoround.gguf.tokenizer import (
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    cutting_rule,
+    pre_tokenizer_name,
     tokenizer_metadata,
 )
 
@@ -131,7 +131,7 @@ def test_rules_of_cutting_are_told_by_their_parts() -> None:
 )
 def test_rules_without_a_name_are_refused(data: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"known: gpt-2, smollm"):
-        cutting_rule(data)
+        pre_tokenizer_name(data)
 
 
 def test_other_tokenizers_are_refused() -> None:

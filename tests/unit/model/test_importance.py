@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoround.model.importance import Importance, observing
+from autoround.model.importance import Importance, accumulate_importance
 
 from ...tiny import HIDDEN, TinyBlock
 
@@ -81,10 +81,10 @@ class Block(nn.Module):
         return out
 
 
-def test_observing_sees_what_each_layer_is_given() -> None:
+def test_accumulate_importance_sees_the_inputs_of_each_layer() -> None:
     block, x = Block(), activations(2, 3, HIDDEN).requires_grad_()
     importance = Importance()
-    with observing(block, ["inner.fc", "last"], into=importance):
+    with accumulate_importance(block, ["inner.fc", "last"], into=importance):
         block(x)
     block(x)  # after the context, unseen
     first, second = importance.get("inner.fc"), importance.get("last")
@@ -96,8 +96,8 @@ def test_observing_sees_what_each_layer_is_given() -> None:
     torch.testing.assert_close(second, middle.square().sum((0, 1)))
 
 
-def test_products_of_pairs_are_summed_once_for_layers_of_one_input() -> None:
-    importance = Importance(grams=True)
+def test_a_hessian_is_summed_once_for_layers_of_one_input() -> None:
+    importance = Importance(hessians=True)
     first, second = activations(2, 3, HIDDEN), activations(2, 3, HIDDEN) + 1
     for mask, x in ((None, first), (torch.tensor([[True, True, False]] * 2), second)):
         importance.mask(mask)
@@ -105,43 +105,43 @@ def test_products_of_pairs_are_summed_once_for_layers_of_one_input() -> None:
         importance.add("k", x)
         importance.add("o", x.clone())
     real = torch.cat([first.reshape(-1, HIDDEN), second[:, :2].reshape(-1, HIDDEN)])
-    found = {name: importance.gram(name) for name in ("q", "k", "o")}
-    assert [held[0] for held in found.values() if held] == ["q", "q", "o"]
-    for held in found.values():
-        assert held is not None
-        torch.testing.assert_close(held[1], real.t() @ real)
+    hessians = {name: importance.hessian(name) for name in ("q", "k", "o")}
+    assert [hessian[0] for hessian in hessians.values() if hessian] == ["q", "q", "o"]
+    for hessian in hessians.values():
+        assert hessian is not None
+        torch.testing.assert_close(hessian[1], real.t() @ real)
     power = importance.get("k")
     assert power is not None
     torch.testing.assert_close(power, (real.t() @ real).diagonal())
-    assert importance.gram("never run") is None
-    assert Importance().gram("q") is None
+    assert importance.hessian("never run") is None
+    assert Importance().hessian("q") is None
 
 
-def test_observing_leaves_no_hooks_even_when_the_block_fails() -> None:
+def test_accumulate_importance_leaves_no_hooks_even_when_the_block_fails() -> None:
     block = Block()
-    with pytest.raises(RuntimeError), observing(block, ["last"], into=Importance()):
+    with pytest.raises(RuntimeError), accumulate_importance(block, ["last"], into=Importance()):
         block(torch.zeros(1, 1, HIDDEN + 1))
     assert not any(m._forward_pre_hooks for m in block.modules())
 
 
 @pytest.mark.parametrize("width", [24, 600])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_products_of_pairs_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
+def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
     rng = torch.Generator().manual_seed(3)
     x = torch.randn((4, 100, width), generator=rng) @ torch.randn((width, width), generator=rng)
     x = (x / width**0.5).to(dtype)
     before = torch.get_float32_matmul_precision()
-    importance = Importance(grams=True)
+    importance = Importance(hessians=True)
     for part in x.split(2):
         importance.mask(None)
         importance.add("q", part)
     flat = x.reshape(-1, width).double()
-    held = importance.gram("q")
-    assert held is not None
+    hessian = importance.hessian("q")
+    assert hessian is not None
     wanted = flat.t() @ flat
     power = wanted.diagonal().sqrt()
-    apart = (held[1].double() - wanted).abs() / (power[:, None] * power)
+    apart = (hessian[1].double() - wanted).abs() / (power[:, None] * power)
     # Sums of a batch of bfloat16 have its eight bits; what is damped is a tenth.
     assert float(apart.max()) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
-    assert torch.equal(held[1], held[1].t())
+    assert torch.equal(hessian[1], hessian[1].t())
     assert torch.get_float32_matmul_precision() == before

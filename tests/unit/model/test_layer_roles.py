@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autoround.model.blocks import decoder_blocks, matrices
-from autoround.model.layer_roles import kinds_of
+from autoround.model.layer_roles import roles_of
 
 from ... import zoo
 from ...tiny import make_model
@@ -50,7 +50,7 @@ def test_experts_are_mlp_too_and_others_have_no_kind(
 
 def kinds(model: object) -> dict[str, frozenset[str]]:
     return {
-        m.name.removeprefix(block + "."): kinds_of(model, m, block)  # type: ignore[arg-type]
+        m.name.removeprefix(block + "."): roles_of(model, m, block)  # type: ignore[arg-type]
         for block in decoder_blocks(model)  # type: ignore[arg-type]
         for m in matrices(model, block)  # type: ignore[arg-type]
     }

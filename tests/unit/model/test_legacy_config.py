@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from autoround.model.legacy_config import with_older_names
+from autoround.model.legacy_config import with_legacy_keys
 
 from ...tiny import COMMON, KINDS
 
@@ -53,7 +53,7 @@ CASES = [
 @pytest.mark.parametrize(("kind", "values"), CASES)
 def test_transformers_reads_the_same_config(kind: str, values: dict[str, Any]) -> None:
     config = written(kind, **values)
-    more = with_older_names(config)
+    more = with_legacy_keys(config)
     assert {key: more[key] for key in config} == config
     again = AutoConfig.for_model(**more).to_dict()
     plain = AutoConfig.for_model(**config).to_dict()
@@ -61,19 +61,19 @@ def test_transformers_reads_the_same_config(kind: str, values: dict[str, Any]) -
 
 
 def test_the_older_names_say_the_same() -> None:
-    plain = with_older_names({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}})
+    plain = with_legacy_keys({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}})
     assert plain["rope_theta"] == 1e5
     assert "rope_scaling" not in plain
-    scaled = with_older_names({"rope_parameters": LLAMA3})
+    scaled = with_legacy_keys({"rope_parameters": LLAMA3})
     assert scaled["rope_theta"] == 5e5
     assert scaled["rope_scaling"] == {k: v for k, v in LLAMA3.items() if k != "rope_theta"}
-    layers = with_older_names({"rope_parameters": LAYERS})
+    layers = with_legacy_keys({"rope_parameters": LAYERS})
     assert (layers["rope_theta"], layers["rope_local_base_freq"]) == (1e6, 1e4)
     assert layers["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
 
 
 def test_what_is_there_stays() -> None:
     held = {"rope_theta": 7.0, "rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}}
-    assert with_older_names(held) == held
+    assert with_legacy_keys(held) == held
     for config in ({}, {"rope_parameters": None}, {"rope_parameters": {}}, dict(COMMON)):
-        assert with_older_names(config) == config
+        assert with_legacy_keys(config) == config

@@ -73,7 +73,7 @@ def test_a_checkpoint_in_fp8_opens_as_one_in_16_bit(tmp_path: Path) -> None:
         + ', "quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}'
     )
     skeleton = open_model(tmp_path)
-    assert skeleton.extras == ()
+    assert skeleton.unmapped == ()
     name = "model.layers.0.self_attn.q_proj.weight"
     assert skeleton.header(name) == ((64, 64), torch.bfloat16)
     assert torch.equal(skeleton.read([name])[name], expected[name])

@@ -324,7 +324,7 @@ def test_what_depends_on_the_tokens_is_given_by_sample(model: type[TinyModel]) -
 
 def test_what_a_model_does_between_blocks_must_be_an_addition() -> None:
     runner = make_runner(adopt_model(Scaling()))
-    with pytest.raises(ModelError, match="no addition"):
+    with pytest.raises(ModelError, match="other than by addition"):
         runner.prepare(token_ids(2, 8))
 
 

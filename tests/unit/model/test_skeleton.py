@@ -53,7 +53,7 @@ def test_every_tensor_is_there_and_right(kind: str, checkpoint: Checkpoint) -> N
     for name, tensor in skeleton.read(skeleton.keys).items():
         assert torch.equal(tensor, expected[name]), name
         assert skeleton.header(name) == (tuple(tensor.shape), tensor.dtype)
-    assert skeleton.extras == ()
+    assert skeleton.unmapped == ()
     assert skeleton.folder == checkpoint(kind)
     inside = [name for block in skeleton.blocks for name in skeleton.names_under(block)]
     outside = skeleton.names_outside_blocks()
@@ -94,7 +94,7 @@ def test_names_without_the_causal_models_prefix_are_found(altered: Callable[...,
     skeleton = open_model(folder)
     assert skeleton.keys["transformer.h.0.attn.c_attn.weight"].endswith("h.0.attn.c_attn.weight")
     assert skeleton.names.tensor("transformer.h.0.ln_1.bias") == "transformer.h.0.ln_1.bias"
-    assert skeleton.extras == ("h.0.attn.bias",)
+    assert skeleton.unmapped == ("h.0.attn.bias",)
     name = "transformer.h.1.mlp.c_fc.weight"
     stored = load_file(folder / SINGLE)
     assert torch.equal(skeleton.read([name])[name], stored["h.1.mlp.c_fc.weight"])
@@ -131,14 +131,14 @@ def test_tied_weights_are_found_under_either_name(saved: str, altered: Callable[
     assert skeleton.tied == {head: embedding}
     assert skeleton.keys[embedding] == (head if saved == "head" else embedding)
     assert head not in skeleton.keys
-    assert skeleton.extras == ()
+    assert skeleton.unmapped == ()
     assert skeleton.read([embedding])[embedding].shape == (VOCAB, HIDDEN)
 
 
 def test_tensors_that_the_class_does_not_know_are_extras(altered: Callable[..., Path]) -> None:
     extra = {"mtp.fc.weight": torch.ones(2, 2), "model.layers.2.odd": torch.ones(1)}
     skeleton = open_model(altered("llama", tensors=lambda t: t | extra))
-    assert sorted(skeleton.extras) == sorted(extra)
+    assert sorted(skeleton.unmapped) == sorted(extra)
 
 
 def test_a_missing_tensor_is_named(altered: Callable[..., Path]) -> None:
@@ -217,7 +217,7 @@ def test_a_model_in_memory_is_adopted(checkpoint: Checkpoint) -> None:
     assert skeleton.folder is None
     assert skeleton.blocks == ("transformer.h.0", "transformer.h.1")
     assert skeleton.tied == {"lm_head.weight": "transformer.wte.weight"}
-    assert skeleton.extras == ()
+    assert skeleton.unmapped == ()
     name = "transformer.h.0.mlp.c_fc.weight"
     assert torch.equal(skeleton.read([name])[name], model.state_dict()[name])
 

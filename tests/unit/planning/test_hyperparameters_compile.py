@@ -104,7 +104,7 @@ def test_attention_of_short_samples_is_plain_and_put_back(monkeypatch: pytest.Mo
     handle = attention.register_forward_pre_hook(
         lambda *given: seen.append(config._attn_implementation)
     )
-    out = runner.run(0, base, hidden=hidden, often=True)
+    out = runner.run(0, base, hidden=hidden, compiled=True)
     handle.remove()
     assert seen == ["eager"]
     assert config._attn_implementation == "sdpa"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from autoround.device.kernels import Found, Verdict, kernels
+from autoround.device.kernels import RegisteredKernel, Verdict, kernels
 from autoround.device.protocol import Availability
 from autoround.inference.kernels import Share
 from autoround.report.kernels import installed_lines, share_lines
@@ -23,7 +23,7 @@ SHARE = Share(
 
 def test_kernels_that_are_registered() -> None:
     (torch,) = (entry for entry in kernels() if entry.name == "torch")
-    broken = Found("theirs", None, Availability(False, "ImportError: no libtheirs.so"))
+    broken = RegisteredKernel("theirs", None, Availability(False, "ImportError: no libtheirs.so"))
     lines = installed_lines([torch, broken])
     assert lines[0].startswith("torch        any device: can be used here (")
     assert lines[1] == (

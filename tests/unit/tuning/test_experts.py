@@ -11,7 +11,7 @@ import torch
 from autoround.core.rounding import Rounding
 from autoround.events import ignore
 from autoround.formats.written import split, written_layers
-from autoround.model.importance import PRIOR_TOKENS, Importance, observing
+from autoround.model.importance import PRIOR_TOKENS, Importance, accumulate_importance
 from autoround.model.stacked_experts import as_matrix, from_matrix
 from autoround.pipeline import run
 from autoround.preparation import Request
@@ -71,7 +71,7 @@ def test_every_expert_is_weighted_by_its_own_tokens() -> None:
     mask = torch.ones(2, 16, dtype=torch.bool)
     mask[1, 10:] = False
     importance.mask(mask)
-    with observing(block, [], into=importance, stacked=stacked), torch.no_grad():
+    with accumulate_importance(block, [], into=importance, stacked=stacked), torch.no_grad():
         model(ids, use_cache=False)
     hidden, chosen = seen[0]
     real = mask.reshape(-1)
