@@ -36,11 +36,15 @@ BUILT_IN: tuple[Format, ...] = (
     *DEQUANTIZED,
     *GGUF,
 )
-_MEMBERS = tuple(
-    name
-    for name in (*Format.__annotations__, *vars(Format))
-    if not name.startswith("_") and name != "register"
-)
+
+
+def _members(protocol: type) -> tuple[str, ...]:
+    """Return the names that a protocol asks for; a base class gives ``register``."""
+    names = (*protocol.__annotations__, *vars(protocol))
+    return tuple(name for name in names if not name.startswith("_") and name != "register")
+
+
+_MEMBERS, _LAYOUT_MEMBERS = _members(Format), _members(Layout)
 
 
 class Registry(NamedTuple):
@@ -57,9 +61,12 @@ def registry() -> Registry:
     broken: dict[str, str] = {}
     for entry in entry_points(group=GROUP):
         try:
+            # All or none: a package whose second format is broken is not half there.
+            added = dict(formats)
             for brought in _load(entry):
-                _check(brought, formats)
-                formats[brought.name] = brought
+                _check(brought, added)
+                added[brought.name] = brought
+            formats = added
         except Exception as error:  # another package may fail in any way, which is not ours to stop
             broken[entry.name] = f"{type(error).__name__}: {error}"
     return Registry(formats, broken)
@@ -77,9 +84,13 @@ def _check(brought: Format, known: Mapping[str, Format]) -> None:
         raise TypeError(f"it has no {', '.join(missing)}: see autoround.formats.format.Format")
     if brought.name in known:
         raise ValueError(f"a format named {brought.name!r} is there already")
-    taken = {layout.name for one in known.values() for layout in one.layouts}
+    # Several formats may share a layout, as compressed-tensors and llm_compressor do.
+    taken = {layout.name: layout for one in known.values() for layout in one.layouts}
     for layout in brought.layouts:
-        if layout.name in taken:
+        missing = [member for member in _LAYOUT_MEMBERS if not hasattr(layout, member)]
+        if missing:
+            raise TypeError(f"its layout {layout!r} has no {', '.join(missing)}")
+        if taken.get(layout.name, layout) is not layout:
             raise ValueError(f"a layout named {layout.name!r} is there already")
 
 

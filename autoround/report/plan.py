@@ -6,7 +6,6 @@ import math
 from collections import Counter
 
 from autoround.formats.registry import format_of
-from autoround.planning.hyperparameters import inits_by_gptq
 from autoround.types import Estimate, LayerPlan, Plan, RulePlan
 
 
@@ -24,6 +23,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
         f"method       {describe_method(plan)}",
+        *_settled_lines(plan),
         f"calibration  {plan.calibration}",
         *_format_lines(plan),
         f"device       {plan.device}, computing in {plan.compute_dtype}"
@@ -138,7 +138,7 @@ def describe_method(plan: Plan) -> str:
         plan: of one pass over the blocks.
     """
     tuning, end_to_end = plan.recipe["tuning"], plan.recipe["end_to_end"]
-    searched, gptq = tuning["init_scale"] == "search", _starts_by_gptq(plan)
+    searched, gptq = tuning["init_scale"] == "search", plan.tuning.uses_gptq
     scales = "searched scales" if searched else "min-max scales"
     if tuning["iters"]:
         steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
@@ -157,10 +157,24 @@ def describe_method(plan: Plan) -> str:
     )
 
 
-def _starts_by_gptq(plan: Plan) -> bool:
-    """Tell how ``init_rounding: auto`` is settled; nothing else here reads an ``auto``."""
-    tuning, bits = plan.recipe["tuning"], plan.recipe["scheme"]["bits"]
-    return inits_by_gptq(tuning["init_rounding"], iters=tuning["iters"], bits=bits)
+def _settled_lines(plan: Plan) -> list[str]:
+    """Show what each ``auto`` of the recipe came to, where there are steps."""
+    tuning = plan.tuning
+    if not tuning.iters:
+        return []
+    rates = sorted({tuning.default.lr, *(layer.lr for _, layer in tuning.layers)})
+    settled = [
+        f"lr {' and '.join(f'{rate:.3g}' for rate in rates)}",
+        f"minmax_lr {tuning.minmax_lr:.3g}" if tuning.minmax_lr else "ranges not tuned",
+        f"grad_accum_steps {tuning.grad_accum_steps}",
+        f"{tuning.num_validations} validations on {tuning.validation_samples} samples",
+        f"{tuning.threads} threads",
+    ]
+    lines = [f"settings     {', '.join(settled)}"]
+    if tuning.end_to_end.steps:
+        scales = ", ".join(f"{lr:.3g} at {bits} bits" for bits, lr in tuning.end_to_end.lrs)
+        lines.append(f"             end to end: lr of the scales {scales}")
+    return lines
 
 
 def kept_lines(plan: Plan) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from autoround.errors import FormatError
 from autoround.formats import registry
 from autoround.formats.dequantized.format import DequantizedFormat
+from autoround.formats.format import BaseLayout
 from autoround.formats.registry import BUILT_IN, format_of, notes, plan_output
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
@@ -151,6 +152,23 @@ TAKEN = Taken()
 NONE = object()
 
 
+class OtherGptq(BaseLayout):
+    """A layout of theirs that takes the name of one of ours."""
+
+    name = "gptq"
+    to_tensors = from_tensors = lambda self, *rest: {}
+
+
+class Clash(Taken):
+    """A format whose layout clashes with ours."""
+
+    name = "clash"
+    layouts = (OtherGptq(),)
+
+
+CLASH = Clash()
+
+
 @pytest.fixture
 def brought(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Let another package bring what a name of this module is."""
@@ -170,7 +188,7 @@ def test_a_package_that_brings_a_taken_layout_or_name_or_no_format_is_named(
     brought: Callable[[str], None],
 ) -> None:
     for name, reason in (
-        ("FORMATS", "ValueError: a layout named 'fake' is there already"),
+        ("CLASH", "ValueError: a layout named 'gptq' is there already"),
         ("TAKEN", "ValueError: a format named 'auto_gptq' is there already"),
         ("NONE", "TypeError: it has no .*name"),
     ):
@@ -178,3 +196,39 @@ def test_a_package_that_brings_a_taken_layout_or_name_or_no_format_is_named(
         with pytest.raises(FormatError, match=f"'theirs' could not be loaded \\({reason}"):
             output("mine")
         assert output("auto_gptq").packing == "gptq"
+
+
+class Alias(Taken):
+    """A second name for files of a layout that is ours."""
+
+    name = "alias"
+    layouts = registry.BUILT_IN[0].layouts
+
+
+class Bare:
+    """A layout that can neither pack nor unpack."""
+
+    name = "bare"
+
+
+class WithBare(Alias):
+    """A format whose layout is no layout."""
+
+    name = "with_bare"
+    layouts = (Bare(),)
+
+
+ALIAS = Alias()
+ALIAS_THEN_BARE = (ALIAS, WithBare())
+
+
+def test_formats_may_share_a_layout(brought: Callable[[str], None]) -> None:
+    brought("ALIAS")
+    assert registry.find_format("alias").layouts == registry.BUILT_IN[0].layouts
+
+
+def test_a_package_with_a_broken_format_brings_none(brought: Callable[[str], None]) -> None:
+    brought("ALIAS_THEN_BARE")
+    formats, broken = registry.registry()
+    assert "alias" not in formats
+    assert "to_tensors" in broken["theirs"]

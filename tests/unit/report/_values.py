@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from autoround.planning.hyperparameters import settle_layer
 from autoround.recipe.load import load_recipe
+from autoround.settings import TuningSettings
 from autoround.types import BlockPlan, BlockResult, Estimate, LayerPlan, OutputPlan, Plan, Scheme
 
 SCHEME = Scheme(4, 128, True)
@@ -29,17 +31,26 @@ ESTIMATE = Estimate(
 
 
 def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()) -> Plan:
+    recipe = load_recipe("default", values=values)
     return Plan(
         model="my/model",
         architecture="ToyForCausalLM",
         blocks=BLOCKS,
         kept=(layer("lm_head", "outside the decoder blocks"),),
-        recipe=load_recipe("default", values=values).to_dict(),
+        recipe=recipe.to_dict(),
         outputs=(OutputPlan("auto_round", "auto_round:auto_gptq", "bfloat16"),),
         dtype="bfloat16",
         device="cpu",
         calibration="some text, 4 × 16 tokens",
         notes=notes,
+        tuning=TuningSettings(
+            default=settle_layer(recipe),
+            iters=recipe.tuning.iters,
+            minmax_lr=0.005,
+            num_validations=5,
+            validation_samples=16,
+            threads=2,
+        ),
     )
 
 

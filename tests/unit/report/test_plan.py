@@ -20,6 +20,8 @@ def test_a_plan_in_words() -> None:
         "keep 16-bit  lm_head: outside the decoder blocks",
         "method       SignRound, 200 steps of 8 samples, initialised with searched scales and GPTQ "
         "error compensation",
+        "settings     lr 0.001, minmax_lr 0.005, grad_accum_steps 1, 5 validations on 16 samples, "
+        "2 threads",
         "calibration  some text, 4 × 16 tokens",
         "format       auto_round, packing auto_round:auto_gptq; kept tensors bfloat16",
         "device       cpu, computing in float32",
