@@ -45,13 +45,13 @@ def check(root: Node, *, extra: tuple[str, ...] = ()) -> tuple[Recipe | None, li
             if item["type"] == "value_error":
                 reasons[path] = str(item["ctx"]["error"])
     problems = []
-    for path, found in kinds.items():
+    for path, codes in kinds.items():
         if any(other[:-1] == path and isinstance(other[-1], int) for other in kinds if other):
             continue  # one entry of a list is wrong, which says more than that the list is
-        if "extra_forbidden" in found:
+        if "extra_forbidden" in codes:
             problems.extend(_unknown_key(root, path, extra))
         else:
-            problems.append(_explain(root, path, found, reasons.get(path, "")))
+            problems.append(_explain(root, path, codes, reasons.get(path, "")))
     return None, problems
 
 
@@ -158,8 +158,8 @@ def _typed(value: object) -> str:
 def _meant(value: object, expected: str) -> str:
     """Return the legal word that is closest to one that was given, if any is close."""
     words = [word for word in re.split(r", | or ", expected) if " " not in word]
-    given = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
-    for part in given:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    for part in parts:
         close = difflib.get_close_matches(part, words, n=1)
         if close and part not in words:
             return f"did you mean {close[0]}?"

@@ -65,17 +65,17 @@ def load_recipe(
         failed.append(str(error))
     else:
         chain = _read_chain(path, problems)
-    given = _read_values(values or {}, problems) + _read_overrides(overrides, problems)
+    changes = _read_values(values or {}, problems) + _read_overrides(overrides, problems)
     for layer in chain:
         problems.extend(check(layer, extra=("extends",))[1])
-    for layer in given:
+    for layer in changes:
         problems.extend(check(layer)[1])
     if failed or problems:
         ordered = _in_reading_order(problems, [layer.origin.source for layer in chain])
         raise RecipeError("\n".join([*failed, *map(str, ordered)]))
     # A description is about its own file; what extends that file is something else.
     bases = [_without(layer, "description") for layer in chain[1:]]
-    return _merge_all([*reversed(bases), chain[0], *given])
+    return _merge_all([*reversed(bases), chain[0], *changes])
 
 
 def read_source(source: str | Path) -> str:
@@ -125,8 +125,8 @@ def _place_format(recipe: Recipe, merged: Node) -> None:
 def _place_rules(recipe: Recipe, merged: Node) -> None:
     """Note where each rule stands: only a model shows whether it matches anything."""
     assert isinstance(merged.value, dict)
-    given = merged.value.get("layers")
-    entries = [] if given is None or not isinstance(given.value, list) else given.value
+    rules = merged.value.get("layers")
+    entries = [] if rules is None or not isinstance(rules.value, list) else rules.value
     for rule, node in zip(recipe.layers, entries, strict=True):
         # Rules given from Python stand nowhere but in the key itself.
         if str(node.origin) != "layers":
@@ -191,8 +191,8 @@ def _read_file(path: Path, problems: list[Problem]) -> Node | None:
     except RecipeError as error:
         problems.append(Problem(origin, str(error)))
         return None
-    root, found = parse_document(data, origin.source)
-    problems.extend(found)
+    root, mistakes = parse_document(data, origin.source)
+    problems.extend(mistakes)
     return root
 
 
@@ -214,8 +214,8 @@ def _display(path: Path) -> str:
 def _read_values(values: Mapping[str, object], problems: list[Problem]) -> list[Node]:
     layers = []
     for dotted, value in values.items():
-        given = value if isinstance(value, OverrideSource) else OverrideSource(value, dotted)
-        layers.extend(_nest(dotted, located(given.value, Origin(given.origin)), problems))
+        override = value if isinstance(value, OverrideSource) else OverrideSource(value, dotted)
+        layers.extend(_nest(dotted, located(override.value, Origin(override.origin)), problems))
     return layers
 
 
@@ -238,9 +238,9 @@ def _read_override(text: str, origin: Origin, problems: list[Problem]) -> Node |
     if not text.startswith(("[", "{", "'", '"')):
         # Not read as YAML: '*.gate', 'a: b' and 'a #b' need no quotes on a command line.
         return located(resolve_plain(text), origin)
-    root, found = parse_value(text.encode("utf-8", "surrogateescape"), origin.source)
-    problems.extend(Problem(origin, problem.message) for problem in found)
-    return None if root is None or found else located(root.plain(), origin)
+    root, mistakes = parse_value(text.encode("utf-8", "surrogateescape"), origin.source)
+    problems.extend(Problem(origin, problem.message) for problem in mistakes)
+    return None if root is None or mistakes else located(root.plain(), origin)
 
 
 def _nest(dotted: str, node: Node, problems: list[Problem]) -> list[Node]:

@@ -79,7 +79,7 @@ def uniform_allocations(chosen: ChosenAllocation) -> list[UniformAllocation]:
 def allocation_svg(chosen: ChosenAllocation) -> str:
     """Draw size against predicted loss: Pareto-optimal allocations, this one, uniform ones."""
     pareto = [Point("", 8 * c.size / chosen.weights, c.loss) for c in chosen.corners]
-    own = Point(f"chosen, {chosen.bits:.2f} bits", chosen.bits, chosen.loss)
+    point = Point(f"chosen, {chosen.bits:.2f} bits", chosen.bits, chosen.loss)
     return curve_svg(
-        pareto, chosen=[own], others=[Point(*one) for one in uniform_allocations(chosen)]
+        pareto, chosen=[point], others=[Point(*row) for row in uniform_allocations(chosen)]
     )

@@ -21,7 +21,7 @@ def evaluation_lines(result: EvalResult) -> list[str]:
         f"perplexity of the original   {result.reference_perplexity:.3f}",
         f"perplexity of the quantized  {result.perplexity:.3f}  ({change:+.1f} %)",
         f"KL divergence                {result.kl:.4f} nats per token",
-        f"same first choice            {100 * (result.top1_agreement or 0):.1f} %",
+        f"top-1 agreement              {100 * (result.top1_agreement or 0):.1f} %",
         f"tokens                       {result.tokens}",
     ]
 

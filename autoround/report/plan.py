@@ -16,7 +16,6 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         plan: of all passes over the blocks.
         estimate: its cost; a time that is unknown, or takes no steps, gets no line.
     """
-    tuning = plan.recipe["tuning"]
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
@@ -34,7 +33,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         *_memory_lines(estimate),
     ]
     # Without steps the time is that of reading and writing, which nobody has measured here.
-    if tuning["iters"] and not math.isinf(estimate.seconds_high):
+    if plan.tuning.iters and not math.isinf(estimate.seconds_high):
         lines.append(
             f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
         )
@@ -137,22 +136,25 @@ def describe_method(plan: Plan) -> str:
     Args:
         plan: of one pass over the blocks.
     """
-    tuning, end_to_end = plan.recipe["tuning"], plan.recipe["end_to_end"]
-    searched, gptq = tuning["init_scale"] == "search", plan.tuning.uses_gptq
+    # Not the recipe's values: a pass for GGUF, for one, has no end-to-end tuning.
+    tuning, end_to_end = plan.tuning, plan.tuning.end_to_end
+    searched, gptq = tuning.init_scale == "search", tuning.uses_gptq
     scales = "searched scales" if searched else "min-max scales"
-    if tuning["iters"]:
-        steps = f"{tuning['iters']} steps of {tuning['batch_size']} samples"
+    if tuning.iters:
+        # A step sees all batches whose gradients it sums.
+        samples = tuning.batch_size * tuning.grad_accum_steps
+        steps = f"{tuning.iters} steps of {samples} samples"
         rounding = " and GPTQ error compensation" if gptq else ""
         method = f"SignRound, {steps}, initialised with {scales}{rounding}"
     elif gptq:
         method = f"GPTQ error compensation ({scales}, no tuning)"
     else:
         method = f"opt-rtn ({scales}, no tuning)" if searched else "rtn (round to nearest)"
-    if not end_to_end["steps"]:
+    if not end_to_end.steps:
         return method
-    tuned = "scales and codes" if end_to_end["tune_codes"] else "scales"
+    tuned = "scales and codes" if end_to_end.tune_codes else "scales"
     return (
-        f"{method}; then {end_to_end['steps']} steps of {end_to_end['batch_size']} samples end to "
+        f"{method}; then {end_to_end.steps} steps of {end_to_end.batch_size} samples end to "
         f"end on the KL divergence, for {tuned}"
     )
 

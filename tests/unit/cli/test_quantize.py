@@ -150,7 +150,7 @@ def test_scores_and_a_text_can_follow(
         "perplexity of the original",
         "perplexity of the quantized",
         "KL divergence",
-        "same first choice",
+        "top-1 agreement",
         "generated from the reloaded result: the",
     ):
         assert sum(line.startswith(start) for line in lines) == 1, start

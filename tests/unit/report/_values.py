@@ -6,7 +6,7 @@ import dataclasses
 
 from autoround.planning.hyperparameters import settle_layer
 from autoround.recipe.load import load_recipe
-from autoround.settings import TuningSettings
+from autoround.settings import EndToEndSettings, TuningSettings
 from autoround.types import BlockPlan, BlockResult, Estimate, LayerPlan, OutputPlan, Plan, Scheme
 
 SCHEME = Scheme(4, 128, True)
@@ -32,6 +32,7 @@ ESTIMATE = Estimate(
 
 def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()) -> Plan:
     recipe = load_recipe("default", values=values)
+    end_to_end = recipe.end_to_end
     return Plan(
         model="my/model",
         architecture="ToyForCausalLM",
@@ -44,12 +45,16 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
         calibration="some text, 4 × 16 tokens",
         notes=notes,
         tuning=TuningSettings(
+            init_scale=recipe.tuning.init_scale,
             default=settle_layer(recipe),
             iters=recipe.tuning.iters,
             minmax_lr=0.005,
             num_validations=5,
             validation_samples=16,
             threads=2,
+            end_to_end=EndToEndSettings(
+                end_to_end.steps, end_to_end.batch_size, end_to_end.tune_codes
+            ),
         ),
     )
 

@@ -21,7 +21,7 @@ def test_a_model_beside_its_original() -> None:
         "perplexity of the original   10.000",
         "perplexity of the quantized  11.000  (+10.0 %)",
         "KL divergence                0.0800 nats per token",
-        "same first choice            87.5 %",
+        "top-1 agreement              87.5 %",
         "tokens                       93",
     ]
 

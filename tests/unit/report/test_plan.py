@@ -6,6 +6,7 @@ import math
 import pytest
 
 from autoround.report.plan import describe_method, kept_lines, layer_lines, plan_lines
+from autoround.settings import EndToEndSettings
 from autoround.types import BlockPlan, OutputPlan, Scheme
 
 from ._values import BLOCKS, ESTIMATE, layer, plan
@@ -107,6 +108,19 @@ def test_the_method_has_a_name(iters: int, init: str, words: str) -> None:
 )
 def test_gptq_initialisation_is_said(values: dict[str, object], words: str) -> None:
     assert describe_method(plan(values=values)) == words
+
+
+def test_settled_values_are_printed_rather_than_those_of_the_recipe() -> None:
+    """GGUF has no end-to-end tuning, whatever its recipe asks for."""
+    asked = plan(values={"end_to_end.steps": 30})
+    settled = dataclasses.replace(asked.tuning, end_to_end=EndToEndSettings())
+    assert describe_method(dataclasses.replace(asked, tuning=settled)) == describe_method(plan())
+
+
+def test_a_step_sees_all_batches_whose_gradients_it_sums() -> None:
+    summed = dataclasses.replace(plan().tuning, batch_size=2, grad_accum_steps=3)
+    method = describe_method(dataclasses.replace(plan(), tuning=summed))
+    assert method.startswith("SignRound, 200 steps of 6 samples, ")
 
 
 def test_kept_layers_are_grouped_by_reason() -> None:
