@@ -26,7 +26,7 @@ run_check() {
         types) "$CHECK_PYTHON" -m mypy autoround backends/autoround_backends examples/backend examples/format tools ;;
         imports) PYTHONPATH=.:backends "$CHECK_PYTHON" -c \
             'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())' ;;
-        size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" ;;
+        size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" tests ;;
         tests) "$CHECK_PYTHON" -m pytest -q -m "not slow" ;;
         wheel) tools/wheel_check.sh ;;
         *)

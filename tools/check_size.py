@@ -17,6 +17,11 @@ MAX_FUNCTION_LINES = 60
 MAX_ARGUMENTS = 7
 #: Folders whose code must not depend on environment variables.
 NO_ENVIRONMENT = ("autoround", "backends")
+#: Tests have sizes only: pytest's fixtures are arguments, and helpers pass options on.
+SIZES_ONLY = "tests"
+#: Files of tests that were too long when they came under the limit -> their lines then; the
+#: numbers only fall, and a file that keeps the limit leaves the list.
+LONG_FILES: dict[str, int] = {"tests/unit/resume/test_policy.py": 514, "tests/zoo.py": 641}
 #: Files that may read the environment all the same: path -> why.
 ENVIRONMENT_ALLOWED: dict[str, str] = {}
 
@@ -77,8 +82,16 @@ def functions(tree: ast.AST, public: bool = True, in_class: bool = False) -> Ite
             yield from functions(node, public, in_class)
 
 
-def function_violations(path: Path, tree: ast.AST) -> Iterator[Violation]:
-    """Find functions that are too long, take too many arguments or hide them in ``**``."""
+def function_violations(
+    path: Path, tree: ast.AST, *, sizes_only: bool = False
+) -> Iterator[Violation]:
+    """Find functions that are too long, take too many arguments or hide them in ``**``.
+
+    Args:
+        path: the file, for messages.
+        tree: its syntax.
+        sizes_only: whether to look at lengths alone.
+    """
     for place in functions(tree):
         node, arguments = place.node, place.node.args
         # The options of a command are declared in its signature, so only its body is counted.
@@ -87,6 +100,8 @@ def function_violations(path: Path, tree: ast.AST) -> Iterator[Violation]:
         if lines > MAX_FUNCTION_LINES:
             message = f"{node.name} has {lines} lines; the limit is {MAX_FUNCTION_LINES}"
             yield Violation(path, node.lineno, message)
+        if sizes_only:
+            continue
         taken = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
         taken -= place.method
         if taken > MAX_ARGUMENTS and not place.command:
@@ -132,18 +147,29 @@ def swallow_violations(path: Path, tree: ast.AST) -> Iterator[Violation]:
             yield Violation(path, node.lineno, message)
 
 
+def length_violations(path: Path, name: str, lines: int) -> Iterator[Violation]:
+    """Find a file that is too long, or is shorter than LONG_FILES says."""
+    listed = LONG_FILES.get(name)
+    if lines > (listed or MAX_FILE_LINES):
+        yield Violation(path, 1, f"{lines} lines; the limit is {listed or MAX_FILE_LINES}")
+    elif listed is not None and lines < listed:
+        yield Violation(path, 1, f"{lines} lines, {listed} in LONG_FILES; lower it there")
+
+
 def check_file(path: Path, root: Path) -> list[Violation]:
     """Check one Python file; ``root`` is the folder that the rules' paths are relative to."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source, str(path))
     relative = path.resolve().relative_to(root.resolve())
-    found = [*function_violations(path, tree), *swallow_violations(path, tree)]
-    lines = len(source.splitlines())
-    if lines > MAX_FILE_LINES:
-        found.append(Violation(path, 1, f"{lines} lines; the limit is {MAX_FILE_LINES}"))
+    sizes_only = relative.parts[0] == SIZES_ONLY
+    violations = [
+        *function_violations(path, tree, sizes_only=sizes_only),
+        *swallow_violations(path, tree),
+        *length_violations(path, relative.as_posix(), len(source.splitlines())),
+    ]
     if relative.parts[0] in NO_ENVIRONMENT and relative.as_posix() not in ENVIRONMENT_ALLOWED:
-        found.extend(environment_violations(path, tree))
-    return sorted(found, key=lambda violation: violation.line)
+        violations.extend(environment_violations(path, tree))
+    return sorted(violations, key=lambda violation: violation.line)
 
 
 def main(arguments: list[str]) -> int:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 def measure(root: Path) -> dict[str, str]:
     """Return the numbers of a tree's autoround/, by what they count."""
     from tools import check_words as words
+    from tools import structure_details
 
     modules = words.sources(root, "autoround")
     lengths = [len(x.text.splitlines()) for x in modules]
@@ -50,6 +51,7 @@ def measure(root: Path) -> dict[str, str]:
         "bare participles": str(sum(len(list(words.participles(x.tree))) for x in modules)),
         **{f"results named {name}": str(results[name]) for name in words.EMPTY_NAMES},
         "monkeypatch.setattr in tests": str(tests.count("monkeypatch.setattr")),
+        **structure_details.measure(modules),
     }
 
 

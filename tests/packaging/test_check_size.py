@@ -26,7 +26,7 @@ def tool() -> ModuleType:
 
 def messages(tool: ModuleType, tmp_path: Path, source: str, folder: str = "autoround") -> list[str]:
     path = tmp_path / folder / "module.py"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(source, encoding="utf-8")
     return [f"{v.line}: {v.message}" for v in tool.check_file(path, tmp_path)]
 
@@ -91,3 +91,25 @@ def test_exit_code_says_whether_all_is_well(
     assert tool.main([str(TOOL)]) == 0
     assert tool.main([str(TOOL.parent / "missing")]) == 2
     assert "missing" in capsys.readouterr().err
+
+
+def test_tests_have_sizes_only(tool: ModuleType, tmp_path: Path) -> None:
+    many = "def f(a, b, c, d, e, f, g, h, **rest):\n" + body(2)
+    assert messages(tool, tmp_path, many, folder="tests") == []
+    long = "def f():\n" + body(60)
+    assert messages(tool, tmp_path / "long", long, folder="tests") == [
+        "1: f has 61 lines; the limit is 60"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (641, []),
+        (642, ["642 lines; the limit is 641"]),
+        (640, ["640 lines, 641 in LONG_FILES; lower it there"]),
+    ],
+)
+def test_lines_of_a_long_file_only_fall(tool: ModuleType, lines: int, wrong: list[str]) -> None:
+    violations = tool.length_violations(Path("zoo.py"), "tests/zoo.py", lines)
+    assert [violation.message for violation in violations] == wrong
