@@ -4,18 +4,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ..tiny import write_checkpoint
+from ..installed import install_example, run_beside
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "format"
 #: Run beside the installed example: plan, quantize with its read-back check, load, convert.
 SCRIPT = """
 import json, sys
@@ -49,36 +43,13 @@ print(json.dumps(codes))
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the example into a folder of its own."""
-    target = tmp_path_factory.mktemp("example")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
-    command += ["--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
-    done = subprocess.run(
-        [*command, str(EXAMPLE)], capture_output=True, text=True, timeout=300, check=False
-    )
-    if "No module named pip" in done.stderr or "hatchling" in done.stderr:
-        pytest.skip(f"it cannot be built here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return target
+    return install_example("format", tmp_path_factory.mktemp("example"))
 
 
 def test_an_installed_format_is_planned_written_read_back_and_loaded(
     installed: Path, tmp_path: Path
 ) -> None:
-    model = write_checkpoint("llama", tmp_path / "model", tokenizer=True)
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"the number {n} is not {n * 7 % 11}" for n in range(400)))
-    path = os.pathsep.join([str(installed), *(p for p in sys.path if p)])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(model), str(tmp_path), str(text)],
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    codes = json.loads(done.stdout.splitlines()[-1])
+    codes, done = run_beside(installed, SCRIPT, tmp_path)
     assert [codes[name] for name in ("plan", "quantize", "inspect", "convert")] == [0] * 4
     assert "packing mine-bytes" in done.stdout
     # Unquantized tensors of the dequantized checkpoint are written in float16.

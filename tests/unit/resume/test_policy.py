@@ -23,7 +23,7 @@ from autoround.pipeline import run
 from autoround.preparation import Request
 from autoround.resume.journal import blocks_in, journal_of
 from autoround.session.block_output import BlockOutput
-from autoround.tuning import end_to_end_state as distill_state
+from autoround.tuning import end_to_end_state
 from autoround.tuning.block import BlockTuner
 from autoround.types import BlockPlan, Destination, RunResult
 
@@ -114,27 +114,39 @@ def resumed(model: Path, output: Path, *args: Any, **others: Any) -> dict[str, b
     return content(output)
 
 
+#: Quantizes the model without a break, and returns the content of its output.
+Whole = Callable[..., dict[str, bytes]]
+
+
 @pytest.fixture
-def whole(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, bytes]]:
+def model(checkpoint: Callable[[str], Path]) -> Path:
+    return checkpoint("llama")
+
+
+@pytest.fixture
+def every_state_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the state of end-to-end tuning after every step."""
+    monkeypatch.setattr(end_to_end_state, "INTERVAL", 0.0)
+
+
+@pytest.fixture
+def whole(model: Path, tmp_path: Path) -> Whole:
     def make(values: dict[str, object], **means: Any) -> dict[str, bytes]:
-        quantize(checkpoint("llama"), tmp_path / "whole" / "out", values, **means)
+        quantize(model, tmp_path / "whole" / "out", values, **means)
         return content(tmp_path / "whole" / "out")
 
     return make
 
 
+@pytest.mark.usefixtures("every_state_kept")
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_random_changes_of_the_disk(
-    kind: str,
-    checkpoint: Callable[[str], Path],
-    tmp_path: Path,
-    whole: Callable[..., dict[str, bytes]],
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, model: Path, tmp_path: Path, whole: Whole
 ) -> None:
-    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
-    kill_and_compare(kind, checkpoint("llama"), tmp_path, whole, points=2)
+    kill_and_compare(kind, model, tmp_path, whole, points=2)
 
 
+@pytest.mark.usefixtures("every_state_kept")
 @pytest.mark.slow
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("lost", [False, True])
@@ -143,25 +155,18 @@ def test_killed_at_twenty_changes_of_the_disk(
     kind: str,
     lost: bool,
     mapped: bool,
-    checkpoint: Callable[[str], Path],
+    model: Path,
     tmp_path: Path,
-    whole: Callable[..., dict[str, bytes]],
+    whole: Whole,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
     if mapped:
         on_disk(monkeypatch)
-    kill_and_compare(kind, checkpoint("llama"), tmp_path, whole, points=20, lost=lost)
+    kill_and_compare(kind, model, tmp_path, whole, points=20, lost=lost)
 
 
 def kill_and_compare(
-    kind: str,
-    model: Path,
-    folder: Path,
-    whole: Callable[..., dict[str, bytes]],
-    *,
-    points: int,
-    lost: bool = False,
+    kind: str, model: Path, folder: Path, whole: Whole, *, points: int, lost: bool = False
 ) -> None:
     """Kill runs, resume each as often as it takes, and compare.
 
@@ -188,34 +193,24 @@ def kill_and_compare(
         shutil.rmtree(place)
 
 
+@pytest.mark.usefixtures("every_state_kept")
 @pytest.mark.parametrize("kind", ["plain", "distilled"])
 def test_a_full_disk_is_an_error_that_can_be_resumed(
-    kind: str,
-    checkpoint: Callable[[str], Path],
-    tmp_path: Path,
-    whole: Callable[..., dict[str, bytes]],
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, model: Path, tmp_path: Path, whole: Whole
 ) -> None:
-    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
-    fill_and_compare(kind, checkpoint("llama"), tmp_path, whole, step=17)
+    fill_and_compare(kind, model, tmp_path, whole, step=17)
 
 
+@pytest.mark.usefixtures("every_state_kept")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_disk_full_at_every_fifth_write(
-    kind: str,
-    checkpoint: Callable[[str], Path],
-    tmp_path: Path,
-    whole: Callable[..., dict[str, bytes]],
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, model: Path, tmp_path: Path, whole: Whole
 ) -> None:
-    monkeypatch.setattr(distill_state, "INTERVAL", 0.0)
-    fill_and_compare(kind, checkpoint("llama"), tmp_path, whole, step=5)
+    fill_and_compare(kind, model, tmp_path, whole, step=5)
 
 
-def fill_and_compare(
-    kind: str, model: Path, folder: Path, whole: Callable[..., dict[str, bytes]], *, step: int
-) -> None:
+def fill_and_compare(kind: str, model: Path, folder: Path, whole: Whole, *, step: int) -> None:
     values = KINDS[kind]
     expected = whole(values)
     calls = count(lambda: quantize(model, folder / "counted" / "out", values))
@@ -242,14 +237,14 @@ def on_disk(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_streams_and_codes_on_the_disk_change_nothing(
     kind: str,
-    checkpoint: Callable[[str], Path],
+    model: Path,
     tmp_path: Path,
-    whole: Callable[..., dict[str, bytes]],
+    whole: Whole,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = whole(KINDS[kind])
     on_disk(monkeypatch)
-    model, out = checkpoint("llama"), tmp_path / "disk" / "out"
+    out = tmp_path / "disk" / "out"
     work = tmp_path / "work"
     interrupted(model, out, KINDS[kind], work_dir=work)
     (streams,) = work.iterdir()
@@ -261,9 +256,9 @@ def test_streams_and_codes_on_the_disk_change_nothing(
 
 
 def test_what_is_done_is_not_done_again(
-    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+    out = tmp_path / "out"
     interrupted(model, out)
     done: list[int] = []
     original = BlockTuner.tune
@@ -280,10 +275,8 @@ def test_what_is_done_is_not_done_again(
     assert [block.index for block in result.blocks] == [0, 1]
 
 
-def test_what_was_left_is_neither_thrown_away_nor_mixed_up(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+def test_what_was_left_is_neither_thrown_away_nor_mixed_up(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     interrupted(model, out)
     with pytest.raises(OutputError, match=r"1 finished block of .*--resume.*--restart"):
         quantize(model, out)
@@ -295,8 +288,8 @@ def test_what_was_left_is_neither_thrown_away_nor_mixed_up(
     assert json.loads((out / "plan.json").read_text())["recipe"]["tuning"]["iters"] == 2
 
 
-def test_another_run_does_not_go_on(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+def test_another_run_does_not_go_on(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     interrupted(model, out)
     changes: list[tuple[dict[str, object], Any, str]] = [
         ({"tuning.iters": 3}, IDS, r"recipe.tuning.iters: 1 then, 3 now"),
@@ -320,22 +313,22 @@ def test_another_run_does_not_go_on(checkpoint: Callable[[str], Path], tmp_path:
     ],
 )
 def test_a_changed_model_does_not_go_on(
-    name: str, message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+    name: str, message: str, model: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(checkpoint("llama"), model)
-    interrupted(model, tmp_path / "out")
-    tensors = tensors_of(model)
+    changed = tmp_path / "model"
+    shutil.copytree(model, changed)
+    interrupted(changed, tmp_path / "out")
+    tensors = tensors_of(changed)
     tensors[name].view(-1)[5] += 1
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(OutputError, match=message):
-        quantize(model, tmp_path / "out", resume=True)
+        quantize(changed, tmp_path / "out", resume=True)
 
 
 def test_a_changed_version_does_not_go_on_and_another_machine_is_told(
-    checkpoint: Callable[[str], Path], tmp_path: Path
+    model: Path, tmp_path: Path
 ) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+    out = tmp_path / "out"
     interrupted(model, out)
     path = journal_of(out) / "run.json"
     about = json.loads(path.read_text())
@@ -354,12 +347,12 @@ def test_a_changed_version_does_not_go_on_and_another_machine_is_told(
 
 
 def test_the_dtype_that_was_measured_is_kept(
-    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from autoround.device.protocol import Speed
 
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
-    model, out = checkpoint("llama"), tmp_path / "out"
+    out = tmp_path / "out"
     interrupted(model, out, values)
     monkeypatch.setattr(
         "autoround.device.runtime.measure_matmul",
@@ -370,12 +363,12 @@ def test_the_dtype_that_was_measured_is_kept(
 
 
 def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
-    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from autoround.device.protocol import Speed
 
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
-    model, out = checkpoint("llama"), tmp_path / "out"
+    out = tmp_path / "out"
     monkeypatch.setattr("autoround_backends.cpu.COMPILES_FROM", 0.0)
     monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
     interrupted(model, out, values)
@@ -388,8 +381,8 @@ def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
 
 
 @pytest.mark.parametrize("name", ["pass-1/00000.safetensors", "streams/pass-1/full-1", "run.json"])
-def test_damage_is_told(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+def test_damage_is_told(name: str, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     interrupted(model, out)
     path = journal_of(out) / name
     data = bytearray(path.read_bytes())
@@ -399,8 +392,8 @@ def test_damage_is_told(name: str, checkpoint: Callable[[str], Path], tmp_path: 
         quantize(model, out, resume=True)
 
 
-def test_two_runs_do_not_share_a_journal(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+def test_two_runs_do_not_share_a_journal(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     messages: list[str] = []
 
     def sink(event: Event) -> None:
@@ -415,10 +408,8 @@ def test_two_runs_do_not_share_a_journal(checkpoint: Callable[[str], Path], tmp_
     assert messages
 
 
-def test_resume_without_anything_to_resume(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
-    model, out = checkpoint("llama"), tmp_path / "out"
+def test_resume_without_anything_to_resume(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     first = quantize(model, out, resume=True)
     before = content(out)
     events: list[Event] = []
@@ -432,31 +423,28 @@ def test_resume_without_anything_to_resume(
         quantize(model, out, {"tuning.iters": 2}, resume=True)
 
 
-def test_a_folder_of_somebody_else_is_never_deleted(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_folder_of_somebody_else_is_never_deleted(model: Path, tmp_path: Path) -> None:
     own = tmp_path / "out.journal"
     own.mkdir()
     (own / "thesis").write_text("precious")
     with pytest.raises(OutputError, match="contains unexpected file 'thesis'"):
-        quantize(checkpoint("llama"), tmp_path / "out", restart=True)
+        quantize(model, tmp_path / "out", restart=True)
     assert (own / "thesis").read_text() == "precious"
 
 
-def test_plain_rounding_keeps_no_journal(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_plain_rounding_keeps_no_journal(model: Path, tmp_path: Path) -> None:
     names: list[str] = []
 
     def sink(event: Event) -> None:
         names.extend(p.name for p in tmp_path.iterdir())
 
-    quantize(checkpoint("llama"), tmp_path / "out", NEAREST, sink=sink)
+    quantize(model, tmp_path / "out", NEAREST, sink=sink)
     assert set(names) == {"out.partial", "out"}
 
 
 def test_a_disk_without_room_for_the_journal(
-    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = checkpoint("llama")
     plans: list[Planned] = []
 
     def sink(event: Event) -> None:
@@ -464,9 +452,7 @@ def test_a_disk_without_room_for_the_journal(
 
     quantize(model, tmp_path / "one", sink=sink)
     estimate = plans[0].estimate
-    total, used, _ = shutil.disk_usage(tmp_path)
     room = 2 * estimate.disk_bytes + estimate.journal_bytes // 2
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: (total, used, room))
     monkeypatch.setattr(shutil, "disk_usage", _usage(room))
     events: list[Event] = []
     quantize(model, tmp_path / "two", sink=events.append)
@@ -487,19 +473,13 @@ def _usage(free: int) -> Callable[[Path], Any]:
     return lambda path: usage(10**12, 0, free)
 
 
-def test_memory_that_one_block_does_not_fit_is_refused(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
-    model = checkpoint("llama")
+def test_memory_that_one_block_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"about 0\.6 GB .* allows 0\.1 GB: lower"):
         quantize(model, tmp_path / "out", max_memory=10**8)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_budget_sends_streams_to_the_disk(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
-    model = checkpoint("llama")
+def test_a_budget_sends_streams_to_the_disk(model: Path, tmp_path: Path) -> None:
     plans: list[Planned] = []
 
     def sink(event: Event) -> None:
