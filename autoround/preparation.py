@@ -18,9 +18,7 @@ from autoround.planning.estimate import make_estimate
 from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
 from autoround.planning.plan import make_plan
 from autoround.recipe.schema import Recipe
-from autoround.resume.policy import (
-    ResumeState,
-)
+from autoround.resume.policy import ResumeState
 from autoround.session.session import Placement, Session
 from autoround.types import Estimate, Plan
 

@@ -211,12 +211,6 @@ class Plan:
         return self.tuning.compiled
 
     @property
-    def quantized_bits(self) -> tuple[int, ...]:
-        """The bits that layers of the blocks have, each once."""
-        layers = [x for block in self.blocks for x in block.quantized]
-        return tuple(sorted({x.scheme.bits for x in layers if x.scheme is not None}))
-
-    @property
     def unquantized(self) -> dict[str, str]:
         """The matrices that stay in 16 bit, and why."""
         return {x.name: x.reason for x in self.layers if x.scheme is None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoround.core.gguf_types import NESTED_TYPES
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.core.grid import group_width
 from autoround.types import PER_TENSOR, PLAIN, Scheme
 
@@ -33,11 +33,9 @@ def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:
         shape: (out, in). scheme: bits, groups and block type.
     """
     if scheme.kind != PLAIN:
-        kind = NESTED_TYPES[scheme.kind]
-        parts = 1 if kind.sym else 2
+        kind = GGUF_TYPES[scheme.kind]
         supers = shape[0] * -(-shape[1] // kind.block)
-        super_bits = parts * (kind.nested.groups * kind.sub_bits + SCALE_BITS)
-        return shape[0] * shape[1] * kind.bits + supers * super_bits
+        return shape[0] * shape[1] * kind.bits + supers * kind.scale_bits
     groups = group_count(shape, scheme)
     zero_bits = 0 if scheme.sym else scheme.bits
     return shape[0] * shape[1] * scheme.bits + groups * (SCALE_BITS + zero_bits)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.core.rtn import quantize_matrix
 from autoround.errors import VerificationError
 from autoround.export.model_config import model_config
@@ -92,7 +93,7 @@ class GgufWriter:
                 return
             parts = [self._pending[name] for name in target.sources]
             data = to_block_bytes(target, kind, parts)
-            rounded = kind in blocks.KINDS and len(target.shape) > 2
+            rounded = kind in GGUF_TYPES and len(target.shape) > 2
             if rounded and isinstance(parts[0], Tensor):
                 weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
                 self._rounded.setdefault(target.sources[0], []).append((target, weight))

@@ -218,6 +218,25 @@ class Float16Format(BaseFormat):
         return dtype if chosen else "float16"
 
 
+class Undescribed:
+    """A format without a ``quantization_config``, mixed into those above."""
+
+    config_keys: tuple[str, ...] = ()
+
+    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
+        """Return the quantization config: there is none."""
+        return {}
+
+    def packed_layers(
+        self,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, int]],
+        tensors: Collection[str],
+    ) -> dict[str, PackedLayer]:
+        """Return how every quantized layer is held: no config says that any is."""
+        return {}
+
+
 def packed_by(part: str, names: Collection[str], tensors: Collection[str]) -> list[str]:
     """Return the layers that the files hold a part of, which no other layer has."""
     return [name for name in names if f"{name}.{part}" in tensors]

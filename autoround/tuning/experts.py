@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from autoround.core.grid import Grid
+from autoround.core.levels import IntegerLevels
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import search_scales
-from autoround.core.scales import HALF, Nested
-from autoround.core.schemes import scheme_levels
+from autoround.core.scales import Half, Nested
 from autoround.core.search import importance_groups
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 
@@ -23,22 +23,20 @@ from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 def search_expert_grids(
     groups: Tensor,
     importance: Tensor | None,
+    levels: IntegerLevels,
     *,
+    scales: Half | Nested,
     layer: LayerPlan,
-    nested: Nested | None,
-    lowest_zero: int,
 ) -> Grid:
     """Search the grid of a weight, every expert's by the importance of its own inputs.
 
     Args:
         groups: float32 [rows, groups, width].
         importance: float32 [in], [experts, in], or None for equal weights.
-        layer: whose scheme it is.
-        nested: how its scales are held; None for one float16 each.
-        lowest_zero: least zero point that the layouts to be written can hold.
+        levels: what codes stand for.
+        scales: how scales are held.
+        layer: whose weight it is.
     """
-    assert layer.scheme is not None
-    levels, scales = scheme_levels(layer.scheme, lowest_zero=lowest_zero), nested or HALF
 
     def search(part: Tensor, channels: Tensor | None) -> Grid:
         if channels is not None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from autoround.core.gguf_types import nested_of
 from autoround.core.grid import min_max_grid, to_groups
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
@@ -19,7 +18,7 @@ from autoround.formats.registry import lowest_zero
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session
 from autoround.tuning.experts import search_expert_grids
-from autoround.types import LayerPlan, QuantizedTensor
+from autoround.types import PLAIN, LayerPlan, QuantizedTensor
 
 
 def make_target(
@@ -39,11 +38,8 @@ def make_target(
     """
     assert layer.scheme is not None
     weight = weight.to(session.runtime.device)
-    nested = nested_of(layer.scheme)
     # One grid for all outputs: the one that can hold the fewest zero points decides.
-    lowest = 0
-    if nested is None:
-        lowest = lowest_zero(session.plan.outputs)
+    lowest = lowest_zero(session.plan.outputs) if layer.scheme.kind == PLAIN else 0
     levels = scheme_levels(layer.scheme, lowest_zero=lowest)
     scales = scheme_scales(layer.scheme)
     _refuse_values(layer.name, weight, most=scales.largest * levels.reach)
@@ -51,7 +47,7 @@ def make_target(
     shape = (weight.shape[0], weight.shape[1])
     if session.tuning.init_scale == "minmax":
         return Target(groups, min_max_grid(groups, levels, scales=scales), shape)
-    grid = search_expert_grids(groups, importance, layer=layer, nested=nested, lowest_zero=lowest)
+    grid = search_expert_grids(groups, importance, levels, scales=scales, layer=layer)
     return Target(groups, grid, shape)
 
 
@@ -65,15 +61,6 @@ def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
             f"layer {name}: a weight of {largest:.3g} is beyond {most:.3g}, the most that scales "
             "in float16 reach at these bits; keep the layer in 16 bit: add it to ignore"
         )
-
-
-def quantize_target(
-    layer: LayerPlan, target: Target, rounding: Rounding, *, ops: Ops
-) -> QuantizedWeight:
-    """Round a weight for good, to what the formats carry."""
-    return quantize_targets([layer], {layer.name: target}, {layer.name: rounding}, ops=ops)[
-        layer.name
-    ]
 
 
 def quantize_targets(

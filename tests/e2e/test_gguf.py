@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from autoround import api
-from autoround.core.gguf_types import NESTED_TYPES
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.errors import FormatError, ModelError, VerificationError
 from autoround.evaluate.models import load_any
 from autoround.export import gguf_writer as gguf_output
@@ -24,7 +24,7 @@ from autoround.model.skeleton import adopt_model
 from autoround.model.tokenizer import load_tokenizer
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.types import PLAIN, RunResult
+from autoround.types import RunResult
 
 from ..runs import NEAREST, SMALL, even_device
 
@@ -295,7 +295,7 @@ def test_the_plan_counts_the_very_bytes(tmp_path: Path) -> None:
     held = gguf.GGUFReader(file_of(tmp_path / "out")).tensors
     assert estimate.disk_bytes == sum(int(t.n_bytes) for t in held)
     kinds = {x.scheme.kind for b in plan.blocks for x in b.layers if x.scheme}
-    assert kinds == {"q4_k", "q6_k"} <= set(NESTED_TYPES) - {PLAIN}
+    assert kinds == {"q4_k", "q6_k"} <= {name for name, kind in GGUF_TYPES.items() if kind.nested}
     assert any("not used" in note for note in plan.notes)
 
 

@@ -14,56 +14,12 @@ from torch import Tensor
 
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
-from autoround.formats.gptq.layout import assemble
-from autoround.formats.parts import matrix_part
+from autoround.formats.parts import assemble, matrix_part, uneven_groups
 from autoround.types import QuantizedTensor, Scheme
 
 BITS = 4
 #: Output of the eight that each nibble of a word holds.
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-
-
-def why_not(shape: tuple[int, int], scheme: Scheme) -> str:
-    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-    if shape[0] % len(ORDER):
-        return f"its output width {shape[0]} is not a multiple of {len(ORDER)}, which AWQ needs"
-    if scheme.group_size > 0 and shape[1] % scheme.group_size:
-        return (
-            f"its input width {shape[1]} is not a multiple of the group size "
-            f"{scheme.group_size}, which AWQ needs"
-        )
-    return ""
-
-
-def to_tensors(layer: QuantizedTensor) -> dict[str, Tensor]:
-    """Lay a quantized weight out; meta tensors give shapes.
-
-    Raises:
-        FormatError: the weight does not have 4 bits.
-    """
-    if layer.scheme.bits != BITS:
-        raise FormatError(f"AWQ holds {BITS} bits, not {layer.scheme.bits}")
-    rows = layer.codes.shape[0]
-    return {
-        "qweight": pack_columns(layer.codes.t()),
-        "qzeros": pack_columns(layer.zero.expand(rows, -1).t()),
-        "scales": layer.scale.expand(rows, -1).t().contiguous(),
-    }
-
-
-def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) -> QuantizedTensor:
-    """Read a quantized weight back.
-
-    Raises:
-        FormatError: a tensor is missing, or has another dtype or shape than the layout.
-    """
-    if scheme.bits != BITS:
-        raise FormatError(f"layer {name}: AWQ holds {BITS} bits, not {scheme.bits}")
-    qweight, qzeros, scales = (
-        matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
-    )
-    codes, zero = unpack_columns(qweight).t(), unpack_columns(qzeros).t()
-    return assemble(codes, scales.t(), zero, scheme, name=name)
 
 
 def pack_columns(codes: Tensor) -> Tensor:
@@ -104,17 +60,40 @@ class AwqLayout(BaseLayout):
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
         """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-        return why_not(shape, scheme)
+        if shape[0] % len(ORDER):
+            return f"its output width {shape[0]} is not a multiple of {len(ORDER)}, which AWQ needs"
+        return uneven_groups(shape[1], scheme, reader="AWQ")
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; see :func:`to_tensors`."""
-        return to_tensors(layer)
+        """Lay a quantized weight out; meta tensors give shapes.
+
+        Raises:
+            FormatError: the weight does not have 4 bits.
+        """
+        if layer.scheme.bits != BITS:
+            raise FormatError(f"AWQ holds {BITS} bits, not {layer.scheme.bits}")
+        rows = layer.codes.shape[0]
+        return {
+            "qweight": pack_columns(layer.codes.t()),
+            "qzeros": pack_columns(layer.zero.expand(rows, -1).t()),
+            "scales": layer.scale.expand(rows, -1).t().contiguous(),
+        }
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back; see :func:`from_tensors`."""
-        return from_tensors(tensors, scheme, name=name)
+        """Read a quantized weight back.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        if scheme.bits != BITS:
+            raise FormatError(f"layer {name}: AWQ holds {BITS} bits, not {scheme.bits}")
+        qweight, qzeros, scales = (
+            matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
+        )
+        codes, zero = unpack_columns(qweight).t(), unpack_columns(qzeros).t()
+        return assemble(codes, scales.t(), zero, scheme, name=name)
 
 
 #: As AWQ's own programs write them, and as AutoRound does.

@@ -17,85 +17,10 @@ from torch import Tensor
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
-from autoround.formats.gptq.layout import assemble
-from autoround.formats.parts import matrix_part
+from autoround.formats.parts import assemble, matrix_part, uneven_groups
 from autoround.types import QuantizedTensor, Scheme
 
 BITS = (4, 8)
-
-
-def why_not(shape: tuple[int, int], scheme: Scheme) -> str:
-    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-    if shape[1] % BLOCK:
-        return f"its input width {shape[1]} is not a multiple of {BLOCK}, which packing needs"
-    if not scheme.sym and shape[0] % BLOCK:
-        return f"its output width {shape[0]} is not a multiple of {BLOCK}, which packing needs"
-    if scheme.group_size > 0 and shape[1] % scheme.group_size:
-        return (
-            f"its input width {shape[1]} is not a multiple of the group size "
-            f"{scheme.group_size}, which compressed-tensors needs"
-        )
-    return ""
-
-
-def to_tensors(layer: QuantizedTensor) -> dict[str, Tensor]:
-    """Lay a quantized weight out; meta tensors give shapes.
-
-    Raises:
-        FormatError: it does not have 4 or 8 bits, or is called symmetric and is not.
-    """
-    bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
-    if bits not in BITS:
-        raise FormatError(f"compressed-tensors holds 4 or 8 bits, not {bits}")
-    tensors = {
-        "weight_packed": pack_rows(layer.codes.t(), bits).t().contiguous(),
-        "weight_scale": layer.scale.expand(rows, -1).contiguous(),
-        "weight_shape": torch.tensor([rows, columns], dtype=torch.int64, device=layer.codes.device),
-    }
-    if not layer.scheme.sym:
-        tensors["weight_zero_point"] = pack_rows(layer.zero.expand(rows, -1), bits).contiguous()
-    elif layer.zero.device.type != "meta" and not bool((layer.zero == 2 ** (bits - 1)).all()):
-        raise FormatError("a symmetric layer has a zero point off the middle level")
-    return tensors
-
-
-def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) -> QuantizedTensor:
-    """Read a quantized weight back.
-
-    Raises:
-        FormatError: a tensor is missing, or has another dtype or shape than the layout.
-    """
-    packed = matrix_part(tensors, "weight_packed", name)
-    scale = matrix_part(tensors, "weight_scale", name)
-    if packed.shape[1] % scheme.bits or scheme.bits not in BITS:
-        raise FormatError(
-            f"layer {name}: weight_packed {tuple(packed.shape)} does not hold "
-            f"{scheme.bits}-bit values"
-        )
-    if scheme.sym and "weight_zero_point" in tensors:
-        raise FormatError(
-            f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
-        )
-    codes = unpack_rows(packed.t(), scheme.bits).t()
-    held = tensors.get("weight_shape")
-    if held is not None and held.device.type != "meta" and held.tolist() != list(codes.shape):
-        raise FormatError(
-            f"layer {name}: weight_shape says {held.tolist()}, weight_packed holds "
-            f"{list(codes.shape)}"
-        )
-    if scheme.sym:
-        zero = torch.full(
-            scale.shape, 2 ** (scheme.bits - 1), dtype=torch.uint8, device=codes.device
-        )
-    else:
-        words = matrix_part(tensors, "weight_zero_point", name)
-        if words.shape[0] % scheme.bits:
-            raise FormatError(
-                f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
-                f"{scheme.bits}-bit values"
-            )
-        zero = unpack_rows(words, scheme.bits)
-    return assemble(codes, scale, zero, scheme, name=name)
 
 
 class PackQuantizedLayout(BaseLayout):
@@ -113,17 +38,73 @@ class PackQuantizedLayout(BaseLayout):
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
         """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-        return why_not(shape, scheme)
+        if shape[1] % BLOCK:
+            return f"its input width {shape[1]} is not a multiple of {BLOCK}, which packing needs"
+        if not scheme.sym and shape[0] % BLOCK:
+            return f"its output width {shape[0]} is not a multiple of {BLOCK}, which packing needs"
+        return uneven_groups(shape[1], scheme, reader="compressed-tensors")
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; see :func:`to_tensors`."""
-        return to_tensors(layer)
+        """Lay a quantized weight out; meta tensors give shapes.
+
+        Raises:
+            FormatError: it does not have 4 or 8 bits, or is called symmetric and is not.
+        """
+        bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
+        if bits not in BITS:
+            raise FormatError(f"compressed-tensors holds 4 or 8 bits, not {bits}")
+        tensors = {
+            "weight_packed": pack_rows(layer.codes.t(), bits).t().contiguous(),
+            "weight_scale": layer.scale.expand(rows, -1).contiguous(),
+            "weight_shape": torch.tensor(
+                [rows, columns], dtype=torch.int64, device=layer.codes.device
+            ),
+        }
+        if not layer.scheme.sym:
+            tensors["weight_zero_point"] = pack_rows(layer.zero.expand(rows, -1), bits).contiguous()
+        elif layer.zero.device.type != "meta" and not bool((layer.zero == 2 ** (bits - 1)).all()):
+            raise FormatError("a symmetric layer has a zero point off the middle level")
+        return tensors
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back; see :func:`from_tensors`."""
-        return from_tensors(tensors, scheme, name=name)
+        """Read a quantized weight back.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        packed = matrix_part(tensors, "weight_packed", name)
+        scale = matrix_part(tensors, "weight_scale", name)
+        if packed.shape[1] % scheme.bits or scheme.bits not in BITS:
+            raise FormatError(
+                f"layer {name}: weight_packed {tuple(packed.shape)} does not hold "
+                f"{scheme.bits}-bit values"
+            )
+        if scheme.sym and "weight_zero_point" in tensors:
+            raise FormatError(
+                f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
+            )
+        codes = unpack_rows(packed.t(), scheme.bits).t()
+        held = tensors.get("weight_shape")
+        if held is not None and held.device.type != "meta" and held.tolist() != list(codes.shape):
+            raise FormatError(
+                f"layer {name}: weight_shape says {held.tolist()}, weight_packed holds "
+                f"{list(codes.shape)}"
+            )
+        if scheme.sym:
+            zero = torch.full(
+                scale.shape, 2 ** (scheme.bits - 1), dtype=torch.uint8, device=codes.device
+            )
+        else:
+            words = matrix_part(tensors, "weight_zero_point", name)
+            if words.shape[0] % scheme.bits:
+                raise FormatError(
+                    f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
+                    f"{scheme.bits}-bit values"
+                )
+            zero = unpack_rows(words, scheme.bits)
+        return assemble(codes, scale, zero, scheme, name=name)
 
 
 PACK_QUANTIZED = PackQuantizedLayout()

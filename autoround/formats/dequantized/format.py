@@ -5,16 +5,16 @@ The name is auto-round's. Nothing in such a checkpoint says that it was quantize
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.format import BaseLayout, Float16Format, Layout, PackedLayer
-from autoround.types import OutputPlan, Plan, QuantizedTensor, Scheme
+from autoround.formats.format import BaseLayout, Float16Format, Layout, Undescribed
+from autoround.formats.parts import inexact_values
+from autoround.types import QuantizedTensor, Scheme
 
 
 class DequantizedLayout(BaseLayout):
@@ -40,31 +40,14 @@ class DequantizedLayout(BaseLayout):
 
     def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
         """Return how many weights the dtype that is written does not hold."""
-        exact = dense_weight(layer)
-        off = int((exact.to(dtype).float() != exact).sum())
-        word = str(dtype).removeprefix("torch.")
-        return f"{off} weights are not exact in {word}" if off else ""
+        return inexact_values(dense_weight(layer), dtype, what="weights")
 
 
-class DequantizedFormat(Float16Format):
-    """Plain checkpoints of dequantized weights."""
+class DequantizedFormat(Undescribed, Float16Format):
+    """Plain checkpoints of dequantized weights: there is nothing to say of them."""
 
     name = "fake"
     layouts: tuple[Layout, ...] = (DequantizedLayout(),)
-    config_keys: tuple[str, ...] = ()
-
-    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
-        """Return the quantization config: there is nothing to say."""
-        return {}
-
-    def packed_layers(
-        self,
-        config: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, int]],
-        tensors: Collection[str],
-    ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: none is."""
-        return {}
 
 
 FORMATS = (DequantizedFormat(),)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from autoround.core.gguf_types import GGUF_TYPES, GgufType
 from autoround.errors import FormatError
 from autoround.formats.gguf import kquants as gguf_kquants
 from autoround.formats.gguf import legacy as gguf_legacy
@@ -25,7 +25,7 @@ CHUNK_WEIGHTS = 1 << 20
 class GgufTensor:
     """One quantized weight as a block type of GGUF holds it.
 
-    kind: the type, one of KINDS. codes: uint8 [out, in], 0 … 2**bits - 1; types without a
+    kind: the type, one of GGUF_TYPES. codes: uint8 [out, in], 0 … 2**bits - 1; types without a
     minimum count levels from ``code - 2**(bits-1)``.
     scale: float16 [out, blocks]. sub_scale: int8 [out, groups], k-quants only.
     minimum: float16 [out, blocks], what is subtracted; None for types without one.
@@ -40,34 +40,6 @@ class GgufTensor:
     sub_minimum: Tensor | None = None
 
 
-class Kind(NamedTuple):
-    """One block type: weights and bytes of a block, weights of a group, and ggml's number.
-
-    group: 0 where the block is the group. signed: levels are counted from the middle.
-    sub_range: lowest and highest sub-scale (and sub-minimum); None where there are none.
-    """
-
-    block: int
-    bytes: int
-    bits: int
-    group: int
-    signed: bool
-    number: int
-    sub_range: tuple[int, int] | None = None
-
-
-KINDS: Mapping[str, Kind] = {
-    "q4_0": Kind(32, 18, 4, 0, True, 2),
-    "q4_1": Kind(32, 20, 4, 0, False, 3),
-    "q5_0": Kind(32, 22, 5, 0, True, 6),
-    "q5_1": Kind(32, 24, 5, 0, False, 7),
-    "q8_0": Kind(32, 34, 8, 0, True, 8),
-    "q2_k": Kind(256, 84, 2, 16, False, 10, (0, 15)),
-    "q3_k": Kind(256, 110, 3, 16, True, 11, (-32, 31)),
-    "q4_k": Kind(256, 144, 4, 32, False, 12, (0, 63)),
-    "q5_k": Kind(256, 176, 5, 32, False, 13, (0, 63)),
-    "q6_k": Kind(256, 210, 6, 16, True, 14, (-128, 127)),
-}
 _PACKERS = {**gguf_legacy.PACKERS, **gguf_kquants.PACKERS}
 _UNPACKERS = {**gguf_legacy.UNPACKERS, **gguf_kquants.UNPACKERS}
 #: The parts of a tensor, as packers take them, and the dtypes each may have.
@@ -89,15 +61,15 @@ def bytes_per_row(kind: str, columns: int) -> int:
     reason = why_not(columns, kind)
     if reason:
         raise FormatError(reason)
-    return columns // KINDS[kind].block * KINDS[kind].bytes
+    return columns // GGUF_TYPES[kind].block * GGUF_TYPES[kind].bytes
 
 
 def why_not(columns: int, kind: str) -> str:
     """Return why rows of ``columns`` weights cannot be of a type, or an empty text."""
-    if kind not in KINDS:
-        return f"no block type is named {kind!r}; legal: {', '.join(KINDS)}"
-    if columns % KINDS[kind].block:
-        return f"rows of {columns} weights are no multiple of {kind}'s {KINDS[kind].block}"
+    if kind not in GGUF_TYPES:
+        return f"no block type is named {kind!r}; legal: {', '.join(GGUF_TYPES)}"
+    if columns % GGUF_TYPES[kind].block:
+        return f"rows of {columns} weights are no multiple of {kind}'s {GGUF_TYPES[kind].block}"
     return ""
 
 
@@ -108,7 +80,7 @@ def pack(layer: GgufTensor) -> Tensor:
         FormatError: a part is missing, or has a shape, a dtype or values that the type lacks.
     """
     parts = _checked(layer)
-    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
+    kind, (rows, columns) = GGUF_TYPES[layer.kind], layer.codes.shape
     _check_values(layer.kind, parts)
     width = bytes_per_row(layer.kind, columns)
     out = torch.empty((rows, width), dtype=torch.uint8, device=layer.codes.device)
@@ -127,9 +99,9 @@ def unpack(data: Tensor, kind: str) -> GgufTensor:
     Raises:
         FormatError: the type is unknown, or the rows are no whole number of blocks.
     """
-    if kind not in KINDS:
+    if kind not in GGUF_TYPES:
         raise FormatError(why_not(0, kind))
-    held = KINDS[kind]
+    held = GGUF_TYPES[kind]
     if data.dtype != torch.uint8 or data.ndim != 2:
         raise FormatError(f"{kind}: blocks are uint8 [out, bytes of a row], not {_described(data)}")
     if data.shape[1] % held.bytes:
@@ -156,10 +128,10 @@ def dequantize(layer: GgufTensor) -> Tensor:
         FormatError: a part is missing, or has another shape or dtype than the type's.
     """
     _checked(layer)
-    kind, (rows, columns) = KINDS[layer.kind], layer.codes.shape
+    kind, (rows, columns) = GGUF_TYPES[layer.kind], layer.codes.shape
     width = kind.group or kind.block
     levels = layer.codes.reshape(rows, columns // width, width).float()
-    if kind.signed:
+    if kind.sym:
         levels -= 2 ** (kind.bits - 1)
     levels *= _spread(layer.scale, layer.sub_scale)
     if layer.minimum is not None:
@@ -189,15 +161,15 @@ def _chunks(tensor: Tensor, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def _shapes(kind: Kind, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+def _shapes(kind: GgufType, rows: int, columns: int) -> dict[str, tuple[int, int]]:
     """Return the shape of each part that a type has, in the order of its packer."""
     whole = (rows, columns // kind.block)
     shapes = {"codes": (rows, columns), "scale": whole}
     if kind.group:
         shapes["sub_scale"] = (rows, columns // kind.group)
-    if not kind.signed:
+    if not kind.sym:
         shapes["minimum"] = whole
-    if kind.group and not kind.signed:
+    if kind.group and not kind.sym:
         shapes["sub_minimum"] = shapes["sub_scale"]
     return shapes
 
@@ -209,7 +181,7 @@ def _checked(layer: GgufTensor) -> dict[str, Tensor]:
         raise FormatError(f"{name}: codes should be uint8 [out, in], not {_described(codes)}")
     rows, columns = codes.shape
     bytes_per_row(name, columns)
-    shapes = _shapes(KINDS[name], rows, columns)
+    shapes = _shapes(GGUF_TYPES[name], rows, columns)
     parts: dict[str, Tensor] = {}
     for part, dtypes in _DTYPES.items():
         held: Tensor | None = getattr(layer, part)
@@ -227,7 +199,7 @@ def _checked(layer: GgufTensor) -> dict[str, Tensor]:
 
 def _check_values(name: str, parts: Mapping[str, Tensor]) -> None:
     """Refuse integers that would spill into the bits of others."""
-    kind = KINDS[name]
+    kind = GGUF_TYPES[name]
     ranges = {"codes": (0, 2**kind.bits - 1)}
     if kind.sub_range is not None:
         ranges |= {"sub_scale": kind.sub_range, "sub_minimum": kind.sub_range}

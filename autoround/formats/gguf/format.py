@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats.format import BaseFormat, BaseLayout, Layout, PackedLayer
+from autoround.formats.format import BaseFormat, BaseLayout, Layout, Undescribed
 from autoround.formats.gguf.type_mix import BASES
-from autoround.types import OutputPlan, Plan, QuantizedTensor, Scheme
+from autoround.types import OutputPlan, QuantizedTensor, Scheme
 
 #: What the names of these formats begin with.
 PREFIX = "gguf:"
@@ -41,14 +40,13 @@ class GgufLayout(BaseLayout):
         raise FormatError(f"layer {name}: {self.name} has no tensors by name")
 
 
-class GgufFormat(BaseFormat):
-    """A file type such as q4_k_m, which says itself what each tensor is held in."""
+class GgufFormat(Undescribed, BaseFormat):
+    """A file type such as q4_k_m; its file describes itself, and says what each tensor is in."""
 
     writer = "gguf"
     own_types = True
     holds_tokenizer = True
     merges_layers = False
-    config_keys: tuple[str, ...] = ()
 
     def __init__(self, file_type: str) -> None:
         self.name, self.file_type = f"{PREFIX}{file_type}", file_type
@@ -57,19 +55,6 @@ class GgufFormat(BaseFormat):
     def kept_dtype(self, dtype: str, *, chosen: bool) -> str:
         """Return the dtype of unquantized tensors: the file type decides it for matrices."""
         return "float32"
-
-    def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
-        """Return the quantization config: the file describes itself."""
-        return {}
-
-    def packed_layers(
-        self,
-        config: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, int]],
-        tensors: Collection[str],
-    ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: no folder of tensors is of this format."""
-        return {}
 
 
 FORMATS = tuple(GgufFormat(file_type) for file_type in BASES)

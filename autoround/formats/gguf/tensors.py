@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import NESTED_TYPES
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.core.rounding import dense_weight
 from autoround.core.scales import NestedParts
 from autoround.formats.gguf.blocks import GgufTensor, dequantize
@@ -23,7 +23,7 @@ def nested_tensor(kind: str, codes: Tensor, parts: NestedParts) -> GgufTensor:
     codes: uint8 [out, in].
     """
     rows = codes.shape[0]
-    legacy = NESTED_TYPES[kind].sub_bits == 0
+    legacy = GGUF_TYPES[kind].sub_bits == 0
 
     def flat(part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         return None if part is None else part.reshape(rows, -1).to("cpu", dtype)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
-from autoround.types import PLAIN, Scheme
+from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
+from autoround.types import Scheme
 
 #: Base type of each file type.
 BASES = {
@@ -31,8 +31,6 @@ BASES = {
     "q5_k_m": "q5_k",
     "q6_k": "q6_k",
 }
-#: Types whose grid is a plain symmetric one of 32 weights a group, by their bits.
-PLAIN_KINDS = {"q4_0": 4, "q5_0": 5, "q8_0": 8}
 #: Tensors that are not quantized.
 F16, F32 = "f16", "f32"
 _FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
@@ -55,20 +53,12 @@ class Traits(NamedTuple):
 
 def scheme_of(kind: str) -> Scheme | None:
     """Return the scheme of a tensor type; None for one that is not quantized."""
-    if kind in (F16, F32):
-        return None
-    if kind in PLAIN_KINDS:
-        return Scheme(PLAIN_KINDS[kind], 32, True)
-    return scheme_of_type(kind)
+    return None if kind in (F16, F32) else scheme_of_type(kind)
 
 
 def kind_of(scheme: Scheme) -> str | None:
     """Return the tensor type that holds a scheme, or None."""
-    if scheme.kind != PLAIN:
-        return scheme.kind
-    fitting = {bits: kind for kind, bits in PLAIN_KINDS.items()}
-    plain = scheme.sym and scheme.group_size == 32
-    return fitting.get(scheme.bits) if plain else None
+    return next((kind for kind in GGUF_TYPES if scheme_of_type(kind) == scheme), None)
 
 
 def kind_for(
@@ -93,9 +83,7 @@ def fitted(kind: str, columns: int) -> str:
 
 def block_of(kind: str) -> int:
     """Return the weights of one block of a quantized type; 1 for floating-point ones."""
-    if kind in NESTED_TYPES:
-        return NESTED_TYPES[kind].block
-    return 32 if kind in PLAIN_KINDS else 1
+    return GGUF_TYPES[kind].block if kind in GGUF_TYPES else 1
 
 
 def _quantized(name: str, shape: tuple[int, ...]) -> bool:

@@ -13,65 +13,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.metrics import group_count
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
-from autoround.formats.parts import matrix_part
-from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
-
-
-def why_not(shape: tuple[int, int]) -> str:
-    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-    for size, what in ((shape[0], "output"), (shape[1], "input")):
-        if size % BLOCK:
-            return f"its {what} width {size} is not a multiple of {BLOCK}, which packing needs"
-    return ""
-
-
-def to_tensors(layer: QuantizedTensor, *, version: int, g_idx: bool) -> dict[str, Tensor]:
-    """Lay a quantized weight out; meta tensors give shapes.
-
-    layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
-
-    Raises:
-        FormatError: version 1, and a zero point is 0.
-    """
-    bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
-    scale, zero = layer.scale.expand(rows, -1), layer.zero.expand(rows, -1)
-    if version == 1:
-        if zero.device.type != "meta" and not bool(zero.all()):
-            raise FormatError("GPTQ version 1 cannot hold a zero point of 0")
-        zero = zero - 1
-    tensors = {
-        "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
-        "qzeros": pack_rows(zero, bits).t().contiguous(),
-        "scales": scale.t().contiguous(),
-    }
-    if g_idx:
-        width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
-        index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device)
-        tensors["g_idx"] = index // width
-    return tensors
-
-
-def from_tensors(
-    tensors: Mapping[str, Tensor], scheme: Scheme, *, version: int, name: str
-) -> QuantizedTensor:
-    """Read a quantized weight back; ``g_idx`` is not looked at.
-
-    Raises:
-        FormatError: a tensor is missing, or has another dtype or shape than the layout.
-    """
-    qweight, qzeros, scales = (
-        matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
-    )
-    if qweight.shape[0] % scheme.bits or qzeros.shape[1] % scheme.bits:
-        raise FormatError(
-            f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit values"
-        )
-    codes = unpack_rows(qweight, scheme.bits).t()
-    return assemble(codes, scales.t(), _zeros(qzeros.t(), scheme.bits, version), scheme, name=name)
+from autoround.formats.parts import assemble, matrix_part
+from autoround.types import QuantizedTensor, Scheme
 
 
 def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
@@ -87,28 +33,6 @@ def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
         ones = sum(1 << shift for shift in range(0, 32, bits))
         return unpack_rows(packed + torch.tensor(ones, dtype=torch.int64).to(torch.int32), bits)
     return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
-
-
-def assemble(
-    codes: Tensor, scale: Tensor, zero: Tensor, scheme: Scheme, *, name: str
-) -> QuantizedTensor:
-    """Put read parts together after checking that they fit each other.
-
-    codes: uint8 [out, in]; scale: [out, groups]; zero: uint8 [out, groups].
-
-    Raises:
-        FormatError: scales or zero points do not fit the weight.
-    """
-    rows, columns = codes.shape
-    # A per-tensor scale is written once per output channel.
-    effective = Scheme(scheme.bits, scheme.group_size or PER_CHANNEL, scheme.sym)
-    groups = group_count((rows, columns), effective) // rows
-    if zero.shape != (rows, groups) or scale.shape != (rows, groups):
-        raise FormatError(
-            f"layer {name}: scales {tuple(scale.shape)} and zero points {tuple(zero.shape)} do "
-            f"not fit a weight of {rows} x {columns} with {scheme}"
-        )
-    return QuantizedTensor(codes.contiguous(), scale.contiguous(), zero.contiguous(), effective)
 
 
 class GptqLayout(BaseLayout):
@@ -139,17 +63,57 @@ class GptqLayout(BaseLayout):
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
         """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-        return why_not(shape)
+        for size, what in ((shape[0], "output"), (shape[1], "input")):
+            if size % BLOCK:
+                return f"its {what} width {size} is not a multiple of {BLOCK}, which packing needs"
+        return ""
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; see :func:`to_tensors`."""
-        return to_tensors(layer, version=self.version, g_idx=self.ordered)
+        """Lay a quantized weight out; meta tensors give shapes.
+
+        Args:
+            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+
+        Raises:
+            FormatError: version 1, and a zero point is 0.
+        """
+        bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
+        scale, zero = layer.scale.expand(rows, -1), layer.zero.expand(rows, -1)
+        if self.version == 1:
+            if zero.device.type != "meta" and not bool(zero.all()):
+                raise FormatError("GPTQ version 1 cannot hold a zero point of 0")
+            zero = zero - 1
+        tensors = {
+            "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
+            "qzeros": pack_rows(zero, bits).t().contiguous(),
+            "scales": scale.t().contiguous(),
+        }
+        if self.ordered:
+            width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
+            index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device)
+            tensors["g_idx"] = index // width
+        return tensors
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back; see :func:`from_tensors`."""
-        return from_tensors(tensors, scheme, version=self.version, name=name)
+        """Read a quantized weight back; ``g_idx`` is not looked at.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        qweight, qzeros, scales = (
+            matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
+        )
+        if qweight.shape[0] % scheme.bits or qzeros.shape[1] % scheme.bits:
+            raise FormatError(
+                f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit "
+                "values"
+            )
+        codes = unpack_rows(qweight, scheme.bits).t()
+        return assemble(
+            codes, scales.t(), _zeros(qzeros.t(), scheme.bits, self.version), scheme, name=name
+        )
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.mlx import layout as mlx_layout
+from autoround.formats.mlx.layout import MLX
 from autoround.formats.schemes import most_common
 from autoround.formats.written import described
 from autoround.types import Plan, Scheme
@@ -74,7 +74,7 @@ def quantized_layers(
         if not isinstance(bits, int) or not isinstance(size, int):
             raise FormatError(f"quantization: bits and group_size of layer {name} are no numbers")
         scheme = Scheme(bits, size, False)
-        reason = mlx_layout.illegal(scheme)
+        reason = MLX.illegal(scheme)
         if reason:
             raise FormatError(f"quantization of layer {name}: {reason}")
         found[name] = scheme

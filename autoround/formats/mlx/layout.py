@@ -17,79 +17,11 @@ from torch import Tensor
 from autoround.core.packing import BLOCK, pack_rows, unpack_rows
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
-from autoround.formats.gptq.layout import assemble
-from autoround.formats.parts import matrix_part
+from autoround.formats.parts import assemble, inexact_values, matrix_part
 from autoround.types import QuantizedTensor, Scheme
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-
-
-def illegal(scheme: Scheme) -> str:
-    """Return why no weight with this scheme can be held, or an empty text."""
-    if scheme.bits not in BITS:
-        return f"it holds {', '.join(map(str, BITS))} bits, not {scheme.bits}"
-    if scheme.group_size not in GROUP_SIZES:
-        return f"its groups are {', '.join(map(str, GROUP_SIZES))}, not {scheme.group_size}"
-    return ""
-
-
-def why_not(shape: tuple[int, int], scheme: Scheme) -> str:
-    """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-    if shape[1] % max(scheme.group_size, BLOCK):
-        return (
-            f"its input width {shape[1]} is not a multiple of the group size "
-            f"{scheme.group_size}, which MLX needs"
-        )
-    return ""
-
-
-def to_tensors(layer: QuantizedTensor) -> dict[str, Tensor]:
-    """Lay a quantized weight out; meta tensors give shapes.
-
-    Raises:
-        FormatError: MLX has no such bits or groups.
-    """
-    reason = illegal(layer.scheme)
-    if reason:
-        raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
-    packed = pack_rows(layer.codes.t(), layer.scheme.bits).t().contiguous()
-    bias = -(layer.scale.float() * layer.zero.float())
-    return {
-        "weight": packed.view(torch.uint32),
-        "scales": layer.scale.contiguous(),
-        "biases": bias.to(layer.scale.dtype).contiguous(),
-    }
-
-
-def from_tensors(tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str) -> QuantizedTensor:
-    """Read a quantized weight back.
-
-    Raises:
-        FormatError: a tensor is missing, has another dtype or shape than the layout, or the
-            biases are no multiples of the scales, as those of MLX's own quantizer.
-    """
-    packed = matrix_part(tensors, "weight", name)
-    scale, bias = (matrix_part(tensors, part, name) for part in ("scales", "biases"))
-    if packed.shape[1] % scheme.bits or scale.shape != bias.shape:
-        raise FormatError(
-            f"layer {name}: weight {tuple(packed.shape)}, scales {tuple(scale.shape)} and biases "
-            f"{tuple(bias.shape)} do not hold {scheme.bits}-bit values"
-        )
-    codes = unpack_rows(packed.view(torch.int32).t(), scheme.bits).t()
-    if scale.device.type == "meta":
-        zero = torch.empty(scale.shape, dtype=torch.uint8, device="meta")
-        return assemble(codes, scale, zero, scheme, name=name)
-    position = -bias.float() / scale.float()
-    zero = position.round()
-    # Rounding a bias to float16 moves it by less than its size over 2048.
-    off = (position - zero).abs() > position.abs() / 1024 + 1e-3
-    if bool((off | (zero < 0) | (zero > 2**scheme.bits - 1) | ~position.isfinite()).any()):
-        raise FormatError(
-            f"layer {name}: its biases are no whole multiples of its scales; files of MLX's own "
-            "quantizer have no integer zero points and cannot be read"
-        )
-    return assemble(codes, scale, zero.to(torch.uint8), scheme, name=name)
 
 
 class MlxLayout(BaseLayout):
@@ -99,29 +31,74 @@ class MlxLayout(BaseLayout):
     parts: tuple[str, ...] = ("weight", "scales", "biases")
 
     def illegal(self, scheme: Scheme) -> str:
-        """Return why no weight with a scheme can be held, or an empty text."""
-        return illegal(scheme)
+        """Return why no weight with this scheme can be held, or an empty text."""
+        if scheme.bits not in BITS:
+            return f"it holds {', '.join(map(str, BITS))} bits, not {scheme.bits}"
+        if scheme.group_size not in GROUP_SIZES:
+            return f"its groups are {', '.join(map(str, GROUP_SIZES))}, not {scheme.group_size}"
+        return ""
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
         """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-        return why_not(shape, scheme)
+        if shape[1] % max(scheme.group_size, BLOCK):
+            return (
+                f"its input width {shape[1]} is not a multiple of the group size "
+                f"{scheme.group_size}, which MLX needs"
+            )
+        return ""
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; see :func:`to_tensors`."""
-        return to_tensors(layer)
+        """Lay a quantized weight out; meta tensors give shapes.
+
+        Raises:
+            FormatError: MLX has no such bits or groups.
+        """
+        reason = self.illegal(layer.scheme)
+        if reason:
+            raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
+        packed = pack_rows(layer.codes.t(), layer.scheme.bits).t().contiguous()
+        bias = -(layer.scale.float() * layer.zero.float())
+        return {
+            "weight": packed.view(torch.uint32),
+            "scales": layer.scale.contiguous(),
+            "biases": bias.to(layer.scale.dtype).contiguous(),
+        }
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back; see :func:`from_tensors`."""
-        return from_tensors(tensors, scheme, name=name)
+        """Read a quantized weight back.
+
+        Raises:
+            FormatError: a tensor is missing, has another dtype or shape than the layout, or the
+                biases are no multiples of the scales, as those of MLX's own quantizer.
+        """
+        packed = matrix_part(tensors, "weight", name)
+        scale, bias = (matrix_part(tensors, part, name) for part in ("scales", "biases"))
+        if packed.shape[1] % scheme.bits or scale.shape != bias.shape:
+            raise FormatError(
+                f"layer {name}: weight {tuple(packed.shape)}, scales {tuple(scale.shape)} and "
+                f"biases {tuple(bias.shape)} do not hold {scheme.bits}-bit values"
+            )
+        codes = unpack_rows(packed.view(torch.int32).t(), scheme.bits).t()
+        if scale.device.type == "meta":
+            zero = torch.empty(scale.shape, dtype=torch.uint8, device="meta")
+            return assemble(codes, scale, zero, scheme, name=name)
+        position = -bias.float() / scale.float()
+        zero = position.round()
+        # Rounding a bias to float16 moves it by less than its size over 2048.
+        off = (position - zero).abs() > position.abs() / 1024 + 1e-3
+        if bool((off | (zero < 0) | (zero > 2**scheme.bits - 1) | ~position.isfinite()).any()):
+            raise FormatError(
+                f"layer {name}: its biases are no whole multiples of its scales; files of MLX's "
+                "own quantizer have no integer zero points and cannot be read"
+            )
+        return assemble(codes, scale, zero.to(torch.uint8), scheme, name=name)
 
     def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
         """Return how many biases, scale times zero point, their own dtype does not hold."""
         exact = layer.scale.float() * layer.zero.float()
-        off = int((exact.to(layer.scale.dtype).float() != exact).sum())
-        word = str(layer.scale.dtype).removeprefix("torch.")
-        return f"{off} biases are not exact in {word}" if off else ""
+        return inexact_values(exact, layer.scale.dtype, what="biases")
 
 
 MLX = MlxLayout()

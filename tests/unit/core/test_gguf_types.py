@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoround.core.gguf_types import NESTED_TYPES, nested_of, scheme_of_type
+from autoround.core.gguf_types import GGUF_TYPES, nested_of, scheme_of_type
 from autoround.core.grid import Grid, min_max_grid, nested_parts, quant_params, to_groups
 from autoround.core.levels import IntegerLevels, integer_levels
 from autoround.core.metrics import weight_bits
@@ -14,11 +14,11 @@ from autoround.core.rounding import Rounding, fake_quantize, quantize
 from autoround.core.scales import Nested
 from autoround_backends import reference
 
-NAMES = sorted(NESTED_TYPES)
+NAMES = sorted(name for name, kind in GGUF_TYPES.items() if kind.nested)
 
 
 def case(name: str, *, moved: bool, seed: int = 0) -> tuple[torch.Tensor, Grid, Rounding]:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(6, 2 * kind.block, generator=generator) * 0.05
     weight[0, :40] = 0.0
@@ -94,7 +94,7 @@ def test_gradients_agree_with_the_oracle(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_part_is_one_that_the_format_holds(name: str) -> None:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     _, grid, rounding = case(name, moved=True, seed=2)
     parts = nested_parts(grid, rounding.min_scale, rounding.max_scale)
     assert parts is not None
@@ -137,4 +137,4 @@ def test_bits_are_those_of_the_blocks(name: str, bits: float) -> None:
     scheme = scheme_of_type(name)
     assert weight_bits((3, 512), scheme) == 3 * 512 * bits
     assert str(scheme) == name.upper()
-    assert nested_of(scheme) == NESTED_TYPES[name].nested
+    assert nested_of(scheme) == GGUF_TYPES[name].nested

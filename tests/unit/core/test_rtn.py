@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
+from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
 from autoround.core.grid import from_groups, min_max_grid, to_groups
 from autoround.core.levels import integer_levels
 from autoround.core.rounding import initial_rounding, quantize
@@ -76,7 +76,7 @@ def test_a_matrix_keeps_clear_of_zero_points_that_a_layout_cannot_hold() -> None
 
 @pytest.mark.parametrize("name", ["q3_k", "q4_k", "q5_1"])
 def test_a_matrix_of_a_block_type_has_super_blocks(name: str) -> None:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     weight = torch.randn(3, 2 * kind.block, generator=torch.Generator().manual_seed(4))
     matrix = quantize_matrix(weight, scheme_of_type(name))
     assert matrix.nested is not None

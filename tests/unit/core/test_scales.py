@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.gguf_types import NESTED_TYPES
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.core.scales import HALF, LARGEST_SCALE, SMALLEST_SCALE
 
 from ._cases import few
@@ -44,9 +44,9 @@ def test_a_scale_at_its_floor_does_not_follow_its_range() -> None:
     assert HALF.follows(scale).tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize("name", sorted(NESTED_TYPES))
+@pytest.mark.parametrize("name", sorted(name for name, kind in GGUF_TYPES.items() if kind.nested))
 def test_only_unsigned_super_blocks_have_minima(name: str) -> None:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     scale = torch.rand(3, kind.nested.groups, 1) + 0.1
     rounded, minimum = kind.nested.encode(scale, -scale)
     assert kind.nested.has_minimum == (minimum is not None) == (not kind.sym)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.core.gguf_types import NESTED_TYPES, scheme_of_type
+from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
 from autoround.core.levels import AsymmetricLevels, SymmetricLevels
 from autoround.core.scales import HALF
 from autoround.core.schemes import scheme_levels, scheme_scales
@@ -16,9 +16,9 @@ def test_plain_schemes_have_integers_and_float16() -> None:
     assert scheme_scales(Scheme(4, 32, True)) == HALF
 
 
-@pytest.mark.parametrize("name", sorted(NESTED_TYPES))
+@pytest.mark.parametrize("name", sorted(name for name, kind in GGUF_TYPES.items() if kind.nested))
 def test_block_types_have_scales_of_their_own(name: str) -> None:
-    kind, scheme = NESTED_TYPES[name], scheme_of_type(name)
+    kind, scheme = GGUF_TYPES[name], scheme_of_type(name)
     assert scheme_scales(scheme) == kind.nested
     assert scheme_levels(scheme).count == 2**kind.bits
     assert scheme_levels(scheme).fixed_zero == kind.sym

@@ -3,18 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.core.gguf_types import NESTED_TYPES
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.core.grid import min_max_grid, nested_parts, quant_params, to_groups
 from autoround.core.levels import integer_levels
 from autoround.core.rounding import fake_quantize, initial_rounding
 from autoround.core.search_nested import rungs, search_nested
 
-NAMES = sorted(NESTED_TYPES)
+NAMES = sorted(name for name, kind in GGUF_TYPES.items() if kind.nested)
 
 
 def weight_of(name: str, *, rows: int = 8) -> torch.Tensor:
     generator = torch.Generator().manual_seed(11)
-    weight = torch.randn(rows, 2 * NESTED_TYPES[name].block, generator=generator) * 0.03
+    weight = torch.randn(rows, 2 * GGUF_TYPES[name].block, generator=generator) * 0.03
     weight[0] = 0.0
     weight[1] = weight[1].abs() + 0.2
     weight[2] = -weight[2].abs() - 0.2
@@ -28,7 +28,7 @@ def rounded(groups: torch.Tensor, grid: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
     importance = torch.rand(1, *groups.shape[1:], generator=torch.Generator().manual_seed(3)) ** 3
     plain = min_max_grid(groups, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
@@ -46,7 +46,7 @@ def test_the_weighted_error_is_below_that_of_the_min_max_grid(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_chosen_is_what_the_forward_rounds_to(name: str) -> None:
-    kind = NESTED_TYPES[name]
+    kind = GGUF_TYPES[name]
     groups = to_groups(weight_of(name), kind.group_size)
     found = search_nested(groups, None, integer_levels(kind.bits, sym=kind.sym), scales=kind.nested)
     one = torch.ones_like(groups[..., :1])
@@ -64,7 +64,7 @@ def test_what_was_chosen_is_what_the_forward_rounds_to(name: str) -> None:
 
 
 def test_a_row_is_searched_alike_alone_and_among_others() -> None:
-    kind = NESTED_TYPES["q4_k"]
+    kind = GGUF_TYPES["q4_k"]
     groups = to_groups(weight_of("q4_k", rows=300), kind.group_size)
     whole = search_nested(groups, None, integer_levels(4, sym=False), scales=kind.nested)
     alone = search_nested(groups[200:201], None, integer_levels(4, sym=False), scales=kind.nested)

@@ -13,8 +13,7 @@ from autoround import api
 from autoround.errors import AutoRoundError, ModelError, VerificationError
 from autoround.export import verify
 from autoround.formats.auto_round.format import AutoRoundFormat
-from autoround.formats.gptq import layout as gptq_layout
-from autoround.formats.gptq.layout import GptqLayout
+from autoround.formats.gptq.layout import AUTO_ROUND_V1, GptqLayout
 from autoround.model.locate import locate_model
 
 from ...runs import NEAREST, even_device, small
@@ -87,7 +86,7 @@ def _unchecked(layers: Any, packing: str) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{part}": tensor
         for name, layer in layers.items()
-        for part, tensor in gptq_layout.to_tensors(layer, version=1, g_idx=False).items()
+        for part, tensor in AUTO_ROUND_V1.to_tensors(layer).items()
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.auto_round.format import AUTO_ROUND
-from autoround.formats.gptq import layout as gptq_layout
+from autoround.formats.gptq.layout import GPTQ_V1
 from autoround.formats.registry import BUILT_IN, layout_named
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, QuantizedTensor, Scheme
 
@@ -190,9 +190,11 @@ def test_packing_follows_the_schemes() -> None:
 
 
 def test_widths_that_cannot_be_packed_are_named() -> None:
-    assert gptq_layout.why_not((64, 96)) == ""
-    assert gptq_layout.why_not((33, 64)).startswith("its output width 33 is not a multiple of 32")
-    assert gptq_layout.why_not((64, 40)).startswith("its input width 40 is not a multiple of 32")
+    assert GPTQ_V1.why_not((64, 96), SCHEME) == ""
+    reason = GPTQ_V1.why_not((33, 64), SCHEME)
+    assert reason.startswith("its output width 33 is not a multiple of 32")
+    reason = GPTQ_V1.why_not((64, 40), SCHEME)
+    assert reason.startswith("its input width 40 is not a multiple of 32")
 
 
 SCHEME = Scheme(4, 32, True)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.errors import FormatError
 from autoround.formats.gguf import blocks as gguf_layout
 from autoround.formats.gguf.blocks import (
-    KINDS,
     GgufTensor,
     bytes_per_row,
     dequantize,
@@ -26,7 +26,7 @@ from autoround.formats.gguf.blocks import (
 )
 
 many = settings(max_examples=100, deadline=None, derandomize=True)
-names = st.sampled_from(tuple(KINDS))
+names = st.sampled_from(tuple(GGUF_TYPES))
 PARTS = ("codes", "scale", "sub_scale", "minimum", "sub_minimum")
 #: Zeros of both signs, the smallest, ordinary and largest numbers that float16 has.
 HALVES = (0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 0.013, -0.7, 1.0, 65504.0, -65504.0)
@@ -36,7 +36,7 @@ HALF_AT = {"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6
 
 def drawn(name: str, *, seed: int, rows: int = 3, blocks: int = 2, edges: int = 0) -> GgufTensor:
     """Draw every part; ``edges`` in a hundred of the integers are an end of their range."""
-    kind, rng = KINDS[name], np.random.default_rng(seed)
+    kind, rng = GGUF_TYPES[name], np.random.default_rng(seed)
 
     def integers(low: int, high: int, columns: int, dtype: type) -> Tensor:
         values = rng.integers(low, high + 1, (rows, columns))
@@ -48,12 +48,12 @@ def drawn(name: str, *, seed: int, rows: int = 3, blocks: int = 2, edges: int = 
         return torch.from_numpy(rng.choice(HALVES, (rows, blocks)).astype(np.float16))
 
     codes = integers(0, 2**kind.bits - 1, blocks * kind.block, np.uint8)
-    minimum = None if kind.signed else halves()
+    minimum = None if kind.sym else halves()
     if kind.sub_range is None:
         return GgufTensor(name, codes, halves(), None, minimum)
     groups = blocks * kind.block // kind.group
     sub = integers(*kind.sub_range, groups, np.int8)
-    least = None if kind.signed else integers(*kind.sub_range, groups, np.int8)
+    least = None if kind.sym else integers(*kind.sub_range, groups, np.int8)
     return GgufTensor(name, codes, halves(), sub, minimum, least)
 
 
@@ -107,7 +107,7 @@ def test_drawn_parts_are_read_alike_and_come_back(
 @given(name=st.sampled_from(tuple(HALF_AT)), seed=st.integers(0, 2**31))
 def test_any_bytes_of_k_quants_with_finite_scales_are_read_alike(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (3, 2, KINDS[name].bytes), dtype=np.uint8)
+    blocks = rng.integers(0, 256, (3, 2, GGUF_TYPES[name].bytes), dtype=np.uint8)
     for start in HALF_AT[name]:
         scale = rng.choice(HALVES, (3, 2, 1)).astype(np.float16)
         blocks[:, :, start : start + 2] = scale.view(np.uint8)
@@ -158,7 +158,7 @@ def test_a_bit_of_every_field_lies_where_the_format_says() -> None:
     assert one_byte("q6_k", "sub_scale", 15, -1) == {192 + 15: 0xFF}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_meta_tensors_give_the_shapes_of_real_ones(name: str) -> None:
     layer = drawn(name, seed=1)
     data = pack(layer)
@@ -173,7 +173,7 @@ def test_meta_tensors_give_the_shapes_of_real_ones(name: str) -> None:
     assert dequantize(GgufTensor(name, **parts)).shape == layer.codes.shape
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_chunks_join_without_a_seam(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = drawn(name, seed=2, rows=7)
     whole = pack(layer)
@@ -184,7 +184,7 @@ def test_chunks_join_without_a_seam(name: str, monkeypatch: pytest.MonkeyPatch) 
         assert_same(unpack(whole, name), layer)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_bytes_may_lie_anywhere_and_are_not_shared(name: str) -> None:
     layer = drawn(name, seed=3, rows=1, blocks=1)
     data = pack(layer)
@@ -195,7 +195,7 @@ def test_bytes_may_lie_anywhere_and_are_not_shared(name: str) -> None:
     assert_same(back, layer)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_parts_may_be_views(name: str, rows: int) -> None:
     layer = drawn(name, seed=4, rows=rows, blocks=1)
@@ -207,7 +207,7 @@ def test_parts_may_be_views(name: str, rows: int) -> None:
     assert torch.equal(dequantize(GgufTensor(name, **views)), dequantize(layer))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_no_rows_are_no_bytes(name: str) -> None:
     layer = drawn(name, seed=5, rows=0)
     data = pack(layer)
@@ -224,10 +224,10 @@ def test_minima_of_unsigned_bytes_are_the_same() -> None:
     assert torch.equal(dequantize(other), dequantize(layer))
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].bits < 8])
+@pytest.mark.parametrize("name", [name for name in GGUF_TYPES if GGUF_TYPES[name].bits < 8])
 def test_codes_that_would_spill_into_others_are_refused(name: str) -> None:
     layer = drawn(name, seed=7)
-    layer.codes[1, 2] = top = 2 ** KINDS[name].bits
+    layer.codes[1, 2] = top = 2 ** GGUF_TYPES[name].bits
     with pytest.raises(FormatError, match=f"{name}: codes .* {top}; legal: 0 … {top - 1}"):
         pack(layer)
 
@@ -235,7 +235,7 @@ def test_codes_that_would_spill_into_others_are_refused(name: str) -> None:
 @pytest.mark.parametrize("part", ["sub_scale", "sub_minimum"])
 @pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q5_k"])
 def test_sub_scales_out_of_range_are_refused(name: str, part: str) -> None:
-    sub_range = KINDS[name].sub_range
+    sub_range = GGUF_TYPES[name].sub_range
     assert sub_range is not None
     for value in (sub_range[0] - 1, sub_range[1] + 1):
         parts = parts_of(drawn(name, seed=8))
@@ -267,7 +267,7 @@ def test_parts_that_a_type_lacks_are_refused() -> None:
         dequantize(missing)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", GGUF_TYPES)
 def test_data_that_are_no_blocks_are_refused(name: str) -> None:
     data = pack(drawn(name, seed=11))
     with pytest.raises(FormatError, match="no multiple"):
@@ -276,8 +276,8 @@ def test_data_that_are_no_blocks_are_refused(name: str) -> None:
         with pytest.raises(FormatError, match=f"{name}: blocks are uint8"):
             unpack(wrong, name)
     with pytest.raises(FormatError, match="no multiple"):
-        bytes_per_row(name, KINDS[name].block + 16)
-    assert why_not(3 * KINDS[name].block, name) == ""
+        bytes_per_row(name, GGUF_TYPES[name].block + 16)
+    assert why_not(3 * GGUF_TYPES[name].block, name) == ""
 
 
 def test_an_unknown_type_is_refused_everywhere() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.errors import FormatError
 from autoround.formats.gguf.blocks import (
-    KINDS,
     GgufTensor,
     bytes_per_row,
     dequantize,
@@ -23,14 +23,14 @@ from autoround.formats.gguf.blocks import (
     why_not,
 )
 
-NAMES = list(KINDS)
+NAMES = list(GGUF_TYPES)
 SUBS = {"q2_k": (0, 15), "q3_k": (-32, 31), "q4_k": (0, 63), "q5_k": (0, 63), "q6_k": (-128, 127)}
 PARTS = ("codes", "scale", "sub_scale", "minimum", "sub_minimum")
 
 
 def drawn(name: str, *, seed: int, rows: int = 5, blocks: int = 3) -> GgufTensor:
     """Draw every part from its whole range, with both ends of it in the first row."""
-    kind = KINDS[name]
+    kind = GGUF_TYPES[name]
     rng = torch.Generator().manual_seed(seed)
     columns = blocks * kind.block
     codes = torch.randint(0, 2**kind.bits, (rows, columns), generator=rng, dtype=torch.uint8)
@@ -42,9 +42,9 @@ def drawn(name: str, *, seed: int, rows: int = 5, blocks: int = 3) -> GgufTensor
         shape = (rows, columns // kind.group)
         sub = torch.randint(low, high + 1, shape, generator=rng).to(torch.int8)
         sub[0, ::2], sub[0, 1::2] = low, high
-        if not kind.signed:
+        if not kind.sym:
             least = sub.flip(1).clone()
-    if not kind.signed:
+    if not kind.sym:
         minimum = torch.randn(rows, blocks, generator=rng).half()
         minimum[1] = 0.0
     return GgufTensor(name, codes, scale, sub, minimum, least)
@@ -82,10 +82,10 @@ def test_bytes_of_the_package_pack_to_the_same_bytes(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if KINDS[name].group])
+@pytest.mark.parametrize("name", [name for name in NAMES if GGUF_TYPES[name].group])
 def test_any_bytes_of_a_k_quant_pack_to_the_same_bytes(name: str) -> None:
     rng = np.random.default_rng(4)
-    data = rng.integers(0, 256, size=(6, 2 * KINDS[name].bytes), dtype=np.uint8)
+    data = rng.integers(0, 256, size=(6, 2 * GGUF_TYPES[name].bytes), dtype=np.uint8)
     layer = unpack(torch.from_numpy(data), name)
     assert np.array_equal(pack(layer).numpy(), data)
     theirs = gguf.quants.dequantize(data, Type[name.upper()])
@@ -97,8 +97,8 @@ def test_any_bytes_of_a_k_quant_pack_to_the_same_bytes(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_are_those_of_the_package(name: str) -> None:
     block, size = gguf.GGML_QUANT_SIZES[Type[name.upper()]]
-    assert (KINDS[name].block, KINDS[name].bytes) == (block, size)
-    assert KINDS[name].number == Type[name.upper()].value
+    assert (GGUF_TYPES[name].block, GGUF_TYPES[name].bytes) == (block, size)
+    assert GGUF_TYPES[name].number == Type[name.upper()].value
     assert bytes_per_row(name, 4 * block) == 4 * size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.formats.gguf.blocks import KINDS
+from autoround.core.gguf_types import GGUF_TYPES
 from autoround.formats.gguf.type_mix import (
     BASES,
     Traits,
@@ -101,13 +101,13 @@ def test_more_bits_go_to_both_ends_and_every_third() -> None:
     assert [layer for layer in range(16) if more_bits(layer, 16)] == [0, 1, 4, 7, 10, 13, 14, 15]
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(GGUF_TYPES))
 def test_schemes_and_types_name_each_other(kind: str) -> None:
     scheme = scheme_of(kind)
     assert scheme is not None
     assert kind_of(scheme) == kind
-    assert block_of(kind) == KINDS[kind].block
-    assert scheme.bits == KINDS[kind].bits
+    assert block_of(kind) == GGUF_TYPES[kind].block
+    assert scheme.bits == GGUF_TYPES[kind].bits
 
 
 def test_other_schemes_have_no_type() -> None:

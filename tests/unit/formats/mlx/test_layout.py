@@ -14,7 +14,7 @@ from autoround.checkpoints.inspect import inspect_folder
 from autoround.errors import FormatError
 from autoround.evaluate.models import load_any
 from autoround.formats.mlx.config import config, is_mlx, quantized_layers
-from autoround.formats.mlx.layout import from_tensors, illegal, to_tensors, why_not
+from autoround.formats.mlx.layout import MLX
 from autoround.model.locate import read_config
 from autoround.types import BlockPlan, LayerPlan, QuantizedTensor, Scheme
 
@@ -43,7 +43,7 @@ def test_words_are_those_of_mlx(bits: int, size: int) -> None:
         torch.ones_like(scale).to(torch.uint8),
         Scheme(bits, size, False),
     )
-    ours = to_tensors(layer)["weight"]
+    ours = MLX.to_tensors(layer)["weight"]
     assert ours.dtype == torch.uint32
     assert np.array_equal(ours.numpy(), parts["weight"])
 
@@ -54,8 +54,8 @@ def test_codes_scales_and_zero_points_come_back(bits: int, size: int, sym: bool)
     scheme = Scheme(bits, size, sym)
     rng = torch.Generator().manual_seed(bits)
     layer = nearest(torch.randn(6, 256, generator=rng) * 0.02, scheme)
-    parts = to_tensors(layer)
-    back = from_tensors(parts, scheme, name="a")
+    parts = MLX.to_tensors(layer)
+    back = MLX.from_tensors(parts, scheme, name="a")
     assert torch.equal(back.codes, layer.codes)
     assert torch.equal(back.scale, layer.scale)
     assert torch.equal(back.zero, layer.zero)
@@ -69,16 +69,16 @@ def test_files_of_mlx_s_own_quantizer_are_refused() -> None:
     parts = {p: torch.from_numpy(held[f"w4g64.{p}"]) for p in ("weight", "scales", "biases")}
     parts["biases"] = parts["biases"] + parts["scales"] * 0.4
     with pytest.raises(FormatError, match="no whole multiples"):
-        from_tensors(parts, Scheme(4, 64, False), name="a")
+        MLX.from_tensors(parts, Scheme(4, 64, False), name="a")
 
 
 def test_what_mlx_does_not_know_is_refused() -> None:
-    assert "bits, not 7" in illegal(Scheme(7, 64, True))
-    assert "not 16" in illegal(Scheme(4, 16, True))
-    assert illegal(Scheme(4, 64, True)) == ""
-    assert "multiple" in why_not((8, 96), Scheme(4, 64, True))
+    assert "bits, not 7" in MLX.illegal(Scheme(7, 64, True))
+    assert "not 16" in MLX.illegal(Scheme(4, 16, True))
+    assert MLX.illegal(Scheme(4, 64, True)) == ""
+    assert "multiple" in MLX.why_not((8, 96), Scheme(4, 64, True))
     with pytest.raises(FormatError, match="W7"):
-        to_tensors(nearest(torch.randn(2, 64), Scheme(7, 64, True)))
+        MLX.to_tensors(nearest(torch.randn(2, 64), Scheme(7, 64, True)))
     config = {"bits": 4, "group_size": 64, "mode": "mxfp4"}
     assert is_mlx(config)
     assert not is_mlx({**config, "quant_method": "gptq"})
