@@ -167,7 +167,7 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
     outputs = []
     for name in formats:
         written = find_format(name)
-        if written.own_types:
+        if written.gguf_types:
             raise FormatError(
                 f"{name} has grids of its own, which codes cannot be carried over to; quantize "
                 "the 16-bit model with this format instead"

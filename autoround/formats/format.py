@@ -73,7 +73,7 @@ class Format(Protocol):
     """One format that checkpoints are written and read in.
 
     name: as ``output.format`` has it. writer: the word for what writes its files. method: what its
-    configs say of themselves, empty where they say nothing. layouts: all that it uses. own_types:
+    configs say of themselves, empty where they say nothing. layouts: all that it uses. gguf_types:
     whether it gives every tensor a type of its own, whatever the recipe's scheme. merges_layers:
     whether the engines that read it run q, k, v or gate, up as one product. config_keys: keys of
     config.json that it describes itself under. holds_transposed: whether it has a place for weights
@@ -84,7 +84,7 @@ class Format(Protocol):
     writer: str
     method: str
     layouts: tuple[Layout, ...]
-    own_types: bool
+    gguf_types: bool
     merges_layers: bool
     config_keys: tuple[str, ...]
     holds_transposed: bool
@@ -171,7 +171,7 @@ class BaseFormat:
     writer = "safetensors"
     method = ""
     layouts: tuple[Layout, ...] = ()
-    own_types = False
+    gguf_types = False
     merges_layers = True
     config_keys: tuple[str, ...] = ("quantization_config",)
     holds_transposed = True

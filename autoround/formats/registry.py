@@ -184,12 +184,12 @@ def plan_output(
     one = find_format(name)
     layout = one.layout_for(schemes)
     dtype = one.kept_dtype(dtype, chosen=chosen)
-    reason = "" if one.own_types else one.unfit(layout, schemes)
+    reason = "" if one.gguf_types else one.unfit(layout, schemes)
     if reason:
         fitting = [
             other.name
             for other in registry().formats.values()
-            if other.own_types or not other.unfit(other.layouts[-1], schemes)
+            if other.gguf_types or not other.unfit(other.layouts[-1], schemes)
         ]
         raise FormatError(
             f"format {name} cannot hold {reason}; formats that can: {', '.join(fitting)}"

@@ -6,21 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autoround.core.dtypes import DTYPES
-from autoround.core.metrics import weight_bits
-from autoround.errors import FormatError, RecipeError
-from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.errors import RecipeError
 from autoround.formats.merged_layers import merged_under
-from autoround.formats.registry import format_of, layout_named, why_not
-from autoround.formats.written import part_shape
+from autoround.formats.registry import format_of
+from autoround.mixed_precision.options import options_for, schemes_of, why_unfit
 from autoround.mixed_precision.perturbation import ScoredModule
 from autoround.model.blocks import head_path, matrices
 from autoround.model.skeleton import Skeleton
-from autoround.planning.estimate import layer_bytes
-from autoround.planning.gguf_tensors import tensor_bytes
 from autoround.planning.layer_rules import apply_rules
 from autoround.planning.plan import outside_of
-from autoround.recipe.allocate import parse_option
 from autoround.recipe.schema import Recipe
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
@@ -43,33 +37,8 @@ class LayerGroup:
         return sum(math.prod(layer.shape) for layer in self.layers)
 
 
-def schemes_of(recipe: Recipe, output: OutputPlan) -> tuple[Scheme | None, ...]:
-    """Resolve the options of a recipe for a format.
-
-    Raises:
-        RecipeError: an option is of another family of formats, or two are the same.
-        FormatError: the format cannot hold an option.
-    """
-    found: list[Scheme | None] = []
-    for text in recipe.allocate.options:
-        parsed = parse_option(text, recipe.scheme.as_scheme())
-        if parsed is not None and isinstance(parsed, str) != format_of(output).own_types:
-            raise RecipeError(
-                f"allocate.options: {text} is no option for {output.format}: GGUF files take "
-                "its types (such as q4_0, q4_k), and other formats take W and bits (such as W4)"
-            )
-        scheme = gguf_mix.scheme_of(parsed) if isinstance(parsed, str) else parsed
-        if scheme in found:
-            raise RecipeError(f"allocate.options: {text} is there twice ({scheme or '16 bit'})")
-        reason = "" if scheme is None else layout_named(output.packing).illegal(scheme)
-        if reason:
-            raise FormatError(f"allocate.options: format {output.format} has no {text}: {reason}")
-        found.append(scheme)
-    return tuple(found)
-
-
 def layer_groups(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[LayerGroup]:
-    """Gather the layers that a plan quantizes into units, each with what it may take.
+    """Gather the layers that a plan quantizes into groups, each with what it may take.
 
     The head is one where the recipe lets it take part; layers that are kept are none.
 
@@ -80,20 +49,20 @@ def layer_groups(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[LayerGr
     options = schemes_of(recipe, output)
     wish = recipe.allocate.fused
     merged = format_of(output).merges_layers if wish == "auto" else wish
-    units = []
+    groups = []
     ruled = ruled_layers(recipe, skeleton, plan)
     for block in plan.blocks:
-        groups: dict[str, list[LayerPlan]] = {}
+        sharing: dict[str, list[LayerPlan]] = {}
         for layer in (x for x in block.quantized if x.name not in ruled):
-            groups.setdefault(_together(layer, merged=merged), []).append(layer)
-        units += [_unit(name, own, options, output) for name, own in groups.items()]
+            sharing.setdefault(_together(layer, merged=merged), []).append(layer)
+        groups += [_group(name, own, options, output) for name, own in sharing.items()]
     head = scored_head(recipe, skeleton, plan)
     if head is not None:
         kept = [None] if None in options else []
         fitting = [*head.options, *kept]
-        unit = _unit(head.name, head.layers, fitting, output)
-        units.append(_unwritten(unit, skeleton))
-    return [unit for unit in units if unit.options]
+        group = _group(head.name, head.layers, fitting, output)
+        groups.append(_unwritten(group, skeleton))
+    return [group for group in groups if group.options]
 
 
 def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule | None:
@@ -108,7 +77,7 @@ def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule 
     options = schemes_of(recipe, output)
     head = next((x for x in plan.kept if x.name == head_path(skeleton.model)), None)
     one = format_of(output)
-    if head is None or one.headless() or one.own_types:
+    if head is None or one.headless() or one.gguf_types:
         raise RecipeError(
             f"allocate.lm_head: {output.format} has no choice of bits for the head of this "
             "model; set it to none"
@@ -125,12 +94,12 @@ def scored_head(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> ScoredModule 
     )
 
 
-def _unwritten(unit: LayerGroup, skeleton: Skeleton) -> LayerGroup:
+def _unwritten(group: LayerGroup, skeleton: Skeleton) -> LayerGroup:
     """Count nothing for a head that is kept where it shares its weight with the embeddings."""
-    if unit.layers[0].tensor not in skeleton.tied:
-        return unit
-    pairs = zip(unit.options, unit.sizes, strict=True)
-    return replace(unit, sizes=tuple(0 if o is None else size for o, size in pairs))
+    if group.layers[0].tensor not in skeleton.tied:
+        return group
+    pairs = zip(group.options, group.sizes, strict=True)
+    return replace(group, sizes=tuple(0 if o is None else size for o, size in pairs))
 
 
 def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[str]:
@@ -139,7 +108,7 @@ def ruled_layers(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> frozenset[st
         return frozenset()
     found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
     rules = apply_rules(recipe, skeleton, found, outside_of(skeleton))
-    owner = rules.gguf if format_of(plan.outputs[0]).own_types else rules.plain
+    owner = rules.gguf if format_of(plan.outputs[0]).gguf_types else rules.plain
     return frozenset(name for name in rules.names if owner(name) is not None)
 
 
@@ -150,10 +119,10 @@ def scored_modules(recipe: Recipe, skeleton: Skeleton, plan: Plan) -> list[list[
     options = [scheme for scheme in schemes_of(recipe, output) if scheme is not None]
     found = []
     for block in plan.blocks:
-        groups: dict[str, list[LayerPlan]] = {}
+        sharing: dict[str, list[LayerPlan]] = {}
         for layer in (x for x in block.quantized if x.name not in ruled):
-            groups.setdefault(module_name(layer), []).append(layer)
-        found.append([_part(name, own, options, output) for name, own in groups.items()])
+            sharing.setdefault(module_name(layer), []).append(layer)
+        found.append([_part(name, own, options, output) for name, own in sharing.items()])
     return found
 
 
@@ -177,35 +146,12 @@ def _together(layer: LayerPlan, *, merged: bool) -> str:
     return merged_under(layer.name, experts_only=not merged) or layer.name
 
 
-def _unit(
+def _group(
     name: str, layers: Sequence[LayerPlan], options: Iterable[Scheme | None], output: OutputPlan
 ) -> LayerGroup:
+    kind = options_for(output)
     fitting = tuple(
         option for option in options if not any(why_unfit(x, option, output) for x in layers)
     )
-    sizes = tuple(sum(option_bytes(x, option, output) for x in layers) for option in fitting)
+    sizes = tuple(sum(kind.layer_bytes(x, option) for x in layers) for option in fitting)
     return LayerGroup(name, tuple(layers), fitting, sizes)
-
-
-def why_unfit(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> str:
-    """Return why a layer cannot take an option, or an empty text."""
-    if option is None:
-        return ""
-    if format_of(output).own_types:
-        kind = gguf_mix.kind_of(option)
-        fits = kind is not None and layer.shape[1] % gguf_mix.block_of(kind) == 0
-        return "" if fits else f"its width {layer.shape[1]} is no multiple of a block"
-    return why_not(part_shape(layer), option, [output.packing])
-
-
-def option_bytes(layer: LayerPlan, option: Scheme | None, output: OutputPlan) -> int:
-    """Return the bytes that a layer takes in the files, its scales and zero points included."""
-    if option is None:
-        dtype = "float16" if format_of(output).own_types else output.dtype
-        return math.prod(layer.shape) * DTYPES[dtype].itemsize
-    if format_of(output).own_types:
-        return tensor_bytes(layer.shape, gguf_mix.kind_of(option) or gguf_mix.F16)
-    if layout_named(output.packing).dense:
-        # Written in 16 bit whatever it is: what it would take is what counts.
-        return -(-weight_bits(layer.shape, option) // 8)
-    return layer_bytes(replace(layer, scheme=option), output.packing)

@@ -15,17 +15,15 @@ from pathlib import Path
 from autoround.core.allocate import Allocation, Choice, curve, least_loss, least_size
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError, RecipeError
-from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.registry import format_of
 from autoround.mixed_precision.layer_groups import (
     LayerGroup,
     layer_groups,
     module_name,
-    option_bytes,
-    schemes_of,
     scored_head,
     scored_modules,
 )
+from autoround.mixed_precision.options import options_for, schemes_of
 from autoround.mixed_precision.score_file import Scores, load_scores, save_scores, scores_identity
 from autoround.mixed_precision.sensitivity import layer_losses
 from autoround.model.skeleton import Skeleton
@@ -41,12 +39,12 @@ from autoround.types import OutputPlan, Plan, Scheme
 class ChosenAllocation:
     """An allocation: what was chosen of what, and what it is predicted to cost.
 
-    units, losses, picks: for each unit, the loss of each of its options, and the one chosen.
+    groups, losses, picks: for each group, the loss of each of its options, and the one chosen.
     fixed: bytes of all else that is written. budget: its key in the recipe, and its value.
     corners: the best allocations of other sizes, the smallest first.
     """
 
-    units: tuple[LayerGroup, ...]
+    groups: tuple[LayerGroup, ...]
     losses: tuple[tuple[float, ...], ...]
     picks: tuple[int, ...]
     fixed: int
@@ -56,8 +54,11 @@ class ChosenAllocation:
 
     @property
     def schemes(self) -> list[tuple[LayerGroup, Scheme | None]]:
-        """Every unit with what it was given."""
-        return [(u, u.options[pick]) for u, pick in zip(self.units, self.picks, strict=True)]
+        """Every group with what it was given."""
+        return [
+            (group, group.options[pick])
+            for group, pick in zip(self.groups, self.picks, strict=True)
+        ]
 
     @property
     def loss(self) -> float:
@@ -66,21 +67,21 @@ class ChosenAllocation:
 
     @property
     def size(self) -> int:
-        """The bytes of the units."""
-        return sum(u.sizes[pick] for u, pick in zip(self.units, self.picks, strict=True))
+        """The bytes of the groups."""
+        return sum(group.sizes[pick] for group, pick in zip(self.groups, self.picks, strict=True))
 
     @property
     def counts(self) -> dict[str, int]:
         """How many layers got each scheme, by the words for it; the fewest bits first."""
         found: dict[Scheme | None, int] = {}
-        for unit, scheme in self.schemes:
-            found[scheme] = found.get(scheme, 0) + len(unit.layers)
+        for group, scheme in self.schemes:
+            found[scheme] = found.get(scheme, 0) + len(group.layers)
         return {str(s or "16 bit"): found[s] for s in sorted(found, key=rank)}
 
     @property
     def weights(self) -> int:
         """The number of weights that were decided on."""
-        return sum(unit.weights for unit in self.units)
+        return sum(group.weights for group in self.groups)
 
     @property
     def bits(self) -> float:
@@ -174,31 +175,33 @@ def choose_allocation(
             f"allocate: the formats of {recipe.output.format} hold weights in different ways, and "
             "an allocation is for one: quantize to one of them at a time"
         )
-    units = layer_groups(recipe, skeleton, plan)
+    groups = layer_groups(recipe, skeleton, plan)
     losses, unreached = [], []
-    for number, unit in enumerate(units):
-        own = _unit_losses(unit, scores)
+    for number, group in enumerate(groups):
+        own = _group_losses(group, scores)
         if any(map(math.isnan, own)):
             # Nothing is known of it: it gets the most that there is.
-            most = max(range(len(unit.options)), key=lambda pick: unit.sizes[pick])
-            unit = replace(unit, options=(unit.options[most],), sizes=(unit.sizes[most],))
-            units[number], own = unit, (0.0,)
-            unreached.append(unit.name)
+            most = max(range(len(group.options)), key=lambda pick: group.sizes[pick])
+            group = replace(group, options=(group.options[most],), sizes=(group.sizes[most],))
+            groups[number], own = group, (0.0,)
+            unreached.append(group.name)
         losses.append(own)
     choices = [
-        [Choice(size, loss) for size, loss in zip(unit.sizes, own, strict=True)]
-        for unit, own in zip(units, losses, strict=True)
+        [Choice(size, loss) for size, loss in zip(group.sizes, own, strict=True)]
+        for group, own in zip(groups, losses, strict=True)
     ]
-    fixed = disk_bytes(plan, skeleton) - sum(_planned_bytes(u, plan, skeleton) for u in units)
-    if not units:
+    fixed = disk_bytes(plan, skeleton) - sum(
+        _planned_bytes(group, plan, skeleton) for group in groups
+    )
+    if not groups:
         raise RecipeError("allocate: rules or ignore decide about every layer; none is left")
     budget = next(iter(recipe.allocate.budgets.items()))
     corners = curve(choices)
-    found = _within(budget, units, choices, fixed=fixed)
+    found = _within(budget, groups, choices, fixed=fixed)
     if found is None:
-        raise RecipeError(_out_of_reach(budget, units, corners, fixed))
+        raise RecipeError(_out_of_reach(budget, groups, corners, fixed))
     return ChosenAllocation(
-        tuple(units),
+        tuple(groups),
         tuple(losses),
         found.picks,
         fixed,
@@ -208,21 +211,21 @@ def choose_allocation(
     )
 
 
-def _unit_losses(unit: LayerGroup, scores: Scores) -> tuple[float, ...]:
-    parts = dict.fromkeys(map(module_name, unit.layers))
-    return tuple(sum(scores.loss(part, option) for part in parts) for option in unit.options)
+def _group_losses(group: LayerGroup, scores: Scores) -> tuple[float, ...]:
+    parts = dict.fromkeys(map(module_name, group.layers))
+    return tuple(sum(scores.loss(part, option) for part in parts) for option in group.options)
 
 
-def _planned_bytes(unit: LayerGroup, plan: Plan, skeleton: Skeleton) -> int:
-    """Return the bytes that a unit takes in a plan; a tied head that is kept is not written."""
-    tied = {x.name for x in unit.layers if x.scheme is None and x.tensor in skeleton.tied}
-    output = plan.outputs[0]
-    return sum(option_bytes(x, x.scheme, output) for x in unit.layers if x.name not in tied)
+def _planned_bytes(group: LayerGroup, plan: Plan, skeleton: Skeleton) -> int:
+    """Return the bytes that a group takes in a plan; a tied head that is kept is not written."""
+    tied = {x.name for x in group.layers if x.scheme is None and x.tensor in skeleton.tied}
+    kind = options_for(plan.outputs[0])
+    return sum(kind.layer_bytes(x, x.scheme) for x in group.layers if x.name not in tied)
 
 
 def _within(
     budget: tuple[str, float],
-    units: Sequence[LayerGroup],
+    groups: Sequence[LayerGroup],
     choices: Sequence[Sequence[Choice]],
     *,
     fixed: int,
@@ -232,12 +235,12 @@ def _within(
         return least_size(choices, loss=value)
     if key == "target_size":
         return least_loss(choices, size=value - fixed)
-    return least_loss(choices, size=value * sum(unit.weights for unit in units) / 8)
+    return least_loss(choices, size=value * sum(group.weights for group in groups) / 8)
 
 
 def _out_of_reach(
     budget: tuple[str, float],
-    units: Sequence[LayerGroup],
+    groups: Sequence[LayerGroup],
     corners: Sequence[Allocation],
     fixed: int,
 ) -> str:
@@ -254,7 +257,7 @@ def _out_of_reach(
             f"{(fixed + corners[0].size) / 1e6:.1f} MB that the options take at least "
             f"({fixed / 1e6:.1f} MB of it for what is not decided on)"
         )
-    least = 8 * corners[0].size / sum(unit.weights for unit in units)
+    least = 8 * corners[0].size / sum(group.weights for group in groups)
     return (
         f"allocate.avg_bits: {value:g} is less than the {least:.3f} bits that the options take at "
         "least, scales and zero points counted; add an option of fewer bits or of larger groups"
@@ -264,13 +267,12 @@ def _out_of_reach(
 def to_layer_rules(recipe: Recipe, allocated: ChosenAllocation, output: OutputPlan) -> Recipe:
     """Say an allocation as a recipe: rules for its layers in place of the budget."""
     named: dict[Scheme | None, list[str]] = {}
-    for unit, scheme in allocated.schemes:
-        whole = unit.name.endswith(".*")
+    for group, scheme in allocated.schemes:
+        whole = group.name.endswith(".*")
         named.setdefault(scheme, []).extend(
-            [unit.name] if whole else [layer.name for layer in unit.layers]
+            [group.name] if whole else [layer.name for layer in group.layers]
         )
-    own_types = format_of(output).own_types
-    rules = tuple(rule(scheme, named[scheme], gguf=own_types) for scheme in sorted(named, key=rank))
+    rules = tuple(rule(scheme, named[scheme], output) for scheme in sorted(named, key=rank))
     return recipe.model_copy(
         update={"layers": (*recipe.layers, *rules), "allocate": AllocateOptions()}
     )
@@ -281,14 +283,8 @@ def rank(scheme: Scheme | None) -> tuple[int, str]:
     return (16, "") if scheme is None else (scheme.bits, str(scheme))
 
 
-def rule(scheme: Scheme | None, names: Sequence[str], *, gguf: bool) -> LayerRule:
-    """Return the rule that gives layers a scheme."""
+def rule(scheme: Scheme | None, names: Sequence[str], output: OutputPlan) -> LayerRule:
+    """Return the rule that gives layers a scheme, as the recipes of a format have it."""
     if scheme is None:
         return LayerRule(match=tuple(names), bits=16)
-    if gguf:
-        return LayerRule.model_validate(
-            {"match": tuple(names), "type": gguf_mix.kind_of(scheme) or gguf_mix.F16}
-        )
-    return LayerRule(
-        match=tuple(names), bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym
-    )
+    return options_for(output).rule(scheme, names)

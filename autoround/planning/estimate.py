@@ -85,7 +85,7 @@ def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
 
 def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
     """Return the bytes of the tensors of one format."""
-    if format_of(output).own_types:
+    if format_of(output).gguf_types:
         return gguf_layout(skeleton, output, ignored=plan.unquantized).size()
     quantized = {x.tensor: x for x in plan.layers if x.scheme is not None}
     dense = layout_named(output.packing).dense

@@ -209,7 +209,7 @@ def fits(rule: LayerRule, subject: Subject, blocks: int, named: Callable[[str], 
 
 def _useless(rule: LayerRule, recipe: Recipe) -> str:
     """Return why none of the formats asked for takes a rule's word, or an empty text."""
-    gguf = [find_format(name).own_types for name in recipe.output.formats]
+    gguf = [find_format(name).gguf_types for name in recipe.output.formats]
     if all(gguf) and not rule.gguf_type:
         return (
             f"{recipe.output.format} takes types, not bits: set type, such as "

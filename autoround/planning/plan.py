@@ -115,8 +115,8 @@ def _settle(
     measured_dtype: str | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
-    own_types = [format_of(output).own_types for output in one.outputs]
-    non_block = () if all(own_types) else tuple(x.name for x in one.kept if x.scheme is not None)
+    gguf_types = [format_of(output).gguf_types for output in one.outputs]
+    non_block = () if all(gguf_types) else tuple(x.name for x in one.kept if x.scheme is not None)
     return settle(
         recipe,
         runtime,
@@ -124,7 +124,7 @@ def _settle(
         measured_dtype=measured_dtype,
         non_block_layers=non_block,
         head=head_path(skeleton.model),
-        tunes_scales=not any(own_types),
+        tunes_scales=not any(gguf_types),
     )
 
 
@@ -138,7 +138,7 @@ def _passes(
     """Give formats whose blocks come out alike one pass, and others one each."""
     passes: list[PassPlan] = []
     for outputs in _families(written):
-        if format_of(outputs[0]).own_types:
+        if format_of(outputs[0]).gguf_types:
             one = gguf_pass(rules, skeleton, found, outside, outputs)
         else:
             _check_groups(rules, [m for own in found.values() for m in own])
@@ -153,8 +153,8 @@ def _passes(
 
 def _families(outputs: tuple[OutputPlan, ...]) -> list[tuple[OutputPlan, ...]]:
     """Group formats that take their schemes from the same place: the recipe, or themselves."""
-    plain = tuple(output for output in outputs if not format_of(output).own_types)
-    own = [(output,) for output in outputs if format_of(output).own_types]
+    plain = tuple(output for output in outputs if not format_of(output).gguf_types)
+    own = [(output,) for output in outputs if format_of(output).gguf_types]
     return [plain, *own] if plain else [*own]
 
 
@@ -177,7 +177,7 @@ def _pass_notes(plans: list[Plan]) -> list[str]:
 
 
 def _end_to_end_notes(recipe: Recipe, outputs: Iterable[OutputPlan]) -> list[str]:
-    own = [output.format for output in outputs if format_of(output).own_types]
+    own = [output.format for output in outputs if format_of(output).gguf_types]
     if not recipe.end_to_end.steps or not own:
         return []
     return [f"end_to_end is left out for {', '.join(own)}: GGUF uses its own scale encoding"]
@@ -327,7 +327,7 @@ def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
 def _extra_notes(skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
     if not skeleton.unmapped:
         return []
-    kinds = {format_of(output).own_types for output in outputs}
+    kinds = {format_of(output).gguf_types for output in outputs}
     fate = "copied unchanged" if False in kinds else "left out"
     if len(kinds) > 1:
         fate = "copied unchanged, and left out of GGUF files"

@@ -47,9 +47,9 @@ def allocation_lines(
 
 def _layer_lines(chosen: ChosenAllocation) -> list[str]:
     """Return a line for every group of layers: what it got, and what each option would lose."""
-    width = max(len(group.name) for group in chosen.units)
+    width = max(len(group.name) for group in chosen.groups)
     lines = []
-    for group, losses, pick in zip(chosen.units, chosen.losses, chosen.picks, strict=True):
+    for group, losses, pick in zip(chosen.groups, chosen.losses, chosen.picks, strict=True):
         options = "  ".join(
             f"{option or '16 bit'} {loss:.2e}"
             for option, loss in zip(group.options, losses, strict=True)
@@ -65,11 +65,11 @@ def uniform_allocations(chosen: ChosenAllocation) -> list[UniformAllocation]:
         chosen: an allocation, whose layers, options and losses are compared.
     """
     # Formats refuse some options for some shapes; those cannot be had for all.
-    shared = [o for o in chosen.units[0].options if all(o in u.options for u in chosen.units)]
+    shared = [o for o in chosen.groups[0].options if all(o in group.options for group in chosen.groups)]
     uniform = []
     for option in shared:
-        picks = [group.options.index(option) for group in chosen.units]
-        size = sum(g.sizes[pick] for g, pick in zip(chosen.units, picks, strict=True))
+        picks = [group.options.index(option) for group in chosen.groups]
+        size = sum(g.sizes[pick] for g, pick in zip(chosen.groups, picks, strict=True))
         loss = sum(losses[pick] for losses, pick in zip(chosen.losses, picks, strict=True))
         bits = 8 * size / chosen.weights
         uniform.append(UniformAllocation(str(option or "16 bit"), bits, loss))

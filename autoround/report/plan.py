@@ -109,7 +109,7 @@ def _expert_lines(layers: list[LayerPlan]) -> list[str]:
 
 def _outside_lines(plan: Plan) -> list[str]:
     """Name what is quantized outside the blocks; a GGUF type says that by itself."""
-    if any(format_of(output).own_types for output in plan.outputs):
+    if any(format_of(output).gguf_types for output in plan.outputs):
         return []
     by_scheme: dict[str, list[str]] = {}
     for layer in plan.kept:

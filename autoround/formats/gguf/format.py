@@ -44,7 +44,7 @@ class GgufFormat(Undescribed, BaseFormat):
     """A file type such as q4_k_m; its file describes itself, and says what each tensor is in."""
 
     writer = "gguf"
-    own_types = True
+    gguf_types = True
     holds_tokenizer = True
     merges_layers = False
 
