@@ -25,8 +25,8 @@ from autoround.mixed_precision.search import (
     score_layers,
     to_layer_rules,
 )
-from autoround.model.embedded import NAME as EMBEDDED_NAME
-from autoround.model.embedded import embedded_model
+from autoround.model.files.embedded import NAME as EMBEDDED_NAME
+from autoround.model.files.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.model.stacked_experts import from_matrix
 from autoround.pipeline import Deliver, quantize_pass, run, write_passes

@@ -36,9 +36,9 @@ from autoround.formats.unpacking import owned_tensors
 from autoround.formats.written import written_layers
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_empty
-from autoround.model.legacy_config import with_legacy_keys
-from autoround.model.locate import locate_model, read_config, read_quantization
-from autoround.model.source import CheckpointSource
+from autoround.model.files.legacy_config import with_legacy_keys
+from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.source import CheckpointSource
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
 #: Bytes of one output file.

@@ -18,8 +18,8 @@ from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, method_of
 from autoround.formats.unpacking import UnpackingSource, owned_tensors
 from autoround.model.build import build_empty
-from autoround.model.locate import UNPACKED, read_config, read_quantization
-from autoround.model.source import CheckpointSource
+from autoround.model.files.locate import UNPACKED, read_config, read_quantization
+from autoround.model.files.source import CheckpointSource
 
 Header = tuple[tuple[int, ...], torch.dtype]
 

@@ -14,9 +14,9 @@ from autoround.formats.written import written_layers
 from autoround.model.blocks import matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
+from autoround.model.files.source import CheckpointSource
 from autoround.model.names import CheckpointNames, files_of
 from autoround.model.skeleton import describe_missing, match_names
-from autoround.model.source import CheckpointSource
 from autoround.types import LayerPlan
 
 #: Why layers are not quantized here.

@@ -44,7 +44,7 @@ def inspect(
 
 def _locate(model: str) -> Path:
     """Return the GGUF file that is meant, by its own name or its folder's, else the folder."""
-    from autoround.model.locate import gguf_file, locate_model
+    from autoround.model.files.locate import gguf_file, locate_model
 
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":

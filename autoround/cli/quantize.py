@@ -166,7 +166,7 @@ def _evaluate(
 ) -> None:
     """Score what was written and the original on a text, and print that."""
     from autoround.evaluate.compare import compare
-    from autoround.model.embedded import embedded_model
+    from autoround.model.files.embedded import embedded_model
     from autoround.report.evaluation import evaluation_lines, prediction_lines
 
     typer.echo("eval: reloading the result and the original")

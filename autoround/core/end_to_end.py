@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import from_groups, to_groups
-from autoround.core.schemes import scheme_levels, scheme_scales
+from autoround.core.grids.grid import from_groups, to_groups
+from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.types import QuantizedTensor
 
 #: Decay of Adam's two averages, and what keeps its quotient finite.

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import QuantParams, from_groups, quant_params
-from autoround.core.levels import LevelSet
+from autoround.core.grids.grid import QuantParams, from_groups, quant_params
+from autoround.core.grids.levels import LevelSet
 from autoround.core.rtn import Target
 
 #: Damping of the Hessian, as a share of each channel's power: calibration has few tokens, and what

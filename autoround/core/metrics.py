@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autoround.core.gguf_types import GGUF_TYPES
-from autoround.core.grid import group_width
+from autoround.core.grids.gguf_types import GGUF_TYPES
+from autoround.core.grids.grid import group_width
 from autoround.types import PER_TENSOR, PLAIN, Scheme
 
 #: Bits of one stored scale (float16).

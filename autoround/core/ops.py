@@ -12,7 +12,7 @@ from autoround.core import end_to_end, gptq, signsgd
 from autoround.core import rounding as rounding_core
 from autoround.core.end_to_end import SignVotes
 from autoround.core.gptq import ColumnBlock
-from autoround.core.grid import Grid
+from autoround.core.grids.grid import Grid
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoround.core.grids.schemes import scheme_levels
 from autoround.core.packing import BLOCK, pack_rows
-from autoround.core.schemes import scheme_levels
 from autoround.types import QuantizedTensor, Scheme
 
 

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autoround.core.grid import Grid, from_groups, quant_params, range_gradients, to_groups
-from autoround.core.levels import LevelSet
-from autoround.core.schemes import scheme_levels
+from autoround.core.grids.grid import Grid, from_groups, quant_params, range_gradients, to_groups
+from autoround.core.grids.levels import LevelSet
+from autoround.core.grids.schemes import scheme_levels
 from autoround.types import QuantizedTensor
 
 #: Elements of one chunk: a few float32 temporaries of it fit a core's second-level cache.
@@ -155,8 +155,8 @@ def quantize(weight: Tensor, rounding: Rounding, *, grid: Grid) -> tuple[Tensor,
 
     Returns:
         Codes uint8 [rows, groups, width] in 0 … count-1, scale (float16; float32 for a nested
-        grid, of which :func:`autoround.core.grid.nested_parts` knows more) and zero uint8, both
-        [rows, groups, 1].
+        grid, of which :func:`autoround.core.grids.grid.nested_parts` knows more) and zero uint8,
+        both [rows, groups, 1].
     """
     scale, zero, minimum = quant_params(grid, rounding.min_scale, rounding.max_scale)
     shifted = weight if minimum is None else weight + minimum

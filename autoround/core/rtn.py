@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from autoround.core.grid import (
+from autoround.core.grids.grid import (
     Grid,
     from_groups,
     min_max_grid,
     nested_parts,
     to_groups,
 )
-from autoround.core.levels import IntegerLevels
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.scales import Half, Nested, NestedParts
+from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.rounding import Rounding, initial_rounding, quantize
-from autoround.core.scales import Half, Nested, NestedParts
-from autoround.core.schemes import scheme_levels, scheme_scales
 from autoround.core.search import search_grid
 from autoround.core.search_nested import search_nested
 from autoround.types import Scheme

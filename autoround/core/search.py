@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid, grid_from_scale, min_max_grid, quant_params
-from autoround.core.levels import LevelSet
-from autoround.core.scales import HALF, ScaleCodec
+from autoround.core.grids.grid import Grid, grid_from_scale, min_max_grid, quant_params
+from autoround.core.grids.levels import LevelSet
+from autoround.core.grids.scales import HALF, ScaleCodec
 
 #: Elements searched at a time; the temporaries of a trial stay in the cache.
 CHUNK_ELEMENTS = 1 << 17

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid, min_max_grid, nested_parts
-from autoround.core.levels import IntegerLevels, ladder
-from autoround.core.scales import Nested
+from autoround.core.grids.grid import Grid, min_max_grid, nested_parts
+from autoround.core.grids.levels import IntegerLevels, ladder
+from autoround.core.grids.scales import Nested
 from autoround.core.search import CHUNK_ELEMENTS, search_grid
 
 #: Rounds of fitting scale and minimum to the codes of the best trial.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoround.core import signsgd
 from autoround.core.batches import BatchLoader, Samples, Upload, batches
-from autoround.core.grid import from_groups
+from autoround.core.grids.grid import from_groups
 from autoround.core.loss import block_mse
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding

@@ -278,7 +278,7 @@ def time_kernel(kernel: Kernel, demand: Demand) -> float:
     """Return the seconds of one row, as in decoding; a kernel that fails is infinitely slow."""
     import torch
 
-    from autoround.core.schemes import scheme_levels, scheme_scales
+    from autoround.core.grids.schemes import scheme_levels, scheme_scales
     from autoround.types import QuantizedTensor
 
     (rows, columns), scheme = demand.shape, demand.scheme

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from autoround.core import signsgd
-from autoround.core.grid import Grid, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 

@@ -8,8 +8,8 @@ from autoround.data.embedded import embedded_split
 from autoround.data.holdout import text_tokens
 from autoround.evaluate.models import load_any
 from autoround.evaluate.perplexity import evaluate
-from autoround.model.locate import locate_model
-from autoround.model.tokenizer import load_tokenizer
+from autoround.model.files.locate import locate_model
+from autoround.model.files.tokenizer import load_tokenizer
 from autoround.types import EvalResult
 
 

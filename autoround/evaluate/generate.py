@@ -9,9 +9,9 @@ from typing import Any
 from autoround.device.kernels import AUTO
 from autoround.errors import UsageError
 from autoround.evaluate.models import load_runnable
-from autoround.model.locate import locate_model
+from autoround.model.files.locate import locate_model
+from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
-from autoround.model.tokenizer import load_tokenizer
 
 
 def generate(

@@ -14,7 +14,7 @@ from autoround.formats.registry import is_readable, method_of
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
 from autoround.model.build import class_of
-from autoround.model.locate import (
+from autoround.model.files.locate import (
     UNPACKED,
     foreign_gguf,
     gguf_file,
@@ -22,8 +22,8 @@ from autoround.model.locate import (
     read_config,
     read_quantization,
 )
+from autoround.model.files.source import tensor_files
 from autoround.model.skeleton import fill_weights, open_model
-from autoround.model.source import tensor_files
 
 
 def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUTO) -> Any:

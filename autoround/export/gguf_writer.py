@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import GGUF_TYPES
+from autoround.core.grids.gguf_types import GGUF_TYPES
 from autoround.core.rtn import quantize_matrix
 from autoround.errors import VerificationError
 from autoround.export.model_config import model_config

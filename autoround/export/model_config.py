@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoround.model.legacy_config import with_legacy_keys
-from autoround.model.locate import read_config
+from autoround.model.files.legacy_config import with_legacy_keys
+from autoround.model.files.locate import read_config
 from autoround.model.skeleton import Skeleton
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from autoround.errors import OutputError, VerificationError
 from autoround.export.spool import Spool
 from autoround.export.staging import Staging
-from autoround.model.source import INDEX, SINGLE
+from autoround.model.files.source import INDEX, SINGLE
 from autoround.storage.checksum import checksum
 from autoround.storage.durable import sync_path
 

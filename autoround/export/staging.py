@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from autoround.errors import OutputError
 from autoround.export.preflight import check_output
-from autoround.model.side_files import side_files
+from autoround.model.files.side_files import side_files
 from autoround.storage.durable import sync_path
 
 #: Says that a folder is a run's unfinished output, and not somebody's own.

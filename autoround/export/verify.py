@@ -21,11 +21,11 @@ from autoround.formats.gguf.tensors import dense
 from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
 from autoround.model.convert import ConvertedSource
-from autoround.model.locate import read_config
+from autoround.model.files.locate import read_config
+from autoround.model.files.source import CheckpointSource, WeightSource
 from autoround.model.positions import text_config
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
-from autoround.model.source import CheckpointSource, WeightSource
 from autoround.model.stacked_experts import as_stored
 from autoround.session.block_output import BlockOutput
 from autoround.types import BlockPlan, LayerPlan, Plan

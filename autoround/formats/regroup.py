@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoround.core.grids.schemes import scheme_levels
 from autoround.core.rounding import dense_weight
 from autoround.core.rtn import quantize_matrix
-from autoround.core.schemes import scheme_levels
 from autoround.types import QuantizedTensor
 
 

@@ -98,7 +98,7 @@ class AutoRoundQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.inference.replace import replace_layers
-        from autoround.model.source import headers_of
+        from autoround.model.files.source import headers_of
 
         headers = headers_of(options.get("checkpoint_files") or ())
         # They are tied when they have been read.

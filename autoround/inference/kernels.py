@@ -25,7 +25,7 @@ from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import open_packed
 from autoround.model.blocks import expected
 from autoround.model.build import build_empty
-from autoround.model.locate import locate_model, read_config, read_quantization
+from autoround.model.files.locate import locate_model, read_config, read_quantization
 from autoround.types import Scheme
 
 

@@ -19,8 +19,8 @@ from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
 from autoround.model.blocks import expected, tied_names
 from autoround.model.build import build_empty
-from autoround.model.locate import locate_model, read_config, read_quantization
-from autoround.model.source import WeightSource
+from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.source import WeightSource
 
 
 def load(

@@ -13,7 +13,7 @@ from autoround.errors import FormatError
 from autoround.gguf.reader import Reader
 from autoround.model.blocks import tied_names
 from autoround.model.build import build_empty
-from autoround.model.locate import gguf_file, locate_model
+from autoround.model.files.locate import gguf_file, locate_model
 
 
 def load_gguf(model: str | Path, *, device: str = "auto") -> Any:

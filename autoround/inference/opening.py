@@ -14,9 +14,9 @@ from autoround.formats.unpacking import UnpackingSource, refuse_plain
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
+from autoround.model.files.source import CheckpointSource
 from autoround.model.names import NUMBER, CheckpointNames, expert_files
 from autoround.model.skeleton import describe_missing, match_names
-from autoround.model.source import CheckpointSource
 
 
 class Packed(NamedTuple):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoround.errors import ModelError
 from autoround.model.blocks import is_transposed
 from autoround.model.experts import PART, ExpertTensor, expert_tensors
-from autoround.model.source import Headers, WeightSource
+from autoround.model.files.source import Headers, WeightSource
 
 
 class Rules(NamedTuple):

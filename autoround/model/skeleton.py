@@ -16,15 +16,15 @@ from autoround.model.blocks import decoder_blocks, is_matrix, tied_names
 from autoround.model.build import build_empty
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
-from autoround.model.locate import (
+from autoround.model.files.locate import (
     locate_model,
     read_config,
     read_quantization,
     refuse_unquantizable,
 )
+from autoround.model.files.packed import FLOAT8, UnpackedSource
+from autoround.model.files.source import CheckpointSource, ModuleSource, WeightSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
-from autoround.model.packed import FLOAT8, UnpackedSource
-from autoround.model.source import CheckpointSource, ModuleSource, WeightSource
 
 
 @dataclass(frozen=True)

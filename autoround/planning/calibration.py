@@ -12,9 +12,9 @@ from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
 from autoround.errors import DataError
 from autoround.formats.registry import find_format
+from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
-from autoround.model.tokenizer import load_tokenizer
 from autoround.planning.hyperparameters import needs_data
 from autoround.planning.plan import check_formats
 from autoround.recipe.schema import CalibrationOptions, Recipe

@@ -65,7 +65,7 @@ def uniform_allocations(chosen: ChosenAllocation) -> list[UniformAllocation]:
         chosen: an allocation, whose layers, options and losses are compared.
     """
     # Formats refuse some options for some shapes; those cannot be had for all.
-    shared = [o for o in chosen.groups[0].options if all(o in group.options for group in chosen.groups)]
+    shared = [o for o in chosen.groups[0].options if all(o in g.options for g in chosen.groups)]
     uniform = []
     for option in shared:
         picks = [group.options.index(option) for group in chosen.groups]

@@ -16,7 +16,7 @@ import torch
 from autoround._version import __version__
 from autoround.data.tokens import Tokens
 from autoround.device.protocol import Runtime
-from autoround.model.side_files import side_files
+from autoround.model.files.side_files import side_files
 from autoround.model.skeleton import Skeleton
 from autoround.storage.checksum import checksum, checksum_of_all
 from autoround.types import Plan

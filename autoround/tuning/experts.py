@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid
-from autoround.core.levels import IntegerLevels
+from autoround.core.grids.grid import Grid
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.scales import Half, Nested
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import search_scales
-from autoround.core.scales import Half, Nested
 from autoround.core.search import importance_groups
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 

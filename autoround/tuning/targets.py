@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from autoround.core.grid import min_max_grid, to_groups
+from autoround.core.grids.grid import min_max_grid, to_groups
+from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, matrix_from
-from autoround.core.schemes import scheme_levels, scheme_scales
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.tensors import nested_tensor
 from autoround.formats.registry import lowest_zero

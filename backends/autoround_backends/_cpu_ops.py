@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
 from autoround.core.end_to_end import SignVotes, code_groups
-from autoround.core.grid import Grid, from_groups, quant_params, range_gradients
-from autoround.core.levels import IntegerLevels
+from autoround.core.grids.grid import Grid, from_groups, quant_params, range_gradients
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
-from autoround.core.schemes import scheme_levels, scheme_scales
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
 

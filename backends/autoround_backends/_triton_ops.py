@@ -18,11 +18,11 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core import signsgd
 from autoround.core.gptq import ColumnBlock
-from autoround.core.grid import Grid
-from autoround.core.levels import AsymmetricLevels, IntegerLevels
+from autoround.core.grids.grid import Grid
+from autoround.core.grids.levels import AsymmetricLevels, IntegerLevels
+from autoround.core.grids.scales import Half
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
-from autoround.core.scales import Half
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: The smallest and the largest scale, as in autoround/core/scales.py.
+#: The smallest and the largest scale, as in autoround/core/grids/scales.py.
 _MIN_SCALE = tl.constexpr(1e-5)
 _MAX_SCALE = tl.constexpr(65504.0)
 _EVEN = tl.constexpr(12582912.0)
@@ -165,7 +165,7 @@ def backward(  # type: ignore[no-untyped-def]
             if not SYM:
                 by_zero += tl.sum(g - passed, axis=1)
     if RANGE:
-        # autoround/core/levels.py: range_gradients
+        # autoround/core/grids/levels.py: range_gradients
         lo_at = _elements(table, 4, tensor, count, False)
         hi_at = _elements(table, 5, tensor, count, False)
         whole_lo = tl.load(lo_at + groups, mask=inside, other=0.0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.levels import integer_levels
+from autoround.core.grids.levels import integer_levels
 from autoround.device.kernels import Demand, Multiply, State
 from autoround.device.protocol import Availability
 from autoround.errors import DeviceError

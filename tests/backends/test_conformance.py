@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autoround.core import rounding as plain
-from autoround.core.grid import Grid
+from autoround.core.grids.grid import Grid
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState

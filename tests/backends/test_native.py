@@ -17,11 +17,11 @@ from torch import Tensor
 from autoround.core import end_to_end as distill
 from autoround.core import signsgd
 from autoround.core.end_to_end import SignVotes
-from autoround.core.grid import Grid, min_max_grid
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid
+from autoround.core.grids.levels import integer_levels
+from autoround.core.grids.scales import HALF, Nested
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding, initial_rounding
-from autoround.core.scales import HALF, Nested
 from autoround.types import QuantizedTensor, Scheme
 from autoround_backends import _native, cpu
 from autoround_backends._cpu_ops import CpuOps

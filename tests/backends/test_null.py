@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from autoround.core import signsgd
-from autoround.core.grid import min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import Rounding, dequantize, initial_rounding
 from autoround.errors import DeviceError
 from autoround.types import PER_CHANNEL, PER_TENSOR

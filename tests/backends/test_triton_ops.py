@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
-from autoround.core.grid import Grid, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
+from autoround.core.grids.scales import Nested
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding, dense_weight
 from autoround.core.rtn import Target
-from autoround.core.scales import Nested
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 from autoround_backends.conformance import cases

@@ -19,7 +19,7 @@ from autoround.checkpoints.convert import convert
 from autoround.checkpoints.inspect import inspect_folder
 from autoround.errors import AutoRoundError
 from autoround.inference.load import load
-from autoround.model.locate import locate_model
+from autoround.model.files.locate import locate_model
 from autoround.types import Scheme
 
 from ..runs import even_device, tensors_of

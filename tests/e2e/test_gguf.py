@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from autoround import api
-from autoround.core.gguf_types import GGUF_TYPES
+from autoround.core.grids.gguf_types import GGUF_TYPES
 from autoround.errors import FormatError, ModelError, VerificationError
 from autoround.evaluate.models import load_any
 from autoround.export import gguf_writer as gguf_output
 from autoround.formats.gguf import blocks as gguf_layout
+from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.skeleton import adopt_model
-from autoround.model.tokenizer import load_tokenizer
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.types import RunResult

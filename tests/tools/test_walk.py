@@ -13,7 +13,7 @@ MAIN = Function("autoround/cli/main.py", "main", 1)
 RUN = Function("autoround/pipeline.py", "run", 1)
 CHECK = Function("autoround/planning/plan.py", "check", 1)
 LEAF = Function("autoround/planning/plan.py", "leaf", 9)
-READ = Function("autoround/model/source.py", "read", 1)
+READ = Function("autoround/model/files/source.py", "read", 1)
 END = Function("autoround/core/rounding.py", "fake_quantize", 1)
 
 SOURCE = """
@@ -50,7 +50,7 @@ def test_the_table_has_a_column_a_tree() -> None:
     text = walk.table({"old": recorded(), "new": recorded()}, listed=True)
     assert "| frames | 3 | 3 |" in text
     assert "| - in planning | 1 | 1 |" in text
-    assert "- autoround/model/source.py:1 read" not in text
+    assert "- autoround/model/files/source.py:1 read" not in text
 
 
 @pytest.mark.parametrize("folder", ["autoround", "elsewhere"])

@@ -319,7 +319,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("work was begun")
 
     monkeypatch.setattr(tune.BlockRunner, "__init__", refuse)
-    monkeypatch.setattr("autoround.model.source.CheckpointSource.read", refuse)
+    monkeypatch.setattr("autoround.model.files.source.CheckpointSource.read", refuse)
     return
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from autoround.core.grid import from_groups, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import from_groups, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import initial_rounding
 from autoround.device.registry import open_device
 

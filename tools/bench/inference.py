@@ -132,7 +132,7 @@ def quality(source: Path, work: Path) -> None:
     from autoround.data.holdout import text_tokens
     from autoround.evaluate.perplexity import evaluate
     from autoround.inference.load import load
-    from autoround.model.tokenizer import load_tokenizer
+    from autoround.model.files.tokenizer import load_tokenizer
 
     packed = work / f"{source.name}-w4"
     if not packed.exists():

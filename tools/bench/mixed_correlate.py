@@ -99,7 +99,7 @@ def scored(
     _, found, _ = api.allocate(args.model, recipe_of(args, extra), data=ids)
     return {
         unit.name: dict(zip(words, own, strict=True))
-        for unit, own in zip(found.units, found.losses, strict=True)
+        for unit, own in zip(found.groups, found.losses, strict=True)
     }
 
 

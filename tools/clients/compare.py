@@ -173,8 +173,8 @@ def save_tokens(work: Path) -> Path:
 
     import numpy as np
 
-    from autoround.model.embedded import embedded_model
-    from autoround.model.tokenizer import load_tokenizer
+    from autoround.model.files.embedded import embedded_model
+    from autoround.model.files.tokenizer import load_tokenizer
 
     text = "\n".join(topics[name] for name in sorted(topics)[:40])
     ids = load_tokenizer(embedded_model())(text)["input_ids"][: SEQUENCES * LENGTH]
@@ -234,8 +234,8 @@ def experts_model(work: Path) -> Path:
     import torch
     import transformers
 
-    from autoround.model.embedded import embedded_model
-    from autoround.model.tokenizer import load_tokenizer
+    from autoround.model.files.embedded import embedded_model
+    from autoround.model.files.tokenizer import load_tokenizer
 
     folder = work / "experts-model"
     if not folder.exists():
@@ -268,7 +268,7 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
     import torch
 
     from autoround.evaluate.models import load_any
-    from autoround.model.tokenizer import load_tokenizer
+    from autoround.model.files.tokenizer import load_tokenizer
 
     if client == "mlx":  # its products of packed weights are slow on a CPU
         fewer = tokens.with_name("tokens-few.npy")

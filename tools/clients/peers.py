@@ -299,7 +299,7 @@ def content(folder: Path) -> dict[str, Tensor]:
 
     from autoround.formats.checkpoints import packed_layers
     from autoround.formats.registry import layout_named, telling_parts
-    from autoround.model.locate import read_config, read_quantization
+    from autoround.model.files.locate import read_config, read_quantization
 
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import GGUF_TYPES, GgufType
+from autoround.core.grids.gguf_types import GGUF_TYPES, GgufType
 from autoround.errors import FormatError
 from autoround.formats.gguf import kquants as gguf_kquants
 from autoround.formats.gguf import legacy as gguf_legacy

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoround.core.gguf_types import GGUF_TYPES
+from autoround.core.grids.gguf_types import GGUF_TYPES
+from autoround.core.grids.scales import NestedParts
 from autoround.core.rounding import dense_weight
-from autoround.core.scales import NestedParts
 from autoround.formats.gguf.blocks import GgufTensor, dequantize
 from autoround.types import QuantizedTensor
 

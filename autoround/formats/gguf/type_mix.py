@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
+from autoround.core.grids.gguf_types import GGUF_TYPES, scheme_of_type
 from autoround.types import Scheme
 
 #: Base type of each file type.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.end_to_end import VOTES_PER_HALF_LEVEL, SignVotes
-from autoround.core.schemes import scheme_levels
+from autoround.core.grids.schemes import scheme_levels
 from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
 from autoround_backends.conformance.subject import Case, Subject, require
 

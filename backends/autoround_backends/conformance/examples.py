@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoround.core.grid import Grid, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import Rounding
 from autoround.types import PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference

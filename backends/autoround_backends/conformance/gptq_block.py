@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autoround.core.gptq import ColumnBlock
-from autoround.core.levels import integer_levels
+from autoround.core.grids.levels import integer_levels
 from autoround_backends import reference_gptq as oracle
 from autoround_backends.conformance.subject import Case, Subject, require
 

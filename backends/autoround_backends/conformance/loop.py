@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from autoround.core.batches import Samples
-from autoround.core.grid import Grid, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, round_to_nearest

@@ -295,7 +295,7 @@ def test_ctrl_c_writes_nothing_and_ends_with_130(
 def test_without_a_model_the_embedded_one_is_planned(
     autoround: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoround.model.embedded.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("autoround.model.files.embedded.default_cache", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     done = autoround("quantize", "--dry-run")
     assert done.code == 0

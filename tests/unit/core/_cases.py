@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core.grid import Grid, min_max_grid, to_groups
-from autoround.core.levels import IntegerLevels, integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, to_groups
+from autoround.core.grids.levels import IntegerLevels, integer_levels
 from autoround.core.rounding import Rounding
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference

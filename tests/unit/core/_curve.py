@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from autoround.core.levels import Ends
-from autoround.core.scales import ScaleCodec
+from autoround.core.grids.levels import Ends
+from autoround.core.grids.scales import ScaleCodec
 
 #: What the indices 0 … 7 stand for.
 MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

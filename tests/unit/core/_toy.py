@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
-from autoround.core.grid import min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import quantize
 from autoround.core.rtn import Target

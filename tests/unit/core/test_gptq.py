@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core.gguf_types import nested_of
 from autoround.core.gptq import (
     COLUMNS,
     DAMPING,
@@ -16,8 +15,9 @@ from autoround.core.gptq import (
     gptq_offsets,
     inverse_cholesky,
 )
-from autoround.core.grid import from_groups, quant_params, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.gguf_types import nested_of
+from autoround.core.grids.grid import from_groups, quant_params, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import TorchOps
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.search import search_grid

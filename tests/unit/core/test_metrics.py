@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.grid import to_groups
+from autoround.core.grids.grid import to_groups
 from autoround.core.metrics import group_count, weight_bits
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 

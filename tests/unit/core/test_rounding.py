@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from numpy.typing import NDArray
 
-from autoround.core.grid import Grid, min_max_grid, quant_params
-from autoround.core.levels import integer_levels
+from autoround.core.grids.grid import Grid, min_max_grid, quant_params
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import (
     Rounding,
     dequantize,

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from autoround.core.grid import Grid
-from autoround.core.levels import IntegerLevels, integer_levels
+from autoround.core.grids.grid import Grid
+from autoround.core.grids.levels import IntegerLevels, integer_levels
+from autoround.core.grids.scales import LARGEST_SCALE, SMALLEST_SCALE
 from autoround.core.rounding import Rounding, fake_quantize
-from autoround.core.scales import LARGEST_SCALE, SMALLEST_SCALE
 from autoround_backends import reference
 
 from ._cases import Case, cases, few, oracle_grid, oracle_rounding

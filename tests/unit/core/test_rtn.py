@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
-from autoround.core.grid import from_groups, min_max_grid, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.gguf_types import GGUF_TYPES, scheme_of_type
+from autoround.core.grids.grid import from_groups, min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import initial_rounding, quantize
 from autoround.core.rtn import Target, quantize_matrix, round_to_nearest
 from autoround.core.search import search_grid

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core.grid import Grid, min_max_grid, quant_params, to_groups
-from autoround.core.levels import IntegerLevels, integer_levels, ladder
+from autoround.core.grids.grid import Grid, min_max_grid, quant_params, to_groups
+from autoround.core.grids.levels import IntegerLevels, integer_levels, ladder
 from autoround.core.search import importance_groups, search_grid
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference_search

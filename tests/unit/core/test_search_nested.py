@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoround.core.gguf_types import GGUF_TYPES
-from autoround.core.grid import min_max_grid, nested_parts, quant_params, to_groups
-from autoround.core.levels import integer_levels
+from autoround.core.grids.gguf_types import GGUF_TYPES
+from autoround.core.grids.grid import min_max_grid, nested_parts, quant_params, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import fake_quantize, initial_rounding
 from autoround.core.search_nested import rungs, search_nested
 

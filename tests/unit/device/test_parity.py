@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoround.core.grid import Grid
+from autoround.core.grids.grid import Grid
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState

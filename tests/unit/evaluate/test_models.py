@@ -17,7 +17,7 @@ from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
 from autoround.evaluate.models import load_any
 from autoround.evaluate.perplexity import evaluate
-from autoround.model.tokenizer import load_tokenizer
+from autoround.model.files.tokenizer import load_tokenizer
 from autoround.types import Scheme
 
 from ...tiny import make_tokenizer

@@ -16,7 +16,7 @@ from autoround.errors import OutputError, VerificationError
 from autoround.export.preflight import check_output, check_room
 from autoround.export.shards import ShardWriter
 from autoround.export.spool import Spool
-from autoround.model.source import INDEX, SINGLE, CheckpointSource
+from autoround.model.files.source import INDEX, SINGLE, CheckpointSource
 from autoround.storage.checksum import checksum
 
 TENSORS = {f"t{i}": torch.arange(16, dtype=torch.float32) + i for i in range(4)}

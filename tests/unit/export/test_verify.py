@@ -14,7 +14,7 @@ from autoround.errors import AutoRoundError, ModelError, VerificationError
 from autoround.export import verify
 from autoround.formats.auto_round.format import AutoRoundFormat
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, GptqLayout
-from autoround.model.locate import locate_model
+from autoround.model.files.locate import locate_model
 
 from ...runs import NEAREST, even_device, small
 from ...tiny import token_ids

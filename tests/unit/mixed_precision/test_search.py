@@ -76,7 +76,7 @@ def test_scores_are_near_the_divergence_of_each_layer_rounded_alone(kind: str) -
 def test_experts_are_judged_together_and_get_one_scheme() -> None:
     model = make_model("qwen2_moe")
     found = found_for(model, {"allocate.avg_bits": 4.5})
-    experts = [unit for unit in found.units if unit.name.endswith("experts")]
+    experts = [unit for unit in found.groups if unit.name.endswith("experts")]
     assert len(experts) == 2
     assert all(len(unit.layers) == 2 for unit in experts)
     scores = allocate(model, small(BUDGET), data=IDS)[2]
@@ -159,7 +159,7 @@ def test_an_average_is_counted_in_the_bytes_of_the_files(tmp_path: Path) -> None
     source = write_checkpoint("llama", tmp_path / "source")
     done = quantize(source, tmp_path / "out", BUDGET, data=IDS)
     found = found_for(source)
-    names = {layer.name for unit in found.units for layer in unit.layers}
+    names = {layer.name for unit in found.groups for layer in unit.layers}
     tensors = tensors_of(tmp_path / "out")
     held = [t.nbytes for n, t in tensors.items() if n.rpartition(".")[0] in names]
     assert sum(held) == found.size
@@ -197,10 +197,10 @@ def test_more_room_never_costs_more() -> None:
 def test_merged_layers_get_one_scheme_where_engines_merge_them() -> None:
     model = make_model("llama")
     found = found_for(model, {"allocate.fused": "auto", "allocate.avg_bits": 4.2})
-    sizes = sorted(len(unit.layers) for unit in found.units)
+    sizes = sorted(len(unit.layers) for unit in found.groups)
     assert sizes == [1, 1, 1, 1, 2, 2, 3, 3]
     apart = found_for(model, {"allocate.fused": False, "allocate.avg_bits": 4.2})
-    assert {len(unit.layers) for unit in apart.units} == {1}
+    assert {len(unit.layers) for unit in apart.groups} == {1}
     assert apart.loss <= found.loss
 
 
@@ -219,9 +219,9 @@ def test_layers_that_rules_decide_about_are_left_alone() -> None:
     rules = [{"kind": "mlp", "bits": 8}]
     values = {"layers": rules, "allocate.avg_bits": 4.0, "ignore": ["layers.0.self_attn.o_proj"]}
     by_hand, found, scores = allocate(model, small({**BUDGET, **values}), data=IDS)
-    assert all("self_attn" in unit.name for unit in found.units)
-    assert len(found.units) == 7
-    assert scores.losses.keys() == {unit.name for unit in found.units}
+    assert all("self_attn" in unit.name for unit in found.groups)
+    assert len(found.groups) == 7
+    assert scores.losses.keys() == {unit.name for unit in found.groups}
     job = make_session(model, by_hand.to_dict(), data=IDS)
     planned = {x.name: x.scheme for b in job.plan.blocks for x in b.quantized}
     assert {str(s) for n, s in planned.items() if "mlp" in n} == {"W8 g32 asym"}
@@ -234,7 +234,7 @@ def test_the_head_takes_part_with_a_floor() -> None:
     model = make_model("llama")
     values = {"allocate.lm_head": 4, "allocate.avg_bits": 4.0}
     by_hand, found, scores = allocate(model, small({**BUDGET, **values}), data=IDS)
-    head = next(unit for unit in found.units if unit.name == "lm_head")
+    head = next(unit for unit in found.groups if unit.name == "lm_head")
     assert {option.bits for option in head.options if option} == {4, 8}
     four, eight = (scores.losses["lm_head"][str(option)] for option in head.options)
     assert four > eight > 0

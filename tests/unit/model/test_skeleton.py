@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from autoround.errors import ModelError
 from autoround.model.build import build_empty
+from autoround.model.files.source import SINGLE, CheckpointSource
 from autoround.model.skeleton import adopt_model, open_model
-from autoround.model.source import SINGLE, CheckpointSource
 
 from ...tiny import HIDDEN, KINDS, VOCAB, TinyModel
 

@@ -15,7 +15,7 @@ W2, W4 = Scheme(2, 128, True), Scheme(4, 128, True)
 SCORES = Scores({}, {}, tokens=64, seconds=12.4, peak_bytes=1_500_000_000)
 #: Two groups of one layer of 64 × 128 weights; only the first one may stay in 16 bit.
 CHOSEN = ChosenAllocation(
-    units=(
+    groups=(
         LayerGroup("h.0.q", (layer("h.0.q"),), (W2, W4, None), (2048, 4096, 16384)),
         LayerGroup("h.1.q", (layer("h.1.q"),), (W2, W4), (2048, 4096)),
     ),

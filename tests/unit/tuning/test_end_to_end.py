@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from autoround.core.grid import from_groups, to_groups
+from autoround.core.grids.grid import from_groups, to_groups
 from autoround.core.rounding import dense_weight
 from autoround.data.tokens import Tokens
 from autoround.events import EndToEndStep, Event, ignore

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoround.core.gguf_types import GGUF_TYPES
+from autoround.core.grids.gguf_types import GGUF_TYPES
 from autoround.errors import FormatError
 from autoround.formats.gguf import blocks as gguf_layout
 from autoround.formats.gguf.blocks import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.core.gguf_types import GGUF_TYPES
+from autoround.core.grids.gguf_types import GGUF_TYPES
 from autoround.formats.gguf.type_mix import (
     BASES,
     Traits,

@@ -15,7 +15,7 @@ from autoround.errors import FormatError
 from autoround.evaluate.models import load_any
 from autoround.formats.mlx.config import config, is_mlx, quantized_layers
 from autoround.formats.mlx.layout import MLX
-from autoround.model.locate import read_config
+from autoround.model.files.locate import read_config
 from autoround.types import BlockPlan, LayerPlan, QuantizedTensor, Scheme
 
 from ....runs import NEAREST, even_device, logits, small, tensors_of

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.core.gguf_types import GGUF_TYPES, scheme_of_type
-from autoround.core.levels import AsymmetricLevels, SymmetricLevels
-from autoround.core.scales import HALF
-from autoround.core.schemes import scheme_levels, scheme_scales
+from autoround.core.grids.gguf_types import GGUF_TYPES, scheme_of_type
+from autoround.core.grids.levels import AsymmetricLevels, SymmetricLevels
+from autoround.core.grids.scales import HALF
+from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.types import Scheme
 
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.gguf_types import GGUF_TYPES
-from autoround.core.scales import HALF, LARGEST_SCALE, SMALLEST_SCALE
+from autoround.core.grids.gguf_types import GGUF_TYPES
+from autoround.core.grids.scales import HALF, LARGEST_SCALE, SMALLEST_SCALE
 
-from ._cases import few
+from .._cases import few
 
 
 def representable(scale: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.grid import (
+from autoround.core.grids.grid import (
     Grid,
     from_groups,
     grid_from_scale,
@@ -15,12 +15,12 @@ from autoround.core.grid import (
     quant_params,
     to_groups,
 )
-from autoround.core.levels import integer_levels
-from autoround.core.scales import HALF, SMALLEST_SCALE
+from autoround.core.grids.levels import integer_levels
+from autoround.core.grids.scales import HALF, SMALLEST_SCALE
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 
-from ._cases import Case, cases, few, oracle_grid
+from .._cases import Case, cases, few, oracle_grid
 
 
 def representable(scale: torch.Tensor) -> bool:

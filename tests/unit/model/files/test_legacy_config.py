@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from autoround.model.legacy_config import with_legacy_keys
+from autoround.model.files.legacy_config import with_legacy_keys
 
-from ...tiny import COMMON, KINDS
+from ....tiny import COMMON, KINDS
 
 LLAMA3 = {
     "rope_type": "llama3",

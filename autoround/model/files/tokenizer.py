@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import DataError
-from autoround.model.locate import foreign_gguf
+from autoround.model.files.locate import foreign_gguf
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoround.core.scales import Nested
+from autoround.core.grids.scales import Nested
 from autoround.types import PLAIN, Scheme
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
-from autoround.model import source
-from autoround.model.source import INDEX, SINGLE, CheckpointSource, ModuleSource, tensor_files
+from autoround.model.files import source
+from autoround.model.files.source import INDEX, SINGLE, CheckpointSource, ModuleSource, tensor_files
 
 Checkpoint = Callable[[str], Path]
 

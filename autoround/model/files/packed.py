@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import ModelError
-from autoround.model.source import Headers, WeightSource
+from autoround.model.files.source import Headers, WeightSource
 
 #: Endings of the scale that belongs to an FP8 weight; both are multiplied with it.
 SCALES = ("_scale_inv", "_scale")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autoround.core.gguf_types import nested_of
-from autoround.core.levels import IntegerLevels, integer_levels
-from autoround.core.scales import HALF, Half, Nested
+from autoround.core.grids.gguf_types import nested_of
+from autoround.core.grids.levels import IntegerLevels, integer_levels
+from autoround.core.grids.scales import HALF, Half, Nested
 from autoround.types import Scheme
 
 

@@ -1,4 +1,4 @@
-"""core/gguf_types.py, and grids whose scales are held by super-blocks, against the oracle."""
+"""core/grids/gguf_types.py, and grids whose scales are held by super-blocks, against the oracle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from autoround.core.gguf_types import GGUF_TYPES, nested_of, scheme_of_type
-from autoround.core.grid import Grid, min_max_grid, nested_parts, quant_params, to_groups
-from autoround.core.levels import IntegerLevels, integer_levels
+from autoround.core.grids.gguf_types import GGUF_TYPES, nested_of, scheme_of_type
+from autoround.core.grids.grid import Grid, min_max_grid, nested_parts, quant_params, to_groups
+from autoround.core.grids.levels import IntegerLevels, integer_levels
+from autoround.core.grids.scales import Nested
 from autoround.core.metrics import weight_bits
 from autoround.core.rounding import Rounding, fake_quantize, quantize
-from autoround.core.scales import Nested
 from autoround_backends import reference
 
 NAMES = sorted(name for name, kind in GGUF_TYPES.items() if kind.nested)

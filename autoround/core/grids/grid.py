@@ -2,8 +2,9 @@
 
 Every group has a range [lo, hi] that contains zero, and two factors on its ends that tuning
 moves. The effective range [lo * min_scale, hi * max_scale] (α and β of SignRound, arXiv
-2309.05516, eq. 2-3) fixes scale and zero point: levels (autoround/core/levels.py) say which scale
-spans a range, a codec (autoround/core/scales.py) rounds it to what files hold.
+2309.05516, eq. 2-3) fixes scale and zero point: levels (:mod:`autoround.core.grids.levels`) say
+which scale spans a range, a codec (:mod:`autoround.core.grids.scales`) rounds it to what files
+hold.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.levels import LevelSet
-from autoround.core.scales import HALF, Nested, NestedParts, ScaleCodec
+from autoround.core.grids.levels import LevelSet
+from autoround.core.grids.scales import HALF, Nested, NestedParts, ScaleCodec
 from autoround.types import PER_CHANNEL, PER_TENSOR
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from autoround.errors import ModelError
-from autoround.model import locate
-from autoround.model.locate import locate_model, read_config, refuse_unquantizable
+from autoround.model.files import locate
+from autoround.model.files.locate import locate_model, read_config, refuse_unquantizable
 
 
 def write_config(folder: Path, content: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoround.model.source import INDEX
+from autoround.model.files.source import INDEX
 
 #: Side files of a checkpoint that describe tokenizer, generation and licence.
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")

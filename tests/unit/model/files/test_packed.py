@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoround.errors import ModelError
-from autoround.model.packed import float4, float8
+from autoround.model.files.packed import float4, float8
 from autoround.model.skeleton import open_model
 
-from ...tiny import make_model
+from ....tiny import make_model
 
 
 def test_blocks_of_scales_are_multiplied_with_their_blocks() -> None:

@@ -23,7 +23,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from autoround.core.scales import ScaleCodec
+from autoround.core.grids.scales import ScaleCodec
 
 #: The two ends of every group's range: float32 [rows, groups, 1] each.
 Ends = tuple[Tensor, Tensor]

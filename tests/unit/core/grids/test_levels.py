@@ -12,8 +12,9 @@ from torch import Tensor
 
 from autoround.core.batches import Samples
 from autoround.core.gptq import gptq_offsets, inverse_cholesky
-from autoround.core.grid import Grid, from_groups, min_max_grid, quant_params, to_groups
-from autoround.core.levels import AsymmetricLevels, LevelSet, SymmetricLevels, integer_levels
+from autoround.core.grids.grid import Grid, from_groups, min_max_grid, quant_params, to_groups
+from autoround.core.grids.levels import AsymmetricLevels, LevelSet, SymmetricLevels, integer_levels
+from autoround.core.grids.scales import HALF, ScaleCodec
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import (
     Rounding,
@@ -23,12 +24,11 @@ from autoround.core.rounding import (
     quantize,
 )
 from autoround.core.rtn import Target
-from autoround.core.scales import HALF, ScaleCodec
 from autoround.core.search import search_grid
 from autoround.core.tune import Reconstruction, tune
 
-from ._curve import MAGNITUDES, Float4, PowersOfTwo
-from ._toy import hyperparameters
+from .._curve import MAGNITUDES, Float4, PowersOfTwo
+from .._toy import hyperparameters
 
 FLOAT4: LevelSet = Float4()
 POWERS: ScaleCodec = PowersOfTwo()

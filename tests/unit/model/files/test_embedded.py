@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from autoround.errors import ModelError
-from autoround.model import embedded
-from autoround.model.embedded import GGUF_FILE, MODULE, default_cache, embedded_model
+from autoround.model.files import embedded
+from autoround.model.files.embedded import GGUF_FILE, MODULE, default_cache, embedded_model
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, package: Path | None) -> None:
