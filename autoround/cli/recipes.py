@@ -99,12 +99,13 @@ def validate(
       autoround recipes validate experiments/*.yaml
     """
     from autoround.errors import RecipeError
+    from autoround.planning.output_formats import check_formats
     from autoround.recipe.load import load_recipe
 
     mistakes: list[str] = []
     for file in files:
         try:
-            load_recipe(file)
+            check_formats(load_recipe(file))
         except RecipeError as error:
             # Two files may extend a third: its mistakes are told once.
             mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)

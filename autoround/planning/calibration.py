@@ -16,7 +16,7 @@ from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
 from autoround.planning.hyperparameters import needs_data
-from autoround.planning.plan import check_formats
+from autoround.planning.output_formats import check_formats
 from autoround.recipe.schema import CalibrationOptions, Recipe
 
 

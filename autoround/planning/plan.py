@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 
 from autoround.device.protocol import Runtime, device_name
-from autoround.errors import FormatError, ModelError, RecipeError
+from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
-from autoround.formats.registry import find_format, format_of
+from autoround.formats.registry import format_of
 from autoround.model.blocks import Matrix, head_path, matrices
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf import PassPlan, gguf_pass
@@ -18,9 +18,10 @@ from autoround.planning.hyperparameters import settle
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
+from autoround.planning.output_formats import check_formats, plan_outputs
 from autoround.recipe.schema import Recipe
 from autoround.settings import TuningSettings
-from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan
 
 
 def make_plan(
@@ -207,45 +208,6 @@ def _plain_pass(
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
     return PassPlan(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
-
-
-def check_formats(recipe: Recipe) -> None:
-    """Refuse names of formats that no package brings, where the recipe says them.
-
-    Raises:
-        RecipeError: with the recipe's file and line, or the words of a command line.
-    """
-    for name in recipe.output.formats:
-        try:
-            find_format(name)
-        except FormatError as error:
-            origin = recipe.output.format_origin
-            where = f"{origin}: output.format" if origin else "output.format"
-            raise RecipeError(f"{where}: {error}") from None
-
-
-def plan_outputs(
-    recipe: Recipe, dtype: str, *, schemes: Mapping[Scheme, str]
-) -> tuple[OutputPlan, ...]:
-    """Resolve the formats of a recipe.
-
-    dtype: of kept tensors, where a format has no wish of its own.
-    schemes: what layers are to be held in, and what asks for it.
-
-    Raises:
-        FormatError: a format cannot hold the recipe's scheme.
-    """
-    names = recipe.output.formats
-    return tuple(
-        registry.plan_output(
-            name,
-            schemes or {recipe.scheme.as_scheme(): ""},
-            dtype=dtype,
-            chosen=recipe.output.dtype != "auto",
-            folder=name.replace(":", "-") if len(names) > 1 else "",
-        )
-        for name in names
-    )
 
 
 def outside_of(skeleton: Skeleton) -> list[Matrix]:

@@ -21,8 +21,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
-        f"method       {describe_method(plan)}",
-        *_settled_lines(plan),
+        *_method_lines(plan),
         f"calibration  {plan.calibration}",
         *_format_lines(plan),
         f"device       {plan.device}, computing in {plan.compute_dtype}"
@@ -41,7 +40,11 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     for number, one_pass in enumerate(plan.further, start=2):
         lines.append(f"pass {number} of {len(plan.passes)}, over the same blocks")
         notes = [f"note         {note}" for note in one_pass.notes if note not in plan.notes]
-        lines += [*_scheme_lines(one_pass), *_format_lines(one_pass), *notes]
+        lines += _scheme_lines(one_pass)
+        # A pass for GGUF, for one, has no end-to-end tuning.
+        method = _method_lines(one_pass)
+        lines += method if method != _method_lines(plan) else []
+        lines += [*_format_lines(one_pass), *notes]
     return lines
 
 
@@ -159,20 +162,21 @@ def describe_method(plan: Plan) -> str:
     )
 
 
-def _settled_lines(plan: Plan) -> list[str]:
-    """Show what each ``auto`` of the recipe came to, where there are steps."""
+def _method_lines(plan: Plan) -> list[str]:
+    """Name the method of a pass, and what each ``auto`` of the recipe came to."""
     tuning = plan.tuning
-    if not tuning.iters:
-        return []
-    rates = sorted({tuning.default.lr, *(layer.lr for _, layer in tuning.layers)})
-    settled = [
-        f"lr {' and '.join(f'{rate:.3g}' for rate in rates)}",
-        f"minmax_lr {tuning.minmax_lr:.3g}" if tuning.minmax_lr else "ranges not tuned",
-        f"grad_accum_steps {tuning.grad_accum_steps}",
-        f"{tuning.num_validations} validations on {tuning.validation_samples} samples",
-        f"{tuning.threads} threads",
-    ]
-    lines = [f"settings     {', '.join(settled)}"]
+    threads = f"{tuning.threads} thread{'s' * (tuning.threads != 1)}"
+    settled = [threads]
+    if tuning.iters:
+        rates = sorted({tuning.default.lr, *(layer.lr for _, layer in tuning.layers)})
+        settled = [
+            f"lr {' and '.join(f'{rate:.3g}' for rate in rates)}",
+            f"minmax_lr {tuning.minmax_lr:.3g}" if tuning.minmax_lr else "ranges not tuned",
+            f"grad_accum_steps {tuning.grad_accum_steps}",
+            f"{tuning.num_validations} validations on {tuning.validation_samples} samples",
+            threads,
+        ]
+    lines = [f"method       {describe_method(plan)}", f"settings     {', '.join(settled)}"]
     if tuning.end_to_end.steps:
         scales = ", ".join(f"{lr:.3g} at {bits} bits" for bits, lr in tuning.end_to_end.lrs)
         lines.append(f"             end to end: lr of the scales {scales}")

@@ -55,17 +55,3 @@ def test_an_installed_format_is_planned_written_read_back_and_loaded(
     # Unquantized tensors of the dequantized checkpoint are written in float16.
     assert codes["apart"] < 0.02
     assert codes["converted"] < 0.02
-
-
-def test_an_unknown_format_is_named_where_the_recipe_says_it(tmp_path: Path) -> None:
-    from autoround.errors import RecipeError
-    from autoround.planning.plan import check_formats
-    from autoround.recipe.load import load_recipe
-
-    file = tmp_path / "mine.yaml"
-    file.write_text("extends: light\noutput:\n  format: auto_gtpq\n")
-    words = r"mine\.yaml:3: output\.format: 'auto_gtpq' is no format; did you mean 'auto_gptq'"
-    with pytest.raises(RecipeError, match=words):
-        check_formats(load_recipe(file))
-    with pytest.raises(RecipeError, match=r"--set .*: output\.format: 'nothing'"):
-        check_formats(load_recipe("light", overrides=["output.format=nothing"]))

@@ -121,6 +121,15 @@ def test_validate_reports_all_files(tmp_path: Path) -> None:
     assert len(lines) == 4
 
 
+def test_validate_knows_the_formats(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: light\noutput:\n  format: auto_gptqq\n")
+    result = run("validate", str(file))
+    assert isinstance(result.exception, RecipeError)
+    assert str(result.exception).startswith(f"{file}:3: output.format: 'auto_gptqq' is no format")
+    assert "did you mean 'auto_gptq'?" in str(result.exception)
+
+
 def test_validate_of_valid_files() -> None:
     files = [str(builtin_path(name)) for name in builtin_names()]
     result = run("validate", *files)

@@ -52,6 +52,23 @@ def test_a_further_pass_is_told_with_all_that_is_its_own() -> None:
     ]
 
 
+def test_a_further_pass_with_a_method_of_its_own_names_it() -> None:
+    steps = EndToEndSettings(steps=20, batch_size=2, lrs=((4, 1e-3),))
+    both = dataclasses.replace(plan(), tuning=dataclasses.replace(plan().tuning, end_to_end=steps))
+    further = plan()
+    lines = plan_lines(dataclasses.replace(both, further=(further,)), ESTIMATE)
+    methods = [line for line in lines if line.startswith("method")]
+    assert [line.endswith("for scales") for line in methods] == [True, False]
+
+
+def test_settings_are_shown_without_block_steps() -> None:
+    steps = EndToEndSettings(steps=20, batch_size=2, lrs=((4, 1e-3),))
+    tuning = dataclasses.replace(plan().tuning, iters=0, threads=1, end_to_end=steps)
+    lines = plan_lines(dataclasses.replace(plan(), tuning=tuning), ESTIMATE)
+    place = lines.index("settings     1 thread")
+    assert lines[place + 1] == "             end to end: lr of the scales 0.001 at 4 bits"
+
+
 def test_every_scheme_has_a_line() -> None:
     block = BlockPlan(2, "h.2", (layer("h.2.q", scheme=Scheme(8, -1, False)),))
     lines = plan_lines(dataclasses.replace(plan(), blocks=(*BLOCKS, block)), ESTIMATE)
