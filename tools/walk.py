@@ -144,7 +144,9 @@ def record(tree: Path, work: Path) -> Walk:
     arguments = ["quantize", str(work / "model"), "--dataset", str(work / "text.txt"), *OPTIONS]
     sys.setprofile(recorder)
     try:
-        main.main([*arguments, "--output-dir", str(work / "out")])
+        # Where the console script enters: in older trees at one that exits.
+        entry = getattr(main, "main", main.run)
+        entry([*arguments, "--output-dir", str(work / "out")])
     except SystemExit as end:
         if end.code:
             raise

@@ -76,15 +76,6 @@ for part in (
 app.add_typer(recipes.app, name="recipes")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code.
-
-    Args:
-        arguments: words after the program's name; None for those of the process.
-    """
-    sys.exit(run(arguments))
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line.
 

@@ -88,6 +88,11 @@ def quantize(
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
+    from rich.console import Console
+
+    from autoround import api
+    from autoround.report.progress import Progress
+
     name = options.choose_model(model, model_option)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
@@ -99,7 +104,8 @@ def quantize(
     with _noting_how_to_resume(destination, context.obj), quiet_libraries():
         if eval_text is not None:
             _check_text(eval_text)
-        _quantize(name, resolved, destination, device=device)
+        sink = Progress(Console(highlight=False))
+        api.quantize(name, resolved, output_dir=destination, device=device, sink=sink)
         if evaluate or eval_text is not None:
             _evaluate(name, resolved, folder, text=eval_text, device=device)
         if prompt is not None:
@@ -148,17 +154,6 @@ def _check_text(text: Path) -> None:
     from autoround.data.holdout import check_text
 
     check_text(text)
-
-
-def _quantize(model: str | None, recipe: Recipe, destination: Destination, *, device: str) -> None:
-    """Quantize a model and print its progress."""
-    from rich.console import Console
-
-    from autoround import api
-    from autoround.report.progress import Progress
-
-    sink = Progress(Console(highlight=False))
-    api.quantize(model, recipe, output_dir=destination, device=device, sink=sink)
 
 
 def _evaluate(

@@ -12,7 +12,7 @@ import pytest
 from autoround._version import __version__
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-RUN = [sys.executable, "-c", "from autoround.cli.main import main; raise SystemExit(main())"]
+RUN = [sys.executable, "-c", "from autoround.cli.main import run; raise SystemExit(run())"]
 #: Seconds; several times what it takes on a slow machine, far less than importing torch there.
 HELP_LIMIT = 2.0
 

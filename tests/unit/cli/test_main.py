@@ -7,7 +7,7 @@ import typer
 
 from autoround._version import __version__
 from autoround.cli import main
-from autoround.errors import AutoRoundError, UsageError
+from autoround.errors import AutoRoundError
 
 from .conftest import Command
 
@@ -84,10 +84,3 @@ def test_a_bug_is_not_hidden(autoround: Command, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(main, "app", app)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         autoround()
-
-
-def test_main_ends_the_process_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "run", lambda arguments: UsageError.exit_code)
-    with pytest.raises(SystemExit) as caught:
-        main.main(["anything"])
-    assert caught.value.code == 2
