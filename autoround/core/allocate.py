@@ -55,29 +55,43 @@ class _Step(NamedTuple):
 
 
 def least_loss(units: Sequence[Sequence[Choice]], *, size: float) -> Allocation | None:
-    """Choose for the least loss with at most ``size``; None where nothing fits.
+    """Choose for the least loss with at most ``size``.
 
     Args:
         units: the choices of each layer group, at least one; sizes below 2**53, losses finite.
-        size: most that the choices may take together.
+        size: most that the choices may take together, in the unit of their sizes.
+
+    Returns:
+        The index of each group's choice, with the sums; None where nothing fits.
     """
     picks = _solve([[(c.size, c.loss) for c in unit] for unit in units], size)
     return None if picks is None else _allocation(units, picks)
 
 
 def least_size(units: Sequence[Sequence[Choice]], *, loss: float) -> Allocation | None:
-    """Choose for the least size with at most ``loss``; None where nothing reaches it.
+    """Choose for the least size with at most ``loss``.
 
     Args:
         units: as for :func:`least_loss`.
-        loss: most that the choices may lose together.
+        loss: most that the choices may lose together, in the unit of their losses.
+
+    Returns:
+        The index of each group's choice, with the sums; None where nothing reaches the loss.
     """
     picks = _solve([[(c.loss, c.size) for c in unit] for unit in units], loss)
     return None if picks is None else _allocation(units, picks)
 
 
 def curve(units: Sequence[Sequence[Choice]]) -> list[Allocation]:
-    """Return the allocations on the convex hull of size against loss, the smallest first."""
+    """Return the allocations on the convex hull of size against loss, the smallest first.
+
+    Args:
+        units: as for :func:`least_loss`.
+
+    Returns:
+        The first has each group's smallest choice; every other one differs from the one before it
+        in one group, and is larger with less loss.
+    """
     costs = [[(c.size, c.loss) for c in unit] for unit in units]
     picks = [_lightest(unit) for unit in costs]
     points = [_allocation(units, picks)]

@@ -13,7 +13,11 @@ class Pending(Protocol):
     """Tensors on their way to a device."""
 
     def result(self) -> dict[str, Tensor]:
-        """Return them on the device."""
+        """Return them on the device; work queued from now on finds them there.
+
+        Returns:
+            The tensors by their names, in their shapes and dtypes.
+        """
 
 
 #: Starts to copy tensors to the device.
@@ -39,13 +43,20 @@ class Samples(NamedTuple):
         Args:
             indices: int64 [batch].
             device: to copy them to.
+
+        Returns:
+            Inputs and targets [batch, seq, hidden], a mask if there is one, ``indices`` as rows.
         """
         mask = None if self.mask is None else self.mask[indices].to(device)
         inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
         return Samples(inputs, targets, mask, indices)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that have a row for each sample."""
+        """Return the tensors that have a row for each sample.
+
+        Returns:
+            ``inputs`` and ``targets`` [n, seq, hidden]; ``mask`` bool [n, seq] where there is one.
+        """
         tensors = {"inputs": self.inputs, "targets": self.targets}
         return tensors if self.mask is None else {**tensors, "mask": self.mask}
 
@@ -54,6 +65,9 @@ class Samples(NamedTuple):
 
         Args:
             size: samples at a time; 0 for all.
+
+        Yields:
+            Views of up to ``size`` samples, and their share; the shares add up to 1.
         """
         count = self.inputs.shape[0]
         if not 0 < size < count:
@@ -76,8 +90,11 @@ def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
 
     Args:
         count: samples there are.
-        size: of a batch, int64 [size].
+        size: samples of a batch; more than there are means all.
         seed: of the orders.
+
+    Yields:
+        int64 [size] on the CPU, no index twice.
     """
     # A generator of its own on the CPU: every device draws the same.
     generator = torch.Generator().manual_seed(seed)
@@ -111,7 +128,11 @@ class BatchLoader:
         self._next: tuple[Tensor, Pending] | None = None
 
     def next(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the rows of the next batch, and the batch on the device."""
+        """Return the next batch on the device, whether it was on its way or not.
+
+        Returns:
+            Its rows, int64 [batch], and by name the tensors [batch, ...] on the device.
+        """
         if self._upload is None:
             rows = next(self._order)
             return rows, {n: tensor[rows].to(self._device) for n, tensor in self._tensors.items()}

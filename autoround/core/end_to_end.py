@@ -57,8 +57,11 @@ def init(params: Sequence[Tensor], *, lrs: Sequence[float], steps: int) -> AdamS
 
     Args:
         params: float32 tensors of any shape.
-        lrs: a learning rate for each of them.
+        lrs: a learning rate for each of them, at its highest.
         steps: steps in all.
+
+    Returns:
+        Averages of zero, float32 of the parameters' shapes, before the first step.
     """
     means, squares = ([torch.zeros_like(p) for p in params] for _ in range(2))
     return AdamState(means, squares, tuple(lrs), 0, steps)
@@ -69,12 +72,24 @@ def learning_rate_for(bits: int) -> float:
 
     Fewer levels leave a larger quantization error, so the learning rate grows: 1e-3 at 4 bits,
     where four times as much does harm, and 8e-3 at 2, where half as much learns less.
+
+    Args:
+        bits: of a code.
+
+    Returns:
+        The highest of a run, in units of a scale's factor, which starts at one.
     """
     return 0.064 / math.pow(8.0, bits / 2.0)
 
 
 def learning_rate_at(step: int, *, lr: float, steps: int) -> float:
-    """Return the learning rate of a step: a short rise to ``lr``, then linearly to zero."""
+    """Return the learning rate of a step: a short rise to ``lr``, then linearly to zero.
+
+    Args:
+        step: from 0.
+        lr: what the rate rises to.
+        steps: in all.
+    """
     rise = max(1.0, WARM_UP * steps)
     return lr * min(1.0, (step + 1) / rise) * (1.0 - step / steps)
 
@@ -85,7 +100,10 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: AdamState)
 
     Args:
         params: float32 tensors. grads: of the same shapes.
-        state: of :func:`init` or the step before.
+        state: of :func:`init` or the step before; its averages are changed in place.
+
+    Returns:
+        The state of the next step, with the same tensors.
     """
     number = state.step + 1
     first, second = 1.0 - BETAS[0] ** number, 1.0 - BETAS[1] ** number
@@ -99,7 +117,14 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: AdamState)
 
 
 def unit_factors(layer: QuantizedTensor) -> Tensor:
-    """Return the factors to start from: ones, float32 [rows, groups, 1]."""
+    """Return the factors to start from.
+
+    Args:
+        layer: whose scale is [rows, groups].
+
+    Returns:
+        Ones, float32 [rows, groups, 1], on the device of the scale.
+    """
     return torch.ones((*layer.scale.shape, 1), dtype=torch.float32, device=layer.scale.device)
 
 
@@ -141,6 +166,13 @@ def votes_at(step: int, *, steps: int) -> int:
 
     A sum of ``steps`` random signs times a rate that falls linearly to zero has a standard
     deviation of ``rate * sqrt(steps / 3)``; half a level is SIGMAS of these.
+
+    Args:
+        step: from 0.
+        steps: in all.
+
+    Returns:
+        Votes, of which VOTES_PER_HALF_LEVEL are half a level; 0 where they round to none.
     """
     highest = VOTES_PER_HALF_LEVEL / (SIGMAS * math.sqrt(steps / 3.0))
     return round(learning_rate_at(step, lr=highest, steps=steps))
@@ -184,7 +216,15 @@ def _move_codes(layer: QuantizedTensor, upstream: Tensor, scale: Tensor, votes: 
 
 
 def code_groups(layer: QuantizedTensor) -> Tensor:
-    """Cut codes into groups; as bytes where they divide evenly, which is nearly always."""
+    """Cut codes into groups; as bytes where they divide evenly, which is nearly always.
+
+    Args:
+        layer: codes uint8 [out, in].
+
+    Returns:
+        [rows, groups, width]: uint8, a view where that can be; float32, rows padded with zeros,
+        where groups do not divide a row, or are a row or the tensor each.
+    """
     size, columns = layer.scheme.group_size, layer.codes.shape[-1]
     if size > 0 and columns % size == 0:
         return layer.codes.reshape(layer.codes.shape[0], -1, size)
@@ -197,6 +237,9 @@ def with_factors(layer: QuantizedTensor, factor: Tensor) -> QuantizedTensor:
     Args:
         layer: as it was quantized.
         factor: float32 [rows, groups, 1].
+
+    Returns:
+        The same codes and zero points, and a new scale [rows, groups] in the dtype of the codec.
     """
     scales = scheme_scales(layer.scheme)
     scale = scales.stored(scales.round(layer.scale.float() * factor.detach().squeeze(-1)))

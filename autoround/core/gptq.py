@@ -58,6 +58,9 @@ RoundBlock = Callable[[ColumnBlock], tuple[Tensor, Tensor]]
 def gptq_block(block: ColumnBlock) -> tuple[Tensor, Tensor]:
     """Round the columns of a block in turn (GPTQ, arXiv 2210.17323, eq. 2-3).
 
+    Args:
+        block: columns in rows; its weight is overwritten.
+
     Returns:
         The position of each weight among the level indices when its turn came, not rounded, and
         the error left for later columns to compensate; both float32 [columns, rows].
@@ -96,7 +99,8 @@ def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
         hessian: float32 [in, in], sums of products of inputs (XXᵀ), of any scale.
 
     Returns:
-        None where it holds nothing or no finite numbers.
+        The order of the columns and the factor; None where the Hessian holds nothing, no finite
+        numbers, or none that a factor can be made of.
     """
     power = hessian.diagonal()
     mean = float(power.mean())
@@ -130,7 +134,7 @@ def gptq_offsets(
         target: the weight and its grid; its own offsets are not read.
         factor: of the Hessian of its inputs.
         round_block: rounds the columns of a block in turn.
-        block_columns: columns of a block.
+        block_columns: columns of a block; the last one may have fewer.
 
     Returns:
         float32 of the shape of the target's groups, 0 in the padding.

@@ -11,7 +11,7 @@ SCALE_BITS = 16
 
 
 def group_count(shape: tuple[int, int], scheme: Scheme) -> int:
-    """Return how many scales a weight has.
+    """Return how many scales a weight has, the last group of a row counted whole.
 
     Args:
         shape: (out, in). scheme: bits and groups.

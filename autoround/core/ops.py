@@ -35,7 +35,10 @@ class Ops(Protocol):
             rounding: offsets [rows, groups, width], min_scale and max_scale [rows, groups, 1];
                 those that require gradients get them.
             grid: ranges and levels of the groups.
-            dtype: of the result, which has the shape of the weight.
+            dtype: of the result.
+
+        Returns:
+            [rows, groups, width] in ``dtype``.
         """
 
     def quantize(
@@ -59,12 +62,28 @@ class Ops(Protocol):
         grids: Sequence[Grid],
         dtype: torch.dtype,
     ) -> list[Tensor]:
-        """Do as :meth:`fake_quantize` for all tensors of a block at once."""
+        """Do as :meth:`fake_quantize` for all tensors of a block at once.
+
+        Args:
+            weights: float32 [rows, groups, width] each, of any shapes.
+            roundings, grids: one for each weight, in the same order.
+            dtype: of the results.
+
+        Returns:
+            A tensor for each weight, in its shape and ``dtype``.
+        """
 
     def quantize_all(
         self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Do as :meth:`quantize` for all tensors of a block at once."""
+        """Do as :meth:`quantize` for all tensors of a block at once.
+
+        Args:
+            weights, roundings, grids: as for :meth:`fake_quantize_all`.
+
+        Returns:
+            Codes, scale and zero of each weight, as :meth:`quantize` returns them.
+        """
 
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
@@ -97,9 +116,12 @@ class Ops(Protocol):
         """Dequantize a layer with its scales multiplied.
 
         Args:
-            layer: codes [out, in].
+            layer: codes uint8 [out, in], scale and zero [out, groups].
             factor: float32 [rows, groups, 1].
-            dtype: of the result, [out, in].
+            dtype: of the result.
+
+        Returns:
+            [out, in] in ``dtype``.
         """
 
     def scale_gradient(
@@ -110,7 +132,7 @@ class Ops(Protocol):
         Args:
             layer: whose codes may be changed in place.
             grad: [out, in], of the dequantized weight, any float dtype.
-            votes: int8 [out, in], changed in place; None where codes stay.
+            votes: int8 [out, in] and what a step adds, changed in place; None where codes stay.
 
         Returns:
             float32 [rows, groups, 1].
@@ -137,13 +159,27 @@ class TorchOps:
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
     ) -> Tensor:
-        """Round a weight to its grid and back, differentiably."""
+        """Round a weight to its grid and back, differentiably.
+
+        Args:
+            weight, rounding, grid, dtype: as for :meth:`Ops.fake_quantize`.
+
+        Returns:
+            [rows, groups, width] in ``dtype``.
+        """
         return rounding_core.fake_quantize(weight, rounding, grid=grid, dtype=dtype)
 
     def quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Round a weight to its grid for good."""
+        """Round a weight to its grid for good.
+
+        Args:
+            weight, rounding, grid: as for :meth:`Ops.quantize`.
+
+        Returns:
+            Codes uint8 [rows, groups, width]; scale and zero [rows, groups, 1].
+        """
         return rounding_core.quantize(weight, rounding, grid=grid)
 
     def fake_quantize_all(
@@ -154,7 +190,14 @@ class TorchOps:
         grids: Sequence[Grid],
         dtype: torch.dtype,
     ) -> list[Tensor]:
-        """Do as :meth:`fake_quantize` for all tensors of a block, here one after the other."""
+        """Do as :meth:`fake_quantize` for all tensors of a block, here one after the other.
+
+        Args:
+            weights, roundings, grids, dtype: as for :meth:`Ops.fake_quantize_all`.
+
+        Returns:
+            A tensor for each weight, in its shape and ``dtype``.
+        """
         return [
             self.fake_quantize(weight, rounding, grid=grid, dtype=dtype)
             for weight, rounding, grid in zip(weights, roundings, grids, strict=True)
@@ -163,7 +206,14 @@ class TorchOps:
     def quantize_all(
         self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Do as :meth:`quantize` for all tensors of a block, here one after the other."""
+        """Do as :meth:`quantize` for all tensors of a block, here one after the other.
+
+        Args:
+            weights, roundings, grids: as for :meth:`Ops.quantize_all`.
+
+        Returns:
+            Codes, scale and zero of each weight.
+        """
         return [
             self.quantize(weight, rounding, grid=grid)
             for weight, rounding, grid in zip(weights, roundings, grids, strict=True)
@@ -172,25 +222,61 @@ class TorchOps:
     def sign_step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
     ) -> SignState:
-        """Move parameters against the signs of their gradients, in place."""
+        """Move parameters against the signs of their gradients, in place.
+
+        Args:
+            params, grads: float32, of the same shapes; gradients are overwritten.
+            state: which step this is.
+
+        Returns:
+            The state of the next step.
+        """
         return signsgd.step(params, grads, state=state)
 
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
-        """Round the columns of a block in turn, each compensating the errors of those before it."""
+        """Round the columns of a block in turn, each compensating the errors of those before it.
+
+        Args:
+            block: columns in rows; its weight is overwritten.
+
+        Returns:
+            Positions and errors, float32 [columns, rows], as of :meth:`Ops.gptq_block`.
+        """
         return gptq.gptq_block(block)
 
     def scaled_weight(
         self, layer: QuantizedTensor, factor: Tensor, *, dtype: torch.dtype
     ) -> Tensor:
-        """Dequantize a layer with its scales multiplied."""
+        """Dequantize a layer with its scales multiplied.
+
+        Args:
+            layer, factor, dtype: as for :meth:`Ops.scaled_weight`.
+
+        Returns:
+            [out, in] in ``dtype``.
+        """
         return end_to_end.scaled_weight(layer, factor, dtype=dtype)
 
     def scale_gradient(
         self, layer: QuantizedTensor, grad: Tensor, votes: SignVotes | None = None
     ) -> Tensor:
-        """Return the gradient of scale factors; codes may vote and move, in place."""
+        """Return the gradient of scale factors; codes may vote and move, in place.
+
+        Args:
+            layer, grad, votes: as for :meth:`Ops.scale_gradient`.
+
+        Returns:
+            float32 [rows, groups, 1].
+        """
         return end_to_end.scale_gradient(layer, grad, votes)
 
     def divergence(self, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
-        """Return the KL divergence of logits and its gradient for the student's."""
+        """Return the KL divergence of logits and its gradient for the student's.
+
+        Args:
+            student, teacher: [tokens, vocabulary], any float dtype.
+
+        Returns:
+            The sum over tokens in nats, and [tokens, vocabulary] in the student's dtype.
+        """
         return end_to_end.divergence(student, teacher)

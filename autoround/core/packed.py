@@ -22,6 +22,9 @@ def pack(layer: QuantizedTensor, order: Tensor | None) -> dict[str, Tensor]:
     Args:
         layer: codes uint8 [out, in], scale and zero [out, groups].
         order: the group of each input, int64 [in]; None where groups follow each other.
+
+    Returns:
+        ``words``, ``scale``, ``zero`` and, given an order, ``group``, as the module says.
     """
     rows, columns = layer.codes.shape
     codes = torch.nn.functional.pad(layer.codes, (0, -columns % BLOCK))
@@ -44,6 +47,9 @@ def unpack(state: dict[str, Tensor], shape: tuple[int, int], scheme: Scheme) -> 
 
     Args:
         state: as packed. shape: (out, in). scheme: of the weight.
+
+    Returns:
+        Codes uint8 [out, in], scale and zero [out, groups]; an order of groups is no part of it.
     """
     codes = _codes(state["words"], scheme.bits)[:, : shape[1]]
     scale = state["scale"]
@@ -54,11 +60,14 @@ def unpack(state: dict[str, Tensor], shape: tuple[int, int], scheme: Scheme) -> 
 def dense_rows(
     state: dict[str, Tensor], rows: slice, *, shape: tuple[int, int], scheme: Scheme
 ) -> Tensor:
-    """Dequantize some rows of the weight to float32 [rows, in].
+    """Dequantize some rows of the weight.
 
     Args:
         state: as packed. rows: which of them.
         shape: (out, in). scheme: of the weight.
+
+    Returns:
+        float32 [rows, in].
     """
     words, scale = state["words"][rows], state["scale"][rows].float()
     zero = state["zero"] if state["zero"].numel() == 1 else state["zero"][rows]
@@ -69,6 +78,7 @@ def dense_rows(
     if "group" in state:
         return levels.value(codes.float() - zero[:, state["group"]]) * scale[:, state["group"]]
     if columns % width:
+        # The last group is short, so that rows cannot be cut into equal ones.
         spread = torch.arange(columns, device=words.device) // width
         return levels.value(codes.float() - zero[:, spread]) * scale[:, spread]
     groups = codes.float().reshape(len(codes), -1, width)  # [rows, groups, width]

@@ -54,6 +54,9 @@ def initial_rounding(groups: Tensor) -> Rounding:
 
     Args:
         groups: float32 [rows, groups, width].
+
+    Returns:
+        New tensors on the device of the groups.
     """
     ones = torch.ones_like(groups[..., :1])
     return Rounding(torch.zeros_like(groups), ones, ones.clone())
@@ -86,6 +89,7 @@ class _FakeQuantize(torch.autograd.Function):
         kind = grid.levels
         out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for rows in _chunks(weight):
+            # Written to the result as they come: in float32 there is never more than a chunk.
             shifted = weight[rows] if minimum is None else weight[rows] + minimum[rows]
             levels = kind.clamp_(kind.nearest(shifted, scale[rows], offset[rows]), zero[rows])
             if minimum is None:
@@ -106,6 +110,7 @@ class _FakeQuantize(torch.autograd.Function):
         kind = grid.levels
         grad_offset = torch.empty_like(offset)
         with_range = bool(ctx.needs_input_grad[2] or ctx.needs_input_grad[3])
+        # Of each group sum G*value(c), sum G*inside*W, sum G*(1-inside): [2 or 3, rows, groups, 1]
         sums = torch.zeros((2 if kind.fixed_zero else 3, *scale.shape), device=scale.device)
         for rows in _chunks(weight):
             upstream = grad[rows].float()
@@ -121,6 +126,7 @@ class _FakeQuantize(torch.autograd.Function):
                 sums[1, rows] = levels.sum(-1, keepdim=True)
                 if not kind.fixed_zero:
                     sums[2, rows] = upstream.sum(-1, keepdim=True) - passed.sum(-1, keepdim=True)
+            # Only now: the sums above are of G itself, and the gradient of V is s * G * inside.
             passed.mul_(scale[rows])
         if not with_range:
             return None, grad_offset, None, None, None, None
@@ -184,7 +190,14 @@ def dequantize(
 
 
 def dense_weight(layer: QuantizedTensor) -> Tensor:
-    """Dequantize a whole layer to float32 [out, in]."""
+    """Dequantize a whole layer.
+
+    Args:
+        layer: codes uint8 [out, in], scale and zero [out, groups].
+
+    Returns:
+        float32 [out, in].
+    """
     groups = to_groups(layer.codes, layer.scheme.group_size)
     scale, zero = layer.scale.unsqueeze(-1), layer.zero.unsqueeze(-1)  # [out, groups, 1]
     weight = dequantize(groups, scale, zero, levels=scheme_levels(layer.scheme))

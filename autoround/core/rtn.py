@@ -54,7 +54,14 @@ class QuantizedMatrix(NamedTuple):
 
 
 def round_to_nearest(targets: Mapping[str, Target]) -> dict[str, Rounding]:
-    """Return the rounding of every tensor on its whole range, at its target's offsets if any."""
+    """Return the rounding of every tensor on its whole range, at its target's offsets if any.
+
+    Args:
+        targets: what to round, by name.
+
+    Returns:
+        New tensors by the same names, min_scale and max_scale one; the targets stay as they are.
+    """
     roundings = {name: initial_rounding(target.groups) for name, target in targets.items()}
     for name, target in targets.items():
         if target.offsets is not None:
@@ -72,6 +79,9 @@ def search_scales(
         groups: float32 [rows, groups, width].
         importance: float32 broadcastable to ``groups``, or None.
         levels: what codes stand for. scales: how scales are held.
+
+    Returns:
+        The grid whose unmoved parameters are the ones that the search finds.
     """
     if isinstance(scales, Nested):
         return search_nested(groups, importance, levels, scales=scales)
@@ -87,6 +97,9 @@ def matrix_from(
         target: what was rounded.
         rounding: how it was rounded.
         parts: codes, scale and zero as :func:`autoround.core.rounding.quantize` returns them.
+
+    Returns:
+        Codes in the shape of the target, without padding; scale and zero [rows, groups].
     """
     codes, scale, zero = parts
     return QuantizedMatrix(
@@ -107,6 +120,10 @@ def quantize_matrix(
         scheme: bits, groups and scales of the result.
         search: search the scales of least squared error, else take minimum and maximum.
         lowest_zero: least zero point that the layouts to be written can hold.
+
+    Returns:
+        Codes uint8 [out, in], with scale and zero [out, groups]; [1, 1] where the tensor is one
+        group.
     """
     levels, scales = scheme_levels(scheme, lowest_zero=lowest_zero), scheme_scales(scheme)
     groups = to_groups(weight, scheme.group_size)

@@ -32,7 +32,11 @@ TINY = 1e-30
 
 
 def rungs(bits: int) -> list[float]:
-    """Return the fractions of the min-max scale that a group with a minimum tries."""
+    """Return the fractions of the min-max scale that a group with a minimum tries.
+
+    Args:
+        bits: of a code.
+    """
     # Every trial fits two unknowns, so half of the rungs come as close.
     if bits <= 4:
         return ladder(bits)[:: 2 if bits > 2 else 1]
@@ -108,6 +112,7 @@ def _fit(groups: Tensor, weights: Tensor, lo: Tensor, hi: Tensor, *, levels: Int
     centre = (hi + lo) / 2
     for fraction in rungs(levels.bits):
         scale = whole * fraction
+        # Levels around the middle of the range, or the same share cut off both of its ends.
         for minimum in ((scale * top / 2 - centre).clamp_min(0.0), -lo * fraction):
             best = _keep_fit(best, groups, weights, scale, minimum, top=top)
     for _ in range(REFINEMENTS):
@@ -139,7 +144,9 @@ def _keep_fit(
     slope = (total * product - by_code * by_weight) / spread.clamp_min(TINY)
     offset = (slope * by_code - by_weight) / total.clamp_min(TINY)
     alone = product / by_square.clamp_min(TINY)
+    # Where the minimum would be negative it is zero, and the scale is fitted without it.
     fitted = torch.where(offset > 0, slope, alone)
+    # Without a spread all codes are one code, and any scale would do with some minimum.
     usable = (spread > 0) & (fitted > 0)
     fitted = torch.where(usable, fitted, scale)
     offset = torch.where(usable, offset.clamp_min(0.0), minimum)

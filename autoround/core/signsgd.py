@@ -21,12 +21,23 @@ class SignState(NamedTuple):
 
 
 def init(lr: float, steps: int) -> SignState:
-    """Start ``steps`` steps whose learning rate falls linearly from ``lr`` to zero."""
+    """Start steps whose learning rate falls linearly to zero.
+
+    Args:
+        lr: learning rate of the first step, in units of the parameters.
+        steps: steps in all.
+    """
     return SignState(lr, 0, steps)
 
 
 def linear_lr(lr: float, step: int, *, steps: int) -> float:
-    """Return the learning rate of a step: ``lr * (1 - step / steps)``."""
+    """Return the learning rate of a step: ``lr * (1 - step / steps)``.
+
+    Args:
+        lr: of the first step.
+        step: from 0.
+        steps: in all.
+    """
     return lr * (1.0 - step / steps)
 
 
@@ -46,5 +57,6 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState)
     """
     lr = linear_lr(state.lr, state.step, steps=state.steps)
     for param, grad in zip(params, grads, strict=True):
+        # Signs take the gradients' memory: those of offsets are as large as the weights.
         param.sub_(grad.sign_(), alpha=lr)
     return state._replace(step=state.step + 1)

@@ -109,6 +109,9 @@ def validation_steps(iters: int, count: int) -> frozenset[int]:
     Args:
         iters: steps in all.
         count: how often to score.
+
+    Returns:
+        Step numbers from 1.
     """
     return frozenset(round(iters * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)) - {0}
 
@@ -127,6 +130,9 @@ def rounded_weights(
         roundings: how, by the same names.
         ops: of the device.
         dtype: of the results, the one that blocks compute in.
+
+    Returns:
+        By name, in the shape of its target, differentiable in the roundings.
     """
     rounded = ops.fake_quantize_all(
         [target.groups for target in targets.values()],
@@ -154,6 +160,9 @@ def validation_loss(
         block: to reconstruct. roundings: of its targets, by name.
         hyperparameters: how many samples, how many at a time, and the seed that draws them.
         ops: of the device. dtype: that the block computes in.
+
+    Returns:
+        The mean squared error of the block's output on those samples.
     """
     samples = block.samples
     device = block.device
@@ -193,6 +202,9 @@ def tune(
         ops: of the device that the block is on.
         dtype: that the block computes in.
         on_step: told of every step and its loss.
+
+    Returns:
+        The best iterate, on the block's device, and its loss beside that of the start.
     """
     iterate = round_to_nearest(block.targets)
     score = partial(validation_loss, block, hyperparameters=hyperparameters, ops=ops, dtype=dtype)
@@ -233,7 +245,15 @@ def tune(
 
 
 class GradientStep:
-    """Gradients of a step, batch after batch."""
+    """Gradients of a step, batch after batch.
+
+    Args:
+        block: to reconstruct.
+        roundings: of its targets, by name; read anew at every step.
+        params: those parts of the roundings that gradients are wanted of.
+        hyperparameters: batches of a step, their size and the seed of their order.
+        ops: of the device. dtype: that the block computes in.
+    """
 
     def __init__(
         self,
@@ -261,7 +281,12 @@ class GradientStep:
         self._loader.prefetch()
 
     def next(self) -> tuple[Sequence[Tensor], Tensor]:
-        """Return the gradients of the next step's batches and their mean loss, float32 scalar."""
+        """Differentiate the loss of the next step's batches.
+
+        Returns:
+            The sum of the batches' gradients, times LOSS_SCALE, one for each parameter in its
+            shape; and the mean loss, a float32 scalar on the device.
+        """
         count, size = self._hyperparameters.grad_accum_steps, self._hyperparameters.micro_batch
         first = self._next_batch()
         if count == 1 and not 0 < size < first.inputs.shape[0]:

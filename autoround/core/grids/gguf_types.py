@@ -72,11 +72,22 @@ GGUF_TYPES = {
 
 
 def scheme_of_type(name: str) -> Scheme:
-    """Return the scheme of a block type; a plain one where no scales are nested."""
+    """Return the scheme of a block type; a plain one where no scales are nested.
+
+    Args:
+        name: a key of GGUF_TYPES, as ``q4_k``.
+    """
     kind = GGUF_TYPES[name]
     return Scheme(kind.bits, kind.group_size, kind.sym, PLAIN if kind.nested is None else name)
 
 
 def nested_of(scheme: Scheme) -> Nested | None:
-    """Return how a scheme holds its scales; None for one float16 each."""
+    """Return how a scheme holds its scales.
+
+    Args:
+        scheme: a plain one, or one of a block type.
+
+    Returns:
+        None for one float16 a group.
+    """
     return None if scheme.kind == PLAIN else GGUF_TYPES[scheme.kind].nested

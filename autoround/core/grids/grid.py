@@ -32,7 +32,11 @@ class Grid(NamedTuple):
     scales: ScaleCodec = HALF
 
     def to(self, device: torch.device) -> Grid:
-        """Copy the ranges to a device."""
+        """Copy the ranges to a device.
+
+        Args:
+            device: that lo and hi are needed on; levels and scales hold no tensors.
+        """
         return self._replace(lo=self.lo.to(device), hi=self.hi.to(device))
 
 
@@ -70,6 +74,8 @@ def group_width(in_features: int, group_size: int, *, numel: int) -> int:
 def to_groups(weight: Tensor, group_size: int) -> Tensor:
     """Cut a weight into groups along its last axis, padding each row with zeros.
 
+    Zeros leave a group's range as it is, since every range holds zero.
+
     Args:
         weight: [..., in], any dtype.
         group_size: as in a scheme, PER_CHANNEL and PER_TENSOR among them.
@@ -92,7 +98,10 @@ def from_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
 
     Args:
         groups: [rows, groups, width] of any dtype.
-        shape: of the result.
+        shape: of the weight that was cut.
+
+    Returns:
+        ``groups`` in that shape and their own dtype; a view where that can be.
     """
     rows = groups.shape[0]
     flat = groups.reshape(rows, -1)  # [rows, in and padding]
@@ -115,6 +124,9 @@ def min_max_grid(groups: Tensor, levels: LevelSet, *, scales: ScaleCodec = HALF)
         groups: float32 [rows, groups, width].
         levels: of the grid; they may need a wider range.
         scales: how scales are held.
+
+    Returns:
+        A grid with float32 [rows, groups, 1] ends, lo <= 0 <= hi.
     """
     lo = groups.amin(dim=-1, keepdim=True).clamp(max=0.0)
     hi = groups.amax(dim=-1, keepdim=True).clamp(min=0.0)
@@ -128,6 +140,9 @@ def grid_from_scale(scale: Tensor, zero: Tensor, levels: LevelSet) -> Grid:
         scale: [rows, groups, 1], float16-representable; signed for symmetric levels.
         zero: integer-valued [rows, groups, 1].
         levels: of the grid.
+
+    Returns:
+        A grid that rounds scales to one float16 a group.
     """
     return Grid(*levels.range_of(scale, zero), levels)
 
@@ -138,6 +153,9 @@ def quant_params(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> QuantParam
     Args:
         grid: ranges and levels.
         min_scale, max_scale: float32 [rows, groups, 1], factors on the two ends of the range.
+
+    Returns:
+        Scale, zero point, and a minimum for scales that have one; float32 [rows, groups, 1].
     """
     lo = grid.lo * min_scale
     hi = grid.hi * max_scale
@@ -149,11 +167,15 @@ def quant_params(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> QuantParam
 
 
 def nested_parts(grid: Grid, min_scale: Tensor, max_scale: Tensor) -> NestedParts | None:
-    """Return the scales of super-blocks as their format holds them; None for other codecs.
+    """Return the scales of super-blocks as their format holds them.
 
     Args:
         grid: ranges and levels.
         min_scale, max_scale: float32 [rows, groups, 1], as for :func:`quant_params`.
+
+    Returns:
+        [rows, supers, …] parts, which multiply to what :func:`quant_params` returns; None for
+        other codecs.
     """
     if not isinstance(grid.scales, Nested):
         return None
@@ -172,6 +194,9 @@ def range_gradients(
         scale: of :func:`quant_params` for these.
         sums: [sum G*value(c), sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1], with
             W + m for W where a minimum m is subtracted; the third is absent for a fixed zero.
+
+    Returns:
+        Gradients of min_scale and max_scale, float32 [rows, groups, 1] each.
     """
     return grid.levels.range_gradients(
         (grid.lo, grid.hi),

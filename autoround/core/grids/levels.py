@@ -49,20 +49,38 @@ class LevelSet(Protocol):
         """Whether the zero point is :attr:`middle` in all groups."""
 
     def widen(self, lo: Tensor, hi: Tensor) -> Ends:
-        """Widen the ranges of groups to ones that these levels can span."""
+        """Widen the ranges of groups to ones that these levels can span.
+
+        Args:
+            lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
+        """
 
     def scale_for(self, lo: Tensor, hi: Tensor) -> Tensor:
         """Return the scale that spans every range, before any codec rounds it.
 
         Args:
             lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi, in units of the weight.
+
+        Returns:
+            float32 [rows, groups, 1]; may be negative for symmetric levels.
         """
 
     def zero_point(self, lo: Tensor, scale: Tensor) -> Tensor:
-        """Return the zero point of every group, float32 and integer-valued, [rows, groups, 1]."""
+        """Return the zero point of every group.
+
+        Args:
+            lo, scale: float32 [rows, groups, 1], lower end of the range and rounded scale.
+
+        Returns:
+            float32 of that shape, integer-valued.
+        """
 
     def range_of(self, scale: Tensor, zero: Tensor) -> Ends:
-        """Return the ranges whose scale and zero point are the given ones."""
+        """Return the ranges whose scale and zero point are the given ones.
+
+        Args:
+            scale, zero: float32 [rows, groups, 1]; zero integer-valued.
+        """
 
     def range_gradients(
         self, ends: Ends, scaled: Ends, *, scale: Tensor, sums: Tensor, scales: ScaleCodec
@@ -75,6 +93,9 @@ class LevelSet(Protocol):
             sums: [sum G*value(c), sum G*inside*W, sum G*(1-inside)], each [rows, groups, 1];
                 W + m for W where a minimum m is subtracted; the third is absent for a fixed zero.
             scales: what rounds the scales.
+
+        Returns:
+            Gradients of min_scale and max_scale, float32 [rows, groups, 1] each.
         """
 
     def nearest(self, weight: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -83,10 +104,17 @@ class LevelSet(Protocol):
         Args:
             weight: float32 [..., width]; scale: [..., 1].
             offset: as weight, in units of a level (V in SignRound), or None for none.
+
+        Returns:
+            A new float32 tensor of the weight's shape, integer-valued.
         """
 
     def position_(self, ratio: Tensor) -> Tensor:
-        """Turn weights in units of their scale into level indices, not rounded."""
+        """Turn weights in units of their scale into level indices, not rounded.
+
+        Args:
+            ratio: float32, any shape.
+        """
 
     def clamp_(self, levels: Tensor, zero: Tensor) -> Tensor:
         """Limit indices relative to ``zero`` to the levels there are.
@@ -98,7 +126,11 @@ class LevelSet(Protocol):
     def value(self, levels: Tensor) -> Tensor:
         """Return what indices relative to zero stand for, in units of the scale.
 
-        The result may be the argument itself; callers may overwrite it.
+        Args:
+            levels: float32, any shape, integer-valued.
+
+        Returns:
+            That shape; it may be the argument itself, and callers may overwrite it.
         """
 
     def trials(
@@ -109,6 +141,9 @@ class LevelSet(Protocol):
         Args:
             scale, zero: float32 [n, 1], of the min-max grid. lo: [n, 1], least weight, at most 0.
             scales: which scales there are.
+
+        Yields:
+            A scale and a zero point, float32 [n, 1] each.
         """
 
 
@@ -118,6 +153,9 @@ def ladder(bits: int) -> list[float]:
     Few levels need a deep ladder: the best 2-bit scale cuts off far more of a group's
     tails than the best 8-bit one. Rungs above 1 serve narrow groups, where a wider grid
     can land its levels on most of the few weights there are.
+
+    Args:
+        bits: of a code.
     """
     lowest, highest, rungs = {
         2: (0.3, 1.2, 43),
@@ -160,7 +198,11 @@ class _Uniform:
         return self.sym
 
     def nearest(self, weight: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Return ``round(weight / scale + offset)``."""
+        """Return ``round(weight / scale + offset)``, a half to the even index.
+
+        Args:
+            weight: float32 [..., width]; scale: [..., 1]; offset: as weight, or None.
+        """
         if offset is None:
             return torch.div(weight, scale).round_()
         return torch.addcdiv(offset, weight, scale).round_()
@@ -185,7 +227,11 @@ class SymmetricLevels(_Uniform):
         return lo, hi
 
     def scale_for(self, lo: Tensor, hi: Tensor) -> Tensor:
-        """Give the further side the extra level -Q; a negative scale mirrors the levels."""
+        """Give the further side the extra level -Q; a negative scale mirrors the levels.
+
+        Args:
+            lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi.
+        """
         return torch.where(-lo > hi, -lo, -hi) / self.middle
 
     def zero_point(self, lo: Tensor, scale: Tensor) -> Tensor:
@@ -193,7 +239,11 @@ class SymmetricLevels(_Uniform):
         return torch.full_like(scale, self.middle)
 
     def range_of(self, scale: Tensor, zero: Tensor) -> Ends:
-        """Return Q scales on the side that has the extra level, and nothing on the other."""
+        """Return Q scales on the side that has the extra level, and nothing on the other.
+
+        Args:
+            scale, zero: float32 [rows, groups, 1]; zero is not read.
+        """
         reach = scale.abs() * self.middle
         nothing = torch.zeros_like(reach)
         positive = scale > 0
@@ -202,7 +252,12 @@ class SymmetricLevels(_Uniform):
     def range_gradients(
         self, ends: Ends, scaled: Ends, *, scale: Tensor, sums: Tensor, scales: ScaleCodec
     ) -> Ends:
-        """Give the whole gradient to the side that decides the scale."""
+        """Give the whole gradient to the side that decides the scale.
+
+        Args:
+            ends, scaled, scale, scales: as for :meth:`LevelSet.range_gradients`.
+            sums: the first two of those there, [2, rows, groups, 1].
+        """
         lower_wins = -scaled[0] > scaled[1]
         # A scale held at its floor does not follow the range.
         free = scales.follows(self.scale_for(*scaled))
@@ -214,13 +269,21 @@ class SymmetricLevels(_Uniform):
         )
 
     def clamp_(self, levels: Tensor, zero: Tensor) -> Tensor:
-        """Clamp by two numbers, the same bounds for all groups."""
+        """Clamp by two numbers, the same bounds for all groups.
+
+        Args:
+            levels: float32 [..., width]; zero is not read.
+        """
         return levels.clamp_(-self.middle, self.middle - 1)
 
     def trials(
         self, scale: Tensor, zero: Tensor, lo: Tensor, *, scales: ScaleCodec
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Try both signs: the full range has one more level on one side."""
+        """Try both signs: the full range has one more level on one side.
+
+        Args:
+            scale, zero, lo, scales: as for :meth:`LevelSet.trials`; lo is not read.
+        """
         for _, trial in scales.candidates(scale, ladder(self.bits)):
             yield trial, zero
             yield -trial, zero
@@ -240,6 +303,9 @@ class AsymmetricLevels(_Uniform):
         """Reach below zero by as much as the least zero point needs.
 
         A one-sided group would lose its far end otherwise, for want of a level.
+
+        Args:
+            lo, hi: float32 [rows, groups, 1], lo <= 0 <= hi.
         """
         if self.lowest_zero:
             lo = torch.minimum(lo, -hi * self.lowest_zero / (self.top - self.lowest_zero))
@@ -254,13 +320,22 @@ class AsymmetricLevels(_Uniform):
         return torch.round(-lo / scale).clamp_(self.lowest_zero, self.top)
 
     def range_of(self, scale: Tensor, zero: Tensor) -> Ends:
-        """Return the weights of the first and the last code."""
+        """Return the weights of the first and the last code.
+
+        Args:
+            scale, zero: float32 [rows, groups, 1].
+        """
         return -zero * scale, (self.top - zero) * scale
 
     def range_gradients(
         self, ends: Ends, scaled: Ends, *, scale: Tensor, sums: Tensor, scales: ScaleCodec
     ) -> Ends:
-        """Chain through the scale, and for clamped weights through the lower end."""
+        """Chain through the scale, and for clamped weights through the lower end.
+
+        Args:
+            ends, scaled, scale, scales: as for :meth:`LevelSet.range_gradients`.
+            sums: all three of those there, [3, rows, groups, 1].
+        """
         by_scale = sums[0] - sums[1] / scale
         if not scales.has_minimum:
             # The zero point depends on the scale; a minimum does not.
@@ -273,6 +348,9 @@ class AsymmetricLevels(_Uniform):
 
         torch's clamp by tensors is several times slower than both together when it has to
         broadcast.
+
+        Args:
+            levels: float32 [..., width]; zero: [..., 1].
         """
         torch.maximum(levels, -zero, out=levels)
         return torch.minimum(levels, self.top - zero, out=levels)
@@ -280,7 +358,11 @@ class AsymmetricLevels(_Uniform):
     def trials(
         self, scale: Tensor, zero: Tensor, lo: Tensor, *, scales: ScaleCodec
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Try several zero points for each scale."""
+        """Try several zero points for each scale.
+
+        Args:
+            scale, zero, lo, scales: as for :meth:`LevelSet.trials`; zero is not read.
+        """
         del zero
         for fraction, trial in scales.candidates(scale, ladder(self.bits)):
             for candidate in self._zero_points(lo, trial, fraction):

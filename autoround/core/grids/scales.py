@@ -52,7 +52,14 @@ class ScaleCodec(Protocol):
         """
 
     def round(self, scale: Tensor) -> Tensor:
-        """Round float32 scales of any shape, each by itself, keeping their signs."""
+        """Round scales, each by itself, keeping their signs.
+
+        Args:
+            scale: float32, any shape.
+
+        Returns:
+            float32 of that shape.
+        """
 
     def candidates(
         self, scale: Tensor, fractions: Sequence[float]
@@ -62,13 +69,30 @@ class ScaleCodec(Protocol):
         Args:
             scale: float32, any shape.
             fractions: shares of it that the levels want tried.
+
+        Yields:
+            A fraction, and float32 scales of the shape.
         """
 
     def follows(self, scale: Tensor) -> Tensor:
-        """Return where a rounded scale still moves with the one asked for, bool of its shape."""
+        """Tell where a rounded scale still moves with the one asked for.
+
+        Args:
+            scale: float32, any shape, before it is rounded.
+
+        Returns:
+            bool of that shape; elsewhere the gradient of the scale is zero.
+        """
 
     def stored(self, scale: Tensor) -> Tensor:
-        """Return rounded scales in the dtype that tensors carry them in."""
+        """Give rounded scales the dtype that tensors carry them in.
+
+        Args:
+            scale: float32, any shape, of :meth:`round` or :meth:`encode`.
+
+        Returns:
+            The same numbers, exactly, in a dtype of the codec's.
+        """
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,15 @@ class Half:
         return LARGEST_SCALE
 
     def encode(self, scale: Tensor, lo: Tensor) -> tuple[Tensor, None]:
-        """Round every scale to float16; there is no minimum."""
+        """Round every scale to float16; there is no minimum.
+
+        Args:
+            scale: float32 [rows, groups, 1].
+            lo: not read.
+
+        Returns:
+            Scales float32 [rows, groups, 1], and None.
+        """
         del lo
         return self.round(scale), None
 
@@ -95,23 +127,46 @@ class Half:
 
         Args:
             scale: float32, any shape, may be negative.
+
+        Returns:
+            float32 of that shape.
         """
+        # By magnitude, since the floor is one for both signs.
         magnitude = scale.abs().clamp(SMALLEST_SCALE, LARGEST_SCALE).half().float()
         return torch.where(scale < 0, -magnitude, magnitude)
 
     def candidates(
         self, scale: Tensor, fractions: Sequence[float]
     ) -> Iterator[tuple[float, Tensor]]:
-        """Yield every fraction of a scale: float16 is fine enough to hold them all."""
+        """Yield every fraction of a scale: float16 is fine enough to hold them all.
+
+        Args:
+            scale: float32, any shape.
+            fractions: shares of it.
+
+        Yields:
+            A fraction, and what scales times it are rounded to.
+        """
         for fraction in fractions:
             yield fraction, self.round(scale * fraction)
 
     def follows(self, scale: Tensor) -> Tensor:
-        """Return where a scale is not held at its floor."""
+        """Tell where a scale is not held at its floor.
+
+        Args:
+            scale: float32, any shape, before it is rounded.
+
+        Returns:
+            bool of that shape.
+        """
         return scale.abs() >= SMALLEST_SCALE
 
     def stored(self, scale: Tensor) -> Tensor:
-        """Return rounded scales as float16, which holds them exactly."""
+        """Return rounded scales as float16, which holds them exactly.
+
+        Args:
+            scale: float32, any shape, of :meth:`round`.
+        """
         return scale.half()
 
 
@@ -154,7 +209,14 @@ class Nested(NamedTuple):
         return LARGEST_SCALE
 
     def encode(self, scale: Tensor, lo: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Round scales and minima to their super-blocks' integers times a float16."""
+        """Round scales and minima to their super-blocks' integers times a float16.
+
+        Args:
+            scale, lo: float32 [rows, groups, 1], groups a multiple of a super-block's; lo <= 0.
+
+        Returns:
+            Scale and minimum, float32 [rows, groups, 1]; no minimum where scales are signed.
+        """
         parts = self.parts(scale, lo)
         rounded = (parts.scale * parts.sub_scale).reshape(scale.shape)
         if parts.minimum is None or parts.sub_minimum is None:
@@ -169,6 +231,10 @@ class Nested(NamedTuple):
 
         Args:
             scale, lo: float32 [rows, groups, 1], as for :meth:`encode`.
+
+        Returns:
+            scale and minimum [rows, supers, 1], their integers [rows, supers, groups of each]; all
+            float32.
         """
         # [rows, groups, 1] -> [rows, supers, groups of each]
         scale = scale.reshape(scale.shape[0], -1, self.groups)
@@ -180,6 +246,7 @@ class Nested(NamedTuple):
             sub = torch.where(sub == 0, 1.0, sub).clamp_(self.low, self.high)
             return NestedParts(step, sub, None, None)
         lo = lo.reshape(scale.shape)
+        # Minima have a float16 and integers of their own, since they follow no scale.
         step = self.round(scale.amax(-1, keepdim=True) / self.high)
         sub = torch.round(scale / step).clamp_(1, self.high)
         minimum = self.round((-lo).amax(-1, keepdim=True) / self.high)
@@ -187,21 +254,44 @@ class Nested(NamedTuple):
         return NestedParts(step, sub, minimum, sub_minimum)
 
     def round(self, scale: Tensor) -> Tensor:
-        """Round a super-block's own scale to float16, away from zero where it would vanish."""
+        """Round a super-block's own scale to float16, away from zero where it would vanish.
+
+        Args:
+            scale: float32, any shape, may be negative.
+
+        Returns:
+            float32 of that shape, never zero.
+        """
         magnitude = scale.abs().clamp(SMALLEST_SUPER_SCALE, LARGEST_SCALE).half().float()
         return torch.where(scale < 0, -magnitude, magnitude)
 
     def candidates(
         self, scale: Tensor, fractions: Sequence[float]
     ) -> Iterator[tuple[float, Tensor]]:
-        """Yield every fraction as it is: which of them exist, the whole super-block decides."""
+        """Yield every fraction as it is: which of them exist, the whole super-block decides.
+
+        Args:
+            scale: float32, any shape.
+            fractions: shares of it.
+
+        Yields:
+            A fraction, and scales times it, not rounded.
+        """
         for fraction in fractions:
             yield fraction, scale * fraction
 
     def follows(self, scale: Tensor) -> Tensor:
-        """Return True everywhere: the integers are rounded straight through."""
+        """Return True everywhere: the integers are rounded straight through.
+
+        Args:
+            scale: float32, any shape.
+        """
         return torch.ones_like(scale, dtype=torch.bool)
 
     def stored(self, scale: Tensor) -> Tensor:
-        """Return products of integers and float16 as float32, which holds them exactly."""
+        """Return products of integers and float16 as float32, which holds them exactly.
+
+        Args:
+            scale: float32, any shape.
+        """
         return scale

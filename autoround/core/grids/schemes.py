@@ -20,6 +20,13 @@ def scheme_levels(scheme: Scheme, *, lowest_zero: int = 0) -> IntegerLevels:
 
 
 def scheme_scales(scheme: Scheme) -> Half | Nested:
-    """Return the codec of a scheme's scales."""
+    """Return the codec of a scheme's scales.
+
+    Args:
+        scheme: whose block type decides.
+
+    Returns:
+        Super-block scales for block types of GGUF that have them, else one float16 a group.
+    """
     nested = nested_of(scheme)
     return HALF if nested is None else nested
