@@ -167,6 +167,10 @@ def make_request(
 ) -> Request:
     """Open the device and the model that arguments of :func:`quantize` name, and its tokenizer.
 
+    Args:
+        model, device, tokenizer, data: as :func:`quantize` takes them.
+        recipe: a resolved one; it decides whether a tokenizer is needed.
+
     Raises:
         DeviceError, ModelError: one of them is not here or cannot be opened.
         DataError: the recipe reads text, and the model has no tokenizer.
@@ -256,9 +260,7 @@ class AutoRound:
         self._resolve("auto_round")
 
     def quantize(self) -> tuple[nn.Module, dict[str, QuantizedTensor]]:
-        """Tune all blocks; returns a dequantized copy of the model, and its quantized layers.
-
-        The quantized layers are kept for :meth:`save_quantized`.
+        """Tune all blocks, and keep the quantized layers for :meth:`save_quantized`.
 
         Returns:
             A copy of the model with dequantized weights; codes uint8 [out, in], scales and zero

@@ -89,7 +89,7 @@ class _FakeQuantize(torch.autograd.Function):
         kind = grid.levels
         out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for rows in _chunks(weight):
-            # Written to the result as they come: in float32 there is never more than a chunk.
+            # Written to the result as they come: on a CPU no more than a chunk is in float32.
             shifted = weight[rows] if minimum is None else weight[rows] + minimum[rows]
             levels = kind.clamp_(kind.nearest(shifted, scale[rows], offset[rows]), zero[rows])
             if minimum is None:

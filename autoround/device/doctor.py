@@ -79,7 +79,11 @@ class Report:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps a device that should work from working."""
+        """What keeps a device that should work from working.
+
+        Returns:
+            A line for each such device; before them, where it is so, that no backend can run.
+        """
         problems = [
             f"{device.name}: {device.problem}"
             for backend in self.backends
@@ -90,7 +94,11 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at everything, measure for some milliseconds a device, and compare its operations."""
+    """Look at everything, measure for some milliseconds a device, and compare its operations.
+
+    Returns:
+        What there is; a backend, device or kernel that fails is in it with the reason.
+    """
     reports = tuple(
         BackendReport(
             entry.name,
@@ -114,6 +122,7 @@ def examine() -> Report:
             KernelReport(
                 entry.name,
                 entry.availability.available,
+                # A kernel that names no devices is for all of them.
                 entry.kernel is not None
                 and (not entry.kernel.devices or bool(types & set(entry.kernel.devices))),
                 entry.availability.reason,
@@ -144,6 +153,7 @@ def _report_device(name: str) -> DeviceReport:
 
 
 def _examine_device(name: str, runtime: Runtime) -> DeviceReport:
+    # Before anything is measured: matrices that are timed take memory themselves.
     memory = runtime.memory()
     notes = runtime.notes()
     computes = runtime.device.type != "meta"

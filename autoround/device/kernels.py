@@ -75,10 +75,18 @@ class Kernel(Protocol):
     install: str
 
     def probe(self) -> Availability:
-        """Tell whether it can run here at all, without side effects."""
+        """Tell whether it can run here at all, without side effects.
+
+        Returns:
+            With the reason where it cannot; which layers it can run, :meth:`why_not` says.
+        """
 
     def why_not(self, demand: Demand) -> str:
-        """Return why it cannot run a layer, or an empty text."""
+        """Return why it cannot run a layer, or an empty text.
+
+        Args:
+            demand: what the layer asks for.
+        """
 
     def pack(self, layer: QuantizedTensor, order: Tensor | None) -> State:
         """Lay a weight out.
@@ -86,6 +94,9 @@ class Kernel(Protocol):
         Args:
             layer: codes uint8 [out, in], scale and zero [out, groups].
             order: the group of each input, int64 [in]; None where groups follow each other.
+
+        Returns:
+            Tensors by names of the kernel's choice.
         """
 
     def unpack(self, state: State, demand: Demand) -> QuantizedTensor:
@@ -93,6 +104,9 @@ class Kernel(Protocol):
 
         Args:
             state: as packed. demand: of its layer.
+
+        Returns:
+            Codes uint8 [out, in], scale and zero [out, groups], as they were packed.
 
         Raises:
             DeviceError: the layout cannot be read back.
@@ -104,6 +118,9 @@ class Kernel(Protocol):
         Args:
             state: as packed. demand: of its layer.
             bias: [out], added to the product, or None.
+
+        Returns:
+            A function of x [rows, in] that returns [rows, out].
         """
 
 
@@ -133,7 +150,11 @@ class Choice(NamedTuple):
 
 @lru_cache(maxsize=1)
 def kernels() -> tuple[RegisteredKernel, ...]:
-    """Import and probe every registered kernel, highest rank first."""
+    """Import and probe every registered kernel, once a process.
+
+    Returns:
+        Highest rank first; those that cannot be imported last.
+    """
     registered = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
@@ -155,6 +176,9 @@ def choose(demand: Demand, backend: str = AUTO) -> Choice:
     Args:
         demand: what the layer asks for.
         backend: name of a kernel, or ``auto`` for the fastest.
+
+    Returns:
+        The kernel, and what speaks for or against every one.
 
     Raises:
         UsageError: no kernel has that name.
@@ -198,6 +222,9 @@ def choose_among(
         demand: what the layer asks for.
         backend: name of one of them, or ``auto``.
         timer: returns the seconds that a kernel takes for one row; None to measure them.
+
+    Returns:
+        The kernel, and a verdict on every registered one, in their order.
 
     Raises:
         DeviceError: the named kernel, or none at all, can run the layer.
@@ -251,6 +278,9 @@ def faster_if_installed(
         demand: what the layer asks for.
         chosen: the kernel it has.
         registered: kernels to look among; None for all there are.
+
+    Returns:
+        What pip takes, in the order of the kernels.
     """
     return [
         entry.kernel.install
@@ -269,13 +299,19 @@ def _small_demand(demand: Demand) -> Demand:
     rows, columns = (min(size, TIMED_SIZE) for size in demand.shape)
     width = demand.scheme.group_size
     if width > 0:
+        # Whole groups: many kernels refuse others.
         columns = max(columns // width, 1) * width
+    # Never ordered: what is timed is packed without an order.
     return Demand((rows, columns), demand.scheme, demand.device, demand.dtype)
 
 
 @lru_cache(maxsize=512)
 def time_kernel(kernel: Kernel, demand: Demand) -> float:
-    """Return the seconds of one row, as in decoding; a kernel that fails is infinitely slow."""
+    """Return the seconds of one row, as in decoding; a kernel that fails is infinitely slow.
+
+    Args:
+        kernel: to time. demand: of a layer, which is made up in its shape and scheme.
+    """
     import torch
 
     from autoround.core.grids.schemes import scheme_levels, scheme_scales
@@ -289,6 +325,7 @@ def time_kernel(kernel: Kernel, demand: Demand) -> float:
     levels = scheme_levels(scheme)
     codes = torch.randint(0, levels.count, (rows, columns), generator=rng, dtype=torch.uint8)
     zero = torch.full((rows, groups), levels.middle, dtype=torch.uint8)
+    # So small that sums over all inputs stay finite in float16.
     scale = scheme_scales(scheme).stored(torch.full((rows, groups), 2**-10))
     layer = QuantizedTensor(codes.to(device), scale.to(device), zero.to(device), scheme)
     x = torch.ones((1, columns), dtype=demand.dtype, device=device)
@@ -308,8 +345,10 @@ def _best_seconds(turn: Callable[[], object], device: torch.device) -> float:
         synchronize = torch.get_device_module(device).synchronize
     best = float("inf")
     with torch.no_grad():
+        # Not timed: the first call may compile, or choose among algorithms.
         turn()
         for _ in range(TURNS):
+            # Calls only queue work on most devices: the clock is read when there is none left.
             synchronize()
             started = time.perf_counter()
             turn()

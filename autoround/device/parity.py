@@ -51,6 +51,9 @@ def disagreement(ops: Ops, device: torch.device) -> str:
 
     Args:
         ops: to compare. device: that they work on.
+
+    Returns:
+        The first difference in words, with the grid it is on.
     """
     plain, host = TorchOps(), torch.device("cpu")
     for bits, sym, size in GRIDS:
@@ -70,6 +73,7 @@ def _draw_case(bits: int, *, sym: bool, size: int) -> _Case:
     roundings = []
     for weight in weights:
         ends = weight[..., :1].shape
+        # Below one, so that some weights are clamped: they have other gradients than those inside.
         factors = [0.5 + 0.5 * torch.rand(ends, generator=rng) for _ in range(2)]
         roundings.append(Rounding(torch.rand(weight.shape, generator=rng) - 0.5, *factors))
     grids = [min_max_grid(weight, integer_levels(bits, sym=sym)) for weight in weights]
@@ -83,9 +87,11 @@ def _results(ops: Ops, case: _Case) -> dict[str, list[Tensor]]:
     rounded = ops.fake_quantize_all(
         case.weights, case.roundings, grids=case.grids, dtype=torch.float32
     )
+    # In turn of offset, min_scale and max_scale, as the parts are: every third is of one kind.
     grads = list(torch.autograd.grad(rounded, parts, case.upstream))
     quantized = ops.quantize_all(case.weights, case.roundings, grids=case.grids)
     moved = [rounding.offset.detach().clone() for rounding in case.roundings]
+    # Copies: a step may overwrite its gradients, which are compared too.
     ops.sign_step(moved, [grad.clone() for grad in grads[::3]], state=signsgd.init(0.1, 4))
     return {
         "levels": [codes for codes, _, _ in quantized],

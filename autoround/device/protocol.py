@@ -65,7 +65,11 @@ class Upload(Protocol):
     """Tensors on their way to a device."""
 
     def result(self) -> dict[str, Tensor]:
-        """Return them on the device; work queued from now on finds them there."""
+        """Return them on the device; work queued from now on finds them there.
+
+        Returns:
+            The tensors by their names, in their shapes and dtypes.
+        """
 
 
 class Runtime(Protocol):
@@ -81,13 +85,26 @@ class Runtime(Protocol):
         """The operations of the tuning loop."""
 
     def speeds(self) -> tuple[Speed, ...]:
-        """Return measured matmul speeds of the usable dtypes, fastest choice first."""
+        """Measure how fast matrix products are in each usable dtype.
+
+        Returns:
+            One for each dtype; the first is the one to compute in.
+        """
 
     def memory(self) -> Memory:
-        """Return total and free memory."""
+        """Return total and free memory.
+
+        Returns:
+            Bytes of the device, or of the host where the device has none of its own; zeros where
+            nothing is known.
+        """
 
     def peak_bytes(self) -> int:
-        """Return the most memory in use so far: of the process on a CPU, else the device."""
+        """Return the most memory in use so far.
+
+        Returns:
+            Bytes of the process on a CPU, else of the device; 0 where nothing is known.
+        """
 
     def synchronize(self) -> None:
         """Wait for queued work, before a clock is read."""
@@ -96,16 +113,27 @@ class Runtime(Protocol):
         """Give cached memory back to the system."""
 
     def notes(self) -> tuple[Note, ...]:
-        """Say what was found out about the device and its operations, fallbacks included."""
+        """Say what is known of the device and its operations, fallbacks included.
+
+        Returns:
+            Sentences for people, in the order to print them.
+        """
 
     def computing(self) -> AbstractContextManager[object]:
-        """Set the process up for a run, and put it back as it was afterwards."""
+        """Set the process up for a run, and put it back as it was afterwards.
+
+        Returns:
+            A context manager; what it yields means nothing.
+        """
 
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
         """Start to copy tensors to the device beside what it is doing.
 
         Args:
             tensors: by name, of any dtype, mostly in the host's memory.
+
+        Returns:
+            At once, perhaps before the copies are made; its ``result`` has them.
         """
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
@@ -119,7 +147,12 @@ class Runtime(Protocol):
         """
 
     def compiles_from(self) -> float:
-        """Return how many operations of products make :meth:`compile` worth it; inf: never."""
+        """Tell from which size of a run :meth:`compile` is worth its time.
+
+        Returns:
+            Floating-point operations of the matrix products that a run does in blocks to be
+            compiled; inf for never.
+        """
 
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that does the same in less time after the first; gradients too.
@@ -132,7 +165,11 @@ class Runtime(Protocol):
 
 
 def device_name(runtime: Runtime) -> str:
-    """Return what torch calls a device, with its backend where that has another name."""
+    """Return what torch calls a device, with its backend where that has another name.
+
+    Args:
+        runtime: of the device.
+    """
     device = runtime.device
     plain = runtime.name == device.type or device.type == "meta"
     return str(device) if plain else f"{runtime.name} on {device}"
@@ -146,13 +183,20 @@ class Backend(Protocol):
     rank: int
 
     def probe(self) -> Availability:
-        """Tell whether this backend can run here, without side effects."""
+        """Tell whether this backend can run here, without side effects.
+
+        Returns:
+            The devices by their names, or why there are none.
+        """
 
     def open(self, index: int | None) -> Runtime:
         """Open one device.
 
         Args:
             index: of the device; None for the first.
+
+        Returns:
+            What the rest of the program knows the device by.
 
         Raises:
             DeviceError: there is no such device.
@@ -164,11 +208,15 @@ def sort_speeds(speeds: Sequence[Speed]) -> tuple[Speed, ...]:
 
     Args:
         speeds: of each usable dtype, float32 among them.
+
+    Returns:
+        Those that beat float32 by WORTHWHILE_SPEEDUP, the fastest first; float32; the others.
     """
     import torch
 
     exact = next(s for s in speeds if s.dtype == torch.float32)
     others = sorted((s for s in speeds if s is not exact), key=lambda s: -s.flops)
+    # float32 keeps all digits: where another one is hardly faster, those are worth more.
     worth = [s for s in others if s.flops >= WORTHWHILE_SPEEDUP * exact.flops]
     return (*worth, exact, *(s for s in others if s not in worth))
 
@@ -191,9 +239,13 @@ def measure_matmul(
         synchronize: waits for the device's queued work.
         size: rows and columns of the matrices.
         seconds: to spend at least, in two turns or more.
+
+    Returns:
+        Operations a second, a multiplication and an addition counted as two.
     """
     import torch
 
+    # Ones: their sums are finite in every dtype, which those of any memory's contents are not.
     left = torch.ones((size, size), dtype=dtype, device=device)
     flops, best, spent = 2.0 * size**3, float("inf"), 0.0
     left @ left  # libraries make their plans and caches at the first call
@@ -205,4 +257,5 @@ def measure_matmul(
         synchronize()
         elapsed = time.perf_counter() - started
         best, spent, turns = min(best, elapsed), spent + elapsed, turns + 1
+    # A coarse clock may not have moved at all.
     return Speed(dtype, flops / max(best, 1e-9))

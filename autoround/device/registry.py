@@ -37,7 +37,11 @@ class RegisteredBackend:
 
 @lru_cache(maxsize=1)
 def backends() -> tuple[RegisteredBackend, ...]:
-    """Import and probe every registered backend, highest rank first."""
+    """Import and probe every registered backend, once a process.
+
+    Returns:
+        Highest rank first; those that cannot be imported last, with the reason.
+    """
     registered = []
     for entry, twice in _entries():
         try:
@@ -76,7 +80,11 @@ def _checked_probe(name: str, backend: Backend) -> Availability:
 
 
 def auto_backend() -> RegisteredBackend | None:
-    """Return the backend that ``auto`` takes: the first that can run and wants to be tried."""
+    """Return the backend that ``auto`` takes: the first that can run and wants to be tried.
+
+    Returns:
+        None where no backend of rank 0 or more can run here.
+    """
     return next(
         (f for f in backends() if f.backend and f.backend.rank >= 0 and f.availability.available),
         None,
@@ -88,6 +96,9 @@ def open_device(device: str = "auto") -> Runtime:
 
     Args:
         device: ``auto``, a backend's name, or ``name:index``.
+
+    Returns:
+        The device's runtime, which has all that the protocol asks for.
 
     Raises:
         DeviceError: no such device here; the message says why and which there are.
@@ -103,6 +114,7 @@ def open_device(device: str = "auto") -> Runtime:
         if first is None or first.backend is None:
             raise DeviceError(f"no backend can run here; {_choices()}")
         return _open(first.backend, None)
+    # Of several with one name, the one that is used comes first: the others are broken entries.
     named = [entry for entry in backends() if entry.name == name]
     for entry in named:
         if entry.backend is not None and entry.availability.available:
@@ -129,6 +141,7 @@ def _open(backend: Backend, index: int | None) -> Runtime:
             f"backend {backend.name!r} cannot open its device: {type(error).__name__}: {error}; "
             f"{_choices()}"
         ) from error
+    # A method that is not there would end a run hours later, at its first use.
     missing = [part for part in _PARTS if not hasattr(runtime, part)]
     if missing:
         raise DeviceError(

@@ -29,14 +29,20 @@ class Uploaded:
         self._tensors = tensors
 
     def result(self) -> dict[str, Tensor]:
-        """Return them."""
+        """Return the tensors.
+
+        Returns:
+            The tensors by their names, on the device.
+        """
         return self._tensors
 
 
 class TorchRuntime:
     """What a device of torch does without help; memory figures are the only thing it lacks.
 
-    name: of the backend. device: as torch calls it.
+    Args:
+        name: of the backend.
+        device: as torch calls it.
     """
 
     #: Types that are timed; float32 must be among them.
@@ -47,6 +53,7 @@ class TorchRuntime:
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
         self.device = device
+        # Meta tensors take none at all, and a CPU's is the host's.
         self.own_memory = device.type not in ("cpu", "meta")
 
     @cached_property
@@ -64,7 +71,11 @@ class TorchRuntime:
         )
 
     def speeds(self) -> tuple[Speed, ...]:
-        """Return speeds, measured once, the dtype to compute in first."""
+        """Return speeds, measured once.
+
+        Returns:
+            One for each of ``dtypes``; the first is the one to compute in.
+        """
         return self._speeds
 
     def memory(self) -> Memory:
@@ -86,22 +97,46 @@ class TorchRuntime:
         return ()
 
     def computing(self) -> AbstractContextManager[object]:
-        """Change nothing."""
+        """Change nothing.
+
+        Returns:
+            A context manager that does nothing.
+        """
         return nullcontext()
 
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
-        """Copy tensors to the device, and wait for it."""
+        """Copy tensors to the device, and wait for it.
+
+        Args:
+            tensors: by name, on any device.
+
+        Returns:
+            What has the copies already.
+        """
         return Uploaded({name: tensor.to(self.device) for name, tensor in tensors.items()})
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
-        """Return the step itself."""
+        """Return the step itself.
+
+        Args:
+            step: to record, which is always a right result.
+            examples: not read.
+        """
         del examples
         return step
 
     def compiles_from(self) -> float:
-        """Tell that nothing is compiled."""
+        """Tell that nothing is compiled.
+
+        Returns:
+            inf: no run is long enough.
+        """
         return float("inf")
 
     def compile(self, call: BlockCall) -> BlockCall:
-        """Return the call itself."""
+        """Return the call itself.
+
+        Args:
+            call: of a block, which is always a right result.
+        """
         return call
