@@ -31,6 +31,9 @@ def packed_layers(
         shapes: candidate layers and their shapes (out, in).
         tensors: names of all tensors in the files.
 
+    Returns:
+        The quantized layers by name.
+
     Raises:
         FormatError: the config is of no format that can be read, or a value is illegal.
     """
@@ -39,6 +42,11 @@ def packed_layers(
 
 def packed_shape(name: str, packed: PackedLayer, headers: Mapping[str, Header]) -> tuple[int, int]:
     """Return (out, in) of a packed layer, by the headers of its tensors.
+
+    Args:
+        name: of the layer in the files.
+        packed: its scheme and layout.
+        headers: of all tensors in the files.
 
     Raises:
         FormatError: a tensor is missing or does not fit the others.

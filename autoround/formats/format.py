@@ -39,13 +39,29 @@ class Layout(Protocol):
     ordered: bool
 
     def illegal(self, scheme: Scheme) -> str:
-        """Return why no weight with a scheme can be held, or an empty text."""
+        """Return why no weight with a scheme can be held, or an empty text.
+
+        Args:
+            scheme: bits, groups and kind of the weight, whatever its shape.
+        """
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
-        """Return why a weight of shape (out, in) cannot be held, or an empty text."""
+        """Return why a weight cannot be held, or an empty text.
+
+        Args:
+            shape: (out, in).
+            scheme: of the weight.
+        """
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out as tensors by part; meta tensors give shapes.
+        """Lay a quantized weight out as tensors; meta tensors give shapes.
+
+        Args:
+            layer: codes uint8 [out, in], scale and zero [out, groups] or, with one scale a tensor,
+                [1, 1].
+
+        Returns:
+            The tensors by part.
 
         Raises:
             FormatError: the layout cannot hold the weight.
@@ -54,7 +70,15 @@ class Layout(Protocol):
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back from its tensors by part.
+        """Read a quantized weight back from its tensors; meta tensors give shapes.
+
+        Args:
+            tensors: by part.
+            scheme: as the config says; one scale a tensor reads back as one a channel.
+            name: of the layer, for messages.
+
+        Returns:
+            The weight: codes uint8 [out, in], scale and zero [out, groups].
 
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
@@ -91,7 +115,11 @@ class Format(Protocol):
     holds_tokenizer: bool
 
     def layout_for(self, schemes: Collection[Scheme]) -> Layout:
-        """Return the layout that holds all schemes of a model."""
+        """Return the layout that holds all schemes of a model.
+
+        Args:
+            schemes: those that its layers may have.
+        """
 
     def unfit(self, layout: Layout, schemes: Mapping[Scheme, str]) -> str:
         """Return which schemes cannot be held and why, or an empty text.
@@ -113,16 +141,42 @@ class Format(Protocol):
         """
 
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
-        """Return the ``quantization_config`` that describes a plan to loaders."""
+        """Return the ``quantization_config`` that describes a plan to loaders.
+
+        Args:
+            plan: its layers with their schemes.
+            output: the one that is described.
+
+        Returns:
+            JSON values; empty where a format needs no description.
+        """
 
     def side_files(self, quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return JSON files that its clients look for beside config.json, by name."""
+        """Return JSON files that its clients look for beside config.json.
+
+        Args:
+            quantization: the ``quantization_config``.
+
+        Returns:
+            The content of each, by file name.
+        """
 
     def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
+        """Return what a reader of the plan should know about clients.
+
+        Args:
+            layers: all of the plan, unquantized ones too.
+
+        Returns:
+            A sentence for each note.
+        """
 
     def reads(self, config: Mapping[str, Any]) -> bool:
-        """Tell whether a ``quantization_config`` is of this format."""
+        """Tell whether a ``quantization_config`` is of this format.
+
+        Args:
+            config: of any program.
+        """
 
     def packed_layers(
         self,
@@ -136,6 +190,9 @@ class Format(Protocol):
             config: the ``quantization_config``.
             shapes: candidate layers and their shapes (out, in).
             tensors: names of all tensors in the files.
+
+        Returns:
+            The quantized layers by name; the other candidates are missing.
 
         Raises:
             FormatError: a value in the config is illegal.
@@ -238,5 +295,11 @@ class Undescribed:
 
 
 def packed_by(part: str, names: Collection[str], tensors: Collection[str]) -> list[str]:
-    """Return the layers that the files hold a part of, which no other layer has."""
+    """Return the layers that the files hold a part of, which no other layer has.
+
+    Args:
+        part: such as ``qweight``.
+        names: candidate layers.
+        tensors: names of all tensors in the files.
+    """
     return [name for name in names if f"{name}.{part}" in tensors]

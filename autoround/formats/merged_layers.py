@@ -24,7 +24,11 @@ _EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
 
 
 def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
-    """Return a line for each merged layer whose parts have different schemes."""
+    """Return a line for each merged layer whose parts have different schemes.
+
+    Args:
+        layers: as planned.
+    """
     groups: dict[str, dict[str, LayerPlan]] = {}
     for layer in written_layers(layers):
         group = merged_under(layer.name)
@@ -38,7 +42,17 @@ def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
 
 
 def merged_under(name: str, *, experts_only: bool = False) -> str:
-    """Return a name for the layers that one is merged with, itself among them; empty for none."""
+    """Return a name for the layers that one is merged with, itself among them.
+
+    Args:
+        name: of the layer in the files.
+        experts_only: whether only experts count as merged.
+
+    Returns:
+        A pattern such as ``model.layers.0.mlp.{gate_proj,up_proj}``; empty for a layer that is not
+        merged.
+    """
+    # All experts of a layer go through one kernel, whatever their projections are called.
     expert = _EXPERT.match(name)
     if expert:
         return f"{expert[1]}.*"
@@ -54,7 +68,14 @@ def _spell(parts: Mapping[str, LayerPlan]) -> str:
 
 
 def notes(layers: Iterable[LayerPlan]) -> list[str]:
-    """Return what a reader of the plan should know, in one line."""
+    """Return what a reader of the plan should know.
+
+    Args:
+        layers: as planned.
+
+    Returns:
+        One line, or nothing where all merged layers agree.
+    """
     found = disagreements(layers)
     if not found:
         return []

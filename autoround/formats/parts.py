@@ -13,10 +13,16 @@ from autoround.types import PER_CHANNEL, QuantizedTensor, Scheme
 
 
 def matrix_part(tensors: Mapping[str, Tensor], part: str, name: str) -> Tensor:
-    """Return one matrix of a layer: scales in 16-bit floats, all else in 32-bit words.
+    """Return one matrix of a layer.
+
+    Args:
+        tensors: of the layer, by part.
+        part: which one; ``scales``, ``biases`` and ``weight_scale`` are float16 or bfloat16,
+            ``weight`` (MLX's) is uint32, all else int32.
+        name: of the layer, for messages.
 
     Raises:
-        FormatError: it is missing, or is something else.
+        FormatError: it is missing, is no matrix, is empty, or has another dtype.
     """
     tensor = tensors.get(part)
     if tensor is None:
@@ -39,7 +45,15 @@ def assemble(
 ) -> QuantizedTensor:
     """Put read parts together after checking that they fit each other.
 
-    codes: uint8 [out, in]; scale: [out, groups]; zero: uint8 [out, groups].
+    Args:
+        codes: uint8 [out, in].
+        scale: float16 or bfloat16 [out, groups].
+        zero: uint8 [out, groups].
+        scheme: as the config says.
+        name: of the layer, for messages.
+
+    Returns:
+        The weight; one scale a tensor, which files hold once a channel, is one a channel.
 
     Raises:
         FormatError: scales or zero points do not fit the weight.
@@ -78,7 +92,8 @@ def inexact_values(exact: Tensor, dtype: torch.dtype, *, what: str) -> str:
     Args:
         exact: float32, any shape.
         dtype: that they are written in.
-        what: they are.
+        what: they are, in the plural.
     """
+    # Back in float32, because both sides must have one dtype to be compared.
     off = int((exact.to(dtype).float() != exact).sum())
     return f"{off} {what} are not exact in {str(dtype).removeprefix('torch.')}" if off else ""

@@ -56,7 +56,12 @@ class Registry(NamedTuple):
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
-    """Return the formats of this installation; a package that cannot be loaded brings none."""
+    """Return the formats of this installation; a package that cannot be loaded brings none.
+
+    Returns:
+        Our formats first, then those of entry points in group ``autoround.formats``.
+    """
+    # Ours first: an entry point can add a format, but not take the place of one.
     formats = {one.name: one for one in BUILT_IN}
     broken: dict[str, str] = {}
     for entry in entry_points(group=GROUP):
@@ -97,6 +102,9 @@ def _check(brought: Format, known: Mapping[str, Format]) -> None:
 def find_format(name: str) -> Format:
     """Return a format by its name.
 
+    Args:
+        name: as ``output.format`` has it.
+
     Raises:
         FormatError: there is none; the message names the nearest one and all that are legal.
     """
@@ -112,12 +120,22 @@ def find_format(name: str) -> Format:
 
 
 def format_of(output: OutputPlan) -> Format:
-    """Return the format of a planned output."""
+    """Return the format of a planned output.
+
+    Args:
+        output: as it was planned.
+
+    Raises:
+        FormatError: this installation has no format of that name.
+    """
     return find_format(output.format)
 
 
 def layout_named(packing: str) -> Layout:
     """Return a layout by the name that plans and configs have for it.
+
+    Args:
+        packing: the name, such as ``auto_round:auto_gptq``.
 
     Raises:
         FormatError: there is none.
@@ -136,12 +154,19 @@ def _layouts() -> dict[str, Layout]:
 
 @lru_cache(maxsize=1)
 def telling_parts() -> frozenset[str]:
-    """Return the names of tensors that only packed layers have."""
+    """Return the names of tensors that only packed layers have.
+
+    Returns:
+        Parts of all layouts, but for ``weight``, which plain layers have too.
+    """
     return frozenset(part for layout in _layouts().values() for part in layout.parts) - {"weight"}
 
 
 def reading_format(config: Mapping[str, Any]) -> Format:
     """Return the format that reads a ``quantization_config``.
+
+    Args:
+        config: of any program.
 
     Raises:
         FormatError: none does.
@@ -157,12 +182,23 @@ def reading_format(config: Mapping[str, Any]) -> Format:
 
 
 def is_readable(config: Mapping[str, Any]) -> bool:
-    """Tell whether some format reads a ``quantization_config``."""
+    """Tell whether some format reads a ``quantization_config``.
+
+    Args:
+        config: of any program.
+    """
     return any(one.reads(config) for one in registry().formats.values())
 
 
 def method_of(config: Mapping[str, Any]) -> str:
-    """Return the name of a quantization config's method; MLX's does not say its own."""
+    """Return the name of a quantization config's method; MLX's does not say its own.
+
+    Args:
+        config: of any program.
+
+    Returns:
+        The method of the format that reads it, or else its ``quant_method``.
+    """
     return reading_format(config).method if is_readable(config) else str(config.get("quant_method"))
 
 
@@ -178,17 +214,22 @@ def plan_output(
         chosen: whether the user named the dtype.
         folder: of the output, below that of the run.
 
+    Returns:
+        The output with its packing, and the dtype that the format keeps tensors in.
+
     Raises:
         FormatError: the format cannot hold a scheme, or not all of them in one model.
     """
     one = find_format(name)
     layout = one.layout_for(schemes)
     dtype = one.kept_dtype(dtype, chosen=chosen)
+    # GGUF gives each tensor a type of its own, whatever the scheme of the recipe.
     reason = "" if one.gguf_types else one.unfit(layout, schemes)
     if reason:
         fitting = [
             other.name
             for other in registry().formats.values()
+            # Of several layouts the last is the one that holds every zero point.
             if other.gguf_types or not other.unfit(other.layouts[-1], schemes)
         ]
         raise FormatError(
@@ -198,18 +239,42 @@ def plan_output(
 
 
 def why_not(shape: tuple[int, int], scheme: Scheme, packings: Sequence[str]) -> str:
-    """Return why one of the layouts cannot hold a weight of shape (out, in), or an empty text."""
+    """Return why one of the layouts cannot hold a weight, or an empty text.
+
+    Args:
+        shape: (out, in).
+        scheme: of the weight.
+        packings: names of the layouts.
+
+    Returns:
+        The first reason.
+
+    Raises:
+        FormatError: no layout has such a name.
+    """
     reasons = (layout_named(packing).why_not(shape, scheme) for packing in packings)
     return next(filter(None, reasons), "")
 
 
 def lowest_zero(outputs: Sequence[OutputPlan]) -> int:
-    """Return the least zero point that all of some outputs can hold."""
+    """Return the least zero point that all of some outputs can hold.
+
+    Args:
+        outputs: one or more.
+    """
     return max(layout_named(output.packing).lowest_zero for output in outputs)
 
 
 def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[str]:
-    """Return what a reader of a plan should know about the formats of its outputs."""
+    """Return what a reader of a plan should know about the formats of its outputs.
+
+    Args:
+        layers: all of the plan, unquantized ones too.
+        outputs: of the plan.
+
+    Returns:
+        A sentence for each note.
+    """
     formats = [format_of(output) for output in outputs]
     about_clients = [note for one in formats for note in one.notes(layers)]
     merging = any(one.merges_layers for one in formats)

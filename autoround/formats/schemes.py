@@ -10,12 +10,23 @@ from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
 
 def most_common(schemes: list[Scheme]) -> Scheme:
-    """Return the scheme of most layers; the first one among equals."""
+    """Return the scheme of most layers; the first one among equals.
+
+    Args:
+        schemes: one a layer, at least one.
+    """
     return max(dict.fromkeys(schemes), key=schemes.count)
 
 
 def group_key(scheme: Scheme) -> int:
-    """Return the group size of a config: a per-tensor scale is written once a channel."""
+    """Return the group size of a config: a per-tensor scale is written once a channel.
+
+    Args:
+        scheme: its group size.
+
+    Returns:
+        Weights a scale; -1 for one scale an output channel.
+    """
     return PER_CHANNEL if scheme.group_size == PER_TENSOR else scheme.group_size
 
 
@@ -25,6 +36,9 @@ def read_scheme(keys: Mapping[str, Any], where: str) -> Scheme:
     Args:
         keys: bits, group_size and sym, under either program's names.
         where: what they are about, for messages.
+
+    Returns:
+        A plain scheme; symmetric where the keys do not say.
 
     Raises:
         FormatError: a value is illegal.

@@ -28,7 +28,14 @@ class Files(Protocol):
         """Return shape and dtype of every tensor, without reading any."""
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors onto the CPU in their stored dtype."""
+        """Read tensors onto the CPU in their stored dtype.
+
+        Args:
+            names: as the files have them.
+
+        Returns:
+            The tensors by name.
+        """
 
 
 class UnpackingSource:
@@ -52,10 +59,16 @@ class UnpackingSource:
         self._headers = {name: header for name, header in headers.items() if name not in owned}
         for name, stored in self.layers.items():
             shape = packed_shape(name, stored, headers)
+            # What the reader sees: one weight where the files hold parts.
             self._headers[f"{name}.weight"] = (shape, torch.float32)
 
     def headers(self) -> Mapping[str, Header]:
-        """Return shape and dtype of every tensor as it reads."""
+        """Return shape and dtype of every tensor as it reads.
+
+        Returns:
+            By name; a packed layer is ``NAME.weight``, float32 (out, in), or (in, out) where it
+            is transposed.
+        """
         if not self.transposed:
             return self._headers
         transposed = {f"{name}.weight" for name in self.transposed}
@@ -65,7 +78,17 @@ class UnpackingSource:
         }
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors onto the CPU, packed layers as float32."""
+        """Read tensors onto the CPU, packed layers as float32.
+
+        Args:
+            names: of :meth:`headers`.
+
+        Returns:
+            The tensors by name; all but packed layers in their stored dtype.
+
+        Raises:
+            FormatError: a packed layer cannot be read.
+        """
         found = {}
         for name in names:
             layer = name.removesuffix(".weight")
@@ -77,10 +100,21 @@ class UnpackingSource:
         return found
 
     def dense(self, name: str) -> Tensor:
-        """Return the weight of a packed layer, float32 [out, in]."""
+        """Return the weight of a packed layer.
+
+        Args:
+            name: of the layer in the files.
+
+        Returns:
+            float32 [out, in], also where the model stores [in, out].
+
+        Raises:
+            FormatError: scales are not finite, or ``g_idx`` names a group that there is not.
+        """
         held = self.parts(name)
         layer = self.quantized(name, held)
         index = held.get("g_idx")
+        # With one group a row all inputs have the same scale, in whatever order.
         if index is None or layer.scheme.group_size <= 0:
             return dense_weight(layer)
         if int(index.min()) < 0 or int(index.max()) >= layer.scale.shape[1]:
@@ -90,7 +124,14 @@ class UnpackingSource:
         return ordered_weight(layer, index)
 
     def parts(self, name: str) -> dict[str, Tensor]:
-        """Read the tensors of a packed layer, by the layout's names of them."""
+        """Read the tensors of a packed layer.
+
+        Args:
+            name: of the layer in the files.
+
+        Returns:
+            Those that the files hold, by the layout's names, in their stored dtype.
+        """
         headers = self._files.headers()
         layout = layout_named(self.layers[name].packing)
         parts = [part for part in layout.parts if f"{name}.{part}" in headers]
@@ -98,7 +139,18 @@ class UnpackingSource:
         return {part: tensors[f"{name}.{part}"] for part in parts}
 
     def quantized(self, name: str, held: Mapping[str, Tensor]) -> QuantizedTensor:
-        """Return the codes, scales and zero points of a layer's tensors."""
+        """Return the codes, scales and zero points of a layer's tensors.
+
+        Args:
+            name: of the layer in the files.
+            held: its tensors, as :meth:`parts` returns them.
+
+        Returns:
+            The weight: codes uint8 [out, in], scale and zero [out, groups].
+
+        Raises:
+            FormatError: the tensors do not fit the layout, or scales hold NaN or infinity.
+        """
         scheme, packing = self.layers[name]
         layer = layout_named(packing).from_tensors(held, scheme, name=name)
         if not bool(torch.isfinite(layer.scale).all()):
@@ -107,14 +159,29 @@ class UnpackingSource:
 
 
 def packed_names(headers: Mapping[str, Header]) -> dict[str, tuple[int, int]]:
-    """Return the names of layers that may be packed, by their tensors."""
+    """Return the names of layers that may be packed, by their tensors.
+
+    Args:
+        headers: of all tensors in the files.
+
+    Returns:
+        The layers, each with (0, 0) for the shape, which is not known yet.
+    """
     telling = telling_parts()
     pairs = (name.rpartition(".") for name in headers)
+    # Formats that go by the files look at names only.
     return {name: (0, 0) for name, _, part in pairs if part in telling}
 
 
 def owned_tensors(layers: Mapping[str, PackedLayer]) -> set[str]:
-    """Return the names of all tensors that hold packed layers."""
+    """Return the names of all tensors that hold packed layers.
+
+    Args:
+        layers: the packed layers, by name.
+
+    Returns:
+        The names of all parts of their layouts, in the files or not.
+    """
     return {
         f"{name}.{part}"
         for name, (_, packing) in layers.items()
@@ -125,12 +192,16 @@ def owned_tensors(layers: Mapping[str, PackedLayer]) -> set[str]:
 def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[str]) -> None:
     """Refuse layers that a config calls packed and that the files hold as plain weights.
 
-    names: of the model's linear layers that are not packed, as the files call them.
+    Args:
+        quantization: the ``quantization_config``.
+        files: of the checkpoint.
+        names: of the model's linear layers that are not packed, as the files call them.
 
     Raises:
         FormatError: with the first such layer.
     """
     headers = files.headers()
+    # Only a format that goes by its config can name a layer without packed tensors.
     plain = {name: (0, 0) for name in names if f"{name}.weight" in headers}
     for name in packed_layers(quantization, plain, headers):
         raise FormatError(

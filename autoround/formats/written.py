@@ -12,7 +12,14 @@ NUMBER = "{}"
 
 
 def written_layers(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
-    """Return the layers of a plan as they are in the files, by their names there."""
+    """Return the layers of a plan as they are in the files, by their names there.
+
+    Args:
+        layers: as planned, experts stacked.
+
+    Returns:
+        One layer for each matrix in the files.
+    """
     return [one for layer in layers for one in _written(layer)]
 
 
@@ -28,26 +35,44 @@ def _written(layer: LayerPlan) -> list[LayerPlan]:
 
 
 def part_shape(layer: LayerPlan) -> tuple[int, int]:
-    """Return (out, in) of one matrix of a layer as it is written."""
+    """Return (out, in) of one matrix of a layer as it is written.
+
+    Args:
+        layer: single, or stacked experts whose rows are divided among experts and their files.
+    """
     rows = layer.shape[0] // max(1, layer.experts) // layer.parts
     return rows, layer.shape[1]
 
 
 def described(plan: Plan) -> tuple[list[LayerPlan], list[LayerPlan]]:
-    """Return the layers that a config speaks of: those of the blocks, and those outside.
+    """Return the layers that a config speaks of.
 
     Where a layer's module has another name in transformers' class than in the files, both are
     listed: some programs go by the one, some by the other.
+
+    Args:
+        plan: of the pass that writes the output.
+
+    Returns:
+        Those of the blocks, and those outside.
     """
     inside = [layer for block in plan.blocks for layer in block.layers]
     return _both(inside), _both(plan.kept)
 
 
 def block_lists(plan: Plan) -> list[str]:
-    """Return the paths of the list of decoder blocks, in the files first and then in the class."""
+    """Return the paths of the list of decoder blocks.
+
+    Args:
+        plan: with at least one block.
+
+    Returns:
+        The path in the files, then the one in the class; one of them where they are the same.
+    """
     own = plan.blocks[0].name.rpartition(".")[0]
     number = plan.blocks[0].name.rpartition(".")[2]
     found = []
+    # Files may have another prefix than the class; the number of the block is in both.
     for layer in plan.blocks[0].layers:
         before, _, after = layer.file.partition(f".{number}.")
         if after:
@@ -57,7 +82,12 @@ def block_lists(plan: Plan) -> list[str]:
 
 
 def among_blocks(plan: Plan, name: str) -> bool:
-    """Tell whether a layer's name begins as those of the decoder blocks do."""
+    """Tell whether a layer's name begins as those of the decoder blocks do.
+
+    Args:
+        plan: with at least one block.
+        name: in the files or in the class.
+    """
     return name.startswith(tuple(f"{path}." for path in block_lists(plan)))
 
 
@@ -72,11 +102,21 @@ def _both(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
 
 
 def split(layer: LayerPlan, tensor: QuantizedTensor) -> Iterator[tuple[str, QuantizedTensor]]:
-    """Cut a quantized weight into the matrices it is written as, each with its name."""
+    """Cut a quantized weight into the matrices it is written as.
+
+    Args:
+        layer: of the plan.
+        tensor: codes uint8 [out, in], experts stacked along ``out``; scale and zero [out, groups],
+            or [1, 1] with one scale for the whole tensor.
+
+    Yields:
+        The name of each matrix in the files, and the matrix.
+    """
     if not layer.experts:
         yield layer.file, tensor
         return
     rows, columns = layer.shape[0] // layer.experts, layer.shape[1]
+    # [experts, rows of one, in]: experts are stacked along the outputs.
     codes = tensor.codes.reshape(layer.experts, rows, columns)
     scale, zero = tensor.scale, tensor.zero
     shared = scale.shape[0] == 1  # one scale for the whole tensor
