@@ -32,8 +32,7 @@ def adapt(layer: QuantizedTensor, *, lowest: int, highest: int) -> Adapted:
     """Bring scales to float16 and zero points into ``lowest … highest``.
 
     Args:
-        layer: codes uint8 [out, in]; scale float16 or bfloat16, zero uint8, [out, groups]; zero may
-            be 2**bits, which version 1 of GPTQ can say.
+        layer: codes uint8 [out, in]; scale float16 or bfloat16, zero uint8, [out, groups].
         lowest: least zero point that can be held.
         highest: greatest one.
 

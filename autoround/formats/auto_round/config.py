@@ -22,7 +22,15 @@ PACKINGS = (AUTO_ROUND_V1.name, AUTO_ROUND_V2.name, AUTO_ROUND_AWQ.name)
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
-    """Return the ``quantization_config`` that describes a plan to loaders."""
+    """Return the ``quantization_config`` that describes a plan to loaders.
+
+    Args:
+        plan: its layers with their schemes, at least one of a block quantized.
+        output: names the packing.
+
+    Returns:
+        auto-round's keys: the most common scheme, and ``extra_config`` by name for what differs.
+    """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     extra: dict[str, dict[str, Any]] = {}
@@ -65,7 +73,9 @@ def quantized_layers(
 ) -> dict[str, Scheme]:
     """Return the scheme of every layer that a quantization config says is quantized.
 
-    names: candidate layers and their shapes (out, in).
+    Args:
+        config: of auto-round.
+        names: candidate layers and their shapes (out, in).
 
     Raises:
         FormatError: the config is not of this format, or a value in it is illegal.
@@ -78,6 +88,7 @@ def quantized_layers(
     for name in names:
         own = extra.get(name, {})
         inside = any(name.startswith(str(prefix).strip() + ".") for prefix in prefixes)
+        # extra_config also names quantized layers outside the blocks, such as the head.
         if inside or own:
             scheme = _scheme({**config, **own}, f"of layer {name}")
             if scheme is not None:
@@ -93,6 +104,7 @@ def _scheme(keys: Mapping[str, Any], where: str) -> Scheme | None:
                 f"quantization_config: {key} {where} is {keys.get(key)!r}, not a number"
             )
     bits, size = keys["bits"], keys["group_size"]
+    # auto-round writes an unquantized layer as one of 16 bits.
     if bits >= 16:
         return None
     if bits not in LEGAL_BITS:

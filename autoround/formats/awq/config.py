@@ -11,7 +11,14 @@ from autoround.types import Plan
 
 
 def config(plan: Plan) -> dict[str, Any]:
-    """Return the ``quantization_config`` that describes a plan to loaders."""
+    """Return the ``quantization_config`` that describes a plan to loaders.
+
+    Args:
+        plan: its layers, all quantized ones of one scheme.
+
+    Returns:
+        AWQ's keys, and rules of GPTQModel where layers of blocks are kept.
+    """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     kept = [layer.name for layer in (*layers, *outside) if layer.scheme is None]

@@ -44,7 +44,11 @@ class AwqFormat(Float16Format):
         shapes: Mapping[str, tuple[int, int]],
         tensors: Collection[str],
     ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: those with a ``qweight``."""
+        """Return how every quantized layer is held: those with a ``qweight``.
+
+        Raises:
+            FormatError: the version is not gemm, or a value in the config is illegal.
+        """
         version = str(config.get("version", "gemm")).lower()
         if version != "gemm":
             raise FormatError(f"AWQ version {version!r} cannot be read; legal: gemm")

@@ -23,11 +23,19 @@ ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def pack_columns(codes: Tensor) -> Tensor:
-    """Pack 4-bit codes [rows, 8n], values 0 … 15, into int32 [rows, n]."""
+    """Pack 4-bit codes along the last axis; meta tensors give the shape.
+
+    Args:
+        codes: integers [rows, 8n], values 0 … 15.
+
+    Returns:
+        int32 [rows, n]; nibble k, from the low bits, is column ORDER[k] of its eight.
+    """
     rows, columns = codes.shape
     count = columns // len(ORDER)
     if codes.device.type == "meta":
         return torch.empty((rows, count), dtype=torch.int32, device="meta")
+    # int64: the highest nibble, shifted by 28 bits, leaves int32.
     eights = codes.reshape(rows, count, len(ORDER)).to(torch.int64)
     words = torch.zeros((rows, count), dtype=torch.int64, device=codes.device)
     for nibble, output in enumerate(ORDER):
@@ -37,7 +45,14 @@ def pack_columns(codes: Tensor) -> Tensor:
 
 
 def unpack_columns(words: Tensor) -> Tensor:
-    """Undo :func:`pack_columns`: int32 [rows, n] to uint8 [rows, 8n]."""
+    """Undo :func:`pack_columns`.
+
+    Args:
+        words: int32 [rows, n].
+
+    Returns:
+        uint8 [rows, 8n].
+    """
     rows, count = words.shape
     out = torch.empty((rows, count, len(ORDER)), dtype=torch.uint8, device=words.device)
     if words.device.type != "meta":
@@ -67,6 +82,13 @@ class AwqLayout(BaseLayout):
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
         """Lay a quantized weight out; meta tensors give shapes.
 
+        Args:
+            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+
+        Returns:
+            ``qweight`` int32 [in, out/8], ``qzeros`` int32 [groups, out/8] and ``scales``
+            [groups, out].
+
         Raises:
             FormatError: the weight does not have 4 bits.
         """
@@ -74,6 +96,7 @@ class AwqLayout(BaseLayout):
             raise FormatError(f"AWQ holds {BITS} bits, not {layer.scheme.bits}")
         rows = layer.codes.shape[0]
         return {
+            # Transposed: AWQ packs along the outputs, and its rows are inputs.
             "qweight": pack_columns(layer.codes.t()),
             "qzeros": pack_columns(layer.zero.expand(rows, -1).t()),
             "scales": layer.scale.expand(rows, -1).t().contiguous(),

@@ -23,7 +23,14 @@ _EXPERTS = r"re:.*\.experts\.\d+\..*"
 
 
 def config(plan: Plan) -> dict[str, Any]:
-    """Return the ``quantization_config`` that describes a plan to loaders."""
+    """Return the ``quantization_config`` that describes a plan to loaders.
+
+    Args:
+        plan: its layers with their schemes.
+
+    Returns:
+        The keys of compressed-tensors, one group of ``config_groups`` a scheme.
+    """
     layers, outside = described(plan)
     groups: dict[Scheme, list[str]] = {}
     for layer in [*layers, *outside]:
@@ -75,7 +82,14 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
 
 
 def notes(layers: Sequence[LayerPlan]) -> list[str]:
-    """Return what a reader of the plan should know about clients."""
+    """Return what a reader of the plan should know about clients.
+
+    Args:
+        layers: all of the plan, unquantized ones too.
+
+    Returns:
+        A sentence for each note.
+    """
     schemes = {layer.scheme for layer in layers if layer.scheme is not None}
     found = []
     if not all(scheme.sym for scheme in schemes):
@@ -97,10 +111,16 @@ def notes(layers: Sequence[LayerPlan]) -> list[str]:
 def quantized_layers(
     config: Mapping[str, Any], names: Collection[str], tensors: Collection[str]
 ) -> dict[str, Scheme]:
-    """Return the scheme of every layer in ``names``, all of which hold packed weights.
+    """Return the scheme of every layer of some, all of which hold packed weights.
+
+    Args:
+        config: of compressed-tensors.
+        names: the layers with a ``weight_packed``.
+        tensors: names of all tensors in the files.
 
     Raises:
-        FormatError: the config is of another kind, or a layer belongs to no group.
+        FormatError: the config is of another kind, a layer belongs to no group, or its inputs are
+            reordered.
     """
     if config.get("format") != FORMAT:
         raise FormatError(
@@ -129,6 +149,7 @@ def _group_of(name: str, groups: Mapping[str, Mapping[str, Any]]) -> Mapping[str
             if target == name:
                 return group
             if str(target).startswith("re:"):
+                # The first regex wins; the search goes on for a target that is the name itself.
                 if by_regex is None and _matches(str(target)[3:], name):
                     by_regex = group
             elif target == "Linear" and by_class is None:

@@ -34,7 +34,11 @@ class CompressedTensorsFormat(Float16Format):
         shapes: Mapping[str, tuple[int, int]],
         tensors: Collection[str],
     ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: those with packed weights."""
+        """Return how every quantized layer is held: those with packed weights.
+
+        Raises:
+            FormatError: the config is of another kind, or a layer belongs to no group.
+        """
         packed = packed_by("weight_packed", shapes, tensors)
         schemes = compressed_config.quantized_layers(config, packed, tensors)
         return {name: PackedLayer(scheme, PACK_QUANTIZED.name) for name, scheme in schemes.items()}

@@ -47,6 +47,14 @@ class PackQuantizedLayout(BaseLayout):
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
         """Lay a quantized weight out; meta tensors give shapes.
 
+        Args:
+            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+
+        Returns:
+            ``weight_packed`` int32 [out, in*bits/32], ``weight_scale`` [out, groups],
+            ``weight_shape`` int64 [2] and, if asymmetric, ``weight_zero_point`` int32
+            [out*bits/32, groups].
+
         Raises:
             FormatError: it does not have 4 or 8 bits, or is called symmetric and is not.
         """
@@ -54,6 +62,7 @@ class PackQuantizedLayout(BaseLayout):
         if bits not in BITS:
             raise FormatError(f"compressed-tensors holds 4 or 8 bits, not {bits}")
         tensors = {
+            # pack_rows packs its first axis: the inputs are turned there, and back.
             "weight_packed": pack_rows(layer.codes.t(), bits).t().contiguous(),
             "weight_scale": layer.scale.expand(rows, -1).contiguous(),
             "weight_shape": torch.tensor(
@@ -87,11 +96,13 @@ class PackQuantizedLayout(BaseLayout):
             )
         codes = unpack_rows(packed.t(), scheme.bits).t()
         held = tensors.get("weight_shape")
+        # Headers alone cannot be held against it: on meta it has no values.
         if held is not None and held.device.type != "meta" and held.tolist() != list(codes.shape):
             raise FormatError(
                 f"layer {name}: weight_shape says {held.tolist()}, weight_packed holds "
                 f"{list(codes.shape)}"
             )
+        # Symmetric layers store no zero points: all are the middle level.
         if scheme.sym:
             zero = torch.full(
                 scale.shape, 2 ** (scheme.bits - 1), dtype=torch.uint8, device=codes.device

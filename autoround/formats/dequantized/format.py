@@ -25,7 +25,11 @@ class DequantizedLayout(BaseLayout):
     dense = True
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Dequantize a weight."""
+        """Dequantize a weight.
+
+        Returns:
+            ``weight`` float32 [out, in]; the writer brings it to the dtype of the output.
+        """
         return {"weight": dense_weight(layer)}
 
     def from_tensors(

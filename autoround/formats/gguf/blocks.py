@@ -53,7 +53,11 @@ _DTYPES = {
 
 
 def bytes_per_row(kind: str, columns: int) -> int:
-    """Return the bytes of a row of ``columns`` weights.
+    """Return the bytes of a row.
+
+    Args:
+        kind: block type.
+        columns: weights of a row.
 
     Raises:
         FormatError: the type is unknown, or its blocks do not fit the row.
@@ -65,7 +69,12 @@ def bytes_per_row(kind: str, columns: int) -> int:
 
 
 def why_not(columns: int, kind: str) -> str:
-    """Return why rows of ``columns`` weights cannot be of a type, or an empty text."""
+    """Return why rows cannot be of a type, or an empty text.
+
+    Args:
+        columns: weights of a row.
+        kind: block type.
+    """
     if kind not in GGUF_TYPES:
         return f"no block type is named {kind!r}; legal: {', '.join(GGUF_TYPES)}"
     if columns % GGUF_TYPES[kind].block:
@@ -74,7 +83,13 @@ def why_not(columns: int, kind: str) -> str:
 
 
 def pack(layer: GgufTensor) -> Tensor:
-    """Return the blocks of a weight: uint8 [out, bytes of a row]; meta tensors give the shape.
+    """Return the blocks of a weight, as ggml lays them out; meta tensors give the shape.
+
+    Args:
+        layer: of a shape that its block type can have.
+
+    Returns:
+        uint8 [out, bytes of a row].
 
     Raises:
         FormatError: a part is missing, or has a shape, a dtype or values that the type lacks.
@@ -87,6 +102,7 @@ def pack(layer: GgufTensor) -> Tensor:
     for chunk in _chunks(layer.codes, columns):
         count = (chunk.stop - chunk.start) * (columns // kind.block)
         pieces = _PACKERS[layer.kind](*(_by_block(part[chunk], count) for part in parts.values()))
+        # [blocks, bytes of one] back to rows: blocks of a row follow each other.
         out[chunk] = torch.cat(pieces, dim=1).reshape(-1, width)
     return out
 
@@ -94,7 +110,9 @@ def pack(layer: GgufTensor) -> Tensor:
 def unpack(data: Tensor, kind: str) -> GgufTensor:
     """Read a weight back from its blocks; nothing of it shares memory with them.
 
-    data: uint8 [out, bytes of a row]. Meta tensors give shapes.
+    Args:
+        data: uint8 [out, bytes of a row]; meta tensors give shapes.
+        kind: block type.
 
     Raises:
         FormatError: the type is unknown, or the rows are no whole number of blocks.
@@ -122,7 +140,13 @@ def unpack(data: Tensor, kind: str) -> GgufTensor:
 
 
 def dequantize(layer: GgufTensor) -> Tensor:
-    """Return the weights, float32 [out, in], in the order of operations of ggml.
+    """Return the weights in the order of operations of ggml.
+
+    Args:
+        layer: in any block type.
+
+    Returns:
+        float32 [out, in].
 
     Raises:
         FormatError: a part is missing, or has another shape or dtype than the type's.
@@ -141,9 +165,11 @@ def dequantize(layer: GgufTensor) -> Tensor:
 
 def _spread(whole: Tensor, sub: Tensor | None) -> Tensor:
     """Return what each group is multiplied by: float32 [out, groups, 1]."""
+    # Types of 32 weights have one scale a block, and no groups below it.
     if sub is None:
         return whole.float().unsqueeze(-1)
     rows, blocks = whole.shape
+    # float16 times integer is exact in float32, as in ggml.
     each = sub.reshape(rows, blocks, sub.shape[1] // max(1, blocks)).float()
     return (whole.float().unsqueeze(-1) * each).reshape(*sub.shape, 1)
 

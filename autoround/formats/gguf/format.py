@@ -61,5 +61,12 @@ FORMATS = tuple(GgufFormat(file_type) for file_type in BASES)
 
 
 def file_type_of(output: OutputPlan) -> str:
-    """Return the file type of an output of these formats, such as q4_k_m."""
+    """Return the file type of an output of these formats.
+
+    Args:
+        output: whose packing is ``gguf:TYPE``.
+
+    Returns:
+        Such as ``q4_k_m``.
+    """
     return output.packing.removeprefix(PREFIX)

@@ -64,6 +64,8 @@ def _from_pairs(data: Tensor) -> Tensor:
 def _six_bits(sub: Tensor, least: Tensor) -> Tensor:
     """Pack eight six-bit scales and minima into 12 bytes."""
     scale, minimum = sub.to(torch.uint8), least.to(torch.uint8)
+    # As ggml's get_scale_min_k4 reads them: bytes 0 … 3 are scales 0 … 3 below the upper two bits
+    # of scales 4 … 7, bytes 4 … 7 the same of minima; bytes 8 … 11 are the low four bits of both.
     first = scale[:, :4] | ((scale[:, 4:] >> 4) << 6)
     second = minimum[:, :4] | ((minimum[:, 4:] >> 4) << 6)
     third = (scale[:, 4:] & 15) | ((minimum[:, 4:] & 15) << 4)
@@ -96,7 +98,9 @@ def _unpack_q2_k(data: Tensor) -> list[Tensor]:
 
 
 def _pack_q3_k(codes: Tensor, scale: Tensor, sub: Tensor) -> list[Tensor]:
+    # Signed scales are stored from 0: -32 … 31 in six bits.
     shifted = (sub + 32).to(torch.uint8)
+    # Upper two bits: byte j of four holds those of scales j, j + 4, j + 8 and j + 12.
     high = planes((shifted >> 4).reshape(-1, 4, 4), 2)
     return [_high_bits(codes >> 2), _two_bits(codes & 3), nibbles(shifted), high, raw(scale)]
 
@@ -133,6 +137,7 @@ def _unpack_q5_k(data: Tensor) -> list[Tensor]:
 
 
 def _pack_q6_k(codes: Tensor, scale: Tensor, sub: Tensor) -> list[Tensor]:
+    # In a half of 128 weights byte j of 64 holds j and j + 64, unlike the pairs of q4_k.
     low = planes((codes & 15).reshape(-1, 2, 64), 4).reshape(len(codes), 128)
     high = planes((codes >> 4).reshape(-1, 4, 32), 2).reshape(len(codes), 64)
     return [low, high, sub.view(torch.uint8), raw(scale)]

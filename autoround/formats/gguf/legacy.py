@@ -24,29 +24,66 @@ Unpacker: TypeAlias = Callable[[Tensor], list[Tensor]]
 
 
 def raw(values: Tensor) -> Tensor:
-    """Return the bytes of float16 values: [n, 1] to uint8 [n, 2]."""
+    """Return the bytes of float16 values.
+
+    Args:
+        values: float16 [n, 1].
+
+    Returns:
+        uint8 [n, 2], in the machine's byte order.
+    """
+    # A copy: the view as bytes needs values that lie next to each other.
     return values.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def half(data: Tensor) -> Tensor:
-    """Return the float16 values of bytes: uint8 [n, 2] to [n, 1]."""
+    """Return the float16 values of bytes.
+
+    Args:
+        data: uint8 [n, 2].
+
+    Returns:
+        float16 [n, 1].
+    """
     # A copy, because bytes of a file need not lie where float16 values may.
     return data.clone(memory_format=torch.contiguous_format).view(torch.float16)
 
 
 def nibbles(codes: Tensor) -> Tensor:
-    """Pack the low four bits of two halves: [n, 2k] to [n, k]."""
+    """Pack the low four bits of two halves.
+
+    Args:
+        codes: uint8 [n, 2k].
+
+    Returns:
+        uint8 [n, k]; byte j holds code j in its low and code j + k in its high bits.
+    """
     low, high = (codes & 15).chunk(2, dim=1)
     return low | (high << 4)
 
 
 def from_nibbles(data: Tensor) -> Tensor:
-    """Unpack two halves of four bits: [n, k] to [n, 2k]."""
+    """Undo :func:`nibbles`.
+
+    Args:
+        data: uint8 [n, k].
+
+    Returns:
+        uint8 [n, 2k].
+    """
     return torch.cat((data & 15, data >> 4), dim=1)
 
 
 def planes(codes: Tensor, bits: int) -> Tensor:
-    """Pack planes of a few bits: [n, planes, k] to [n, k], plane p at bit p * bits."""
+    """Pack planes of a few bits.
+
+    Args:
+        codes: uint8 [n, planes, k], each value of ``bits`` bits.
+        bits: of a plane; planes times bits are at most 8.
+
+    Returns:
+        uint8 [n, k], plane p at bit p * bits.
+    """
     out = codes[:, 0].clone()
     for plane in range(1, codes.shape[1]):
         out |= codes[:, plane] << (plane * bits)
@@ -54,13 +91,23 @@ def planes(codes: Tensor, bits: int) -> Tensor:
 
 
 def from_planes(data: Tensor, bits: int, count: int) -> Tensor:
-    """Unpack planes of a few bits: [n, k] to [n, count, k]."""
+    """Undo :func:`planes`.
+
+    Args:
+        data: uint8 [n, k].
+        bits: of a plane.
+        count: planes.
+
+    Returns:
+        uint8 [n, count, k].
+    """
     mask = 2**bits - 1
     return torch.stack([(data >> (plane * bits)) & mask for plane in range(count)], dim=1)
 
 
 def _fifth(codes: Tensor) -> Tensor:
     """Pack the fifth bits of 32 weights into four bytes, weight j at bit j."""
+    # [n, 4 bytes, 8 bits]: bit b of byte a is weight 8a + b, a word read little-endian.
     bits = (codes >> 4).reshape(len(codes), 4, 8)
     return planes(bits.transpose(1, 2), 1)
 
@@ -87,6 +134,7 @@ def _pack_q5_1(codes: Tensor, scale: Tensor, minimum: Tensor) -> list[Tensor]:
 
 
 def _pack_q8_0(codes: Tensor, scale: Tensor) -> list[Tensor]:
+    # Flipping the top bit takes 128 away: codes from 0 become signed bytes.
     return [raw(scale), codes ^ 128]
 
 

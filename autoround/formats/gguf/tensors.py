@@ -13,16 +13,31 @@ from autoround.types import QuantizedTensor
 
 
 def dense(layer: QuantizedTensor | GgufTensor) -> Tensor:
-    """Dequantize a whole layer to float32 [out, in], whatever holds its scales."""
+    """Dequantize a whole layer, whatever holds its scales.
+
+    Args:
+        layer: as carried, or in a block type of GGUF.
+
+    Returns:
+        float32 [out, in].
+    """
     return dense_weight(layer) if isinstance(layer, QuantizedTensor) else dequantize(layer)
 
 
 def nested_tensor(kind: str, codes: Tensor, parts: NestedParts) -> GgufTensor:
     """Put codes and the parts of their super-blocks together, on the CPU.
 
-    codes: uint8 [out, in].
+    Args:
+        kind: block type, one whose scales are nested.
+        codes: uint8 [out, in].
+        parts: scale [out, supers, 1] and sub_scale [out, supers, groups of each], float32, and
+            the same of the minimum where there is one.
+
+    Returns:
+        The weight in the shapes and dtypes of its block type.
     """
     rows = codes.shape[0]
+    # q4_1 and q5_1 are nested with one group a block, and have no sub-scales in the file.
     legacy = GGUF_TYPES[kind].sub_bits == 0
 
     def flat(part: Tensor | None, dtype: torch.dtype) -> Tensor | None:

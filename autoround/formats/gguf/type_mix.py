@@ -52,12 +52,20 @@ class Traits(NamedTuple):
 
 
 def scheme_of(kind: str) -> Scheme | None:
-    """Return the scheme of a tensor type; None for one that is not quantized."""
+    """Return the scheme of a tensor type; None for one that is not quantized.
+
+    Args:
+        kind: block type, or ``f16`` or ``f32``.
+    """
     return None if kind in (F16, F32) else scheme_of_type(kind)
 
 
 def kind_of(scheme: Scheme) -> str | None:
-    """Return the tensor type that holds a scheme, or None."""
+    """Return the block type that holds a scheme, or None.
+
+    Args:
+        scheme: a plain one, or one of a block type.
+    """
     return next((kind for kind in GGUF_TYPES if scheme_of_type(kind) == scheme), None)
 
 
@@ -66,8 +74,15 @@ def kind_for(
 ) -> str:
     """Return the type of one tensor.
 
-    file_type: one of BASES. name: in the file. shape: rows and columns as stored, columns
-    last. layer: of its block, -1 outside blocks.
+    Args:
+        file_type: one of BASES.
+        name: in the file, such as ``blk.0.attn_v.weight``.
+        shape: rows and columns as stored, columns last.
+        layer: number of its block, -1 outside blocks.
+        traits: of the model.
+
+    Returns:
+        A block type, ``f16`` or ``f32``.
     """
     if not _quantized(name, shape):
         return F32
@@ -75,14 +90,27 @@ def kind_for(
 
 
 def fitted(kind: str, columns: int) -> str:
-    """Return the type that rows of so many columns can have where ``kind`` is wanted."""
+    """Return the type that rows can have where another one is wanted.
+
+    Args:
+        kind: the wanted one.
+        columns: weights of a row.
+
+    Returns:
+        The wanted one, its fallback of 32 weights a block, or ``f16``.
+    """
     if columns % block_of(kind):
+        # Blocks of 256 become blocks of 32, which may not divide the row either.
         kind = _FALLBACK.get(kind, F16)
     return F16 if kind != F16 and columns % block_of(kind) else kind
 
 
 def block_of(kind: str) -> int:
-    """Return the weights of one block of a quantized type; 1 for floating-point ones."""
+    """Return the weights of one block; 1 for floating-point types.
+
+    Args:
+        kind: block type, or ``f16`` or ``f32``.
+    """
     return GGUF_TYPES[kind].block if kind in GGUF_TYPES else 1
 
 
@@ -94,6 +122,7 @@ def _quantized(name: str, shape: tuple[int, ...]) -> bool:
 
 def _chosen(file_type: str, name: str, shape: tuple[int, ...], layer: int, traits: Traits) -> str:
     base = BASES[file_type]
+    # Such as attn_v of blk.0.attn_v.weight.
     own = name.split(".")[-2]
     if name == "output.weight" or (traits.tied and name == "token_embd.weight"):
         if shape[-1] % block_of(base):
@@ -101,6 +130,7 @@ def _chosen(file_type: str, name: str, shape: tuple[int, ...], layer: int, trait
         return base if base == "q8_0" else "q6_k"
     if own in _ATTN_V:
         return _attention_value(file_type, own, layer, traits)
+    # Beside eight experts, the matrices of the attention are a small part of the file.
     if own == "attn_k" and traits.experts == 8:
         return "q8_0"
     if own.startswith("ffn_down"):
@@ -111,7 +141,12 @@ def _chosen(file_type: str, name: str, shape: tuple[int, ...], layer: int, trait
 
 
 def more_bits(layer: int, layers: int) -> bool:
-    """Tell whether a layer is in the first or last eighth, or every third between."""
+    """Tell whether a layer is in the first or last eighth, or every third between.
+
+    Args:
+        layer: its number, from 0.
+        layers: of the model.
+    """
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 

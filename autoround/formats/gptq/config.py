@@ -18,12 +18,21 @@ from autoround.types import OutputPlan, Plan
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
-    """Return the ``quantization_config`` that describes a plan to loaders."""
+    """Return the ``quantization_config`` that describes a plan to loaders.
+
+    Args:
+        plan: its layers with their schemes.
+        output: names the version, which is its packing.
+
+    Returns:
+        The keys of GPTQ's clients: the most common scheme, and ``dynamic`` rules for what differs.
+    """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     head = next((x for x in outside if x.scheme is not None), None)
     dynamic: dict[str, dict[str, Any]] = {}
     named = [x for x in outside if x.scheme is not None or among_blocks(plan, x.name)]
+    # GPTQModel: `-:` leaves a layer as it is, `+:` gives it other keys than the model.
     for layer in [*layers, *named]:
         if layer.scheme is None:
             dynamic["-:" + exactly(layer.name)] = {}
@@ -55,12 +64,23 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
 
 
 def exactly(name: str) -> str:
-    """Return a regex that matches one name only."""
+    """Return a regex that matches one name only.
+
+    Args:
+        name: of a layer.
+    """
     return "^" + re.escape(name) + "$"
 
 
 def modules_in_block(plan: Plan) -> list[list[str]] | None:
-    """Return the quantized layers of a block, or None when all are or blocks differ."""
+    """Return the quantized layers of a block, or None when all are or blocks differ.
+
+    Args:
+        plan: its blocks and their layers.
+
+    Returns:
+        One list of names inside a block: transformers takes lists of layers that it does together.
+    """
     sets = {
         tuple(_inside(layer.name, block.name) for layer in written_layers(block.quantized))
         for block in plan.blocks

@@ -62,13 +62,18 @@ class GptqFormat(Float16Format):
         shapes: Mapping[str, tuple[int, int]],
         tensors: Collection[str],
     ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: those with a ``qweight``."""
+        """Return how every quantized layer is held: those with a ``qweight``.
+
+        Raises:
+            FormatError: the version is unknown, or a value or a rule in the config is illegal.
+        """
         version = str(config.get("checkpoint_format") or config.get("format") or "gptq")
         if version not in _VERSIONS:
             raise FormatError(
                 f"GPTQ checkpoint_format {version!r} cannot be read; legal: {', '.join(_VERSIONS)}"
             )
         indexed, bare = _VERSIONS[version]
+        # Kept layers need no rule: the files hold no qweight of theirs.
         rules = config.get("dynamic") or {}
         if not isinstance(rules, Mapping):
             raise FormatError("quantization_config.dynamic is not a table of rules")

@@ -30,6 +30,7 @@ def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
     if version == 2:
         return unpack_rows(packed, bits)
     if 32 % bits == 0:
+        # A one in each field; int32 wraps at the top, as it did when they were taken away.
         ones = sum(1 << shift for shift in range(0, 32, bits))
         return unpack_rows(packed + torch.tensor(ones, dtype=torch.int64).to(torch.int32), bits)
     return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
@@ -74,6 +75,10 @@ class GptqLayout(BaseLayout):
         Args:
             layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
 
+        Returns:
+            ``qweight`` int32 [in/32*bits, out], ``qzeros`` int32 [groups, out/32*bits], ``scales``
+            [groups, out] and, where it is written, ``g_idx`` int32 [in].
+
         Raises:
             FormatError: version 1, and a zero point is 0.
         """
@@ -84,10 +89,12 @@ class GptqLayout(BaseLayout):
                 raise FormatError("GPTQ version 1 cannot hold a zero point of 0")
             zero = zero - 1
         tensors = {
+            # pack_rows packs its first axis: the inputs of the codes, the outputs of zero points.
             "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
             "qzeros": pack_rows(zero, bits).t().contiguous(),
             "scales": scale.t().contiguous(),
         }
+        # Neighbours share a group; converting a desc_act file puts its own index in this place.
         if self.ordered:
             width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
             index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device)

@@ -25,12 +25,20 @@ _PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def config(plan: Plan) -> dict[str, Any]:
-    """Return the ``quantization`` that describes a plan to loaders."""
+    """Return the ``quantization`` that describes a plan to loaders.
+
+    Args:
+        plan: its layers with their schemes.
+
+    Returns:
+        mlx-lm's keys: the most common scheme, and by name the scheme of what differs.
+    """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     found: dict[str, Any] = {**_keys(base), "mode": "affine"}
     for layer in layers:
         if layer.scheme is None:
+            # mlx-lm reads False as a layer that is not quantized.
             found[layer.name] = False
         elif layer.scheme != base:
             found[layer.name] = _keys(layer.scheme)
@@ -49,7 +57,11 @@ def _keys(scheme: Scheme) -> dict[str, Any]:
 
 
 def is_mlx(config: Mapping[str, Any]) -> bool:
-    """Tell whether a quantization config is MLX's."""
+    """Tell whether a quantization config is MLX's.
+
+    Args:
+        config: of any program.
+    """
     known = "bits" in config and "group_size" in config
     return known and "quant_method" not in config
 
@@ -59,6 +71,11 @@ def quantized_layers(
 ) -> dict[str, Scheme]:
     """Return the scheme of every layer that the files hold quantized.
 
+    Args:
+        config: of MLX.
+        names: candidate layers.
+        tensors: names of all tensors in the files.
+
     Raises:
         FormatError: a value in the config is illegal.
     """
@@ -66,6 +83,7 @@ def quantized_layers(
         raise FormatError(f"MLX quantization mode {config['mode']!r} cannot be read; legal: affine")
     found = {}
     for name in names:
+        # The files decide, as for mlx-lm; plain layers have a bias, never biases.
         if f"{name}.biases" not in tensors:
             continue
         own = config.get(name)

@@ -35,7 +35,11 @@ class MlxFormat(Float16Format):
         shapes: Mapping[str, tuple[int, int]],
         tensors: Collection[str],
     ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held: those with biases of their groups."""
+        """Return how every quantized layer is held: those with biases of their groups.
+
+        Raises:
+            FormatError: a value in the config is illegal.
+        """
         schemes = mlx_config.quantized_layers(config, shapes, tensors)
         return {name: PackedLayer(scheme, MLX.name) for name, scheme in schemes.items()}
 

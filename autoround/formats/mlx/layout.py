@@ -50,6 +50,12 @@ class MlxLayout(BaseLayout):
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
         """Lay a quantized weight out; meta tensors give shapes.
 
+        Args:
+            layer: codes [out, in], scale and zero [out, groups].
+
+        Returns:
+            ``weight`` uint32 [out, in*bits/32], ``scales`` and ``biases`` [out, groups].
+
         Raises:
             FormatError: MLX has no such bits or groups.
         """
@@ -57,6 +63,7 @@ class MlxLayout(BaseLayout):
         if reason:
             raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
         packed = pack_rows(layer.codes.t(), layer.scheme.bits).t().contiguous()
+        # In float32: the product is rounded once, when it is stored.
         bias = -(layer.scale.float() * layer.zero.float())
         return {
             "weight": packed.view(torch.uint32),
@@ -81,9 +88,11 @@ class MlxLayout(BaseLayout):
                 f"biases {tuple(bias.shape)} do not hold {scheme.bits}-bit values"
             )
         codes = unpack_rows(packed.view(torch.int32).t(), scheme.bits).t()
+        # Without values there are no zero points to find: shapes alone.
         if scale.device.type == "meta":
             zero = torch.empty(scale.shape, dtype=torch.uint8, device="meta")
             return assemble(codes, scale, zero, scheme, name=name)
+        # bias = -scale * zero, so that this is the zero point but for the rounding of the bias.
         position = -bias.float() / scale.float()
         zero = position.round()
         # Rounding a bias to float16 moves it by less than its size over 2048.
