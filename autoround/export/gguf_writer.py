@@ -63,6 +63,7 @@ class GgufWriter:
         self._staging, self._skeleton, self._part, self.check = staging, skeleton, part, check
         layout = gguf_layout(skeleton, part, ignored=plan.unquantized)
         self._plan = plan
+        # Tuned layers come by their module, targets go by the tensors of the model.
         self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
         self._pending: dict[str, Part] = {}
@@ -87,6 +88,7 @@ class GgufWriter:
         """Take other tensors, and write whatever is complete."""
         tied = self._skeleton.tied
         self._pending.update({n: t for n, t in tensors.items() if n not in tied})
+        # The file takes tensors in the order of its header: what comes early waits.
         while self._expected:
             target, kind = self._expected[0]
             if not all(name in self._pending for name in target.sources):
@@ -99,6 +101,7 @@ class GgufWriter:
                 self._rounded.setdefault(target.sources[0], []).append((target, weight))
             self._container.add(target.name, data)
             self._expected.pop(0)
+            # Gate and up of stacked experts are two targets of one source.
             later = {name for other, _ in self._expected for name in other.sources}
             for name in set(target.sources) - later:
                 del self._pending[name]
@@ -164,6 +167,7 @@ def file_name(model: str, part: OutputPlan) -> str:
 def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: str) -> list[Any]:
     """Return the metadata of a file; what a model has that it cannot express is refused."""
     config = skeleton.config.to_dict()
+    # Of the embeddings, which may have more rows than the tokenizer has tokens.
     rows = next(
         skeleton.header(name)[0][0]
         for name in skeleton.keys
@@ -184,6 +188,7 @@ def to_block_bytes(target: Target, kind: str, parts: list[Part]) -> Tensor:
     held = parts[0] if len(parts) == 1 else None
     if isinstance(held, QuantizedTensor | GgufTensor):
         order = arch.row_order(target)
+        # Stacked experts are codes [experts * out, in]: a half of them is rows of each.
         if len(target.shape) > 2:
             order = arch.expert_rows(target, len(held.codes))
         return pack_checked(_reordered(_as_gguf(held, kind), order), target.name)
@@ -204,6 +209,7 @@ def pack_checked(layer: GgufTensor, name: str) -> Tensor:
     back = blocks.unpack(data, layer.kind)
     for part in ("codes", "scale", "sub_scale", "minimum", "sub_minimum"):
         ours, theirs = getattr(layer, part), getattr(back, part)
+        # By value: sub-minima may be uint8 here, and come back as int8.
         if ours is not None and not bool((ours == theirs).all()):
             raise VerificationError(f"tensor {name}: its {part} do not come back as they were")
     return data

@@ -20,12 +20,14 @@ def untie(config: dict[str, Any]) -> None:
 def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str, Any]:
     """Return the original's config with the dtype that is written, for old readers too."""
     if skeleton.folder is not None:
+        # The file as it is: transformers would add the defaults of its own version.
         config = read_config(skeleton.folder)
     else:
         config = skeleton.config.to_dict()
     config.setdefault("architectures", None)
     if not config["architectures"]:
         config["architectures"] = [architecture]
+    # What the original says of its own files; transformers 5 calls the first one dtype.
     for key in ("torch_dtype", "quantization_config", "quantization"):
         config.pop(key, None)
     config["dtype"] = dtype

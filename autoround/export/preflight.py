@@ -62,9 +62,11 @@ def room_for_journal(destination: Destination, estimate: Estimate, *, max_shard_
     folder = existing_parent(destination.folder)
     work = folder
     if destination.work_dir is not None:
+        # Parents alone are looked at: with a name below it, the folder is one of them.
         work = existing_parent(destination.work_dir / "x")
     needed = estimate.disk_bytes + min(max_shard_bytes, estimate.disk_bytes)
     kept, streams = estimate.journal_bytes, 2 * estimate.stream_bytes
+    # On one disk output and journal, which has the streams in it, add up.
     if not kept or os.stat(work).st_dev == os.stat(folder).st_dev:
         fits = shutil.disk_usage(folder).free >= needed + kept
     else:

@@ -108,6 +108,7 @@ def file_tensors(skeleton: Skeleton, tensors: Mapping[str, Tensor]) -> dict[str,
         if stacked is None or not files:
             found[skeleton.names.tensor(name)] = tensor
             continue
+        # [experts, out, in], whichever way the model stores them.
         whole = tensor.transpose(1, 2) if stacked.transposed else tensor
         for part, file in enumerate(files):
             for expert in range(stacked.count):
@@ -121,7 +122,13 @@ def layer_tensors(
 ) -> dict[str, Tensor]:
     """Turn quantized layers into the tensors of an output.
 
-    transposed: layers whose weight the model stores as [in, out].
+    Args:
+        layers: as the files name them; codes uint8 [out, in].
+        output: names the packing and the dtype.
+        transposed: layers whose weight the model stores as [in, out].
+
+    Returns:
+        The tensors by their names in the files.
 
     Raises:
         VerificationError: a layer does not come back as it was.
@@ -143,6 +150,7 @@ def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str
     layout = layout_named(packing)
     for name, layer in layers.items():
         parts = layout.to_tensors(layer)
+        # Compared by value below: one scale a tensor comes back as one a channel.
         back = layout.from_tensors(parts, layer.scheme, name=name)
         if not (
             torch.equal(back.codes, layer.codes)
@@ -162,6 +170,7 @@ def in_output_dtype(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[s
     """
     dtype = DTYPES[output.dtype]
     found = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    # bfloat16 has the range of float32: no value becomes infinite.
     if dtype == torch.float16:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and bool((found[name].isinf() & ~tensor.isinf()).any()):
@@ -175,6 +184,7 @@ def in_output_dtype(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[s
 def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:
     """Return the config of the result: the original's, and what was quantized how."""
     config = model_config(skeleton, plan.architecture, output.dtype)
+    # A quantized head has tensors of its own, beside the embeddings it was tied to.
     if any(x.scheme is not None and x.tensor in skeleton.tied for x in plan.kept):
         untie(config)
     written = format_of(output)

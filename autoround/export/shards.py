@@ -58,6 +58,7 @@ class ShardWriter(Staging):
             if name in self._sums:
                 raise OutputError(f"tensor {name!r} would be written twice")
             size = tensor.numel() * tensor.element_size()
+            # A tensor that is larger than the limit gets a shard of its own.
             if self._spool is not None and self._spool.size + size > self._limit:
                 self._flush(self._spool)
             path = self._staging / f"shard-{len(self._shards)}"
@@ -109,6 +110,7 @@ class ShardWriter(Staging):
         self.add_text("config.json", json.dumps(config, indent=2) + "\n")
 
     def _name_shards(self) -> list[str]:
+        # Names say how many shards there are, which is known at the end.
         count = len(self._shards)
         if count == 1:
             names = [SINGLE]

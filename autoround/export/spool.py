@@ -97,5 +97,6 @@ def _header(order: list[str], parts: Mapping[str, Part], metadata: Mapping[str, 
         }
         place += part.size
     text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    # Data starts at a multiple of eight bytes, as the library has it.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -123,6 +123,7 @@ class ReadBackCheck:
         got, self.hidden = self.hidden, expected
         power = float(expected.double().square().mean())
         error = float((got.double() - expected.double()).square().mean()) / max(power, 1e-30)
+        # Not `>`: NaN is an error as well.
         if not error <= TOLERANCE:
             raise VerificationError(
                 f"{what}: read back, the last block's output is {error:.2e} of its size away from "

@@ -130,6 +130,7 @@ def _expert_targets(source: str, shape: tuple[int, ...], match: re.Match[str]) -
     block, part = match.groups()
     if part == "down_proj":
         return [Target(f"blk.{block}.ffn_down_exps.weight", (source,), shape)]
+    # [experts, rows of gate then rows of up, in]: llama.cpp has a tensor for each.
     half = (shape[0], shape[1] // 2, shape[2])
     return [
         Target(f"blk.{block}.ffn_gate_exps.weight", (source,), half, "first_half"),
@@ -162,6 +163,7 @@ def row_order(target: Target) -> Tensor | None:
     if target.transform != "permute":
         return None
     rows = torch.arange(target.shape[0])
+    # Row j of the second half of a head follows row j of the first.
     return rows.reshape(target.heads, 2, -1).transpose(1, 2).reshape(-1)
 
 
@@ -198,6 +200,7 @@ def apply(target: Target, tensors: Sequence[Tensor]) -> Tensor:
     if order is not None:
         tensor = tensor[order]
     elif target.transform == "plus_one":
+        # In float32: next to 1, bfloat16 would round small weights away.
         tensor = tensor.float() + 1.0
     elif target.transform == "transpose":
         tensor = tensor.t()
@@ -219,6 +222,7 @@ def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> T
     for target, tensor in parts:
         order = row_order(target)
         if order is not None:
+            # Sorting a permutation gives its inverse.
             tensor = tensor[torch.argsort(order)]
         elif target.transform == "plus_one":
             tensor = tensor - 1.0

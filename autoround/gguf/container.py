@@ -47,6 +47,7 @@ class Container:
         import gguf
 
         self._path = path
+        # No path yet: the header goes first, and lists tensors that are still to be declared.
         self._writer: Any = gguf.GGUFWriter(None, arch)
         for field in fields:
             _add_field(self._writer, field)
@@ -83,6 +84,7 @@ class Container:
         else:
             number = gguf.GGMLQuantizationType[kind.upper()]
             block, width = gguf.GGML_QUANT_SIZES[number]
+            # In bytes: of uint8 the package works out the weights by the type.
             stored = (*shape[:-1], shape[-1] // block * width)
             size = int(np.prod(stored))
             self._writer.add_tensor_info(name, stored, np.dtype(np.uint8), size, number)
@@ -122,6 +124,7 @@ class Container:
         if self._next != len(self._declared):
             name = self._declared[self._next][0]
             raise VerificationError(f"{self._path.name}: tensor {name} was never written")
+        # On the disk before it is checked and, later, renamed.
         for file in self._writer.fout:
             file.flush()
             os.fsync(file.fileno())

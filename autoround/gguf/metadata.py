@@ -51,6 +51,7 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
         Field("general.file_type", FILE_TYPES[file_type], "u32"),
         Field("general.quantization_version", QUANTIZATION_VERSION, "u32"),
     ]
+    # GPT-2 has learned positions, no grouped heads, and other keys in its config.
     specific = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
     specific += _experts(config) + _attention(config, arch)
     return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in specific]

@@ -70,4 +70,5 @@ class Reader:
 
         tensor = self._tensors[target.name]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        # A copy: float32 tensors come as a read-only view of the mapped file.
         return torch.from_numpy(np.array(values, dtype=np.float32)).reshape(target.shape)

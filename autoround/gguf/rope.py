@@ -35,6 +35,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         rope = rope["full_attention"]
     if not rope:
+        # Configs of older transformers have the base beside the scaling, not in it.
         rope = dict(config.get("rope_scaling") or {})
         rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     kind = rope.get("rope_type", rope.get("type")) or "default"

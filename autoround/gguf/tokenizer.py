@@ -54,6 +54,7 @@ def tokenizer_metadata(
     if model.get("type") != "BPE":
         raise FormatError(f"GGUF: a {model.get('type')} tokenizer is not supported; legal: BPE")
     tokens, types = _tokens(data, vocab_size)
+    # Pairs in newer files of the tokenizers library, texts in older ones.
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     if model.get("byte_fallback"):
         fields = _sentencepiece(data, tokens, types, merges)
@@ -83,6 +84,7 @@ def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     tokens, types = [], []
     for i in range(size):
         entry = added.get(i)
+        # Embeddings may have more rows than there are tokens, and each needs a name of its own.
         token = entry["content"] if entry else by_id.get(i, f"[PAD{i}]")
         kind = NORMAL if i in by_id else UNUSED
         if entry is not None:
@@ -135,6 +137,7 @@ def _sentencepiece(
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         first, _, second = merge.partition(" ")
+        # Several merges may make one token: the first of them is its rank.
         ranks.setdefault(first + second, rank)
     # A token that no merge makes ranks after all that are made by one.
     last = len(merges)

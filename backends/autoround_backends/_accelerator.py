@@ -182,6 +182,7 @@ def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tupl
         from autoround_backends._triton_ops import TritonOps
 
         ops = TritonOps(device) if module is None else TritonOps(device, on_device(module, device))
+        # A kernel may compile and still compute something else: it is tried before it is used.
         reason = disagreement(ops, device)
     except Exception as error:  # a compiler and a driver may fail in any way
         text = (str(error) or type(error).__name__).splitlines()[0][:200]

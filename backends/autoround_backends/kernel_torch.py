@@ -45,6 +45,7 @@ class TorchKernel:
 
         def multiply(x: Tensor) -> Tensor:
             out = x.new_empty((x.shape[0], rows))
+            # Each product goes into its columns of the result: nothing is put together afterwards.
             for start in range(0, rows, step):
                 part = slice(start, min(start + step, rows))
                 weight = packed.dense_rows(state, part, shape=demand.shape, scheme=demand.scheme)

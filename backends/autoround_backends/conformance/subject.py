@@ -45,6 +45,7 @@ def open_subject(device: str) -> Subject:
     """
     runtime = open_device(device)
     name = re.split(":", device)[0]
+    # open_device told whether it is there; the suite needs the backend as well.
     for registered in backends():
         if registered.backend is not None and registered.name == name:
             return Subject(registered.backend, runtime)
