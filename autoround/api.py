@@ -31,6 +31,7 @@ from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.model.stacked_experts import from_matrix
 from autoround.pipeline import Deliver, quantize_pass, run, write_passes
 from autoround.planning.calibration import needed_tokenizer
+from autoround.planning.code_roles import refuse_partial
 from autoround.planning.plan import make_plan
 from autoround.preparation import Prepared, Request, open_session, prepare, scoring_session
 from autoround.recipe.allocate import AllocateOptions
@@ -224,6 +225,7 @@ class AutoRound:
         low_memory: whether to take the least memory of the device, one sample at a time.
         dataset: a dataset's name or file, or token ids or texts themselves.
         seed: of every random choice.
+        allow_partial: whether more than a third of the blocks' weights may stay in 16 bit.
         layers: rules for some of the layers, as the recipe key of that name has them:
             ``[{"kind": "attention", "bits": 8}]``; the last that fits a layer decides.
         recipe: a built-in name or a file.
@@ -248,6 +250,7 @@ class AutoRound:
     low_memory: bool | None = None
     dataset: object | None = None
     seed: int | None = None
+    allow_partial: bool | None = None
     layers: Sequence[Mapping[str, Any]] | None = None
     device: str = "auto"
     recipe: str | Path = "default"
@@ -273,6 +276,7 @@ class AutoRound:
         outputs: list[BlockOutput] = []
         with request.runtime.computing():
             self._prepared = prepare(request, sink=self.sink)
+            refuse_partial(self._prepared.plan, allowed=self._prepared.recipe.allow_partial)
             quantize_pass(open_session(self._prepared, sink=self.sink), outputs.append)
         self._outputs = outputs
         layers = {

@@ -21,6 +21,7 @@ from autoround.export.preflight import check_output, check_room, room_for_journa
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
+from autoround.planning.code_roles import refuse_partial
 from autoround.preparation import Prepared, Request, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
@@ -77,6 +78,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
                 journal.clear()
                 return _result(prepared, results, destination.folder)
             check_output(destination.folder)
+        refuse_partial(prepared.plan, allowed=prepared.recipe.allow_partial)
         sessions = _open_sessions(prepared, destination, journal, resume, sink)
         blocks = len(prepared.plan.blocks)
         sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))

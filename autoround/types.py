@@ -109,6 +109,18 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptTensor:
+    """A weight of the blocks that is no matrix of a layer, and stays in 16 bit.
+
+    name: of the tensor. shape: as the model stores it. reason: why it is kept.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockPlan:
     """One decoder block: its module path and its layers in module order."""
 
@@ -183,6 +195,7 @@ class Plan:
     further: plans of other passes over the blocks, for formats whose grids differ.
     rules: what the recipe's rules for some of the layers did.
     tuning: the hyperparameters of this pass.
+    kept_tensors: large weights of the blocks that are no matrices of layers.
     """
 
     model: str
@@ -199,6 +212,7 @@ class Plan:
     further: tuple[Plan, ...] = ()
     rules: tuple[RulePlan, ...] = ()
     tuning: TuningSettings = UNTUNED
+    kept_tensors: tuple[KeptTensor, ...] = ()
 
     @property
     def compute_dtype(self) -> str:

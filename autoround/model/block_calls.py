@@ -50,12 +50,10 @@ class Trace(NamedTuple):
     Attributes:
         hidden: Input of every block, [batch, seq, hidden]; None for a block that was not run.
         calls: Arguments of every block; None for a block that was not run.
-        as_tuple: Whether the model expects a tuple from its blocks, instead of a tensor.
     """
 
     hidden: tuple[Tensor | None, ...]
     calls: tuple[Call | None, ...]
-    as_tuple: bool
 
     @property
     def first(self) -> Tensor:

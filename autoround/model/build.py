@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoround.errors import ModelError
 
+#: Elements of a parameter that is never allocated, not even for a moment.
+LARGE = 2**20
 #: Endings of class names that answer with logits of the next token.
 _ANSWERING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
@@ -49,10 +54,28 @@ def build_from(config: Any) -> nn.Module:
     if getattr(config, "quantization_config", None) is not None:
         # Weights are unpacked by the sources; the modules are the plain ones.
         del config.quantization_config
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), _LargeOnMeta():
         model = _make(config)
     model.tie_weights()  # type: ignore[operator]
     return model.eval()
+
+
+class _LargeOnMeta(TorchFunctionMode):
+    """Allocates nothing for large parameters, not even until they are moved to meta.
+
+    The experts of one published layer are one tensor of thirty gigabytes in float32. Buffers are
+    computed from other tensors than empty ones, and stay on the CPU.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        sizes = args[0] if args and isinstance(args[0], list | tuple | torch.Size) else args
+        whole = func is torch.empty and all(isinstance(n, int) for n in sizes)
+        if whole and math.prod(sizes) >= LARGE:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def _make(config: Any) -> nn.Module:

@@ -19,6 +19,9 @@ from autoround.model.block_calls import BlockCalls, Call, Media, Trace, batch_me
 from autoround.model.blocks import head_path
 from autoround.model.skeleton import Skeleton
 
+#: Lengths of the tuples that blocks return: 0 for a tensor by itself.
+_RETURNED = (0, 1, 2, 3)
+
 
 class _LastBlockReached(Exception):  # noqa: N818 (control flow, not an error)
     """Ends a trace of the model before its head runs."""
@@ -80,7 +83,7 @@ class BlockRunner:
         self._dtype = dtype
         self._calls: BlockCalls | None = None
         self._outer: dict[str, Tensor] | None = None
-        self._as_tuple = False
+        self._returned = 0
 
     def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Move tensors to the device, floating-point ones in the compute dtype."""
@@ -192,7 +195,7 @@ class BlockRunner:
         skeleton = self._skeleton
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
         arguments = {"input_ids": ids, "use_cache": False}
-        output = (hidden,) if self._as_tuple else hidden
+        output = _as_returned(hidden, self._returned)
         # Every block returns the given hidden states, so only norm and head compute anything.
         with _substitute_forward(skeleton, lambda index: lambda *args, **kwargs: output):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
@@ -254,10 +257,10 @@ class BlockRunner:
         placed = self.place({"input_ids": ids, **batch_media(media)})
         count = len(skeleton.blocks)
         reached = 0
-        # Which of the two a model expects of its blocks is not written anywhere: try both.
-        for as_tuple in (False, True):
+        # What a model expects of its blocks is not written anywhere: try a tensor, then tuples.
+        for returned in _RETURNED:
             recorded: dict[int, tuple[Tensor, Call]] = {}
-            recorder = _CallRecorder(recorded, as_tuple=as_tuple, factor=factor, last=count - 1)
+            recorder = _CallRecorder(recorded, returned=returned, factor=factor, last=count - 1)
             attention = _use_attention(skeleton, self._attention)
             with _substitute_forward(skeleton, recorder.block), attention, torch.no_grad():
                 try:
@@ -266,7 +269,7 @@ class BlockRunner:
                     pass
                 except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                     # A model that expects tuples from its blocks fails on tensors.
-                    if as_tuple:
+                    if returned == _RETURNED[-1]:
                         raise ModelError(
                             f"{type(skeleton.model).__name__} cannot be run block by block: "
                             f"{' '.join(str(error).split())[:200]}; quantize it without data: "
@@ -276,12 +279,11 @@ class BlockRunner:
             reached = max(reached, len(recorded))
             shapes = {tuple(hidden.shape) for hidden, _ in recorded.values()}
             if count - 1 in recorded and len(shapes) == 1 and not recorder.repeated:
-                self._as_tuple = as_tuple
+                self._returned = returned
                 records = [recorded.get(i) for i in range(count)]
                 return Trace(
                     tuple(None if record is None else record[0] for record in records),
                     tuple(None if record is None else record[1] for record in records),
-                    as_tuple,
                 )
         raise ModelError(
             f"{type(skeleton.model).__name__} does not run its {len(skeleton.blocks)} blocks "
@@ -299,13 +301,18 @@ def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor
     }
 
 
+def _as_returned(hidden: Tensor, returned: int) -> Any:
+    """Return hidden states as a block does: alone, or in a tuple whose other entries are None."""
+    return (hidden, *[None] * (returned - 1)) if returned else hidden
+
+
 class _CallRecorder:
     """Identity forward of blocks that records call arguments."""
 
     def __init__(
-        self, recorded: dict[int, tuple[Tensor, Call]], *, as_tuple: bool, factor: float, last: int
+        self, recorded: dict[int, tuple[Tensor, Call]], *, returned: int, factor: float, last: int
     ) -> None:
-        self._recorded, self._as_tuple = recorded, as_tuple
+        self._recorded, self._returned = recorded, returned
         self._factor, self._last = factor, last
         self.repeated = False
 
@@ -321,7 +328,7 @@ class _CallRecorder:
             if index == self._last:
                 raise _LastBlockReached
             out = hidden if self._factor == 1.0 else hidden * self._factor
-            return (out,) if self._as_tuple else out
+            return _as_returned(out, self._returned)
 
         return identity
 

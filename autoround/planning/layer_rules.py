@@ -132,9 +132,13 @@ def error_prefix(rule: LayerRule, index: int) -> str:
     return f"{rule.origin}: layers[{index}]" if rule.origin else f"layers[{index}]"
 
 
+#: What reasons begin with that a rule of the recipe gives.
+BY_RULE = "16 bits by"
+
+
 def kept_by_rule(index: int, rule: LayerRule) -> str:
     """Say that a rule keeps a layer in 16 bits."""
-    return f"16 bits by layers[{index}] of the recipe ({rule})"
+    return f"{BY_RULE} layers[{index}] of the recipe ({rule})"
 
 
 def apply_rules(

@@ -12,9 +12,16 @@ from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
 from autoround.formats.registry import format_of
 from autoround.model.blocks import Matrix, head_path, matrices
+from autoround.model.probe.traits import CodeTraits, code_traits
 from autoround.model.skeleton import Skeleton
+from autoround.planning.code_roles import (
+    check_by_block,
+    kept_tensors,
+    traits_notes,
+    with_code_traits,
+)
 from autoround.planning.gguf import PassPlan, gguf_pass
-from autoround.planning.hyperparameters import settle
+from autoround.planning.hyperparameters import needs_data, settle
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
@@ -51,16 +58,18 @@ def make_plan(
         ModelError: no layer is left to quantize, or the group size divides none.
         FormatError: a format cannot hold the scheme, or the architecture.
     """
-    found = {block: matrices(skeleton.model, block) for block in skeleton.blocks}
-    every = [matrix for block in found.values() for matrix in block]
-    outside = outside_of(skeleton)
     check_formats(recipe)
+    traits = code_traits(skeleton.model, skeleton.blocks)
+    if needs_data(recipe):
+        check_by_block(skeleton, traits)
+    inside, outside = _matrices(skeleton, traits)
+    every = [matrix for block in inside.values() for matrix in block]
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
-    rules = apply_rules(recipe, skeleton, found, outside)
+    rules = apply_rules(recipe, skeleton, inside, outside)
     dtype, notes = _kept_dtype(recipe, skeleton)
     outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
     plans = []
-    for one in _passes(rules, skeleton, found, outside, outputs):
+    for one in _passes(rules, skeleton, inside, outside, outputs):
         layers = _layers_to_quantize(one, model)
         plans.append(
             Plan(
@@ -77,11 +86,23 @@ def make_plan(
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
+                kept_tensors=kept_tensors(skeleton, one.blocks, traits),
             )
         )
     first, *further = plans
-    common = _common_notes(plans, recipe, skeleton, outputs)
+    common = [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)]
     return replace(first, notes=(*first.notes, *common), further=tuple(further))
+
+
+def _matrices(
+    skeleton: Skeleton, traits: CodeTraits
+) -> tuple[dict[str, list[Matrix]], list[Matrix]]:
+    """Return the matrices of each block, and those outside, with why some of them are kept."""
+    model = skeleton.model
+    inside = {
+        block: with_code_traits(matrices(model, block), traits, model) for block in skeleton.blocks
+    }
+    return inside, with_code_traits(outside_of(skeleton), traits, model)
 
 
 def _common_notes(

@@ -106,6 +106,13 @@ FLAGS = (
         "Layout on disk: auto_round, auto_gptq, auto_awq, …; or several, by commas.",
     ),
     Flag("seed", "seed", int, "Seed of every random choice."),
+    Flag(
+        "allow_partial",
+        "allow_partial",
+        bool,
+        "Quantize although more than a third of the blocks' weights stay in 16 bit.",
+        spellings=("--allow-partial/--no-allow-partial", "--allow_partial"),
+    ),
 )
 
 #: What ``allocate`` alone takes: budgets, and what they are met with.

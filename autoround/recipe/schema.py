@@ -274,6 +274,14 @@ class Recipe(Section):
         Field(description="Round the layers of vision and audio towers too, by searched scales."),
         BOOL,
     ] = False
+    allow_partial: Annotated[
+        bool,
+        Field(
+            description="Quantize a model although more than a third of the weights of its blocks "
+            "stay in 16 bit."
+        ),
+        BOOL,
+    ] = False
     tuning: Annotated[TuningOptions, Field(description="How rounding and scales are tuned.")] = (
         TuningOptions()
     )

@@ -6,7 +6,8 @@ import math
 from collections import Counter
 
 from autoround.formats.registry import format_of
-from autoround.types import Estimate, LayerPlan, Plan, RulePlan
+from autoround.planning.code_roles import why_partial
+from autoround.types import Estimate, KeptTensor, LayerPlan, Plan, RulePlan
 
 
 def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
@@ -19,6 +20,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
+        *_partial_lines(plan),
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
         *_method_lines(plan),
@@ -73,6 +75,28 @@ def _scheme_lines(plan: Plan) -> list[str]:
         *_outside_lines(plan),
         *map(_rule_line, plan.rules),
         *kept_lines(plan),
+        *_kept_tensor_lines(plan),
+    ]
+
+
+def _partial_lines(plan: Plan) -> list[str]:
+    """Say first of all that most of a model would stay as it is."""
+    reason = why_partial(plan)
+    return [f"partial      {reason}: refused without --allow-partial"] if reason else []
+
+
+def _kept_tensor_lines(plan: Plan) -> list[str]:
+    """Say which large weights of the blocks are no layers, with their share, by reason."""
+    by_reason: dict[str, list[KeptTensor]] = {}
+    for tensor in plan.kept_tensors:
+        by_reason.setdefault(tensor.reason, []).append(tensor)
+    layers = sum(math.prod(x.shape) for block in plan.blocks for x in block.layers)
+    others = sum(math.prod(tensor.shape) for tensor in plan.kept_tensors)
+    return [
+        f"keep 16-bit  {some[0].name}{f' and {len(some) - 1} more' if len(some) > 1 else ''}, "
+        f"{sum(math.prod(x.shape) for x in some) / (layers + others):.1%} of the blocks' weights: "
+        f"{why}"
+        for why, some in by_reason.items()
     ]
 
 

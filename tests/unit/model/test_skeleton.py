@@ -166,7 +166,6 @@ def test_a_tensor_of_another_shape_is_refused(altered: Callable[..., Path]) -> N
         {"num_attention_heads": 0},
         {"num_attention_heads": 3},
         {"hidden_size": -1},
-        {"vocab_size": 10**15},
         {"head_dim": 10**15},
         {"model_type": "no-such-model"},
         {"model_type": 5},
@@ -183,6 +182,14 @@ def test_an_odd_config_is_refused(config: dict[str, Any], altered: Callable[...,
     folder = altered("llama", config)
     with pytest.raises(ModelError, match=r"cannot be built as a causal language model: ."):
         build_empty(folder)
+
+
+def test_a_vocabulary_beyond_the_files_is_refused_and_never_allocated(
+    altered: Callable[..., Path],
+) -> None:
+    folder = altered("llama", {"vocab_size": 10**15})
+    with pytest.raises(ModelError, match="should have shape"):
+        open_model(folder)
 
 
 def test_code_beside_a_checkpoint_is_not_run(altered: Callable[..., Path]) -> None:

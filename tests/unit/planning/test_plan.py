@@ -130,7 +130,7 @@ def test_structure_gives_reasons_too() -> None:
     assert "model.layers.0.mlp.experts.gate_up_proj" not in reasons
     assert reasons["model.layers.0.mlp.gate"] == "router of a mixture of experts"
     gate = reasons["model.layers.0.mlp.shared_expert_gate"]
-    assert gate == "router of a mixture of experts"
+    assert gate == "a gate with one output"
     reasons = kept(plan_of(make_model("qwen2_moe"), {"ignore": ["re:experts"]}))
     asked = "ignored by the recipe ('re:experts')"
     assert reasons["model.layers.0.mlp.experts.gate_up_proj"] == asked

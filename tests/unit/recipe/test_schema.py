@@ -146,6 +146,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "scheme": {"bits": 4, "group_size": 128, "sym": True},
         "lm_head": {"bits": 16, "group_size": "auto"},
         "quantize_vision": False,
+        "allow_partial": False,
         "layers": [],
         "ignore": [],
         "tuning": {

@@ -13,7 +13,8 @@ SCHEME = Scheme(4, 128, True)
 
 
 def layer(name: str, reason: str = "", scheme: Scheme | None = SCHEME) -> LayerPlan:
-    return LayerPlan(name, (64, 128), None if reason else scheme, reason)
+    rows = 8 if reason else 64
+    return LayerPlan(name, (rows, 128), None if reason else scheme, reason)
 
 
 BLOCKS = (

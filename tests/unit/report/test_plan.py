@@ -149,12 +149,12 @@ def test_kept_layers_are_grouped_by_reason() -> None:
 def test_every_layer_has_a_line() -> None:
     assert layer_lines(plan()) == [
         "h.0.q         64 x 128     W4 g128 sym",
-        "h.0.gate      64 x 128     kept: a router",
+        "h.0.gate       8 x 128     kept: a router",
         "h.0.down      64 x 128     W4 g128 sym",
         "h.1.q         64 x 128     W4 g128 sym",
-        "h.1.gate      64 x 128     kept: a router",
-        "h.1.odd       64 x 128     kept: odd",
-        "lm_head       64 x 128     kept: outside the decoder blocks",
+        "h.1.gate       8 x 128     kept: a router",
+        "h.1.odd        8 x 128     kept: odd",
+        "lm_head        8 x 128     kept: outside the decoder blocks",
     ]
 
 

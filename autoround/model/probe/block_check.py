@@ -1,0 +1,136 @@
+"""Blocks of a small copy, run one by one as tuning runs them, against the class's own forward.
+
+Two different batches take turns at every block. State that one block leaves for another, an
+argument that depends on the batch, an axis that is not the batch: each shows as a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoround.errors import ModelError
+from autoround.model.probe.observe import Observed
+from autoround.model.probe.small_copy import SmallCopy, describe_error
+from autoround.model.runner import BlockRunner
+from autoround.model.skeleton import adopt_model
+
+#: Samples of the calibration set of a check, tokens of each, and samples of a batch.
+SAMPLES, LENGTH, BATCH = 6, 12, 2
+#: Largest squared difference that counts as equal, relative to the mean square, in float32.
+TOLERANCE = 1e-6
+
+
+def why_not_by_block(copy: SmallCopy, observed: Observed) -> str:
+    """Return why the blocks of a model cannot be tuned one after the other, or an empty text.
+
+    Args:
+        copy: a small copy of the model.
+        observed: what its own forward showed.
+    """
+    reason = _why_not_once(copy, observed)
+    if reason:
+        return reason
+    skeleton = adopt_model(copy.model)
+    runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
+    ids = copy.batch(SAMPLES, LENGTH, seed=1)
+    try:
+        runner.prepare(ids)
+        return _differing_block(copy, runner, ids)
+    except ModelError as error:
+        return str(error)
+    except Exception as error:  # somebody else's code fails in many unrelated ways
+        return f"its blocks cannot be run by themselves: {describe_error(error)}"
+
+
+def _why_not_once(copy: SmallCopy, observed: Observed) -> str:
+    """Return which blocks do not run exactly once in a forward pass of text."""
+    never = [path for path in copy.blocks if path not in observed.runs]
+    often = next((path for path in copy.blocks if observed.runs.get(path, 0) > 1), "")
+    if often:
+        times = observed.runs[often]
+        return f"block {often} runs {times} times in a forward pass; blocks are tuned on one run"
+    # Cross-attention to images is not run on text alone.
+    if len(never) == len(copy.blocks):
+        return f"its blocks ({copy.blocks[0]} …) do not run on text"
+    listing = copy.blocks[0].rpartition(".")[0]
+    inside = tuple(f"{path}." for path in copy.blocks)
+    others = [
+        p for p in observed.runs if p.rpartition(".")[0] != listing and not p.startswith(inside)
+    ]
+    if others:
+        return (
+            f"text runs through a second list of blocks ({others[0]} …) besides {listing}, which "
+            "would not be tuned"
+        )
+    return ""
+
+
+def _differing_block(copy: SmallCopy, runner: BlockRunner, ids: Tensor) -> str:
+    """Run batches through the blocks in turns; returns where one differs, or an empty text."""
+    batches = [torch.arange(0, BATCH), torch.arange(BATCH, 2 * BATCH)]
+    wanted = [_outputs(copy, ids[rows]) for rows in batches]
+    hidden = [runner.embed(ids[rows]) for rows in batches]
+    for tensor in hidden:
+        if tensor.shape[:2] != (BATCH, LENGTH):
+            return (
+                f"its blocks pass on a tensor of shape {tuple(tensor.shape)} for {BATCH} samples "
+                f"of {LENGTH} tokens; the first axes must be samples and tokens"
+            )
+    for index, path in enumerate(copy.blocks):
+        weights = _tensors(copy.model.get_submodule(path))
+        for i, rows in enumerate(batches):
+            hidden[i] = runner.run(index, weights, hidden=hidden[i], rows=rows)
+            if path in wanted[i] and not _alike(hidden[i], wanted[i][path]):
+                return (
+                    f"block {path} computes something else when it is run by itself: state that "
+                    "one block leaves for another is not carried between batches"
+                )
+    return ""
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _outputs(copy: SmallCopy, ids: Tensor) -> dict[str, Tensor]:
+    """Return the outputs of all blocks in the model's own forward, by path."""
+    outputs: dict[str, Tensor] = {}
+    with torch.no_grad(), _record_outputs(copy.model, copy.blocks, outputs):
+        copy.model(input_ids=ids, use_cache=False)
+    return outputs
+
+
+@contextmanager
+def _record_outputs(
+    model: nn.Module, blocks: Sequence[str], into: dict[str, Tensor]
+) -> Iterator[None]:
+    def note(path: str, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        if isinstance(tensor, Tensor):
+            # A later block may change it in place.
+            into[path] = tensor.clone()
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda module, args, output, path=path: note(path, output)
+        )
+        for path in blocks
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    power = float(other.double().square().mean())
+    error = float((one.double() - other.double()).square().mean())
+    return error <= TOLERANCE * max(power, 1e-30)
