@@ -1,0 +1,115 @@
+"""A quantized checkpoint read as if it were not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoround.core.rounding import dense_weight
+from autoround.errors import FormatError
+from autoround.formats.checkpoints import Header
+from autoround.formats.registry import layout_named
+from autoround.formats.unpacking import UnpackingSource, packed_names, refuse_plain
+from autoround.types import QuantizedTensor, Scheme
+
+from ...tiny_quantized import nearest
+
+SCHEME = Scheme(4, 32, False)
+GPTQ: dict[str, Any] = {
+    "quant_method": "gptq",
+    "bits": 4,
+    "group_size": 32,
+    "sym": False,
+    "checkpoint_format": "gptq_v2",
+}
+LAYER: QuantizedTensor = nearest(torch.randn(32, 96), SCHEME)
+
+
+class Files:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def headers(self) -> Mapping[str, Header]:
+        return {n: (tuple(t.shape), t.dtype) for n, t in self.tensors.items()}
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: self.tensors[name] for name in names}
+
+
+def stored(**changes: Tensor) -> Files:
+    tensors = {f"a.{part}": t for part, t in layout_named("gptq_v2").to_tensors(LAYER).items()}
+    plain = {
+        "a.bias": torch.ones(32),
+        "norm.weight": torch.randn(96),
+        "b.weight": torch.randn(3, 5),
+    }
+    return Files({**tensors, **plain, **{f"a.{part}": t for part, t in changes.items()}})
+
+
+def test_packed_layers_come_out_dense_and_all_else_as_it_is() -> None:
+    files = stored()
+    source = UnpackingSource(files, GPTQ)
+    assert set(source.headers()) == {"a.weight", "a.bias", "norm.weight", "b.weight"}
+    assert source.headers()["a.weight"] == ((32, 96), torch.float32)
+    found = source.read(source.headers())
+    assert torch.equal(found.pop("a.weight"), dense_weight(LAYER))
+    assert all(torch.equal(found[name], files.tensors[name]) for name in found)
+
+
+def test_a_layer_that_the_model_stores_turned_comes_out_so() -> None:
+    source = UnpackingSource(stored(), GPTQ)
+    source.transposed = {"a"}
+    assert source.headers()["a.weight"] == ((96, 32), torch.float32)
+    assert source.headers()["b.weight"][0] == (3, 5)
+    assert torch.equal(source.read(["a.weight"])["a.weight"], dense_weight(LAYER).t())
+
+
+def test_the_group_of_each_input_is_followed() -> None:
+    order = torch.randperm(96)
+    codes = LAYER.codes[:, order]
+    moved = QuantizedTensor(codes, LAYER.scale, LAYER.zero, SCHEME)
+    parts = layout_named("gptq_v2").to_tensors(moved)
+    parts["g_idx"] = (order // 32).int()
+    source = UnpackingSource(stored(**parts), GPTQ)
+    assert torch.equal(source.dense("a"), dense_weight(LAYER)[:, order])
+
+
+@pytest.mark.parametrize("group", [-1, 3])
+def test_a_group_that_is_not_there_is_refused(group: int) -> None:
+    index = torch.full((96,), group, dtype=torch.int32)
+    with pytest.raises(FormatError, match=r"layer a: g_idx names groups outside 0 … 2"):
+        UnpackingSource(stored(g_idx=index), GPTQ).dense("a")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
+    scales = stored().tensors["a.scales"].clone()
+    scales[1, 2] = value
+    with pytest.raises(FormatError, match="layer a: its scales hold NaN or infinity"):
+        UnpackingSource(stored(scales=scales), GPTQ).read(["a.weight"])
+
+
+def test_layers_that_may_be_packed_are_told_by_their_tensors() -> None:
+    names = ("a.qweight", "b.weight", "c.d.weight_packed", "e.scales", "qweight")
+    header: Header = ((1, 1), torch.int32)
+    assert set(packed_names(dict.fromkeys(names, header))) >= {"a", "c.d"}
+    assert "b" not in packed_names({"b.weight": header})
+
+
+def test_a_layer_that_is_called_quantized_and_is_plain_is_refused() -> None:
+    config = {
+        "quant_method": "auto-round",
+        "packing_format": "auto_round",
+        "bits": 4,
+        "group_size": 32,
+        "sym": False,
+        "block_name_to_quantize": "blocks",
+    }
+    files = Files({"blocks.0.a.weight": torch.ones(32, 96), "head.weight": torch.ones(32, 96)})
+    refuse_plain(config, files, ["head", "blocks.0.missing"])
+    with pytest.raises(FormatError, match=r"layer blocks.0.a: .* and its codes are missing"):
+        refuse_plain(config, files, ["head", "blocks.0.a"])

@@ -1,0 +1,94 @@
+"""Modules of a model are made from its config alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoround.errors import ModelError
+from autoround.model.build import build_empty, build_from, class_of
+
+from ...tiny import KINDS, make_model
+from ...zoo import make_config
+from ...zoo import make_model as make_family
+
+
+def write(folder: Path, **entries: Any) -> Path:
+    config = {"model_type": "llama", **KINDS["llama"].options, **entries}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_parameters_are_on_meta_and_buffers_are_there(tmp_path: Path) -> None:
+    model = build_empty(write(tmp_path))
+    wanted = make_model("llama")
+    assert type(model) is type(wanted) is class_of(tmp_path)
+    assert not model.training
+    assert all(parameter.is_meta for parameter in model.parameters())
+    shapes = {name: tensor.shape for name, tensor in wanted.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+    buffers = dict(wanted.named_buffers())
+    assert buffers
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, buffers[name])
+
+
+def test_tied_parameters_are_one() -> None:
+    model: Any = build_from(make_model("gemma2").config)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_model_is_made_of_plain_modules_whatever_its_files_hold(tmp_path: Path) -> None:
+    quantized = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    model = build_empty(write(tmp_path, quantization_config=quantized))
+    assert type(model.get_submodule("model.layers.0.mlp.up_proj")) is torch.nn.Linear
+
+
+def test_a_vision_model_is_what_its_config_says_it_is() -> None:
+    config = make_config("gemma3")
+    assert type(build_from(config)).__name__ == type(make_family("gemma3")).__name__
+    config.architectures = ["Gemma3ForConditionalGeneration"]
+    assert type(build_from(config)).__name__ == "Gemma3ForConditionalGeneration"
+
+
+@pytest.mark.parametrize(
+    "architectures",
+    [
+        None,
+        [],
+        [7],
+        ["LlamaModel"],
+        ["LlamaForSequenceClassification"],
+        ["NoSuchForCausalLM"],
+        ["T5ForConditionalGeneration"],
+    ],
+)
+def test_classes_that_do_not_answer_are_passed_over(
+    architectures: list[Any] | None, tmp_path: Path
+) -> None:
+    folder = write(tmp_path)
+    config = type(make_model("llama").config).from_pretrained(folder)
+    config.architectures = architectures
+    assert type(build_from(config)).__name__ == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"model_type": "no_such_type"}, "no_such_type"),
+        ({"model_type": "vit"}, "ViTConfig"),
+        ({"num_attention_heads": "four"}, "num_attention_heads"),
+    ],
+)
+def test_what_is_no_language_model_is_refused_in_one_line(
+    entries: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="cannot be built as a causal language model") as raised:
+        build_empty(write(tmp_path, **entries))
+    assert reason in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400 + len(str(tmp_path))
