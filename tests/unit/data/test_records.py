@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from autoround.data import records
-from autoround.data.records import Chat, Ids, Text, size, to_record
+from autoround.data.chats import Chat, Message
+from autoround.data.forms import CHAT_FORMS, TEXT_FORMS
+from autoround.data.records import Ids, Text, Unusable, size, to_record
 from autoround.errors import DataError
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
-CHAT = Chat((("user", "hi"), ("assistant", "yes")), "f:1")
+CHAT = Chat((Message("user", "hi"), Message("assistant", "yes")), "f:1")
 
 
 @pytest.mark.parametrize(
@@ -47,24 +49,63 @@ def test_key_names_the_field() -> None:
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ({"question": "a", "answer": "b"}, "fields found: 'question', 'answer'"),
-        ({}, "fields found: none"),
-        ({"text": None}, "NoneType"),
-        (3, "of type int"),
-        ([], "an empty list"),
-        ([1, "a"], "a list of int and str"),
+        (
+            {"question": "a", "answer": "b"},
+            "no field with text; fields found: 'question', 'answer'",
+        ),
+        ({}, "no field with text; fields found: none"),
+        ({"text": 3, "id": 1}, "'text' is a value of type int, not a text"),
+        ({"body": {"a": 1}}, "'body' is a value of type dict, not a text"),
+        (3, "a value of type int, not a text"),
+        (None, "null, not a text"),
+        ([1, "a"], "a list of int and str, not a text"),
         ([1, True], "a list of bool and int"),
         ([1.5], "a list of float"),
-        ({"messages": [{"from": "human", "value": "x"}]}, "message 0: the strings 'role'"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "fields found: 'role', 'content'"),
-        ("a\ud800", "character 1 is an unpaired surrogate"),
     ],
 )
 def test_other_forms_are_refused_with_what_was_found(value: Any, part: str) -> None:
     with pytest.raises(DataError) as caught:
         to_record(value, "f:1")
-    assert "f:1" in str(caught.value)
-    assert part in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith("f:1: ")
+    assert part in message
+    legal = message.partition("Legal forms: ")[2]
+    assert all(f'"{name}": ' in legal for form in TEXT_FORMS + CHAT_FORMS for name in form)
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    for value in ("a\ud800", {"prompt": "", "completion": "a\ud800"}):
+        with pytest.raises(DataError, match="f:1: character 1 is an unpaired surrogate"):
+            to_record(value, "f:1")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"text": None}, "'text' is null"),
+        ({"body": None}, "'body' is null"),
+        ({"text": None, "messages": None, "id": 1}, "'text' is null"),
+        ({"prompt": "a", "completion": None}, "'completion' is null"),
+        ([], "an empty list"),
+        ({"input_ids": []}, "'input_ids' is an empty list"),
+        ({"messages": [], "id": 1}, "'messages' is an empty list"),
+    ],
+)
+def test_a_row_with_nothing_in_it_is_unusable_not_illegal(value: Any, reason: str) -> None:
+    assert to_record(value, "f:1") == Unusable(f"f:1: {reason}", "f:1")
+
+
+def test_nulls_of_other_forms_in_a_table_are_passed_over() -> None:
+    value = {"text": None, "messages": None, "prompt": "hi", "completion": " yes"}
+    record = to_record(value, "f:1")
+    assert isinstance(record, Chat)
+    assert record.plain == "hi yes"
+
+
+def test_key_takes_a_conversation_too() -> None:
+    value = {"text": "no", "turns": TURNS, "tools": '[{"name": "f"}]'}
+    record = to_record(value, "f:1", key="turns")
+    assert record == Chat(CHAT.messages, "f:1", tools=({"name": "f"},))
 
 
 def test_a_record_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
