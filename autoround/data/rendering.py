@@ -131,7 +131,7 @@ def _with_arguments_as_text(turn: dict[str, Any]) -> dict[str, Any]:
     if "tool_calls" not in turn:
         return turn
     functions = [call["function"] for call in turn["tool_calls"]]
-    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
+    texts = [_as_json(function["arguments"]) for function in functions]
     calls = [
         {**call, "function": {**function, "arguments": text}}
         for call, function, text in zip(turn["tool_calls"], functions, texts, strict=True)
@@ -141,9 +141,14 @@ def _with_arguments_as_text(turn: dict[str, Any]) -> dict[str, Any]:
 
 def _with_calls_as_text(message: Message) -> Message:
     """Put the tool calls of a message into its text, each a line of JSON."""
-    lines = [json.dumps(c["function"], ensure_ascii=False) for c in message.tool_calls]
+    lines = [_as_json(c["function"]) for c in message.tool_calls]
     content = "\n".join([message.content] * bool(message.content) + lines)
     return replace(message, content=content, tool_calls=())
+
+
+def _as_json(value: object) -> str:
+    # Tables may hold dates and bytes, which JSON does not know.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _says(text: str, messages: tuple[Message, ...]) -> bool:

@@ -3,11 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autoround.data import records
 from autoround.data.chats import Chat, Message
-from autoround.data.forms import CHAT_FORMS, TEXT_FORMS
+from autoround.data.forms import CHAT_FORMS, TEXT_FORMS, rows_of
 from autoround.data.records import Ids, Text, Unusable, size, to_record
+from autoround.data.rendering import plain_chat
 from autoround.errors import DataError
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
@@ -114,3 +117,41 @@ def test_a_record_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     for value in ("x" * 11, [1] * 11, [{"role": "user", "content": "x" * 11}]):
         with pytest.raises(DataError, match="f:1: one record of 11 characters is over the limit"):
             to_record(value, "f:1")
+
+
+FIELDS = (
+    *("text", "input_ids", "messages", "conversations", "prompt", "completion", "instruction"),
+    *("input", "output", "system", "tools", "role", "content", "from", "value", "tool_calls"),
+    *("function_call", "function", "name", "arguments", "type", "id"),
+)
+fields = st.sampled_from(FIELDS)
+words = st.sampled_from(["", " ", "user", "human", "text", "hi", '[{"', "[]", "{}", "\ud800"])
+leaves = st.none() | st.booleans() | st.integers(-1, 3) | st.floats(allow_nan=False) | words
+values = st.recursive(
+    leaves,
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(fields, x, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(values, st.booleans(), st.none() | fields)
+def test_any_row_is_a_record_or_an_error_that_names_it(
+    value: Any, prefer_chat: bool, key: str | None
+) -> None:
+    try:
+        record = to_record(value, "f:1", key=key, prefer_chat=prefer_chat)
+    except DataError:
+        with pytest.raises(DataError, match="^f:1"):
+            to_record(value, "f:1", key=key, prefer_chat=prefer_chat)
+        return
+    assert record.where == "f:1"
+    assert size(record) >= 0
+    if isinstance(record, Chat):
+        assert plain_chat(record, system_prompt=None).strip()
+
+
+@given(st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(fields, x)))
+def test_rows_of_any_value_are_a_list_or_none(value: Any) -> None:
+    rows = rows_of(value)
+    assert rows is None or (isinstance(rows, list) and isinstance(value, (list, dict)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -65,6 +66,13 @@ def rendered(template: str, *messages: Message, **fields: Any) -> str:
 )
 def test_tool_calls_come_in_the_form_the_template_knows(template: str, text: str) -> None:
     assert rendered(template, *ASKED) == text
+
+
+def test_arguments_that_json_does_not_know_are_written_as_text() -> None:
+    day = {"name": "weather", "arguments": {"day": datetime.date(2024, 2, 29)}}
+    message = Message("assistant", "", tool_calls=({"type": "function", "function": day},))
+    call = '{"name": "weather", "arguments": {"day": "2024-02-29"}}'
+    assert plain_chat(Chat((message,), "f:1"), system_prompt=None) == f"Assistant: {call}"
 
 
 def test_tools_are_given_to_the_template() -> None:
