@@ -49,12 +49,12 @@ class RowReader:
 
     @property
     def left_out(self) -> str:
-        """Say how many records were of no use, and why the first was; nothing if none was."""
+        """Say how many records were of no use, and why one of them was; nothing if none was."""
         if not self._unusable:
             return ""
         return (
             f"{self._unusable} of the {self._records} records read cannot be used and are left "
-            f"out, the first: {self._first_reason}"
+            f"out, such as {self._first_reason}"
         )
 
     @property

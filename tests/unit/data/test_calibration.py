@@ -221,7 +221,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, no_system_tokenize
             take(spec, no_system_tokenizer, 1, 30)
         assert str(caught.value) == (
             f"dataset {name}: none of its records can be used: 1 of the 1 records read cannot be "
-            f"used and are left out, the first: {name}:1: 'text' is null. Change the records, or "
+            f"used and are left out, such as {name}:1: 'text' is null. Change the records, or "
             "name another dataset"
         )
     jsonl(Path(name), [refused, image])
@@ -230,9 +230,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, no_system_tokenize
     jsonl(Path(name), [image, good, image, good])
     tokens = take(f"{name}:concat", no_system_tokenizer, 3, 30)
     # Only what was read until there was enough is counted.
-    note = (
-        r", [12] of the [34] records read cannot be used and are left out, the first: .*a\.jsonl:"
-    )
+    note = r", [12] of the [34] records read cannot be used and are left out, such as .*a\.jsonl:"
     assert re.search(note, tokens.description)
     assert tokens.description.endswith("(images go into calibration.images)")
     with pytest.raises(DataError, match=r"only 2 of 3 .* has 30; 2 of the 4 records read cannot"):

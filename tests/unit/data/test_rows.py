@@ -22,7 +22,7 @@ def test_records_of_no_use_give_no_ids_and_are_counted(no_system_tokenizer: Any)
     assert reader.document(SYSTEM, 9) == []
     assert reader.body(Unusable("f:4: null", "f:4"), 9) == []
     assert reader.left_out.startswith(
-        "2 of the 3 records read cannot be used and are left out, the first: f:3: the model's"
+        "2 of the 3 records read cannot be used and are left out, such as f:3: the model's"
     )
     assert reader.notes == (reader.left_out,)
 
