@@ -107,6 +107,8 @@ def convert(
             )
             for part in plan.outputs
         ]
+        for _, writer in writers:
+            writer.copy_side_files(source.folder)
         for name in source.packed:
             layer, moved, lost = _convert_layer(source, name, writers)
             if lost and not allow_lossy:
@@ -283,7 +285,6 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Sha
         written = format_of(part)
         for key in written.config_keys:
             config[key] = quantization = written.config(plan, part)
-        writer.copy_side_files(source.folder)
         for file, content in written.side_files(quantization).items():
             writer.add_text(file, json.dumps(content, indent=2) + "\n")
         size += writer.finish(config)

@@ -120,10 +120,11 @@ def _too_few(source: Source, wish: SampleSpec, *, drawn: Sampled) -> DataError:
     what = "text" if joined else "longest document"
     ways = "" if joined else "use ':concat', "
     left_out = f", {drawn.repetitive} left out as one token repeated" if drawn.repetitive else ""
+    unusable = f"; {drawn.left_out}" if drawn.left_out else ""
     return DataError(
         f"only {len(drawn.samples)} of {wish.count} samples of dataset {source.label} have "
-        f"{wish.seqlen} tokens (its {what} has {drawn.longest}{left_out}): {ways}lower --seqlen "
-        "or --nsamples, or name a larger dataset"
+        f"{wish.seqlen} tokens (its {what} has {drawn.longest}{left_out}{unusable}): {ways}lower "
+        "--seqlen or --nsamples, or name a larger dataset"
     )
 
 

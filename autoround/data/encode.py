@@ -12,7 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autoround.data.records import Chat, Ids, Record, Text
+from autoround.data.chats import Chat, Message
+from autoround.data.forms import UnusableError
+from autoround.data.records import Ids, Record, Text, Unusable
+from autoround.data.rendering import plain_chat, render_chat
 from autoround.errors import DataError
 
 #: Characters tokenized at once.
@@ -42,7 +45,7 @@ class Tokenizer(Protocol):
         """Return the ids of a text, with or without the special tokens around it."""
 
     def apply_chat_template(
-        self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: Any, *, tools: Any, tokenize: bool, add_generation_prompt: bool
     ) -> Any:
         """Return a conversation as one string when ``tokenize`` is False."""
 
@@ -63,6 +66,9 @@ class Encoder:
         """Return the first ``limit`` ids of a record, special tokens included.
 
         A conversation carries the special tokens its template writes, and ids are left as they are.
+
+        Raises: UnusableError when the record is of no use to this model, DataError when it or an
+        option is a mistake.
         """
         if isinstance(record, Ids):
             return self._checked(list(record.ids[:limit]), record.where)
@@ -110,54 +116,34 @@ class Encoder:
                 ids += self._checked(new, where)
         return ids[:limit]
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Tell whether conversations go through a chat template, or into a plain form."""
+        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+
     def _text(
-        self, record: Text | Chat, *, apply_chat: bool, system_prompt: str | None
+        self, record: Text | Chat | Unusable, *, apply_chat: bool, system_prompt: str | None
     ) -> tuple[str, bool]:
         """Return the text to tokenize, and whether it is plain (not from a template)."""
-        if isinstance(record, Chat):
-            messages = record.messages
-        elif apply_chat:
-            messages = (("user", record.text),)
-        elif system_prompt is not None:
-            raise DataError(
-                f"{record.where}: system_prompt works on conversations, and this record is plain "
-                "text: add ':apply_chat_template', or leave system_prompt out"
-            )
-        else:
-            return record.text, True
-        return self._rendered(messages, system_prompt, where=record.where), False
-
-    def _rendered(
-        self, messages: tuple[tuple[str, str], ...], system_prompt: str | None, *, where: str
-    ) -> str:
-        if self.tokenizer is None or not self.tokenizer.chat_template:
-            raise DataError(
-                f"{where}: a conversation needs a chat template, and the model's tokenizer has "
-                "none: name a dataset of plain text, or use a model with a chat template"
-            )
-        rest = messages
-        if system_prompt is not None:
-            rest = tuple(message for message in messages if message[0] != "system")
-            messages = (("system", system_prompt), *rest)
-        try:
-            text = _render(self.tokenizer, messages)
-        except Exception as error:
-            # Templates raise whatever they like; their text is the best explanation there is.
-            if system_prompt is not None and _renders(self.tokenizer, rest):
+        if isinstance(record, Unusable):
+            raise UnusableError(record.reason)
+        if isinstance(record, Text):
+            if not apply_chat and system_prompt is not None:
                 raise DataError(
-                    f"{where}: the model's chat template refuses a system message ({error}): "
-                    "leave system_prompt out"
-                ) from error
+                    f"{record.where}: system_prompt works on conversations, and this record is "
+                    "plain text: add ':apply_chat_template', or leave system_prompt out"
+                )
+            if not apply_chat:
+                return record.text, True
+            record = Chat((Message("user", record.text),), record.where)
+        if self.tokenizer is not None and self.tokenizer.chat_template:
+            return render_chat(self.tokenizer, record, system_prompt=system_prompt), False
+        if apply_chat:
             raise DataError(
-                f"{where}: the model's chat template refuses this conversation of roles "
-                f"{', '.join(role for role, _ in messages[:8])}: {error}"
-            ) from error
-        if system_prompt is not None and system_prompt.strip() not in text:
-            raise DataError(
-                f"{where}: the model's chat template drops the system message: "
-                "leave system_prompt out"
+                f"{record.where}: apply_chat_template needs a chat template, and the model's "
+                "tokenizer has none: leave the option out, or use a model with a chat template"
             )
-        return text
+        return plain_chat(record, system_prompt=system_prompt), True
 
     def _checked(self, ids: list[int], where: str) -> list[int]:
         if ids and min(ids) < 0:
@@ -217,22 +203,3 @@ def safe_cut(text: str, start: int, *, end: int) -> int:
     while at > start and text[at - 1].isspace():
         at -= 1
     return at if at > start else end
-
-
-def _render(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> str:
-    # A conversation that ends with the user is one the model is about to answer.
-    rendered = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in messages],
-        tokenize=False,
-        add_generation_prompt=messages[-1][0] == "user",
-    )
-    if not isinstance(rendered, str):
-        raise TypeError(f"the template gave {type(rendered).__name__} instead of text")
-    return rendered
-
-
-def _renders(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> bool:
-    try:
-        return bool(messages) and bool(_render(tokenizer, messages))
-    except Exception:
-        return False

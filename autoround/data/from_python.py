@@ -10,8 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from autoround.data.encode import Encoder, Tokenizer, make_encoder
+from autoround.data.chats import Chat
+from autoround.data.encode import Tokenizer, make_encoder
+from autoround.data.forms import rows_of
 from autoround.data.records import Ids, Record, to_record
+from autoround.data.rendering import PLAIN_CHATS
 from autoround.data.tokens import Tokens, build_tokens
 from autoround.errors import DataError
 
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _LEGAL = (
-    "legal are texts, lists of token ids, integer tensors [s] or [n, s], and mappings with "
-    "input_ids and optionally attention_mask"
+    "legal are texts, conversations, lists of token ids, integer tensors [s] or [n, s], and "
+    "mappings with input_ids and optionally attention_mask"
 )
 
 
@@ -37,17 +40,24 @@ def tokens_from_data(
 
     data: a tensor of ids [n, s] or [s], a mapping with ``input_ids`` [n, s] or [s] and optionally
     ``attention_mask`` of the same shape (1 for real tokens, which must be in one run), or an
-    iterable, such as a list or a DataLoader, of texts, lists of ids, tensors, such mappings, or
-    records (text or messages). Fewer than ``nsamples`` samples are all used; the description
-    says so. tokenizer: needed for text only. vocab_size: ids from there on are refused.
+    iterable, such as a list, a DataLoader or a dataset, of texts, lists of ids, tensors, such
+    mappings, or records (text, messages, a prompt with its completion, an instruction with its
+    output); a mapping of columns of these, too. Fewer than ``nsamples`` samples are all used; the
+    description says so. tokenizer: needed for text only. vocab_size: ids from there on are refused.
 
     Returns Tokens: ids int64 [n, width], width the longest sample, at most ``seqlen``.
-    Raises: DataError naming the sample (counted from 0) that is not usable.
+    Raises: DataError naming the sample (counted from 0) that cannot be used; none is left out.
     """
     if nsamples < 1 or seqlen < 1:
         raise DataError(f"nsamples={nsamples} and seqlen={seqlen} must both be 1 or more")
     encoder = make_encoder(tokenizer, vocab_size=vocab_size)
-    samples = list(islice(_samples(data, encoder, seqlen=seqlen), nsamples + 1))
+    samples, plain = [], False
+    for record in islice(_records(data), nsamples + 1):
+        ids = encoder.document(record, seqlen, apply_chat=False, system_prompt=None)
+        if not ids:
+            raise DataError(f"{record.where} has no tokens")
+        samples.append(ids)
+        plain |= isinstance(record, Chat) and not encoder.has_chat_template
     if not samples:
         raise DataError(f"the calibration data is empty; {_LEGAL}")
     more = len(samples) > nsamples
@@ -60,53 +70,56 @@ def tokens_from_data(
         parts.append(f"fewer than the {nsamples} asked")
     if min(map(len, samples)) < width:
         parts.append("padded")
+    if plain:
+        parts.append(PLAIN_CHATS)
     return build_tokens(samples, seqlen=width, pad_id=encoder.pad_id, description=", ".join(parts))
 
 
-def _samples(data: object, encoder: Encoder, *, seqlen: int) -> Iterator[list[int]]:
-    """Yield the samples, each of 1 to ``seqlen`` ids."""
+def _records(data: object) -> Iterator[Record]:
+    """Yield the samples as records."""
     import torch
 
     if isinstance(data, str):
         raise DataError(
             "the calibration data is one string: give a list of texts, or name a dataset"
         )
+    if hasattr(data, "iterrows"):
+        raise DataError(
+            "the calibration data is a data frame: give its rows, such as frame.to_dict('records')"
+        )
     index = 0
     items: Iterable[Any]
-    if isinstance(data, (Mapping, torch.Tensor)):
+    if isinstance(data, torch.Tensor) or (isinstance(data, Mapping) and "input_ids" in data):
         items = [data]
+    elif isinstance(data, (Mapping, list)):
+        items = rows_of(data) or [data] * isinstance(data, Mapping)
     elif isinstance(data, Iterable):
         items = data
     else:
         raise DataError(f"calibration data of type {type(data).__name__} is unknown; {_LEGAL}")
     for item in items:
-        for sample in _item(item, encoder, seqlen=seqlen, index=index):
-            if not sample:
-                raise DataError(f"sample {index} of the calibration data has no tokens")
-            yield sample
+        for record in _item(item, index=index):
+            yield record
             index += 1
 
 
-def _item(item: object, encoder: Encoder, *, seqlen: int, index: int) -> Iterator[list[int]]:
+def _item(item: object, *, index: int) -> Iterator[Record]:
+    """Return the records of one item, a batch or a row; index is that of the first."""
     import torch
 
     where = f"sample {index} of the calibration data"
-    samples: Iterator[Record]
     if isinstance(item, (list, tuple)) and len(item) == 1 and isinstance(item[0], torch.Tensor):
         # What a DataLoader over a TensorDataset of one tensor yields.
         item = item[0]
     if isinstance(item, Mapping) and "input_ids" in item:
-        samples = _batch(item["input_ids"], item.get("attention_mask"), first=index)
-    elif isinstance(item, torch.Tensor):
-        samples = _batch(item, None, first=index)
-    elif isinstance(item, (str, Mapping, list, tuple)):
-        if not item:
-            raise DataError(f"{where} is empty")
-        samples = iter([to_record(item, where)])
-    else:
+        return _batch(item["input_ids"], item.get("attention_mask"), first=index)
+    if isinstance(item, torch.Tensor):
+        return _batch(item, None, first=index)
+    if not isinstance(item, (str, Mapping, list, tuple)):
         raise DataError(f"{where} is of type {type(item).__name__}; {_LEGAL}")
-    for record in samples:
-        yield encoder.document(record, seqlen, apply_chat=False, system_prompt=None)
+    if not item:
+        raise DataError(f"{where} is empty")
+    return iter([to_record(item, where)])
 
 
 def _batch(ids: object, mask: object, *, first: int) -> Iterator[Ids]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoround.data.chats import Chat
 from autoround.data.embedded import embedded_split
 from autoround.data.encode import Encoder, Tokenizer, make_encoder
-from autoround.data.records import Ids, Record, Text
+from autoround.data.records import Record, Text, Unusable
 from autoround.data.sources import SUFFIXES, Source, open_source
 from autoround.data.spec import DatasetSpec
 from autoround.errors import DataError
@@ -65,8 +66,10 @@ def check_text(path: Path) -> None:
 
     Raises: DataError when the file cannot be read, or there is nothing in it.
     """
-    if next(iter(_file(path).records()), None) is None:
+    first = next(iter(_file(path).records()), None)
+    if first is None:
         raise DataError(f"{path} holds no text to evaluate on")
+    _check_kind(first)
 
 
 def _file(path: Path) -> Source:
@@ -81,9 +84,15 @@ def _file(path: Path) -> Source:
 def _record_ids(records: Iterator[Record], encoder: Encoder, *, room: int) -> list[int]:
     ids: list[int] = []
     for record in records:
-        if not isinstance(record, (Text, Ids)):
-            raise DataError(f"{record.where}: a conversation is not a text to evaluate on")
+        _check_kind(record)
         ids += encoder.body(record, room - len(ids), apply_chat=False, system_prompt=None)
         if len(ids) >= room:
             break
     return ids
+
+
+def _check_kind(record: Record) -> None:
+    if isinstance(record, Unusable):
+        raise DataError(record.reason)
+    if isinstance(record, Chat):
+        raise DataError(f"{record.where}: a conversation is not a text to evaluate on")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from autoround.data.encode import Encoder
 from autoround.data.records import Record, Text, size
+from autoround.data.rows import RowReader
 from autoround.data.sources import Source
 from autoround.data.spec import DatasetSpec
 from autoround.errors import DataError
@@ -36,12 +37,14 @@ class Sampled:
 
     longest: ids in the longest document met (documents), or in the text (concatenated).
     repetitive: samples that were long enough, and left out because one id fills them.
+    left_out: how many records could not be used, and why; part of the notes too.
     """
 
     samples: list[list[int]]
     notes: tuple[str, ...]
     longest: int
     repetitive: int = 0
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,11 @@ def sample(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleS
     else:
         drawn = _documents(spec, source, encoder=encoder, wish=wish, rng=rng)
     if drawn.longest == 0:
+        if drawn.left_out:
+            raise DataError(
+                f"dataset {source.label}: none of its records can be used: {drawn.left_out}. "
+                "Change the records, or name another dataset"
+            )
         raise DataError(f"dataset {source.label} holds no text: name another dataset")
     return drawn
 
@@ -81,13 +89,9 @@ def _documents(
 ) -> Sampled:
     samples: list[list[int]] = []
     longest = repetitive = 0
+    reader = RowReader(spec, encoder)
     for record in shuffled(source.records(), rng):
-        ids = encoder.document(
-            record,
-            wish.seqlen,
-            apply_chat=spec.apply_chat_template,
-            system_prompt=spec.system_prompt,
-        )
+        ids = reader.document(record, wish.seqlen)
         longest = max(longest, len(ids))
         if len(ids) < wish.seqlen:
             continue
@@ -97,7 +101,7 @@ def _documents(
         samples.append(ids)
         if len(samples) == wish.count:
             break
-    return Sampled(samples, _chat_notes(spec), longest, repetitive)
+    return Sampled(samples, reader.notes, longest, repetitive, reader.left_out)
 
 
 def _joined(
@@ -107,15 +111,11 @@ def _joined(
     samples: list[list[int]] = []
     buffer: list[int] = []
     total = repetitive = 0
+    reader = RowReader(spec, encoder)
     for record in shuffled(source.records(), rng):
         missing = (wish.count - len(samples)) * body - len(buffer)
         # Twice what is missing, because some windows may be left out.
-        ids = encoder.body(
-            record,
-            2 * missing,
-            apply_chat=spec.apply_chat_template,
-            system_prompt=spec.system_prompt,
-        )
+        ids = reader.body(record, 2 * missing)
         total += len(ids)
         buffer += ids
         whole = len(buffer) - len(buffer) % body
@@ -125,8 +125,8 @@ def _joined(
         del buffer[:whole]
         if len(samples) >= wish.count:
             break
-    notes = ("concatenated", *_chat_notes(spec))
-    return Sampled(samples[: wish.count], notes, total, repetitive)
+    notes = ("concatenated", *reader.notes)
+    return Sampled(samples[: wish.count], notes, total, repetitive, reader.left_out)
 
 
 def _running(
@@ -195,12 +195,3 @@ def shuffled(records: Iterator[Record], rng: random.Random) -> Iterator[Record]:
 def degenerate(ids: list[int]) -> bool:
     """Tell whether the last id fills more than half of a sample."""
     return 2 * ids.count(ids[-1]) > len(ids)
-
-
-def _chat_notes(spec: DatasetSpec) -> tuple[str, ...]:
-    notes = []
-    if spec.apply_chat_template:
-        notes.append("chat template")
-    if spec.system_prompt is not None:
-        notes.append("system prompt")
-    return tuple(notes)

@@ -14,6 +14,7 @@ from typing import Any
 
 from autoround.data.embedded import EMBEDDED_LABEL, embedded_split
 from autoround.data.encode import PIECE_CHARS, safe_cut
+from autoround.data.forms import columns_to_read, rows_of
 from autoround.data.hub import hub_records
 from autoround.data.records import MAX_RECORD_CHARS, Record, Text, to_record
 from autoround.data.spec import DatasetSpec
@@ -174,19 +175,10 @@ def _json_records(path: Path, spec: DatasetSpec) -> Iterator[Record]:
 
 
 def _rows(value: object, path: Path) -> list[Any]:
-    """Return the records of a parsed .json file: a list, or a mapping of columns."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
-        columns: dict[str, list[Any]] = value
-        if len(columns) == 1:
-            only = next(iter(columns.values()))
-            if only and all(isinstance(item, dict) for item in only):
-                return only
-        if len({len(column) for column in columns.values()}) == 1:
-            return [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
+    """Return the records of a parsed .json file: a list, a mapping of columns, or one record."""
+    rows = rows_of(value)
+    if rows is not None:
+        return rows
     raise DataError(
         f"{path}: a list of records is needed, or a mapping of columns of equal length, "
         f"not a value of type {type(value).__name__}"
@@ -214,10 +206,9 @@ def _parquet_records(path: Path, spec: DatasetSpec) -> Iterator[Record]:
                 raise DataError(
                     f"{path}: no column {spec.text_key!r}; columns found: {', '.join(names)}"
                 )
-            known = {"text", "input_ids", "messages", "conversations"}
-            columns = [spec.text_key] if spec.text_key else [n for n in names if n in known]
-            # With no known column, all are read, so that the error can name them.
-            batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns or None)
+            # With no known form all columns are read, so that the error can name them.
+            columns = [spec.text_key] if spec.text_key else columns_to_read(names)
+            batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns)
             for batch in batches:
                 for value in batch.to_pylist():
                     yield _record(value, f"{path} row {row}", spec=spec)

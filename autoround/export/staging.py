@@ -72,9 +72,18 @@ class Staging:
         return self._staging
 
     def copy_side_files(self, source: Path) -> None:
-        """Copy tokenizer, generation and licence files of the original model."""
-        for path in side_files(source):
-            shutil.copyfile(path, self._staging / path.name)
+        """Copy tokenizer, processor, generation and licence files of the original model.
+
+        Args:
+            source: the original model's folder.
+
+        Raises:
+            ModelError: one of them is a link that leads out of that folder, or too large.
+        """
+        for name, path in side_files(source).items():
+            target = self._staging / name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
 
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.

@@ -129,4 +129,4 @@ def model_digests(skeleton: Skeleton) -> dict[str, Any]:
 def _files(folder: Path | None) -> dict[str, str]:
     if folder is None:
         return {}
-    return {path.name: _digest(path.read_bytes()) for path in side_files(folder)}
+    return {name: _digest(path.read_bytes()) for name, path in side_files(folder).items()}

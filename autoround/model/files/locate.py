@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import ModelError
+from autoround.model.files.side_files import NOT_FETCHED, hub_patterns
 
-#: Files beside the weights that a model needs to be loaded or described.
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 #: Methods of a quantization_config whose checkpoints are as good as 16-bit ones: they are unpacked.
 UNPACKED = ("fp8", "mxfp4")
 #: A config larger than this is not a config.
@@ -49,7 +48,11 @@ def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(SIDE_FILES)))
+        return Path(
+            snapshot_download(
+                hub_id, allow_patterns=hub_patterns(), ignore_patterns=list(NOT_FETCHED)
+            )
+        )
     except Exception as error:  # the hub client raises many unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(

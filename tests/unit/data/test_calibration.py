@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,68 @@ def test_chat_records_go_through_the_template(tmp_path: Path, chat_tokenizer: An
         "<s><system> Be, kind. <user> question <assistant> answer "[:42],
     ]
     assert tokens.description == f"{name}, 2 × 40 tokens, chat template, system prompt"
+
+
+def test_forms_of_conversations_may_be_mixed_in_one_file(
+    tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    answer = words(9)
+    rows = [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a " + answer}]}]},
+        {"conversations": [{"from": "human", "value": "b " + answer}]},
+        {"prompt": "c " + answer, "completion": "yes"},
+        {"instruction": "d " + answer, "input": "", "output": "yes"},
+        {"text": "e " + answer},
+    ]
+    tokens = take(jsonl(tmp_path / "a.jsonl", rows), chat_tokenizer, 5, 12)
+    texts = sorted(chat_tokenizer.decode(row) for row in tokens.ids)
+    assert texts == [*(f"<s><user> {x} 00" for x in "abcd"), "<s>e 0000 0001"]
+    assert tokens.description.endswith("5 × 12 tokens")
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, no_system_tokenizer: Any) -> None:
+    good = {"prompt": words(9), "completion": "yes"}
+    refused = {"messages": [{"role": "system", "content": words(9)}]}
+    image = {"messages": [{"role": "user", "content": [{"type": "image"}]}]}
+    name = jsonl(tmp_path / "a.jsonl", [{"text": None}])
+    for spec in (name, f"{name}:concat"):
+        with pytest.raises(DataError) as caught:
+            take(spec, no_system_tokenizer, 1, 30)
+        assert str(caught.value) == (
+            f"dataset {name}: none of its records can be used: 1 of the 1 records read cannot be "
+            f"used and are left out, such as {name}:1: 'text' is null. Change the records, or "
+            "name another dataset"
+        )
+    jsonl(Path(name), [refused, image])
+    with pytest.raises(DataError, match=r"none of its records can be used: 2 of the 2 records"):
+        take(name, no_system_tokenizer, 1, 30)
+    jsonl(Path(name), [image, good, image, good])
+    tokens = take(f"{name}:concat", no_system_tokenizer, 3, 30)
+    # Only what was read until there was enough is counted.
+    note = r", [12] of the [34] records read cannot be used and are left out, such as .*a\.jsonl:"
+    assert re.search(note, tokens.description)
+    assert tokens.description.endswith("(images go into calibration.images)")
+    with pytest.raises(DataError, match=r"only 2 of 3 .* has 30; 2 of the 4 records read cannot"):
+        take(name, no_system_tokenizer, 3, 30)
+
+
+def test_an_illegal_row_ends_the_run_whatever_the_others_are(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    name = jsonl(tmp_path / "a.jsonl", [{"text": words(9)}, {"question": "a", "answer": "b"}])
+    with pytest.raises(DataError, match=r"a\.jsonl:2: no field with text; fields found: 'ques"):
+        take(name, tokenizer, 1, 30)
+
+
+def test_conversations_without_a_template_are_plain_text(tmp_path: Path, tokenizer: Any) -> None:
+    name = jsonl(tmp_path / "a.jsonl", [{"conversations": [{"from": "human", "value": words(9)}]}])
+    tokens = take(name, tokenizer, 1, 16)
+    assert tokenizer.decode(tokens.ids[0]) == "<s>User: 0000 0001"[: 3 + 15]
+    assert tokens.description == (
+        f"{name}, 1 × 16 tokens, conversations as plain text (the tokenizer has no chat template)"
+    )
+    with pytest.raises(DataError, match="apply_chat_template needs a chat template"):
+        take(f"{name}:apply_chat_template", tokenizer, 1, 16)
 
 
 def test_ids_need_no_tokenizer_but_text_does(tmp_path: Path) -> None:

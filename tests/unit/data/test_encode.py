@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoround.data.chats import Chat, Message
 from autoround.data.encode import Encoder, make_encoder, pieces
-from autoround.data.records import Chat, Ids, Text
+from autoround.data.forms import UnusableError
+from autoround.data.records import Ids, Text, Unusable
 from autoround.errors import DataError
 
-CHAT = Chat((("user", "hi"), ("assistant", "yes")), "f:1")
+CHAT = Chat((Message("user", "hi"), Message("assistant", "yes")), "f:1")
 
 
 def ids_of(encoder: Encoder, text: str) -> list[int]:
@@ -59,7 +61,7 @@ def test_a_long_text_is_tokenized_only_as_far_as_needed(plain_tokenizer: Any) ->
             return list(text.encode())
 
         def apply_chat_template(
-            self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool
+            self, conversation: Any, *, tools: Any, tokenize: bool, add_generation_prompt: bool
         ) -> str:
             raise AssertionError("not a conversation")
 
@@ -88,7 +90,7 @@ def test_conversations_go_through_the_template(chat_tokenizer: Any) -> None:
     assert decoded(CHAT) == "<s><user> hi <assistant> yes "
     assert decoded(Text("hi", "f:1")) == "<s><user> hi <assistant>"
     assert decoded(CHAT, "Be.") == "<s><system> Be. <user> hi <assistant> yes "
-    own = Chat((("system", "old"), ("user", "hi")), "f:1")
+    own = Chat((Message("system", "old"), Message("user", "hi")), "f:1")
     assert decoded(own, "new") == "<s><system> new <user> hi <assistant>"
     assert decoded(own) == "<s><system> old <user> hi <assistant>"
 
@@ -122,7 +124,7 @@ def test_a_refused_system_prompt_is_never_left_out_silently(
 
 
 def test_a_conversation_the_template_refuses_is_named(no_system_tokenizer: Any) -> None:
-    chat = Chat((("system", "x"), ("user", "y")), "f:9")
+    chat = Chat((Message("system", "x"), Message("user", "y")), "f:9")
     with pytest.raises(DataError, match=r"f:9: .* roles system, user: no system role"):
         make_encoder(no_system_tokenizer).document(chat, 99, apply_chat=False, system_prompt=None)
 
@@ -136,6 +138,22 @@ def test_what_cannot_be_encoded_says_why(tokenizer: Any) -> None:
         encoder.document(text, 9, apply_chat=True, system_prompt=None)
     with pytest.raises(DataError, match="add ':apply_chat_template'"):
         encoder.document(text, 9, apply_chat=False, system_prompt="Be.")
+
+
+def test_a_conversation_without_a_template_is_plain_text(tokenizer: Any) -> None:
+    encoder = make_encoder(tokenizer)
+    assert not encoder.has_chat_template
+    ids = encoder.document(CHAT, 99, apply_chat=False, system_prompt="Be.")
+    assert tokenizer.decode(ids) == "<s>System: Be.\n\nUser: hi\n\nAssistant: yes</s>"
+    body = encoder.body(CHAT, 99, apply_chat=False, system_prompt="Be.")
+    assert [0, *body, 1] == ids
+
+
+def test_an_unusable_record_says_why(tokenizer: Any) -> None:
+    record = Unusable("f:1: 'text' is null", "f:1")
+    for encode in (make_encoder(tokenizer).document, make_encoder(tokenizer).body):
+        with pytest.raises(UnusableError, match="f:1: 'text' is null"):
+            encode(record, 9, apply_chat=False, system_prompt=None)
 
 
 def test_ids_outside_the_vocabulary_are_refused(tokenizer: Any) -> None:

@@ -71,6 +71,57 @@ def test_conversations(chat_tokenizer: Any) -> None:
     assert chat_tokenizer.decode(tokens.ids[0]) == "<s><user> hi <assistant>"
 
 
+SHAREGPT = {"conversations": [{"from": "human", "value": "hi"}]}
+MESSAGES = {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("data", "samples"),
+    [
+        ([SHAREGPT, MESSAGES], 2),
+        (({"instruction": "hi", "output": ""} for _ in range(3)), 3),
+        ([MESSAGES["messages"], MESSAGES["messages"]], 2),
+        (MESSAGES["messages"], 1),
+        (MESSAGES, 1),
+        ({"messages": [MESSAGES["messages"]] * 3, "id": [1, 2, 3]}, 3),
+    ],
+)
+def test_forms_of_conversations(data: Any, samples: int, chat_tokenizer: Any) -> None:
+    tokens = tokens_from_data(data, chat_tokenizer, nsamples=9, seqlen=99)
+    assert len(tokens.ids) == samples
+    assert {chat_tokenizer.decode(row) for row in tokens.ids} == {"<s><user> hi <assistant>"}
+
+
+def test_rows_of_a_dataset(chat_tokenizer: Any, tokenizer: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+    nulls = {"conversations": None, "messages": None, "text": None}
+    rows = datasets.Dataset.from_list(
+        [{**nulls, **row} for row in (SHAREGPT, MESSAGES, {"text": "hi"})]
+    )
+    for data in (rows, rows[:3]):
+        tokens = tokens_from_data(data, chat_tokenizer, nsamples=9, seqlen=99)
+        texts = [text[:24] for text in map(chat_tokenizer.decode, tokens.ids)]
+        assert texts == ["<s><user> hi <assistant>"] * 2 + ["<s>hi</s>" + "<pad>" * 3]
+    assert tokens_from_data(rows, tokenizer, nsamples=9, seqlen=99).description.endswith(
+        "padded, conversations as plain text (the tokenizer has no chat template)"
+    )
+
+
+def test_a_data_frame_is_not_taken_for_its_column_names(tokenizer: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["one", "two"]})
+    with pytest.raises(DataError, match=r"is a data frame: .* frame.to_dict\('records'\)"):
+        tokens_from_data(frame, tokenizer, nsamples=2, seqlen=9)
+    tokens = tokens_from_data(frame.to_dict("records"), tokenizer, nsamples=2, seqlen=9)
+    assert len(tokens.ids) == 2
+
+
+def test_a_sample_that_cannot_be_used_is_an_error_never_left_out(chat_tokenizer: Any) -> None:
+    image = {"messages": [{"role": "user", "content": [{"type": "image"}]}]}
+    with pytest.raises(DataError, match=r"sample 1 of the calibration data, message 0: 'content'"):
+        tokens_from_data([MESSAGES, image], chat_tokenizer, nsamples=2, seqlen=99)
+
+
 def test_the_first_nsamples_are_taken_and_fewer_are_said() -> None:
     endless = ({"input_ids": [n % 50, 1]} for n in iter(int, 1))
     assert take(endless, n=3).description.endswith("3 × 2 tokens, the first of a larger set")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoround.data.holdout import embedded_split, text_tokens
+from autoround.data.holdout import check_text, embedded_split, text_tokens
 from autoround.errors import DataError
 
 torch = pytest.importorskip("torch")
@@ -47,8 +47,13 @@ def test_records_of_a_file_are_joined(tmp_path: Path, plain_tokenizer: Any, toke
     assert ids.tolist() == plain_tokenizer.encode("one two three")
     assert text_tokens(path, tokenizer, max_tokens=7).tolist() == [0, *ids[:6].tolist()]
     path.write_text('{"messages": [{"role": "user", "content": "x"}]}', encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.jsonl:1: a conversation is not a text"):
-        text_tokens(path, tokenizer)
+    for read in (check_text, lambda path: text_tokens(path, tokenizer)):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: a conversation is not a text"):
+            read(path)
+    path.write_text('{"text": null}', encoding="utf-8")
+    for read in (check_text, lambda path: text_tokens(path, tokenizer)):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: 'text' is null"):
+            read(path)
 
 
 def test_nothing_to_evaluate_on(tmp_path: Path, tokenizer: Any) -> None:

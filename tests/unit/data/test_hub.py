@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from autoround.data import hub, resolve
+from autoround.data.chats import Chat, Message
 from autoround.data.hub import hub_records, is_cached, is_reachable
-from autoround.data.records import Text
+from autoround.data.records import Text, Unusable
 from autoround.data.resolve import resolve_dataset
 from autoround.data.spec import DatasetSpec
 from autoround.errors import DataError
@@ -40,6 +41,18 @@ def test_splits_are_read_one_after_another(asked: list[Any]) -> None:
     assert asked == [
         ("o/n", {"split": "a", "streaming": True}),
         ("o/n", {"split": "b", "streaming": True}),
+    ]
+
+
+def test_rows_of_the_hub_may_be_conversations(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"conversations": [{"from": "human", "value": "hi"}]}, {"conversations": []}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    where = "o/n (train) record"
+    assert list(hub_records(DatasetSpec("o/n"))) == [
+        Chat((Message("user", "hi"),), f"{where} 0"),
+        Unusable(f"{where} 1: 'conversations' is an empty list", f"{where} 1"),
     ]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from autoround.data import sources
+from autoround.data.chats import Chat, Message
 from autoround.data.embedded import embedded_split
-from autoround.data.records import Ids, Record, Text
+from autoround.data.records import Ids, Record, Text, Unusable
 from autoround.data.sources import open_source
 from autoround.data.spec import DatasetSpec
 from autoround.errors import DataError
@@ -96,6 +97,7 @@ def test_jsonl_line_over_the_limit_is_never_read_whole(
         (["a", {"text": "b"}], ["a", "b"]),
         ({"text": ["a", "b"], "id": [1, 2]}, ["a", "b"]),
         ({"data": [{"text": "a"}, {"text": "b"}]}, ["a", "b"]),
+        ({"text": "a", "id": 1}, ["a"]),
         ([], []),
     ],
 )
@@ -103,11 +105,72 @@ def test_json_forms(tmp_path: Path, value: Any, expected: list[str]) -> None:
     assert texts(read(write(tmp_path / "a.json", json.dumps(value)))) == expected
 
 
+MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+SHAREGPT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "conversations"),
+    [
+        (MESSAGES, 1),
+        ({"messages": MESSAGES}, 1),
+        ({"conversations": SHAREGPT, "id": "a"}, 1),
+        ([{"messages": MESSAGES}, {"conversations": SHAREGPT}], 2),
+        ({"messages": [MESSAGES, MESSAGES], "id": [1, 2]}, 2),
+        ({"data": [{"messages": MESSAGES}]}, 1),
+        ({"prompt": "hi", "completion": "yes"}, 1),
+        ({"prompt": ["hi", "hi", "hi"], "completion": ["yes", "yes", "yes"]}, 3),
+    ],
+)
+def test_json_of_conversations(tmp_path: Path, value: Any, conversations: int) -> None:
+    records = read(write(tmp_path / "a.json", json.dumps(value)))
+    assert len(records) == conversations
+    turns = (Message("user", "hi"), Message("assistant", "yes"))
+    assert all(isinstance(record, Chat) and record.messages == turns for record in records)
+
+
+def test_parquet_of_conversations(tmp_path: Path) -> None:
+    """Arrow gives every struct all fields that any of them has, and nulls where it had none."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    rows = [
+        {"messages": MESSAGES},
+        {"conversations": SHAREGPT},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]},
+        {"prompt": "hi", "completion": "yes"},
+        {"instruction": "hi", "input": "", "output": "yes"},
+        {"id": 3},
+    ]
+    names = {name for row in rows for name in row}
+    table = {name: [row.get(name) for row in rows] for name in names}
+    parquet.write_table(arrow.table(table), path)
+    records = read(path)
+    turns = (Message("user", "hi"), Message("assistant", "yes"))
+    chats = [record for record in records if isinstance(record, Chat)]
+    assert [chat.messages for chat in chats if chat is not chats[2]] == [turns] * 4
+    assert chats[2].messages[0].tool_calls == (
+        {**call, "function": {"name": "f", "arguments": {}}},
+    )
+    assert records[5] == Unusable(f"{path} row 5: 'messages' is null", f"{path} row 5")
+
+
+def test_parquet_without_a_known_form_names_all_columns(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    # A prompt without completion is no form; half of a row is never taken for all of it.
+    parquet.write_table(arrow.table({"prompt": ["a"], "chosen": ["b"]}), path)
+    with pytest.raises(DataError, match="row 0: no field with text; fields found: 'prompt', 'chos"):
+        read(path)
+
+
 def test_json_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.json", '{"text": ["a"], "id": []}')
     with pytest.raises(DataError, match=r"columns of equal length, .* fields 'text', 'id'"):
         read(path)
-    with pytest.raises(DataError, match=r"a\.json\[1\]: a text, a list of token ids"):
+    with pytest.raises(DataError, match=r"a\.json\[1\]: a value of type int, not a text"):
         read(write(path, '["a", 3]'))
     with pytest.raises(DataError, match=r"a\.json: not valid JSON, line 2 column 3"):
         read(write(path, "[\n1 2]"))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autoround.errors import OutputError, VerificationError
+from autoround.errors import ModelError, OutputError, VerificationError
 from autoround.export.preflight import check_output, check_room
 from autoround.export.shards import ShardWriter
 from autoround.export.spool import Spool
@@ -267,7 +267,15 @@ def test_a_shard_that_reads_back_otherwise_is_reported(
 def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    copied = ("tokenizer.json", "vocab.txt", "spiece.model", "chat_template.jinja", "LICENSE.txt")
+    (source / "additional_chat_templates").mkdir()
+    copied = (
+        "tokenizer.json",
+        "vocab.txt",
+        "tokenizer.model.v3",
+        "chat_template.jinja",
+        "additional_chat_templates/rag.jinja",
+        "LICENSE.txt",
+    )
     others = (
         "config.json",
         INDEX,
@@ -284,10 +292,23 @@ def test_side_files_that_describe_the_model_are_copied(tmp_path: Path) -> None:
         writer.add(TENSORS)
         writer.copy_side_files(source)
         writer.finish(CONFIG)
-    found = {p.name for p in (tmp_path / "out").iterdir()}
+    out = tmp_path / "out"
+    found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     assert found == {*copied, SINGLE, "config.json"}
-    assert (tmp_path / "out" / "vocab.txt").read_text() == "vocab.txt"
+    assert all((out / name).read_text() == name for name in copied)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == CONFIG
+
+
+def test_a_link_out_of_the_model_leaves_no_output(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "NOTICE").symlink_to(tmp_path / "secret")
+    with (
+        pytest.raises(ModelError, match="leads out of the model's folder"),
+        ShardWriter(tmp_path / "out", max_shard_bytes=1 << 20) as writer,
+    ):
+        writer.copy_side_files(tmp_path / "source")
+    assert {p.name for p in tmp_path.iterdir()} == {"secret", "source"}
 
 
 def test_a_tensor_that_the_disk_changed_is_named(
