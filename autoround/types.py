@@ -183,6 +183,7 @@ class Plan:
     further: plans of other passes over the blocks, for formats whose grids differ.
     rules: what the recipe's rules for some of the layers did.
     tuning: the hyperparameters of this pass.
+    revision: the commit of a model from the hub; None for any other.
     """
 
     model: str
@@ -199,6 +200,7 @@ class Plan:
     further: tuple[Plan, ...] = ()
     rules: tuple[RulePlan, ...] = ()
     tuning: TuningSettings = UNTUNED
+    revision: str | None = None
 
     @property
     def compute_dtype(self) -> str:

@@ -77,6 +77,7 @@ def make_plan(
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
+                revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
     first, *further = plans

@@ -19,6 +19,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
+        *([] if plan.revision is None else [f"revision     {plan.revision}"]),
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
         *_method_lines(plan),
