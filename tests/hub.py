@@ -50,7 +50,7 @@ class Served:
 class Hub:
     """Repositories and what was asked of them.
 
-    repos: folders by ``owner/name`` and revision; a revision's commit is a hash of both.
+    repos: folders by ``owner/name`` and revision; the commit is a hash of the folder's path.
     gated: repositories that are listed, and whose files are given to nobody.
     """
 
@@ -61,7 +61,7 @@ class Hub:
 
     def commit(self, repo: str, revision: str = "main") -> str:
         """Return the commit of a revision."""
-        return hashlib.sha1(f"{repo}@{revision}".encode()).hexdigest()
+        return hashlib.sha1(str(self.repos[repo][revision]).encode()).hexdigest()
 
     def sent(self, file: str) -> list[Served]:
         """Return the requests that got bytes of a file of some repository."""
@@ -106,8 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
         parts = unquote_parts(self.path)
         if parts[:2] == ["api", "models"]:
             self._api(parts[2:])
-        else:
+        elif parts[2:3] == ["resolve"]:
             self._resolve(parts)
+        else:
+            self._refuse("EntryNotFound")
 
     do_HEAD = do_GET  # noqa: N815 (the name that the server looks for)
 

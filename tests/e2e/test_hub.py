@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from huggingface_hub import constants
 import autoround
 from autoround.checkpoints.inspect import inspect_folder
 from autoround.cli.main import run
-from autoround.types import Scheme
+from autoround.errors import AutoRoundError
+from autoround.events import BlockDone, Event, Sink, ignore
+from autoround.types import Destination, RunResult, Scheme
 
 from ..hub import LEGAL, NEVER, SHARDS, Hub, hub, online, write_repo
 from ..runs import even_device, small
-from ..tiny import write_checkpoint
+from ..tiny import token_ids, write_checkpoint
 from ..tiny_quantized import write_quantized
 
 __all__ = ["even_device", "hub", "online"]
@@ -46,7 +49,13 @@ def whole(hub: Hub) -> list[str]:
 
 @pytest.mark.parametrize(
     "command",
-    [["plan", *RTN], ["plan", *RTN, "--layers"], ["quantize", *RTN, "--dry-run"], ["inspect"]],
+    [
+        ["plan", *RTN],
+        ["plan", *RTN, "--format", "auto_gptq,mlx", "--layers"],
+        ["plan", "--nsamples", "4", "--seqlen", "16", *OPTIONS],
+        ["quantize", *RTN, "--dry-run"],
+        ["inspect"],
+    ],
     ids=" ".join,
 )
 def test_no_weights_are_fetched_to_look(
@@ -88,6 +97,32 @@ def test_a_run_fetches_each_shard_once(
     assert not online.log
     weights = [(tmp_path / x / "model.safetensors").read_bytes() for x in ("local", "offline")]
     assert weights == [(out / "model.safetensors").read_bytes()] * 2
+
+
+def test_a_run_goes_on_with_the_commit_it_began_with(
+    repo: Path, online: Hub, tmp_path: Path
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, BlockDone):
+            raise KeyboardInterrupt
+
+    def quantize(model: str, place: Path | Destination, sink: Sink = ignore) -> RunResult:
+        recipe, ids = small({"tuning.iters": 2}), token_ids(4, 16)
+        return autoround.quantize(
+            model, recipe, output_dir=place, device="cpu", data=ids, sink=sink
+        )
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        quantize(REPO, out, stop)
+    begun = online.commit(REPO)
+    online.repos[REPO]["main"] = Path(shutil.copytree(repo, tmp_path / "moved"))
+    moved = online.commit(REPO)
+    resumed = Destination(out, resume=True)
+    with pytest.raises(AutoRoundError, match=f"revision: {begun} then, {moved} now"):
+        quantize(REPO, resumed)
+    done = quantize(f"{REPO}@{begun}", resumed)
+    assert done.plan.revision == begun
 
 
 def test_a_plan_is_not_enough_to_run_offline(
