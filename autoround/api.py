@@ -60,8 +60,8 @@ def quantize(
     """Quantize a model by a recipe and write the result.
 
     Args:
-        model: a folder, a hub id, a transformers model (it is not changed), or None for the
-            embedded default.
+        model: a folder, a hub id (``owner/name`` or ``owner/name@revision``), a transformers
+            model (it is not changed), or None for the embedded default.
         recipe: a built-in name, a file, or a Recipe.
         output_dir: the folder, or a ``Destination`` that also says whether to resume an
             interrupted run and how many bytes of memory to use.
@@ -200,7 +200,8 @@ def open_any(model: Model) -> tuple[Skeleton, str]:
         return open_model(embedded_model()), EMBEDDED_NAME
     if isinstance(model, nn.Module):
         return adopt_model(model), type(model).__name__
-    return open_model(model), str(model)
+    opened = open_model(model)
+    return opened, str(model) if opened.hub is None else opened.hub.name.repo
 
 
 @dataclass

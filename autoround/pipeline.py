@@ -102,6 +102,7 @@ def _open_sessions(
     request, estimate = prepared.request, prepared.estimate
     passes = (prepared.plan, *prepared.plan.passes[1:])
     check_room(destination.folder, estimate.disk_bytes)
+    request.skeleton.fetch_weights(sink)
     shard = prepared.recipe.output.max_shard_bytes
     stored = room_for_journal(destination, estimate, max_shard_bytes=shard)
     if stored:
@@ -147,6 +148,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         deliver: takes each finished unit; the next one is begun when it returns.
     """
     plan, store = session.plan, session.store
+    session.skeleton.fetch_weights(session.sink)
     end_to_end = plan.tuning.end_to_end.steps > 0
     runner = make_runner(session)
     units = len(plan.blocks) + bool(session.non_block_layers)

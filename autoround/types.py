@@ -196,6 +196,7 @@ class Plan:
     rules: what the recipe's rules for some of the layers did.
     tuning: the hyperparameters of this pass.
     kept_tensors: large weights of the blocks that are no matrices of layers.
+    revision: the commit of a model from the hub; None for any other.
     """
 
     model: str
@@ -213,6 +214,7 @@ class Plan:
     rules: tuple[RulePlan, ...] = ()
     tuning: TuningSettings = UNTUNED
     kept_tensors: tuple[KeptTensor, ...] = ()
+    revision: str | None = None
 
     @property
     def compute_dtype(self) -> str:

@@ -19,7 +19,7 @@ from autoround.formats.registry import layout_named, method_of
 from autoround.formats.unpacking import UnpackingSource, owned_tensors
 from autoround.model.build import build_empty
 from autoround.model.files.locate import UNPACKED, read_config, read_quantization
-from autoround.model.files.source import CheckpointSource
+from autoround.model.files.source import CheckpointSource, WeightSource
 
 Header = tuple[tuple[int, ...], torch.dtype]
 
@@ -66,18 +66,23 @@ class Inspection:
         )
 
 
-def inspect_folder(folder: Path) -> Inspection:
+def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspection:
     """Read what a model folder holds; no weight is read.
+
+    Args:
+        folder: the checkpoint.
+        files: its tensors; None for those in the folder.
 
     Raises:
         ModelError, FormatError: the folder is no model, or cannot be understood.
     """
     config = read_config(folder)
-    headers: dict[str, Header] = dict(CheckpointSource(folder).headers())
+    files = CheckpointSource(folder) if files is None else files
+    headers: dict[str, Header] = dict(files.headers())
     quantization = read_quantization(folder, config)
     packed: dict[str, PackedLayer] = {}
     if isinstance(quantization, dict):
-        packed = _packed_layers(folder, quantization)
+        packed = _packed_layers(folder, files, quantization)
         if not packed and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
     architectures = config.get("architectures") or ["unknown"]
@@ -92,9 +97,10 @@ def inspect_folder(folder: Path) -> Inspection:
     )
 
 
-def _packed_layers(folder: Path, quantization: Mapping[str, Any]) -> dict[str, PackedLayer]:
+def _packed_layers(
+    folder: Path, files: WeightSource, quantization: Mapping[str, Any]
+) -> dict[str, PackedLayer]:
     """Return the packed layers, held against the model where its class is known."""
-    files = CheckpointSource(folder)
     if method_of(quantization) in UNPACKED:
         return {}
     try:

@@ -14,7 +14,7 @@ from autoround.formats.written import written_layers
 from autoround.model.blocks import matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
-from autoround.model.files.source import CheckpointSource
+from autoround.model.files.source import WeightSource
 from autoround.model.names import CheckpointNames, files_of
 from autoround.model.skeleton import describe_missing, match_names
 from autoround.types import LayerPlan
@@ -24,7 +24,7 @@ KEPT = "kept in the checkpoint"
 
 
 def match_packed_layers(
-    model: nn.Module, files: CheckpointSource, quantization: Mapping[str, Any]
+    model: nn.Module, files: WeightSource, quantization: Mapping[str, Any]
 ) -> tuple[UnpackingSource, dict[str, list[LayerPlan]]]:
     """Return a checkpoint's packed layers, and all layers of the model as its files have them.
 

@@ -7,6 +7,7 @@ import inspect
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -67,6 +68,14 @@ ModelArgument: TypeAlias = Annotated[
 ]
 ModelOption: TypeAlias = Annotated[
     str | None, typer.Option("--model", help="The same as MODEL.", show_default=False)
+]
+Revision: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Branch, tag or commit of a model on the hub; the same as owner/name@REVISION.",
+        show_default=False,
+    ),
 ]
 
 
@@ -178,14 +187,48 @@ class Invocation:
         return shlex.join(["autoround", *others, "--resume"])
 
 
-def choose_model(positional: str | None, option: str | None) -> str | None:
+def choose_model(
+    positional: str | None, option: str | None, revision: str | None = None
+) -> str | None:
     """Return the model that was named, as an argument or by ``--model``; None for neither.
 
+    Args:
+        positional: the argument.
+        option: the value of ``--model``.
+        revision: the value of ``--revision``.
+
     Raises:
-        UsageError: two different ones were.
+        UsageError: two different ones were, or it has no revisions.
     """
     from autoround.errors import UsageError
 
     if positional is not None and option is not None and positional != option:
         raise UsageError(f"two models are named: {positional!r} and --model {option!r}; name one")
-    return positional if positional is not None else option
+    model = positional if positional is not None else option
+    if model is None and revision is not None:
+        raise UsageError(f"--revision {revision}: no model is named; add a hub id, owner/name")
+    return None if model is None else at_revision(model, revision)
+
+
+def at_revision(model: str, revision: str | None) -> str:
+    """Return a model's name with the value of ``--revision`` in it, where that was given.
+
+    Raises:
+        UsageError: the model is none of the hub, or is named with another revision.
+    """
+    from autoround.errors import UsageError
+
+    if revision is None:
+        return model
+    from autoround.model.files.hub import parse_hub_name
+
+    name = None if Path(model).expanduser().exists() else parse_hub_name(model)
+    if name is None:
+        raise UsageError(
+            f"--revision {revision}: {model!r} is no hub id such as owner/name; leave it out"
+        )
+    if name.revision is not None and name.revision != revision:
+        raise UsageError(
+            f"two revisions are named: {name.revision!r} and --revision {revision!r}; name one"
+        )
+    return f"{name.repo}@{revision}"

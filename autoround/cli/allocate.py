@@ -24,6 +24,7 @@ _SCORING_FLAGS = flags_named("nsamples", "seqlen", "dataset", "format")
 def allocate(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
+    revision: options.Revision = None,
     recipe: options.RecipeName = None,
     *,
     budget: options.FlagValues,
@@ -57,7 +58,7 @@ def allocate(
     if any(budget[key] is not None for key in _BUDGETS):
         # A budget of the command line takes the place of the recipe's, whichever that has.
         budget |= {key: "none" for key in _BUDGETS if budget[key] is None}
-    name = options.choose_model(model, model_option)
+    name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)
     _check_writable(export, plot)
     from rich.console import Console

@@ -17,6 +17,7 @@ app = typer.Typer()
 @app.command()
 def bench(
     model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    revision: options.Revision = None,
     original: Annotated[
         str | None,
         typer.Option("--original", help="16-bit model to measure beside, in its fastest dtype."),
@@ -42,6 +43,7 @@ def bench(
     from autoround.evaluate.bench import bench as measure
     from autoround.report.bench import rate_lines
 
+    model = options.at_revision(model, revision)
     with quiet_libraries():
         measured = measure(
             model,

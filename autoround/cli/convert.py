@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autoround.cli import _options as options
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -17,6 +18,7 @@ def convert(
     model: Annotated[str, typer.Argument(help="Quantized folder: AutoRound, GPTQ, AWQ, …")],
     to: Annotated[str, typer.Option("--to", help="Format to write; or several, by commas.")],
     output: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")],
+    revision: options.Revision = None,
     lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Go on where weights cannot be kept exactly.")
     ] = False,
@@ -35,6 +37,7 @@ def convert(
 
     # A format that is named twice is written once.
     formats = tuple(dict.fromkeys(name.strip() for name in to.split(",")))
+    model = options.at_revision(model, revision)
     with quiet_libraries():
         conversion = convert_model(model, output, formats=formats, allow_lossy=lossy)
     for line in conversion_lines(conversion):

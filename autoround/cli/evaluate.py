@@ -17,6 +17,7 @@ app = typer.Typer()
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    revision: options.Revision = None,
     text: Annotated[
         Path | None,
         typer.Option("--text", help="File to score on; by default held-back embedded text."),
@@ -43,6 +44,7 @@ def evaluate(
     from autoround.report.evaluation import evaluation_lines, prediction_lines
     from autoround.storage.json_text import to_json
 
+    model = options.at_revision(model, revision)
     with quiet_libraries():
         scores = compare(
             model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device

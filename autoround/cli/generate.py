@@ -16,6 +16,7 @@ app = typer.Typer()
 def generate(
     model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    revision: options.Revision = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "--max_new_tokens", min=1, help="Tokens to add.")
     ] = 64,
@@ -40,6 +41,7 @@ def generate(
     """
     from autoround.evaluate.generate import generate as continue_text
 
+    model = options.at_revision(model, revision)
     with quiet_libraries():
         continue_text(
             model,

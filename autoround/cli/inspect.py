@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from autoround.cli import _options as options
+
+if TYPE_CHECKING:
+    from autoround.checkpoints.inspect import Inspection
 
 app = typer.Typer()
 
@@ -13,6 +18,7 @@ app = typer.Typer()
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="Quantized folder (auto_round, GPTQ, AWQ) or any.")],
+    revision: options.Revision = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every quantized layer with its scheme.")
     ] = False,
@@ -28,13 +34,10 @@ def inspect(
       autoround inspect out --layers
       autoround inspect out --json
     """
-    from autoround.checkpoints.inspect import inspect_folder
-    from autoround.checkpoints.inspect_gguf import inspect_gguf
     from autoround.report.inspection import inspection_lines, inspection_values
     from autoround.storage.json_text import to_json
 
-    path = _locate(model)
-    inspection = inspect_gguf(path) if path.suffix == ".gguf" else inspect_folder(path)
+    inspection = _inspect(options.at_revision(model, revision))
     if as_json:
         typer.echo(to_json(inspection_values(inspection)))
         return
@@ -42,13 +45,18 @@ def inspect(
         typer.echo(line)
 
 
-def _locate(model: str) -> Path:
-    """Return the GGUF file that is meant, by its own name or its folder's, else the folder."""
-    from autoround.model.files.locate import gguf_file, locate_model
+def _inspect(model: str) -> Inspection:
+    """Inspect the GGUF file that is meant, by its own name or its folder's, else the folder."""
+    from autoround.checkpoints.inspect import inspect_folder
+    from autoround.checkpoints.inspect_gguf import inspect_gguf
+    from autoround.model.files.locate import find_model, gguf_file, read_config
 
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
-        return path
-    folder = locate_model(model)
-    file = gguf_file(folder)
-    return folder if file is None else folder / file
+        return inspect_gguf(path)
+    model_files = find_model(model)
+    file = gguf_file(model_files.folder)
+    if file is not None:
+        return inspect_gguf(model_files.folder / file)
+    read_config(model_files.folder)  # a folder without one is no model, whatever else it lacks
+    return inspect_folder(model_files.folder, model_files.weights())

@@ -18,6 +18,7 @@ def kernels(
         str | None,
         typer.Argument(metavar="[MODEL]", help="Quantized folder; without one, all kernels."),
     ] = None,
+    revision: options.Revision = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
 ) -> None:
@@ -36,6 +37,7 @@ def kernels(
     from autoround.inference.load import dtype_for
     from autoround.report.kernels import installed_lines, share_lines
 
+    model = options.choose_model(model, None, revision)
     if model is None:
         lines = installed_lines(installed())
     else:

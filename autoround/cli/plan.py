@@ -22,6 +22,7 @@ app = typer.Typer()
 def plan(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
+    revision: options.Revision = None,
     recipe: options.RecipeName = None,
     device: options.Device = "auto",
     *,
@@ -42,7 +43,7 @@ def plan(
       autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
       autoround plan path/to/model --json > plan.json
     """
-    name = options.choose_model(model, model_option)
+    name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
     show_plan(name, resolved, device=device, max_memory=allowed, layers=layers, as_json=as_json)

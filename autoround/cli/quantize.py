@@ -28,6 +28,7 @@ def quantize(
     context: typer.Context,
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
+    revision: options.Revision = None,
     recipe: options.RecipeName = None,
     output_dir: Annotated[
         Path | None,
@@ -85,6 +86,7 @@ def quantize(
       autoround quantize path/to/model --recipe light.yaml
       autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
           --iters 200 --dataset calib.jsonl --output_dir out --device cpu
+      autoround quantize Qwen/Qwen3-0.6B --revision main --bits 4 -o out
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
@@ -93,7 +95,7 @@ def quantize(
     from autoround import api
     from autoround.report.progress import Progress
 
-    name = options.choose_model(model, model_option)
+    name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
     if dry_run:
@@ -119,7 +121,7 @@ def default_output(model: str | None, recipe: Recipe) -> Path:
         model: folder or hub id; None for the embedded model.
         recipe: whose scheme the name ends with.
     """
-    name = "smollm2-135m" if model is None else Path(model).name
+    name = "smollm2-135m" if model is None else _own_name(model)
     scheme = recipe.scheme.as_scheme()
     group = {PER_CHANNEL: "channel", PER_TENSOR: "tensor"}.get(
         scheme.group_size, f"g{scheme.group_size}"
@@ -127,6 +129,15 @@ def default_output(model: str | None, recipe: Recipe) -> Path:
     grid = "" if scheme.sym else "-asym"
     mixed = "-mixed" if recipe.layers else ""
     return Path("quantized") / f"{name}-w{scheme.bits}{group}{grid}{mixed}"
+
+
+def _own_name(model: str) -> str:
+    """Return a model's name without what is before it, or a revision behind it."""
+    from autoround.model.files.hub import parse_hub_name
+
+    path = Path(model)
+    hub = None if path.expanduser().exists() else parse_hub_name(model)
+    return path.name if hub is None else Path(hub.repo).name
 
 
 @contextmanager

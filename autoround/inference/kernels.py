@@ -25,7 +25,7 @@ from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import open_packed
 from autoround.model.blocks import expected
 from autoround.model.build import build_empty
-from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.locate import find_model, read_config, read_quantization
 from autoround.types import Scheme
 
 
@@ -65,13 +65,14 @@ def explain(
         ModelError, FormatError: the folder holds no packed layers.
         UsageError, DeviceError: no kernel has that name, or can run a layer.
     """
-    folder = locate_model(model)
+    model_files = find_model(model)
+    folder = model_files.folder
     quantization = read_quantization(folder, read_config(folder))
     if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     built = build_empty(folder)
     shapes = expected(built).shapes
-    opened = open_packed(folder, built, quantization)
+    opened = open_packed(folder, built, quantization, files=model_files.weights())
     headers = opened.files.headers()
     counted: dict[Demand, tuple[int, int]] = {}
     for name, (file, (scheme, _)) in opened.linears.items():

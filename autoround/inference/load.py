@@ -19,7 +19,7 @@ from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
 from autoround.model.blocks import expected, tied_names
 from autoround.model.build import build_empty
-from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.locate import find_model, locate_model, read_config, read_quantization
 from autoround.model.files.source import WeightSource
 
 
@@ -74,7 +74,7 @@ def dtype_for(model: str | Path, runtime: Runtime) -> torch.dtype:
     Raises:
         ModelError: the model is not there, or its config names no dtype.
     """
-    stored = _stored_dtype(read_config(locate_model(model)))
+    stored = _stored_dtype(read_config(find_model(model).folder))
     return stored if runtime.speeds()[0].dtype != torch.float32 else torch.float32
 
 

@@ -14,7 +14,7 @@ from autoround.formats.unpacking import UnpackingSource, refuse_plain
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
-from autoround.model.files.source import CheckpointSource
+from autoround.model.files.source import CheckpointSource, WeightSource
 from autoround.model.names import NUMBER, CheckpointNames, expert_files
 from autoround.model.skeleton import describe_missing, match_names
 
@@ -34,7 +34,7 @@ class Opened(NamedTuple):
     tensors and their names in ``tensors``.
     """
 
-    files: CheckpointSource
+    files: WeightSource
     tensors: ConvertedSource
     linears: dict[str, Packed]
     experts: dict[str, dict[tuple[int, int], Packed]]
@@ -42,13 +42,25 @@ class Opened(NamedTuple):
     keys: dict[str, str]
 
 
-def open_packed(folder: Path, model: nn.Module, quantization: Mapping[str, Any]) -> Opened:
+def open_packed(
+    folder: Path,
+    model: nn.Module,
+    quantization: Mapping[str, Any],
+    *,
+    files: WeightSource | None = None,
+) -> Opened:
     """Match a checkpoint with the empty modules of its model; no weight is read.
+
+    Args:
+        folder: the checkpoint.
+        model: its modules, on meta.
+        quantization: what its config says of how it is quantized.
+        files: its tensors; None for those in the folder.
 
     Raises:
         FormatError: they do not fit, with the layer or tensor and what is wrong.
     """
-    files = CheckpointSource(folder)
+    files = CheckpointSource(folder) if files is None else files
     unpacking = UnpackingSource(files, quantization)
     if not unpacking.layers:
         raise FormatError("the quantization_config names no layer of this model")

@@ -115,6 +115,7 @@ def score_layers(recipe: Recipe, session: Session, *, folder: Path | None = None
     options = recipe.allocate
     if session.tokens is None:
         raise DataError("layers are scored on calibration data, and this run has none")
+    session.skeleton.fetch_weights(session.sink)
     tokens = _first(session.tokens, options.nsamples)
     session = replace(session, tokens=tokens, plan=_packed(recipe, session.plan))
     path = None if options.scores == "none" else Path(options.scores)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
+from autoround.events import Sink, StageStarted
 from autoround.model.blocks import decoder_blocks, is_matrix, tied_names
 from autoround.model.build import build_empty
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
+from autoround.model.files.hub import HubModel
 from autoround.model.files.locate import (
-    locate_model,
+    find_model,
     read_config,
     read_quantization,
     refuse_unquantizable,
 )
 from autoround.model.files.packed import FLOAT8, UnpackedSource
-from autoround.model.files.source import CheckpointSource, ModuleSource, WeightSource
+from autoround.model.files.source import ModuleSource, WeightSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
 
 
@@ -41,6 +44,7 @@ class Skeleton:
         tied: The first name of each parameter that shares another one's storage, by its name.
         folder: Where config and tokenizer files come from; None for a model in memory.
         names: The names its tensors have in checkpoints, and are written under.
+        hub: The hub's model it was opened from; its weights may not be here yet.
     """
 
     model: nn.Module
@@ -52,11 +56,29 @@ class Skeleton:
     tied: dict[str, str]
     folder: Path | None
     names: Names
+    hub: HubModel | None = None
 
     @cached_property
     def stacked(self) -> dict[str, ExpertTensor]:
         """The weights in which experts are stacked, by name."""
         return expert_tensors(self.model)
+
+    def fetch_weights(self, sink: Sink) -> None:
+        """Fetch the weights of a model on the hub, where they are not here yet.
+
+        Args:
+            sink: Is told before it begins, and nothing where all are here.
+
+        Raises:
+            ModelError: The hub does not have or give them.
+        """
+        missing = [] if self.hub is None else self.hub.missing()
+        if self.hub is None or not missing:
+            return
+        size = sum(math.prod(s) * d.itemsize for s, d in self.source.headers().values())
+        files = f"{len(missing)} of {len(self.hub.shards())} files"
+        sink(StageStarted("fetch", f"{files} of {self.hub.name}, {size / 1e9:.1f} GB in all"))
+        self.hub.fetch_weights()
 
     def names_under(self, prefix: str) -> list[str]:
         """Return the model's tensor names below a module path."""
@@ -92,10 +114,10 @@ class Skeleton:
 
 
 def open_model(model: str | Path) -> Skeleton:
-    """Open a checkpoint by path or hub id; no weight is read.
+    """Open a checkpoint by path or hub id; no weight is read, or fetched.
 
     Args:
-        model: A folder, or the id of a model on the hub.
+        model: A folder, or the id of a model on the hub: ``owner/name``, ``owner/name@revision``.
 
     Returns:
         The model with parameters on meta.
@@ -103,11 +125,12 @@ def open_model(model: str | Path) -> Skeleton:
     Raises:
         ModelError: It is missing, damaged, already quantized, or has no decoder blocks.
     """
-    folder = locate_model(model)
+    model_files = find_model(model)
+    folder = model_files.folder
     config = read_config(folder)
     quantization = read_quantization(folder, config)
     refuse_unquantizable({**config, "quantization_config": quantization}, where=str(folder))
-    files: WeightSource = CheckpointSource(folder)
+    files: WeightSource = model_files.weights()
     if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or quantization is not None:
         files = UnpackedSource(files, quantization or {})
     built = build_empty(folder)
@@ -122,7 +145,8 @@ def open_model(model: str | Path) -> Skeleton:
             f"{folder} lacks {len(missing)} tensors of its model class, such as "
             f"{missing[0]!r}{hint}; check that config.json and the weights are of the same model"
         )
-    return _skeleton(built, source, keys, folder, CheckpointNames(source))
+    opened = _skeleton(built, source, keys, folder, CheckpointNames(source))
+    return replace(opened, hub=model_files.hub)
 
 
 def describe_missing(model: nn.Module, source: ConvertedSource, name: str) -> str:

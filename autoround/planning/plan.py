@@ -87,6 +87,7 @@ def make_plan(
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
                 kept_tensors=kept_tensors(skeleton, one.blocks, traits),
+                revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
     first, *further = plans

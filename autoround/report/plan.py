@@ -21,6 +21,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
     lines = [
         f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
         *_partial_lines(plan),
+        *([] if plan.revision is None else [f"revision     {plan.revision}"]),
         *_scheme_lines(plan),
         *_average_lines(plan, estimate),
         *_method_lines(plan),

@@ -37,6 +37,7 @@ def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[s
         "autoround": __version__,
         **{name: _version(name) for name in PACKAGES},
         "model": plan.model,
+        "revision": plan.revision,
         "device": plan.device,
         "compute dtype": plan.compute_dtype,
         "recipe": plan.recipe,

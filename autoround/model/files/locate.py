@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoround.errors import ModelError
-from autoround.model.files.side_files import NOT_FETCHED, hub_patterns
+from autoround.model.files.hub import HubModel, fetch_side_files, parse_hub_name
+from autoround.model.files.hub_source import HubSource
+from autoround.model.files.source import CheckpointSource
 
 #: Methods of a quantization_config whose checkpoints are as good as 16-bit ones: they are unpacked.
 UNPACKED = ("fp8", "mxfp4")
@@ -15,8 +17,43 @@ UNPACKED = ("fp8", "mxfp4")
 MAX_CONFIG_BYTES = 16 << 20
 
 
+class ModelFiles(NamedTuple):
+    """A model that is found: its folder, and the hub's model where it comes from there.
+
+    All of a local folder is here. Of the hub's model the weights may be missing.
+    """
+
+    folder: Path
+    hub: HubModel | None = None
+
+    def weights(self) -> CheckpointSource | HubSource:
+        """Return its weights by name; those on the hub are fetched when one is read.
+
+        Raises:
+            ModelError: there are no safetensors, or the index is damaged or points outside.
+        """
+        if self.hub is not None and self.hub.missing():
+            return HubSource(self.hub)
+        return CheckpointSource(self.folder)
+
+
 def locate_model(model: str | Path) -> Path:
-    """Return the folder of a model named by path or hub id, fetching it if need be.
+    """Return the folder of a model named by path or hub id, fetching all of it if need be.
+
+    Raises:
+        ModelError: there is no such folder, or the hub does not have or give it.
+    """
+    files = find_model(model)
+    if files.hub is not None:
+        files.hub.fetch_weights()
+    return files.folder
+
+
+def find_model(model: str | Path) -> ModelFiles:
+    """Find a model named by path or hub id; of one on the hub no weights are fetched.
+
+    Args:
+        model: a folder, ``owner/name``, or ``owner/name@revision``.
 
     Raises:
         ModelError: there is no such folder, or the hub does not have or give it.
@@ -28,37 +65,20 @@ def locate_model(model: str | Path) -> Path:
                 f"{path} is the unfinished output of a run that was cut off, not a model; run it "
                 "again, or delete the folder"
             )
-        return path
+        return ModelFiles(path)
     if path.is_file():
         raise ModelError(
             f"model {str(model)!r} is a file; name the folder that holds config.json and "
             "the .safetensors files"
         )
-    text = str(model)
-    looks_like_hub_id = text.count("/") == 1 and not text.startswith((".", "/", "~"))
-    if not looks_like_hub_id:
+    name = parse_hub_name(str(model))
+    if name is None:
         raise ModelError(
-            f"model folder {text!r} does not exist; name a folder with config.json and "
+            f"model folder {str(model)!r} does not exist; name a folder with config.json and "
             ".safetensors files, or a hub id such as owner/name"
         )
-    return _fetch(text)
-
-
-def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id, allow_patterns=hub_patterns(), ignore_patterns=list(NOT_FETCHED)
-            )
-        )
-    except Exception as error:  # the hub client raises many unrelated types
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ModelError(
-            f"model {hub_id!r} is not a local folder, and the hub did not give it: {reason}. "
-            "Download it where there is a network and name the folder"
-        ) from error
+    hub = fetch_side_files(name)
+    return ModelFiles(hub.folder, hub)
 
 
 def gguf_file(folder: Path) -> str | None:

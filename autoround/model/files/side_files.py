@@ -86,8 +86,6 @@ _NEVER = tuple(
         ".gz",
     ]
 )
-#: Weights of a model of the hub that are not read: those in folders, and the vendor's own files.
-NOT_FETCHED = ("original/*", "consolidated*", "*/*.safetensors")
 #: A tokenizer of a million entries takes a tenth of this.
 MAX_SIDE_FILE_BYTES = 512 << 20
 
@@ -124,8 +122,8 @@ def is_side_file(name: str) -> bool:
 
 
 def hub_patterns() -> list[str]:
-    """Return patterns of all that is read of a model of the hub: side files and weights."""
-    return [*_DESCRIBING, "*.safetensors", *map(_any_case, _TERMS)]
+    """Return patterns of all that is read of a model on the hub beside its weights."""
+    return [*_DESCRIBING, *map(_any_case, _TERMS)]
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

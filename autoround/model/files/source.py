@@ -129,7 +129,27 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         return {name: single for name in opened.keys()}  # noqa: SIM118 (not a mapping)
 
 
-def _indexed_files(folder: Path, index: Path) -> dict[str, Path]:
+def shard_names(folder: Path) -> list[str]:
+    """Return the names of a checkpoint's files of weights, whether they are there or not.
+
+    Raises:
+        ModelError: the index is damaged or points outside.
+    """
+    return list(dict.fromkeys(weight_map(folder).values())) or [SINGLE]
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return the file of each tensor by the index, by name; empty where there is none.
+
+    Raises:
+        ModelError: the index is damaged or points outside.
+    """
+    index = folder / INDEX
+    return _read_index(index) if index.is_file() else {}
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Return the file of each tensor, by name; an index may name files of its own folder only."""
     if index.stat().st_size > MAX_INDEX_BYTES:
         raise ModelError(f"{index} is larger than {MAX_INDEX_BYTES >> 20} MiB: not an index")
     try:
@@ -137,12 +157,15 @@ def _indexed_files(folder: Path, index: Path) -> dict[str, Path]:
         items = {str(name): str(file) for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{index} is not a safetensors index: {error!r}") from error
-    files = {}
     for name, file in items.items():
         # A file name is all an index may hold: no folder, no way out of this one.
         if PurePosixPath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise ModelError(f"{index}: tensor {name!r} names the illegal file {file!r}")
-        files[name] = folder / file
+    return items
+
+
+def _indexed_files(folder: Path, index: Path) -> dict[str, Path]:
+    files = {name: folder / file for name, file in _read_index(index).items()}
     for missing in sorted({f.name for f in files.values() if not f.is_file()})[:1]:
         raise ModelError(f"{index} names {missing}, which is not in {folder}")
     return files
@@ -179,11 +202,20 @@ def _file_headers(
             if name not in present:
                 raise ModelError(f"{file} lacks the tensor {name!r} that the index promises")
             part = opened.get_slice(name)
-            dtype = DTYPES.get(part.get_dtype())
-            if dtype is None:
-                raise ModelError(
-                    f"{file}: tensor {name!r} has dtype {part.get_dtype()}, which cannot be "
-                    f"quantized from; readable: {', '.join(DTYPES)}"
-                )
+            dtype = stored_dtype(str(file), name, part.get_dtype())
             headers[name] = (tuple(part.get_shape()), dtype)
     return headers
+
+
+def stored_dtype(file: str, name: str, dtype: str) -> torch.dtype:
+    """Return the dtype that a safetensors header names for a tensor.
+
+    Raises:
+        ModelError: it is none that can be read.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(
+            f"{file}: tensor {name!r} has dtype {dtype}, which cannot be quantized from; "
+            f"readable: {', '.join(DTYPES)}"
+        )
+    return DTYPES[dtype]

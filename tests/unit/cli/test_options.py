@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -103,6 +104,26 @@ def test_the_model_has_one_name() -> None:
     assert options.choose_model("a", "a") == "a"
     with pytest.raises(UsageError, match="two models are named: 'a' and --model 'b'"):
         options.choose_model("a", "b")
+
+
+def test_a_revision_becomes_part_of_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert options.choose_model("o/n", None, "v1") == "o/n@v1"
+    assert options.choose_model(None, "o/n@v1", "v1") == "o/n@v1"
+    assert options.at_revision("o/n@v1", None) == "o/n@v1"
+    (tmp_path / "o" / "n").mkdir(parents=True)
+    for model in ("o/n", str(tmp_path), "name"):
+        with pytest.raises(UsageError, match=r"--revision v1: .* is no hub id such as owner/name"):
+            options.at_revision(model, "v1")
+    with pytest.raises(UsageError, match="two revisions are named: 'v1' and --revision 'v2'"):
+        options.at_revision("owner/name@v1", "v2")
+
+
+@pytest.mark.parametrize("command", ["quantize", "plan", "allocate", "eval", "generate", "bench"])
+def test_commands_that_take_a_model_take_a_revision(command: str) -> None:
+    assert options_of(command)["revision"] == ["--revision"]
 
 
 def test_the_command_that_goes_on() -> None:

@@ -120,6 +120,7 @@ def test_without_a_folder_the_name_says_what_it_holds(
 def test_the_folder_of_a_mixed_model_says_so() -> None:
     assert default_output("a/b", load_recipe("w4-mlp-w8-attn")).name == "b-w4g128-mixed"
     assert default_output("a/b", load_recipe("default")).name == "b-w4g128"
+    assert default_output("a/b@refs/pr/1", load_recipe("default")).name == "b-w4g128"
     assert default_output(None, load_recipe("demo")) == Path("quantized/smollm2-135m-w4g64")
 
 

@@ -34,6 +34,12 @@ def test_a_plan_in_words() -> None:
     ]
 
 
+def test_a_plan_of_a_model_from_the_hub_names_its_commit() -> None:
+    plain = plan_lines(plan(), ESTIMATE)
+    pinned = plan_lines(dataclasses.replace(plan(), revision="0123abc"), ESTIMATE)
+    assert pinned == [plain[0], "revision     0123abc", *plain[1:]]
+
+
 def test_a_further_pass_is_told_with_all_that_is_its_own() -> None:
     first = plan(notes=("a note",))
     other = OutputPlan("gguf:q8_0", "gguf:q8_0", "float32", "gguf-q8_0")

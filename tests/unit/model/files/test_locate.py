@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,18 @@ import pytest
 
 from autoround.errors import ModelError
 from autoround.model.files import locate
-from autoround.model.files.locate import locate_model, read_config, refuse_unquantizable
+from autoround.model.files.hub_source import HubSource
+from autoround.model.files.locate import (
+    find_model,
+    locate_model,
+    read_config,
+    refuse_unquantizable,
+)
+from autoround.model.files.source import CheckpointSource
+
+from ....hub import Hub, hub, online, write_repo
+
+__all__ = ["hub", "online"]
 
 
 def write_config(folder: Path, content: object) -> None:
@@ -47,14 +59,33 @@ def test_what_is_no_hub_id_must_exist(
         locate_model(name)
 
 
-@pytest.mark.parametrize("name", ["owner/name", "owner/spaced name", "owner/"])
-def test_a_hub_id_without_a_network_says_what_to_do(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("owner/name", "HF_HUB_OFFLINE forbids fetching .*; unset it, or download the model"),
+        ("owner/spaced name", "'owner/spaced name' is no hub id; name an existing folder, or"),
+        ("owner/", "'owner/' is no hub id; name an existing folder, or owner/name"),
+        ("owner/name@a b", "'a b' cannot be a revision; name a branch"),
+    ],
+)
+def test_a_hub_id_that_cannot_be_fetched_says_what_to_do(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"the hub did not give it: .*Download it") as caught:
+    with pytest.raises(ModelError, match=what) as caught:
         locate_model(name)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_of_a_hub_model_weights_are_fetched_when_all_of_it_is_asked_for(
+    online: Hub, tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    online.repos["owner/name"] = {"v1": write_repo(checkpoint("llama"), tmp_path / "repo")}
+    located = find_model("owner/name@v1")
+    assert isinstance(located.weights(), HubSource)
+    assert not [name for name in online.downloads() if name.endswith(".safetensors")]
+    assert locate_model("owner/name@v1") == located.folder
+    assert isinstance(located.weights(), CheckpointSource)
 
 
 def test_config_is_read(tmp_path: Path) -> None:
