@@ -21,7 +21,7 @@ from autoround.export.preflight import check_output, check_room, room_for_journa
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
-from autoround.preparation import Prepared, Request, prepare
+from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
 from autoround.resume.policy import (
@@ -60,7 +60,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             does not exist, nor does a part of it.
     """
     destination = output if isinstance(output, Destination) else Destination(output)
-    with request.runtime.computing(), open_journal(destination) as (journal, resume):
+    with open_journal(destination) as (journal, resume), computing(request, resume):
         if not destination.resume:
             check_output(destination.folder)
         prepared = prepare(
@@ -108,7 +108,7 @@ def _open_sessions(
             journal,
             fingerprint(prepared.plan, request.skeleton, tokens),
             resume,
-            machine=machine_facts(prepared.plan, request.runtime),
+            machine=machine_facts(request.runtime),
             passes=passes,
             allocation=prepared.allocation,
             sink=sink,

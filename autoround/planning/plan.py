@@ -20,7 +20,7 @@ from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
 from autoround.planning.output_formats import check_formats, plan_outputs
 from autoround.recipe.schema import Recipe
-from autoround.settings import TuningSettings
+from autoround.settings import MachineSettings, TuningSettings
 from autoround.types import LayerPlan, OutputPlan, Plan
 
 
@@ -31,7 +31,7 @@ def make_plan(
     runtime: Runtime,
     calibration: str,
     model: str,
-    measured_dtype: str | None = None,
+    interrupted: MachineSettings | None = None,
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
@@ -44,7 +44,7 @@ def make_plan(
         runtime: the device.
         calibration: the calibration tokens in words.
         model: the name the user knows it by.
-        measured_dtype: the compute dtype that an interrupted run had measured, to be kept.
+        interrupted: dtype and threads that an interrupted run had settled, to be kept.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -76,7 +76,7 @@ def make_plan(
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
-                tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
+                tuning=_settle(one, recipe, skeleton, runtime, interrupted),
             )
         )
     first, *further = plans
@@ -113,7 +113,7 @@ def _settle(
     recipe: Recipe,
     skeleton: Skeleton,
     runtime: Runtime,
-    measured_dtype: str | None,
+    interrupted: MachineSettings | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
     gguf_types = [format_of(output).gguf_types for output in one.outputs]
@@ -122,7 +122,7 @@ def _settle(
         recipe,
         runtime,
         blocks=one.blocks,
-        measured_dtype=measured_dtype,
+        interrupted=interrupted,
         non_block_layers=non_block,
         head=head_path(skeleton.model),
         tunes_scales=not any(gguf_types),
