@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from autoround.device.registry import open_device
 from autoround.errors import UsageError
 from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
-from autoround.export.dense_copy import write_dequantized
+from autoround.export.dense_copy import copy_with_weights, write_dequantized
 from autoround.export.preflight import check_output
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
@@ -200,7 +199,8 @@ def open_any(model: Model) -> tuple[Skeleton, str]:
     if model is None:
         return open_model(embedded_model()), EMBEDDED_NAME
     if isinstance(model, nn.Module):
-        return adopt_model(model), type(model).__name__
+        skeleton = adopt_model(model)
+        return skeleton, type(skeleton.model).__name__
     return open_model(model), str(model)
 
 
@@ -269,8 +269,8 @@ class AutoRound:
         The quantized layers are kept for :meth:`save_quantized`.
 
         Returns:
-            A copy of the model with dequantized weights; codes uint8 [out, in], scales and zero
-            points [out, groups] of every quantized layer by its name.
+            A copy of the model with dequantized weights, in evaluation mode; codes uint8
+            [out, in], scales and zero points [out, groups] of every quantized layer by its name.
 
         Raises:
             AutoRoundError: what is wrong, wherever possible before any work is done.
@@ -289,7 +289,7 @@ class AutoRound:
         }
         skeleton = request.skeleton
         if skeleton.folder is None:
-            dense = copy.deepcopy(skeleton.model)
+            dense = copy_with_weights(skeleton)
         else:
             dense = load_any(skeleton.folder, device=str(request.runtime.device))
         return write_dequantized(dense, skeleton, self._prepared.plan, layers=layers), layers

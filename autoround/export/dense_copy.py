@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 from torch import nn
 
 from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
-from autoround.model.skeleton import Skeleton
+from autoround.model.skeleton import Skeleton, set_tensor
 from autoround.model.stacked_experts import from_matrix
 from autoround.types import Plan, QuantizedTensor
+
+
+def copy_with_weights(skeleton: Skeleton) -> nn.Module:
+    """Return a copy of a model in memory that holds all its weights, offloaded ones too.
+
+    Args:
+        skeleton: the model, which is not changed.
+    """
+    dense = copy.deepcopy(skeleton.model)
+    tensors = dense.state_dict()
+    offloaded = [name for name in skeleton.keys if tensors[name].is_meta]
+    for name in offloaded:
+        set_tensor(dense, name, skeleton.read([name])[name])
+    if offloaded:
+        dense.tie_weights()  # type: ignore[operator]
+    return dense
 
 
 def write_dequantized(
