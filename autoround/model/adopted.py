@@ -170,11 +170,12 @@ def _take_off_hooks(model: nn.Module) -> Iterator[tuple[str, Mapping[str, Tensor
 
 def _refuse_adapters(model: nn.Module) -> None:
     for path, module in model.named_modules():
-        if _is_of(module, ("peft",)) or any("lora_" in name for name in module._parameters):
+        names = (*module._modules, *module._parameters)
+        if _is_of(module, ("peft",)) or any(name.startswith("lora_") for name in names):
             raise ModelError(
-                f"{type(model).__name__} has adapters ({path or 'it'} is a "
-                f"{type(module).__name__} of peft), which are no weights of its own: merge them "
-                "by merge_and_unload(), and give the model that this returns"
+                f"{type(model).__name__} has adapters (at {path or 'its top'}, a "
+                f"{type(module).__name__}), which are no weights of its own: merge them by "
+                "merge_and_unload() of peft, and give the model that this returns"
             )
 
 

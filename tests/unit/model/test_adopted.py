@@ -196,7 +196,7 @@ def wrapped_by_peft(model: Any) -> Any:
 
 
 def lora_by_hand(model: Any) -> Any:
-    model.model.layers[0].mlp.lora_down = nn.Parameter(torch.zeros(1, 64))
+    model.model.layers[0].mlp.lora_A = nn.Linear(64, 1)
     return model
 
 
@@ -222,7 +222,7 @@ def sharded(model: Any) -> Any:
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "peft": (wrapped_by_peft, r"PeftModel has adapters .*: merge them by merge_and_unload\(\)"),
-    "injected": (injected, r"adapters \(model\.layers\.0\.mlp\.up_proj is a Linear of peft\)"),
+    "injected": (injected, r"has adapters \(at model\.layers\.0\.mlp\.up_proj, a Linear\)"),
     "lora by hand": (lora_by_hand, "has adapters"),
     "bitsandbytes": (
         lambda model: replaced(model, stand_in("bitsandbytes.nn", "Linear4bit")(64, 96)),
