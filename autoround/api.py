@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from autoround.core.dtypes import DTYPES
-from autoround.core.rounding import dense_weight
 from autoround.device.registry import open_device
-from autoround.errors import AutoRoundError, UsageError
+from autoround.errors import UsageError
 from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
+from autoround.export.dense_copy import copy_with_weights, write_dequantized
 from autoround.export.preflight import check_output
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
@@ -28,12 +26,18 @@ from autoround.mixed_precision.search import (
 from autoround.model.files.embedded import NAME as EMBEDDED_NAME
 from autoround.model.files.embedded import embedded_model
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
-from autoround.model.stacked_experts import from_matrix
 from autoround.pipeline import Deliver, quantize_pass, run, write_passes
 from autoround.planning.calibration import needed_tokenizer
 from autoround.planning.code_roles import refuse_partial
 from autoround.planning.plan import make_plan
-from autoround.preparation import Prepared, Request, open_session, prepare, scoring_session
+from autoround.preparation import (
+    Prepared,
+    Request,
+    computing,
+    open_session,
+    prepare,
+    scoring_session,
+)
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.flags import FLAGS
 from autoround.recipe.load import OverrideSource, load_recipe
@@ -79,7 +83,7 @@ def quantize(
     place = _destination(output_dir)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    return run(_computing(request), place, sink=sink)
+    return run(_refuse_null(request), place, sink=sink)
 
 
 def _destination(output_dir: str | Path | Destination) -> Destination:
@@ -152,8 +156,9 @@ def allocate(
             "allocate.max_kl"
         )
     request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
-    session = scoring_session(_computing(request), sink=sink)
-    scores = score_layers(loaded, session, folder=work_dir)
+    with computing(_refuse_null(request)):
+        session = scoring_session(request, sink=sink)
+        scores = score_layers(loaded, session, folder=work_dir)
     chosen = choose_allocation(loaded, session.skeleton, session.plan, scores)
     return to_layer_rules(loaded, chosen, session.plan.outputs[0]), chosen, scores
 
@@ -183,7 +188,7 @@ def make_request(
     return Request(skeleton, recipe, runtime, name, tokenizer, data)
 
 
-def _computing(request: Request) -> Request:
+def _refuse_null(request: Request) -> Request:
     """Refuse a run on the device that only knows shapes."""
     if request.runtime.device.type == "meta":
         raise UsageError("the null device computes nothing: use it with 'plan' or --dry-run only")
@@ -199,7 +204,8 @@ def open_any(model: Model) -> tuple[Skeleton, str]:
     if model is None:
         return open_model(embedded_model()), EMBEDDED_NAME
     if isinstance(model, nn.Module):
-        return adopt_model(model), type(model).__name__
+        skeleton = adopt_model(model)
+        return skeleton, type(skeleton.model).__name__
     opened = open_model(model)
     return opened, str(model) if opened.hub is None else opened.hub.name.repo
 
@@ -224,6 +230,7 @@ class AutoRound:
         batch_size: samples per forward pass.
         gradient_accumulate_steps: forward passes whose gradients make one step.
         low_memory: whether to take the least memory of the device, one sample at a time.
+        threads: of the processor.
         dataset: a dataset's name or file, or token ids or texts themselves.
         seed: of every random choice.
         allow_partial: whether more than a third of the blocks' weights may stay in 16 bit.
@@ -249,6 +256,7 @@ class AutoRound:
     batch_size: int | None = None
     gradient_accumulate_steps: int | None = None
     low_memory: bool | None = None
+    threads: int | None = None
     dataset: object | None = None
     seed: int | None = None
     allow_partial: bool | None = None
@@ -267,15 +275,15 @@ class AutoRound:
         """Tune all blocks, and keep the quantized layers for :meth:`save_quantized`.
 
         Returns:
-            A copy of the model with dequantized weights; codes uint8 [out, in], scales and zero
-            points [out, groups] of every quantized layer by its name.
+            A copy of the model with dequantized weights, in evaluation mode; codes uint8
+            [out, in], scales and zero points [out, groups] of every quantized layer by its name.
 
         Raises:
             AutoRoundError: what is wrong, wherever possible before any work is done.
         """
         request = self._request("auto_round")
         outputs: list[BlockOutput] = []
-        with request.runtime.computing():
+        with computing(request):
             self._prepared = prepare(request, sink=self.sink)
             refuse_partial(self._prepared.plan, allowed=self._prepared.recipe.allow_partial)
             quantize_pass(open_session(self._prepared, sink=self.sink), outputs.append)
@@ -286,7 +294,12 @@ class AutoRound:
             for name, layer in output.layers.items()
             if isinstance(layer, QuantizedTensor)
         }
-        return self._dense_copy(self._prepared, layers), layers
+        skeleton = request.skeleton
+        if skeleton.folder is None:
+            dense = copy_with_weights(skeleton)
+        else:
+            dense = load_any(skeleton.folder, device=str(request.runtime.device))
+        return write_dequantized(dense, skeleton, self._prepared.plan, layers=layers), layers
 
     def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
         """Write the layers that :meth:`quantize` quantized.
@@ -368,7 +381,7 @@ class AutoRound:
 
     def _request(self, format: str) -> Request:
         data = None if isinstance(self.dataset, str | Path) else self.dataset
-        return _computing(
+        return _refuse_null(
             make_request(
                 self.model,
                 self._resolve(format),
@@ -377,29 +390,3 @@ class AutoRound:
                 data=data,
             )
         )
-
-    def _dense_copy(self, prepared: Prepared, layers: Mapping[str, QuantizedTensor]) -> nn.Module:
-        """Return a copy of the model that scores as the written result does."""
-        plan, skeleton = prepared.plan, prepared.request.skeleton
-        if isinstance(self.model, nn.Module):
-            dense = copy.deepcopy(self.model)
-        else:
-            folder = skeleton.folder
-            if folder is None:
-                raise AutoRoundError("the model has no folder to be loaded from")
-            dense = load_any(folder, device=str(prepared.request.runtime.device))
-        planned = {x.name: x for x in plan.layers}
-        for tensor in dense.state_dict().values():
-            # The dtype that kept tensors are written in may have fewer digits.
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.to(DTYPES[plan.dtype]))
-        for name, layer in layers.items():
-            own = planned[name]
-            weight = dense.get_parameter(own.tensor)
-            found = from_matrix(own, dense_weight(layer)).to(weight.device, weight.dtype)
-            if own.tensor in skeleton.tied:
-                # The embeddings keep their weight; the head gets one of its own.
-                dense.get_submodule(name).weight = nn.Parameter(found, requires_grad=False)
-            else:
-                weight.data = found
-        return dense

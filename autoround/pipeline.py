@@ -22,7 +22,7 @@ from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.planning.code_roles import refuse_partial
-from autoround.preparation import Prepared, Request, prepare
+from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
 from autoround.resume.policy import (
@@ -61,7 +61,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             does not exist, nor does a part of it.
     """
     destination = output if isinstance(output, Destination) else Destination(output)
-    with request.runtime.computing(), open_journal(destination) as (journal, resume):
+    with open_journal(destination) as (journal, resume), computing(request, resume):
         if not destination.resume:
             check_output(destination.folder)
         prepared = prepare(
@@ -111,7 +111,7 @@ def _open_sessions(
             journal,
             fingerprint(prepared.plan, request.skeleton, tokens),
             resume,
-            machine=machine_facts(prepared.plan, request.runtime),
+            machine=machine_facts(request.runtime),
             passes=passes,
             allocation=prepared.allocation,
             sink=sink,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoround.device.process import use_deterministic, use_threads
 from autoround.device.protocol import Runtime
 from autoround.events import Planned, Sink, Warned
 from autoround.export.open_writer import check_metadata
@@ -15,6 +17,7 @@ from autoround.mixed_precision.search import has_budget
 from autoround.model.skeleton import Skeleton
 from autoround.planning.calibration import Calibration, load_calibration, needed_calibration
 from autoround.planning.estimate import make_estimate
+from autoround.planning.hyperparameters import settle_threads
 from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
 from autoround.planning.plan import make_plan
 from autoround.recipe.schema import Recipe
@@ -52,6 +55,21 @@ class Prepared:
     calibration: Calibration
     plan: Plan
     estimate: Estimate
+
+
+@contextmanager
+def computing(request: Request, resume: ResumeState | None = None) -> Iterator[None]:
+    """Set the process up for a run as its device and its recipe want it, and put it back.
+
+    Args:
+        request: what to quantize and how.
+        resume: what is left of the interrupted run that this one continues.
+    """
+    recipe, runtime = request.recipe, request.runtime
+    threads = settle_threads(recipe, runtime, None if resume is None else resume.machine_settings)
+    deterministic = use_deterministic(recipe.tuning.deterministic)
+    with runtime.computing(), use_threads(threads), deterministic:
+        yield
 
 
 def prepare(
@@ -94,7 +112,7 @@ def prepare(
         runtime=runtime,
         calibration=calibration.description,
         model=request.model_name,
-        measured_dtype=None if resume is None else resume.compute_dtype,
+        interrupted=None if resume is None else resume.machine_settings,
     )
     # What cannot be written is better told now than after the blocks.
     check_metadata(plan, skeleton, request.tokenizer)

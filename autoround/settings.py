@@ -11,6 +11,17 @@ NEAREST, GPTQ = "nearest", "gptq"
 
 
 @dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """What ``auto`` came to on the machine of a run: results depend on both in their last bits.
+
+    compute_dtype: type that blocks run in. threads: of the processor, for host work.
+    """
+
+    compute_dtype: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTuning:
     """How the rounding of one layer is initialised and how fast it is tuned.
 
@@ -52,7 +63,8 @@ class TuningSettings:
 
     compute_dtype: type that blocks run in. compiled: whether blocks are compiled for their tuning
     steps. attention: how transformers is to compute attention; empty for the model's own way.
-    threads: of the processor, for host work.
+    threads: of the processor, for host work. deterministic: whether torch is held to its
+    deterministic algorithms.
     needs_data: whether calibration tokens are read at all. needs_input_statistics: whether second
     moments of the layers' inputs are collected. init_scale: ``search`` or ``minmax``.
     default, layers: of all layers, and of those that differ, by name.
@@ -66,6 +78,7 @@ class TuningSettings:
     compiled: bool = False
     attention: str = ""
     threads: int = 0
+    deterministic: bool = False
     needs_data: bool = False
     needs_input_statistics: bool = False
     init_scale: str = "minmax"

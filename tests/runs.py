@@ -22,6 +22,7 @@ from autoround.recipe.schema import Recipe
 from autoround.session.block_output import BlockOutput
 from autoround.session.session import Session
 from autoround.types import QuantizedTensor
+from autoround_backends._processor import Processor
 
 #: What makes the default recipe fit tiny models.
 SMALL: dict[str, object] = {
@@ -120,12 +121,16 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compute in one thread, and take speeds as given: a busy machine decides nothing."""
+    """Compute in one thread and in float32, and take speeds as given, on every machine."""
 
     def speed(device: object, dtype: torch.dtype, **others: object) -> Speed:
         return Speed(dtype, 1e10 if dtype == torch.float32 else 1e9)
 
+    def processor() -> Processor:
+        return Processor(1, bfloat16=False)
+
     monkeypatch.setattr("autoround.device.runtime.measure_matmul", speed)
+    monkeypatch.setattr("autoround_backends.cpu.read_processor", processor)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -4,18 +4,22 @@
 
 Runs the command line on a model (by default the embedded SmolLM2-135M), once in one go and once
 killed twice: by SIGKILL after some blocks, and by SIGINT after some more. Prints what differs;
-times and peaks of memory in report.jsonl are left out.
+times and peaks of memory in report.jsonl are left out. With --load other processes keep the
+machine busy while the killed run is resumed: its bytes must not tell.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 COMMON = [
@@ -51,6 +55,19 @@ def interrupt(words: list[str], output: Path, *, blocks: int, how: signal.Signal
         print(" ", re.sub(r"'import signal.*?'", "…", line)[:160])
 
 
+@contextmanager
+def load(processes: int) -> Iterator[None]:
+    """Let so many processes do nothing but work, for a while."""
+    words = [sys.executable, "-c", "while True: pass"]
+    running = [subprocess.Popen(words) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 def content(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -70,6 +87,14 @@ def main() -> None:
     parser.add_argument("--formats", default="auto_round,auto_gptq,gguf:q4_0")
     parser.add_argument("--extra", default="", help="more options, in one text")
     parser.add_argument("--at", type=int, nargs=2, default=[5, 20], help="blocks of the two ends")
+    parser.add_argument(
+        "--load",
+        type=int,
+        nargs="?",
+        const=os.cpu_count() or 1,
+        default=0,
+        help="processes beside the resumed run; one for each processor where no number is given",
+    )
     args = parser.parse_args()
     whole, parts = args.work / "whole", args.work / "parts"
     started = time.perf_counter()
@@ -77,8 +102,9 @@ def main() -> None:
     print(f"in one go: {time.perf_counter() - started:.0f} s")
     interrupt(command(args, parts), parts, blocks=args.at[0], how=signal.SIGKILL)
     again = [*command(args, parts), "--resume"]
-    interrupt(again, parts, blocks=args.at[1], how=signal.SIGINT)
-    subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
+    with load(args.load):
+        interrupt(again, parts, blocks=args.at[1], how=signal.SIGINT)
+        subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
     one, other = content(whole), content(parts)
     wrong = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     size = sum(map(len, one.values())) / 1e6

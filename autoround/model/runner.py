@@ -339,13 +339,17 @@ def _substitute_forward(
 ) -> Iterator[None]:
     """Give every block the forward that a function returns for its number, for a while."""
     modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
+    # A block may have a forward of its own, beside its class.
+    replaced = [module.__dict__.get("forward") for module in modules]
     try:
         for index, module in enumerate(modules):
             module.forward = forward(index)
         yield
     finally:
-        for module in modules:
+        for module, before in zip(modules, replaced, strict=True):
             module.__dict__.pop("forward", None)
+            if before is not None:
+                module.forward = before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autoround.errors import ModelError
 from autoround.events import Sink, StageStarted
+from autoround.model.adopted import copy_modules, unwrap
 from autoround.model.blocks import decoder_blocks, is_matrix, tied_names
 from autoround.model.build import build_empty
 from autoround.model.convert import ConvertedSource
@@ -26,7 +27,7 @@ from autoround.model.files.locate import (
     refuse_unquantizable,
 )
 from autoround.model.files.packed import FLOAT8, UnpackedSource
-from autoround.model.files.source import ModuleSource, WeightSource
+from autoround.model.files.source import WeightSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
 
 
@@ -185,36 +186,49 @@ def fill_weights(skeleton: Skeleton) -> nn.Module:
     for name in skeleton.keys:
         tensor = skeleton.read([name])[name]
         tensor = tensor.float() if tensor.is_floating_point() else tensor
-        path, _, attribute = name.rpartition(".")
-        module = model.get_submodule(path)
-        # Set in the tables themselves: a meta parameter cannot be copied into.
-        if attribute in module._parameters:
-            module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
-        else:
-            module._buffers[attribute] = tensor
+        set_tensor(model, name, tensor)
     model.tie_weights()  # type: ignore[operator]
     return model.eval()
+
+
+def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of one that may be on meta.
+
+    Args:
+        model: Whose modules are changed.
+        name: Of a parameter or buffer.
+        tensor: To be put there.
+    """
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    # Set in the tables themselves: a meta parameter cannot be copied into.
+    if attribute in module._parameters:
+        module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[attribute] = tensor
 
 
 def adopt_model(model: nn.Module) -> Skeleton:
     """Use a model that is in memory; it is read, and never changed.
 
     Args:
-        model: A causal language model of transformers.
+        model: A causal language model of transformers, in any mode, wrapped or not.
 
     Returns:
-        The model with the weights it holds.
+        A copy of its modules in evaluation mode, with the weights it holds.
 
     Raises:
-        ModelError: It is quantized already, an encoder-decoder, or has no decoder blocks.
+        ModelError: It is quantized already, has adapters or no weights, or is an encoder-decoder
+            or without decoder blocks.
     """
+    model = unwrap(model)
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         raise ModelError(f"{type(model).__name__} is not a transformers model: it has no config")
     refuse_unquantizable(config.to_dict(), where=type(model).__name__)
-    source = ModuleSource(model)
-    keys, _ = match_names(model, source)
-    return _skeleton(model, source, keys, None, SavedNames(model))
+    plain, source = copy_modules(model)
+    keys, _ = match_names(plain, source)
+    return _skeleton(plain, source, keys, None, SavedNames(plain))
 
 
 def _skeleton(

@@ -23,6 +23,7 @@ from autoround.settings import (
     QUANTIZED,
     EndToEndSettings,
     LayerTuning,
+    MachineSettings,
     TuningSettings,
 )
 from autoround.types import BlockPlan
@@ -45,7 +46,7 @@ def settle(
     runtime: Runtime,
     *,
     blocks: Sequence[BlockPlan],
-    measured_dtype: str | None = None,
+    interrupted: MachineSettings | None = None,
     non_block_layers: Iterable[str] = (),
     head: str = "",
     tunes_scales: bool = True,
@@ -56,8 +57,8 @@ def settle(
         recipe: what the user asked for.
         runtime: the device.
         blocks: the blocks as planned, for the work that compiling is held against.
-        measured_dtype: the compute dtype that an interrupted run measured to be the fastest,
-            taken over where the recipe leaves it to measurement.
+        interrupted: what an interrupted run had settled by its machine, taken over where the
+            recipe leaves that to the machine.
         non_block_layers: layers outside the blocks that this pass quantizes.
         head: path of the lm-head.
         tunes_scales: whether the outputs hold scales that end-to-end tuning can change; GGUF
@@ -69,13 +70,14 @@ def settle(
     tuning, calibration = recipe.tuning, recipe.calibration
     non_block_layers = tuple(non_block_layers)
     reads_data = needs_data(recipe)
-    dtype = _compute_dtype(recipe, runtime, measured_dtype)
+    dtype = _compute_dtype(recipe, runtime, interrupted)
     compiled = compiles_blocks(recipe, runtime, blocks=blocks, compute_dtype=dtype)
     return TuningSettings(
         compute_dtype=dtype,
         compiled=compiled,
         attention=_attention(recipe, runtime, compiled=compiled),
-        threads=_threads(runtime),
+        threads=settle_threads(recipe, runtime, interrupted),
+        deterministic=tuning.deterministic,
         needs_data=reads_data,
         needs_input_statistics=needs_input_statistics(recipe),
         init_scale=tuning.init_scale,
@@ -101,11 +103,13 @@ def settle(
     )
 
 
-def _compute_dtype(recipe: Recipe, runtime: Runtime, measured: str | None) -> str:
-    """Return the dtype to run blocks in: the recipe's, or the one that is fastest here."""
+def _compute_dtype(recipe: Recipe, runtime: Runtime, interrupted: MachineSettings | None) -> str:
+    """Return the dtype to run blocks in: the recipe's, or the one that its device prefers."""
     if recipe.tuning.compute_dtype != "auto":
         return recipe.tuning.compute_dtype
-    return measured or str(runtime.speeds()[0].dtype).removeprefix("torch.")
+    if interrupted is not None:
+        return interrupted.compute_dtype
+    return str(runtime.speeds()[0].dtype).removeprefix("torch.")
 
 
 def _attention(recipe: Recipe, runtime: Runtime, *, compiled: bool) -> str:
@@ -114,8 +118,20 @@ def _attention(recipe: Recipe, runtime: Runtime, *, compiled: bool) -> str:
     return "eager" if compiled and short and not runtime.own_memory else ""
 
 
-def _threads(runtime: Runtime) -> int:
-    """Return how many threads host work gets on a device."""
+def settle_threads(
+    recipe: Recipe, runtime: Runtime, interrupted: MachineSettings | None = None
+) -> int:
+    """Return how many threads host work gets: the recipe's, or as many as the device sets.
+
+    Args:
+        recipe: what the user asked for.
+        runtime: the device.
+        interrupted: what an interrupted run had settled, taken over by its continuation.
+    """
+    if recipe.tuning.threads != "auto":
+        return recipe.tuning.threads
+    if interrupted is not None:
+        return interrupted.threads
     with runtime.computing():
         return torch.get_num_threads()
 

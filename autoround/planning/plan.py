@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,7 +27,7 @@ from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
 from autoround.planning.output_formats import check_formats, plan_outputs
 from autoround.recipe.schema import Recipe
-from autoround.settings import TuningSettings
+from autoround.settings import MachineSettings, TuningSettings
 from autoround.types import LayerPlan, OutputPlan, Plan
 
 
@@ -38,7 +38,7 @@ def make_plan(
     runtime: Runtime,
     calibration: str,
     model: str,
-    measured_dtype: str | None = None,
+    interrupted: MachineSettings | None = None,
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
@@ -51,7 +51,7 @@ def make_plan(
         runtime: the device.
         calibration: the calibration tokens in words.
         model: the name the user knows it by.
-        measured_dtype: the compute dtype that an interrupted run had measured, to be kept.
+        interrupted: dtype and threads that an interrupted run had settled, to be kept.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -85,14 +85,13 @@ def make_plan(
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
-                tuning=_settle(one, recipe, skeleton, runtime, measured_dtype),
+                tuning=_settle(one, recipe, skeleton, runtime, interrupted),
                 kept_tensors=kept_tensors(skeleton, one.blocks, traits),
                 revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
-    first, *further = plans
     common = [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)]
-    return replace(first, notes=(*first.notes, *common), further=tuple(further))
+    return _joined(plans, common)
 
 
 def _matrices(
@@ -104,6 +103,12 @@ def _matrices(
         block: with_code_traits(matrices(model, block), traits, model) for block in skeleton.blocks
     }
     return inside, with_code_traits(outside_of(skeleton), traits, model)
+
+
+def _joined(plans: Sequence[Plan], notes: Iterable[str]) -> Plan:
+    """Give the first pass the further ones, and the notes that are about all of them."""
+    first, *further = plans
+    return replace(first, notes=(*first.notes, *notes), further=tuple(further))
 
 
 def _common_notes(
@@ -135,7 +140,7 @@ def _settle(
     recipe: Recipe,
     skeleton: Skeleton,
     runtime: Runtime,
-    measured_dtype: str | None,
+    interrupted: MachineSettings | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
     gguf_types = [format_of(output).gguf_types for output in one.outputs]
@@ -144,7 +149,7 @@ def _settle(
         recipe,
         runtime,
         blocks=one.blocks,
-        measured_dtype=measured_dtype,
+        interrupted=interrupted,
         non_block_layers=non_block,
         head=head_path(skeleton.model),
         tunes_scales=not any(gguf_types),

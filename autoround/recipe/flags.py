@@ -90,6 +90,7 @@ FLAGS = (
         # The last one is the field's name for it.
         spellings=("--low-memory/--no-low-memory", "--low_memory", "--low_gpu_mem_usage"),
     ),
+    Flag("threads", "tuning.threads", int, "Threads of the processor; by default its cores."),
     Flag("nsamples", "calibration.nsamples", int, "Calibration samples."),
     Flag("seqlen", "calibration.seqlen", int, "Tokens per sample."),
     Flag(

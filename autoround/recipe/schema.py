@@ -38,6 +38,10 @@ DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
 
 
+#: More threads than any machine has cores: a mistake, and memory for their stacks.
+MAX_THREADS = 1024
+
+
 def _check_formats(text: str) -> str:
     # Which formats there are is for planning to say: other packages bring their own.
     names = [name.strip() for name in text.split(",")]
@@ -125,9 +129,28 @@ class TuningOptions(Section):
 
     compute_dtype: Annotated[
         DType,
-        Field(description="Type blocks are run in; auto is the fastest by measurement."),
+        Field(
+            description="Type blocks are run in; auto is bfloat16 where the device multiplies it "
+            "faster, which a CPU's instructions say."
+        ),
         Legal(" or ".join(LEGAL_DTYPES)),
     ] = "auto"
+    threads: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_THREADS)],
+        Field(
+            description="Threads of the processor; auto is its physical cores, within a "
+            "container's quota and what torch was given."
+        ),
+        Legal(f"auto or an integer from 1 to {MAX_THREADS}"),
+    ] = "auto"
+    deterministic: Annotated[
+        bool,
+        Field(
+            description="Hold torch to its deterministic algorithms; an operation that has none "
+            "ends the run. A CPU needs it for nothing."
+        ),
+        BOOL,
+    ] = False
     compile: Annotated[
         Literal["auto"] | bool,
         Field(

@@ -28,7 +28,8 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         f"calibration  {plan.calibration}",
         *_format_lines(plan),
         f"device       {plan.device}, computing in {plan.compute_dtype}"
-        + ", blocks compiled" * plan.compiled,
+        + ", blocks compiled" * plan.compiled
+        + ", deterministic algorithms" * plan.tuning.deterministic,
         f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB"
         + (f" in {formats} formats" if formats > 1 else "")
         + f", {estimate.bits_per_weight:.2f} bits per quantized weight with scales",

@@ -40,25 +40,19 @@ def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[s
         "revision": plan.revision,
         "device": plan.device,
         "compute dtype": plan.compute_dtype,
+        "threads": plan.tuning.threads,
         "recipe": plan.recipe,
         "calibration": plan.calibration,
         "calibration tokens": tokens_digest(tokens),
         "model files": model_digests(skeleton),
         # Follows from the above, but for what a change of this program does to it.
-        "plan": _digest(json.dumps(dataclasses.asdict(without_machine(plan)), sort_keys=True)),
+        "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
     }
 
 
-def without_machine(plan: Plan) -> Plan:
-    """Drop from a plan what may change between a run and its continuation: the threads."""
-    plain = dataclasses.replace(plan, tuning=dataclasses.replace(plan.tuning, threads=0))
-    return dataclasses.replace(plain, further=tuple(map(without_machine, plan.further)))
-
-
-def machine_facts(plan: Plan, runtime: Runtime) -> dict[str, Any]:
+def machine_facts(runtime: Runtime) -> dict[str, Any]:
     """Return what may change last bits only: a run goes on with a warning."""
     return {
-        "threads": plan.tuning.threads,
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "operations": type(runtime.ops).__name__,

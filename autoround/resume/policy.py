@@ -15,6 +15,7 @@ from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
 from autoround.resume.fingerprint import differences
 from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
+from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
 from autoround.types import BlockResult, Destination, Plan
 
@@ -36,9 +37,10 @@ class ResumeState:
     allocation: Mapping[str, Any] | None
 
     @property
-    def compute_dtype(self) -> str:
-        """The dtype that blocks ran in, measured or asked for."""
-        return str(self.fingerprint["compute dtype"])
+    def machine_settings(self) -> MachineSettings:
+        """The dtype that blocks ran in and the threads, settled by the machine or asked for."""
+        fingerprint = self.fingerprint
+        return MachineSettings(str(fingerprint["compute dtype"]), int(fingerprint["threads"]))
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -56,6 +58,7 @@ def parse_header(header: Mapping[str, Any]) -> ResumeState:
     try:
         fingerprint, machine = dict(header["fingerprint"]), dict(header["machine"])
         known = {"compute dtype", "recipe"} <= fingerprint.keys()
+        known &= isinstance(fingerprint.get("threads"), int) and fingerprint["threads"] > 0
         allocation = header.get("allocation")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise OutputError(

@@ -1,39 +1,43 @@
-"""The CPU, in whichever dtype multiplies matrices fastest on this very machine."""
+"""The CPU: threads and dtype by what the processor is, never by what else runs on it."""
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from autoround.core.ops import Ops, TorchOps
-from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed, sort_speeds
+from autoround.device.process import use_threads
+from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
 from autoround_backends._compile import Compiled, can_compile
 from autoround_backends._cpu_ops import CpuOps
+from autoround_backends._processor import Processor, read_processor
 
-#: Fewer threads must multiply faster by this factor to be used: noise must not decide.
-WORTHWHILE_FEWER = 1.25
-#: What a container may use of the processor, in control groups of version 2.
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: Where instructions do not tell, bfloat16 must multiply in this fraction of float32's CPU time.
+CLEARLY_LESS = 1 / 1.5
+#: Rows and columns of the matrices that are then multiplied, and how often.
+TRIED_SIZE, TRIED_TURNS = 384, 15
 
 #: Operations of products from which compiling blocks pays, here and with a matrix unit.
 COMPILES_FROM = 1.5e13
 
 
 class CpuRuntime(TorchRuntime):
-    """The host processor and its memory."""
+    """The host processor and its memory.
 
-    def __init__(self) -> None:
+    processor: what this process may use of it; None to read that from the system.
+    """
+
+    def __init__(self, processor: Processor | None = None) -> None:
         super().__init__("cpu", torch.device("cpu"))
+        self._processor = read_processor() if processor is None else processor
 
     @cached_property
     def ops(self) -> Ops:
@@ -46,41 +50,31 @@ class CpuRuntime(TorchRuntime):
 
     @cached_property
     def threads(self) -> int:
-        """The number of threads that multiplies fastest, at most what torch was given.
+        """The cores this process may use, at most as many as torch has threads.
 
         Threads beyond what a container may use wait for each other, and so do two on one core.
         """
-        configured = torch.get_num_threads()
-        chosen = min(configured, allowed_threads())
-        best = 0.0
-        try:
-            count = chosen
-            while count:
-                torch.set_num_threads(count)
-                flops = self._measured(torch.float32).flops if chosen > 1 else 1.0
-                if best and flops < WORTHWHILE_FEWER * best:
-                    break
-                best, chosen, count = flops, count, count // 2
-        finally:
-            torch.set_num_threads(configured)
-        return chosen
+        return min(torch.get_num_threads(), self._processor.cores)
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Use the number of threads that measured fastest."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def computing(self) -> AbstractContextManager[None]:
+        """Use as many threads as there are cores for this process."""
+        return use_threads(self.threads)
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        # Support for bfloat16 says nothing of its speed: without AVX-512 BF16 or AMX it
-        # is emulated, 8 to 80 times slower than float32.
+        # The choice does not go by these: another process may slow one of them down.
         with self.computing():
-            return sort_speeds([self._measured(dtype) for dtype in self.dtypes])
+            exact, short = (self._measured(dtype) for dtype in (torch.float32, torch.bfloat16))
+        return (short, exact) if self._multiplies_bfloat16() else (exact, short)
+
+    def _multiplies_bfloat16(self) -> bool:
+        """Tell whether to compute in bfloat16: where the processor has instructions for it."""
+        answer = self._processor.bfloat16
+        if answer is not None and torch.backends.mkldnn.is_available():
+            return answer
+        with use_threads(1):
+            exact, short = cpu_seconds(torch.float32, torch.bfloat16)
+        return short < CLEARLY_LESS * exact
 
     def notes(self) -> tuple[Note, ...]:
         """Say how many threads are used, and what the operations are made of."""
@@ -89,8 +83,8 @@ class CpuRuntime(TorchRuntime):
         # A run without the kernels is slower by far: the user is to know.
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
-        configured = torch.get_num_threads()
-        return Note(f"{self.threads} threads, the fastest of {configured} and fewer"), about
+        cores = self._processor.cores
+        return Note(f"{self.threads} threads, on {cores} cores for this process"), about
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth its ten seconds."""
@@ -121,21 +115,25 @@ class CpuRuntime(TorchRuntime):
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def allowed_threads(quota: Path = QUOTA) -> int:
-    """Return how many processors this process may use, one at least.
+def cpu_seconds(*dtypes: torch.dtype) -> tuple[float, ...]:
+    """Return the CPU time that one matrix product takes in each dtype, the least of some turns.
+
+    Time of this process alone, in which others that run beside it have no share; turns of the
+    dtypes alternate, so that a slower clock meets them alike.
 
     Args:
-        quota: file with microseconds of work allowed in a period, and the period.
+        dtypes: to multiply in, by the threads that torch has.
     """
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    try:
-        allowed, period = quota.read_text(encoding="ascii").split()
-        count = min(count, math.ceil(int(allowed) / int(period)))
-    except (OSError, ValueError, ZeroDivisionError):
-        pass  # there is no such limit, or "max"
-    return max(1, count)
+    pairs = [torch.ones((2, TRIED_SIZE, TRIED_SIZE), dtype=dtype) for dtype in dtypes]
+    least = [float("inf")] * len(dtypes)
+    for turn in range(TRIED_TURNS + 1):
+        for index, (left, right) in enumerate(pairs):
+            started = time.process_time()
+            left @ right
+            # In the first turn libraries make their plans.
+            spent = time.process_time() - started if turn else float("inf")
+            least[index] = min(least[index], spent)
+    return tuple(least)
 
 
 class CpuBackend:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from autoround.device.process import use_threads
 from autoround.device.protocol import Runtime, Speed
 from autoround.device.registry import open_device
 from autoround.errors import ModelError, RecipeError
@@ -16,6 +17,7 @@ from autoround.model.skeleton import adopt_model, open_model
 from autoround.planning.hyperparameters import needs_data, settle
 from autoround.planning.layer_scheme import compile_patterns, matches
 from autoround.planning.plan import make_plan
+from autoround.settings import MachineSettings
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 from ...runs import small
@@ -265,7 +267,21 @@ def test_the_compute_dtype_is_the_fastest_unless_one_is_asked(asked: str, settle
     assert settle(recipe, Fast16(), blocks=()).compute_dtype == settled
 
 
-def test_an_interrupted_run_keeps_the_dtype_that_it_measured() -> None:
+def test_dtype_and_threads_of_an_interrupted_run_are_taken_over() -> None:
     recipe = small({"tuning.compute_dtype": "auto"})
-    settled = settle(recipe, Fast16(), blocks=(), measured_dtype="float32")
-    assert settled.compute_dtype == "float32"
+    interrupted = MachineSettings("float32", 7)
+    settled = settle(recipe, Fast16(), blocks=(), interrupted=interrupted)
+    assert (settled.compute_dtype, settled.threads) == ("float32", 7)
+    recipe = small({"tuning.compute_dtype": "float16", "tuning.threads": 3})
+    settled = settle(recipe, Fast16(), blocks=(), interrupted=interrupted)
+    assert (settled.compute_dtype, settled.threads) == ("float16", 3)
+
+
+class TwoThreads(Fast16):
+    def computing(self) -> AbstractContextManager[object]:
+        return use_threads(2)
+
+
+def test_threads_are_those_that_the_device_sets_unless_a_number_is_asked() -> None:
+    assert settle(small(), TwoThreads(), blocks=()).threads == 2
+    assert settle(small({"tuning.threads": 5}), TwoThreads(), blocks=()).threads == 5

@@ -163,6 +163,8 @@ def test_defaults_are_the_documented_ones() -> None:
             "num_validations": 5,
             "validation_samples": 16,
             "compute_dtype": "auto",
+            "threads": "auto",
+            "deterministic": False,
             "compile": "auto",
         },
         "allocate": {

@@ -21,12 +21,10 @@ from autoround.resume.fingerprint import (
     machine_facts,
     model_digests,
     tokens_digest,
-    without_machine,
 )
 from autoround.session.session import Session
-from autoround.types import Plan
 
-from ...runs import make_session
+from ...runs import make_prepared, make_session
 from ...tiny import make_model, token_ids
 
 IDS = token_ids(4, 16)
@@ -72,22 +70,6 @@ def test_a_plan_that_differs_alone_is_told() -> None:
     assert found[0].startswith("plan: ")
     further = replace(session.plan, further=(other,))
     assert differences(print_of(session), fingerprint(further, session.skeleton, session.tokens))
-
-
-def test_the_number_of_threads_is_of_the_machine_and_may_change() -> None:
-    session = job()
-
-    def threads(plan: Plan, number: int) -> Plan:
-        further = tuple(threads(one, number) for one in plan.further)
-        return replace(plan, tuning=replace(plan.tuning, threads=number), further=further)
-
-    whole = replace(session.plan, further=(session.plan,))
-    one, two = threads(whole, 1), threads(whole, 2)
-    assert without_machine(one) == without_machine(two) != one
-    prints = [fingerprint(plan, session.skeleton, session.tokens) for plan in (one, two)]
-    assert prints[0] == prints[1]
-    facts = [machine_facts(plan, session.runtime) for plan in (one, two)]
-    assert differences(*facts) == ["threads: 1 then, 2 now"]
 
 
 def test_keys_that_one_of_them_lacks_are_told_in_words() -> None:
@@ -165,3 +147,31 @@ def test_a_model_in_memory_has_no_files() -> None:
     assert one == same
     assert set(one) == {"config", "tensors", "tensors outside the blocks"}
     assert {key for key in one if one[key] != other[key]} == {"tensors outside the blocks"}
+
+
+def fingerprint_of(values: dict[str, object]) -> dict[str, object]:
+    prepared = make_prepared(adopt_model(make_model("llama")), values, data=token_ids(4, 16))
+    return fingerprint(prepared.plan, prepared.request.skeleton, prepared.calibration.tokens)
+
+
+def test_the_same_request_is_the_same_run() -> None:
+    assert differences(fingerprint_of({}), fingerprint_of({})) == []
+
+
+def test_threads_and_dtype_belong_to_a_run() -> None:
+    one = fingerprint_of({"tuning.threads": 1})
+    two = fingerprint_of({"tuning.threads": 2, "tuning.compute_dtype": "bfloat16"})
+    assert (one["threads"], two["threads"]) == (1, 2)
+    assert differences(one, two) == [
+        "compute dtype: float32 then, bfloat16 now",
+        "threads: 1 then, 2 now",
+        "recipe.tuning.compute_dtype: float32 then, bfloat16 now",
+        "recipe.tuning.threads: 1 then, 2 now",
+    ]
+
+
+def test_facts_of_the_machine_say_nothing_of_its_load() -> None:
+    prepared = make_prepared(adopt_model(make_model("llama")), data=token_ids(4, 16))
+    facts = machine_facts(prepared.request.runtime)
+    assert facts.keys() == {"processor", "instructions", "operations"}
+    assert facts == machine_facts(prepared.request.runtime)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
 from autoround.errors import OutputError, UsageError
 from autoround.events import Event, Planned, StageStarted, Warned
@@ -26,6 +27,8 @@ from autoround.session.block_output import BlockOutput
 from autoround.tuning import end_to_end_state
 from autoround.tuning.block import BlockTuner
 from autoround.types import BlockPlan, Destination, RunResult
+from autoround_backends._processor import Processor
+from autoround_backends.cpu import CpuRuntime
 
 from ...faults import count, full_disk, killed
 from ...runs import NEAREST, small, tensors_of
@@ -61,11 +64,13 @@ def quantize(
     *,
     data: Any = IDS,
     sink: Callable[[Event], None] = lambda event: None,
+    runtime: Runtime | None = None,
     **means: Any,
 ) -> RunResult:
     recipe = small({**BASE, **(values or {})})
     tokenizer = byte_tokenizer() if "gguf" in recipe.output.format else None
-    request = Request(open_model(model), recipe, open_device("cpu"), "tiny", tokenizer, data=data)
+    runtime = runtime or open_device("cpu")
+    request = Request(open_model(model), recipe, runtime, "tiny", tokenizer, data=data)
     return run(request, Destination(output, **means), sink=sink)
 
 
@@ -337,46 +342,37 @@ def test_a_changed_version_does_not_go_on_and_another_machine_is_told(
     with pytest.raises(OutputError, match=r"torch: 1\.0 then, "):
         quantize(model, out, resume=True)
     about["fingerprint"]["torch"] = torch.__version__
-    about["machine"]["threads"] = 99
+    about["machine"]["processor"] = "abacus"
     path.write_text(json.dumps(about))
     events: list[Event] = []
     quantize(model, out, resume=True, sink=events.append)
     (warning,) = (event for event in events if isinstance(event, Warned))
     assert "last bits may differ" in warning.message
-    assert "threads: 99 then, 1 now" in warning.message
+    assert "processor: abacus then, " in warning.message
 
 
-def test_the_dtype_that_was_measured_is_kept(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from autoround.device.protocol import Speed
-
+def test_dtype_and_threads_of_the_interrupted_run_are_kept(model: Path, tmp_path: Path) -> None:
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
     out = tmp_path / "out"
-    interrupted(model, out, values)
-    monkeypatch.setattr(
-        "autoround.device.runtime.measure_matmul",
-        lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
-    )
-    result = quantize(model, out, values, resume=True)
-    assert result.plan.compute_dtype == "float32"
+    torch.set_num_threads(2)
+    interrupted(model, out, values, runtime=CpuRuntime(Processor(2, bfloat16=False)))
+    others = CpuRuntime(Processor(1, bfloat16=True))
+    result = quantize(model, out, values, resume=True, runtime=others)
+    assert (result.plan.compute_dtype, result.plan.tuning.threads) == ("float32", 2)
+    whole = quantize(model, tmp_path / "whole", values, runtime=others)
+    assert (whole.plan.compute_dtype, whole.plan.tuning.threads) == ("bfloat16", 1)
 
 
 def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoround.device.protocol import Speed
-
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
     out = tmp_path / "out"
     monkeypatch.setattr("autoround_backends.cpu.COMPILES_FROM", 0.0)
     monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
-    interrupted(model, out, values)
-    monkeypatch.setattr(
-        "autoround.device.runtime.measure_matmul",
-        lambda device, dtype, **others: Speed(dtype, 1e12 if dtype == torch.bfloat16 else 1e9),
-    )
-    result = quantize(model, out, values, resume=True)
+    interrupted(model, out, values, runtime=CpuRuntime(Processor(1, bfloat16=False)))
+    others = CpuRuntime(Processor(1, bfloat16=True))
+    result = quantize(model, out, values, resume=True, runtime=others)
     assert (result.plan.compute_dtype, result.plan.compiled) == ("float32", False)
 
 
