@@ -129,7 +129,8 @@ def _merged(rule: ExpertTensor, tensors: Mapping[str, Tensor]) -> Tensor:
     try:
         return rule.merge(matrices)
     except (KeyError, RuntimeError) as error:
-        raise ModelError(f"the experts of {rule.name} are not all there: {error}") from error
+        reason = error.args[0] if error.args else error
+        raise ModelError(f"the experts of {rule.name} are not all there: {reason}") from error
 
 
 def rules_of(model: nn.Module) -> Rules:

@@ -46,7 +46,15 @@ class ExpertTensor:
         return part_rows(self.shape[0], part, len(self.parts), interleaved=self.interleaved)
 
     def merge(self, matrices: Mapping[tuple[int, int], Tensor]) -> Tensor:
-        """Stack matrices [out, in], given by (part, expert), to the tensor as it is stored."""
+        """Stack matrices [out, in], given by (part, expert), to the tensor as it is stored.
+
+        Raises:
+            KeyError: a matrix is missing, or is one too many.
+        """
+        wanted = {(part, expert) for part in range(len(self.parts)) for expert in range(self.count)}
+        for part, expert in sorted(wanted.symmetric_difference(matrices)):
+            word = "missing" if (part, expert) in wanted else "one too many"
+            raise KeyError(f"{self.parts[part]} of expert {expert} is {word}")
         first = matrices[0, 0]
         whole = torch.empty((self.count, *self.shape), dtype=first.dtype, device=first.device)
         for (part, expert), matrix in matrices.items():

@@ -90,8 +90,7 @@ def make_plan(
                 revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
-    common = [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)]
-    return _joined(plans, common)
+    return _joined(plans, [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)])
 
 
 def _matrices(

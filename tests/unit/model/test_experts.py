@@ -46,6 +46,21 @@ def test_parts_that_are_cut_out_are_stacked_to_the_same_tensor(
     assert torch.equal(stored, whole.transpose(1, 2) if transposed else whole)
 
 
+@pytest.mark.parametrize(("drop", "add"), [((1, 2), None), ((0, 0), None), (None, (1, COUNT))])
+def test_a_stack_is_whole_or_an_error(
+    drop: tuple[int, int] | None, add: tuple[int, int] | None
+) -> None:
+    own = ExpertTensor("e", COUNT, (OUT, IN), False, GATED_PARTS, False)
+    parts = {(p, e): torch.ones(OUT // 2, IN) for p in range(2) for e in range(COUNT)}
+    if drop is not None:
+        del parts[drop]
+    if add is not None:
+        parts[add] = torch.ones(OUT // 2, IN)
+    words = "one too many" if drop is None else "missing"
+    with pytest.raises(KeyError, match=words):
+        own.merge(parts)
+
+
 def test_rows_of_parts_take_turns_or_follow_each_other() -> None:
     rows = list(range(6))
     for interleaved, wanted in ((False, [[0, 1, 2], [3, 4, 5]]), (True, [[0, 2, 4], [1, 3, 5]])):
