@@ -196,6 +196,8 @@ class Plan:
     rules: what the recipe's rules for some of the layers did.
     tuning: the hyperparameters of this pass.
     kept_tensors: large weights of the blocks that are no matrices of layers.
+    stored_in_float32: unquantized tensors that are written in float32 beside others in 16 bit.
+    computed_in_float32: those among them that blocks are run with in float32.
     revision: the commit of a model from the hub; None for any other.
     """
 
@@ -214,6 +216,8 @@ class Plan:
     rules: tuple[RulePlan, ...] = ()
     tuning: TuningSettings = UNTUNED
     kept_tensors: tuple[KeptTensor, ...] = ()
+    stored_in_float32: tuple[str, ...] = ()
+    computed_in_float32: tuple[str, ...] = ()
     revision: str | None = None
 
     @property
@@ -225,6 +229,11 @@ class Plan:
     def compiled(self) -> bool:
         """Whether blocks are compiled for their tuning steps."""
         return self.tuning.compiled
+
+    @property
+    def float32(self) -> frozenset[str]:
+        """The unquantized tensors that are written in float32, by the model's own names."""
+        return frozenset(self.stored_in_float32)
 
     @property
     def unquantized(self) -> dict[str, str]:

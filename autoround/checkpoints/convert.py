@@ -260,8 +260,10 @@ def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, ShardWriter]
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelError(f"{source.folder}: tensor {name} holds NaN")
         for part, writer in writers:
-            own = {part.dtype: tensors} if part.dtype == source.plan.dtype else {}
-            writer.add(own.get(part.dtype) or in_output_dtype(part, tensors))
+            # What is wider than the rest of a checkpoint is so on purpose.
+            wide = tensor.dtype == torch.float32 and source.plan.dtype != "float32"
+            same = wide or part.dtype == source.plan.dtype
+            writer.add(tensors if same else in_output_dtype(part, tensors))
 
 
 def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:

@@ -45,9 +45,9 @@ def write_dequantized(
         The copy.
     """
     plans = {layer.name: layer for layer in plan.layers}
-    for tensor in dense.state_dict().values():
+    for name, tensor in dense.state_dict().items():
         # The dtype that kept tensors are written in may have fewer digits.
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name not in plan.float32:
             tensor.copy_(tensor.to(DTYPES[plan.dtype]))
     for name, layer in layers.items():
         layer_plan = plans[name]

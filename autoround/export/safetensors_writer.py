@@ -74,7 +74,8 @@ class SafetensorsWriter:
         self._write({n: t for n, t in tensors.items() if n not in self._quantized_outside})
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        self._shards.add(in_output_dtype(self._part, file_tensors(self._skeleton, tensors)))
+        written = in_output_dtype(self._part, tensors, float32=self._plan.float32)
+        self._shards.add(file_tensors(self._skeleton, written))
 
     def add_unmapped(self, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as they are."""
@@ -162,14 +163,24 @@ def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str
     return found
 
 
-def in_output_dtype(output: OutputPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_output_dtype(
+    output: OutputPlan, tensors: Mapping[str, Tensor], *, float32: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Give kept tensors the dtype of an output.
+
+    Args:
+        output: says the dtype.
+        tensors: by name.
+        float32: names of those that are left as they are.
 
     Raises:
         FormatError: a value is too large for it.
     """
     dtype = DTYPES[output.dtype]
-    found = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    found = {
+        n: t.to(dtype) if t.is_floating_point() and n not in float32 else t
+        for n, t in tensors.items()
+    }
     # bfloat16 has the range of float32: no value becomes infinite.
     if dtype == torch.float16:
         for name, tensor in tensors.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ from autoround.model.blocks import expected, tied_names
 from autoround.model.build import build_empty
 from autoround.model.files.locate import find_model, locate_model, read_config, read_quantization
 from autoround.model.files.source import WeightSource
+from autoround.model.wide import kept_by_class
+
+#: The step of a path that stands for the model's own module inside one of ours.
+_INNER = re.compile(r"\.inner(?=\.|$)")
 
 
 def load(
@@ -142,7 +147,7 @@ def _fill(
 
     place: packed layers are laid out for their kernel there as they come; None not to.
     """
-    tied = tied_names(model)
+    tied, keeps = tied_names(model), kept_by_class(model)
     for path, module in model.named_modules():
         names = [n for n, _ in module.named_parameters(recurse=False)]
         names += [
@@ -155,7 +160,7 @@ def _fill(
             wanted = {n: f"{packed[path]}.{n}" for n in names}
         else:
             source = opened.tensors
-            own = path.replace(".inner", "") if isinstance(module, nn.Module) else path
+            own = _INNER.sub("", path)
             full = {n: f"{own}.{n}" if own else n for n in names}
             wanted = {n: opened.keys.get(f, f) for n, f in full.items() if f not in tied}
         for name, key in wanted.items():
@@ -167,7 +172,8 @@ def _fill(
                 raise FormatError(f"tensor {key} holds NaN")
             if isinstance(module, QuantLinear) and not _finite(tensor):
                 raise FormatError(f"tensor {key} holds infinity")
-            _assign(module, name, tensor, dtype)
+            wide = tensor.dtype == torch.float32 and keeps(f"{path}.{name}")
+            _assign(module, name, tensor, torch.float32 if wide else dtype)
         if isinstance(module, QuantLinear):
             module.note_order(path)
             # Experts are unpacked for the model's own code, so no kernel multiplies with them.

@@ -6,7 +6,7 @@ wrapped or replaced, and nothing stays on the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +66,7 @@ class BlockRunner:
         dtype: torch.dtype,
         compiled_call: BlockCall = call_block,
         attention: str | None = None,
+        float32: Collection[str] = (),
     ) -> None:
         """Bind a model to a device and a dtype; nothing is read.
 
@@ -76,7 +77,9 @@ class BlockRunner:
             compiled_call: The compiled callable for training steps.
             attention: Name of an attention implementation of transformers; None for the model's
                 own.
+            float32: The model's own names of tensors that stay in float32 whatever the dtype.
         """
+        self._float32 = frozenset(float32)
         self._compiled_call, self._attention = compiled_call, attention
         self._skeleton = skeleton
         self._device = device
@@ -85,10 +88,21 @@ class BlockRunner:
         self._outer: dict[str, Tensor] | None = None
         self._returned = 0
 
-    def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Move tensors to the device, floating-point ones in the compute dtype."""
+    def place(self, tensors: Mapping[str, Tensor], *, under: str = "") -> dict[str, Tensor]:
+        """Move tensors to the device, floating-point ones in the compute dtype.
+
+        Args:
+            tensors: By name.
+            under: The module path that their names are below; empty for whole names.
+
+        Returns:
+            Tensors by the same names; those that stay in float32 are left in their dtype.
+        """
+        prefix = f"{under}." if under else ""
         return {
-            name: t.to(self._device, self._dtype) if t.is_floating_point() else t.to(self._device)
+            name: t.to(self._device, self._dtype)
+            if t.is_floating_point() and prefix + name not in self._float32
+            else t.to(self._device)
             for name, t in tensors.items()
         }
 

@@ -29,6 +29,7 @@ from autoround.model.files.locate import (
 from autoround.model.files.packed import FLOAT8, UnpackedSource
 from autoround.model.files.source import WeightSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
+from autoround.model.wide import wide_tensors
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Skeleton:
         files = f"{len(missing)} of {len(self.hub.shards())} files"
         sink(StageStarted("fetch", f"{files} of {self.hub.name}, {size / 1e9:.1f} GB in all"))
         self.hub.fetch_weights()
+
+    @cached_property
+    def wide(self) -> frozenset[str]:
+        """The tensors that stay in float32 where others are in 16 bit, by the model's own names."""
+        return wide_tensors(self.model, {name: self.header(name) for name in self.keys})
 
     def names_under(self, prefix: str) -> list[str]:
         """Return the model's tensor names below a module path."""

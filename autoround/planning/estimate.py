@@ -100,7 +100,8 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
             total += layer_bytes(quantized[name], output.packing)
             continue
         shape, dtype = skeleton.header(name)
-        written = DTYPES[output.dtype] if dtype.is_floating_point else dtype
+        converted = dtype.is_floating_point and name not in plan.float32
+        written = DTYPES[output.dtype] if converted else dtype
         total += math.prod(shape) * written.itemsize
     for name in skeleton.unmapped:
         shape, dtype = skeleton.source.headers()[name]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
-
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import ModelError, RecipeError
 from autoround.formats import registry
@@ -22,6 +20,7 @@ from autoround.planning.code_roles import (
 )
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
+from autoround.planning.kept_dtype import kept_dtype, with_float32
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
@@ -66,7 +65,7 @@ def make_plan(
     every = [matrix for block in inside.values() for matrix in block]
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     rules = apply_rules(recipe, skeleton, inside, outside)
-    dtype, notes = _kept_dtype(recipe, skeleton)
+    dtype, notes = kept_dtype(recipe, skeleton)
     outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
     plans = []
     for one in _passes(rules, skeleton, inside, outside, outputs):
@@ -90,6 +89,7 @@ def make_plan(
                 revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
+    plans = with_float32(plans, skeleton)
     return _joined(plans, [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)])
 
 
@@ -289,26 +289,6 @@ def _group_notes(layers: list[LayerPlan]) -> list[str]:
         f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter, which "
         "some serving engines refuse"
         for size, widths in short.items()
-    ]
-
-
-def _kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
-    """Return the dtype of kept tensors, and what that changes."""
-    stored = [skeleton.header(name)[1] for name in skeleton.keys]
-    floats = [dtype for dtype in stored if dtype.is_floating_point]
-    common = max(dict.fromkeys(floats), key=floats.count)
-    name = str(common).removeprefix("torch.")
-    if recipe.output.dtype != "auto":
-        changed = (
-            []
-            if recipe.output.dtype == name
-            else [f"kept tensors: {name} in the model, written as {recipe.output.dtype} as asked"]
-        )
-        return recipe.output.dtype, changed
-    if common in (torch.float16, torch.bfloat16):
-        return name, []
-    return "bfloat16", [
-        f"kept tensors: {name} in the model, written as bfloat16 (set output.dtype to change)"
     ]
 
 

@@ -78,6 +78,20 @@ def _scheme_lines(plan: Plan) -> list[str]:
         *map(_rule_line, plan.rules),
         *kept_lines(plan),
         *_kept_tensor_lines(plan),
+        *_float32_lines(plan),
+    ]
+
+
+def _float32_lines(plan: Plan) -> list[str]:
+    """Say which tensors stay in float32, and which of them blocks are run with."""
+    names = plan.stored_in_float32
+    if not names:
+        return []
+    rest = len(names) - len(plan.computed_in_float32)
+    cast = f"; {rest} of them are in {plan.compute_dtype} while blocks run" if rest else ""
+    return [
+        f"keep float32 {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: wider "
+        f"than the rest of the checkpoint{cast}"
     ]
 
 

@@ -74,7 +74,8 @@ def load_block(
         block: which one.
         stored: its tensors by param, on any device, in any dtype.
     """
-    return LoadedBlock(block, runner, runner.place(stored) | runner.buffers(block.index))
+    placed = runner.place(stored, under=block.name)
+    return LoadedBlock(block, runner, placed | runner.buffers(block.index))
 
 
 def read_block(session: Session, block: BlockPlan) -> dict[str, Tensor]:
@@ -92,14 +93,16 @@ def read_block(session: Session, block: BlockPlan) -> dict[str, Tensor]:
 def in_kept_dtype(plan: Plan, block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give unquantized tensors the dtype they are written in, so that tuning sees what is served.
 
+    Tensors that stay in float32 are left as they are.
+
     Args:
         plan: says the dtype.
         block: says which tensors get a scheme, and keep the dtype they have.
         stored: tensors by the model's own names.
     """
-    replaced, kept = block.quantized_tensors, DTYPES[plan.dtype]
+    left, kept = block.quantized_tensors | plan.float32, DTYPES[plan.dtype]
     return {
-        name: t.to(kept) if name not in replaced and t.is_floating_point() else t
+        name: t.to(kept) if name not in left and t.is_floating_point() else t
         for name, t in stored.items()
     }
 

@@ -103,11 +103,14 @@ def make_runner(session: Session, *, compiled: bool = True) -> BlockRunner:
     """
     device, dtype = session.runtime.device, session.compute_dtype
     if not (compiled and session.plan.compiled):
-        return BlockRunner(session.skeleton, device=device, dtype=dtype)
+        return BlockRunner(
+            session.skeleton, device=device, dtype=dtype, float32=session.plan.computed_in_float32
+        )
     return BlockRunner(
         session.skeleton,
         device=device,
         dtype=dtype,
         compiled_call=session.runtime.compile(call_block),
         attention=session.tuning.attention or None,
+        float32=session.plan.computed_in_float32,
     )
