@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoround.device.process import use_deterministic, use_threads
 from autoround.device.protocol import Runtime
 from autoround.events import Planned, Sink, Warned
 from autoround.export.open_writer import check_metadata
@@ -17,9 +16,9 @@ from autoround.mixed_precision.search import has_budget
 from autoround.model.skeleton import Skeleton
 from autoround.planning.calibration import Calibration, load_calibration, needed_calibration
 from autoround.planning.estimate import make_estimate
-from autoround.planning.hyperparameters import settle_threads
 from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
 from autoround.planning.plan import make_plan
+from autoround.planning.process import process_for
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import ResumeState
 from autoround.session.session import Placement, Session
@@ -65,10 +64,8 @@ def computing(request: Request, resume: ResumeState | None = None) -> Iterator[N
         request: what to quantize and how.
         resume: what is left of the interrupted run that this one continues.
     """
-    recipe, runtime = request.recipe, request.runtime
-    threads = settle_threads(recipe, runtime, None if resume is None else resume.machine_settings)
-    deterministic = use_deterministic(recipe.tuning.deterministic)
-    with runtime.computing(), use_threads(threads), deterministic:
+    interrupted = None if resume is None else resume.machine_settings
+    with process_for(request.recipe, request.runtime, interrupted):
         yield
 
 

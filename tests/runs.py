@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from autoround.device.protocol import Speed
 from autoround.device.registry import open_device
 from autoround.events import Event, ignore
-from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.model.blocks import decoder_blocks, tied_names
+from autoround.model.files.source import ModuleSource
+from autoround.model.names import SavedNames
+from autoround.model.skeleton import Skeleton, adopt_model, match_names, open_model
 from autoround.pipeline import quantize_pass
 from autoround.preparation import Prepared, Request, open_session, prepare
 from autoround.recipe.load import load_recipe
@@ -135,3 +138,19 @@ def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def skeleton_on_meta(model: Any) -> Skeleton:
+    """Describe a model that has no weights: enough for a plan, and nothing can be read."""
+    source = ModuleSource(model)
+    return Skeleton(
+        model=model,
+        config=model.config,
+        source=source,
+        blocks=tuple(decoder_blocks(model)),
+        keys=match_names(model, source)[0],
+        unmapped=(),
+        tied=tied_names(model),
+        folder=None,
+        names=SavedNames(model),
+    )

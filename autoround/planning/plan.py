@@ -85,12 +85,9 @@ def make_plan(
                 notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, interrupted),
-                kept_tensors=kept_tensors(skeleton, one.blocks, traits),
-                revision=None if skeleton.hub is None else skeleton.hub.commit,
             )
         )
-    plans = with_float32(plans, skeleton)
-    return _joined(plans, [*_common_notes(plans, recipe, skeleton, outputs), *traits_notes(traits)])
+    return _joined(plans, skeleton, traits, _common_notes(plans, recipe, skeleton, outputs))
 
 
 def _matrices(
@@ -104,10 +101,17 @@ def _matrices(
     return inside, with_code_traits(outside_of(skeleton), traits, model)
 
 
-def _joined(plans: Sequence[Plan], notes: Iterable[str]) -> Plan:
-    """Give the first pass the further ones, and the notes that are about all of them."""
-    first, *further = plans
-    return replace(first, notes=(*first.notes, *notes), further=tuple(further))
+def _joined(
+    plans: Sequence[Plan], skeleton: Skeleton, traits: CodeTraits, notes: Iterable[str]
+) -> Plan:
+    """Add what every pass has of the model, and give the first pass the further ones."""
+    revision = None if skeleton.hub is None else skeleton.hub.commit
+    first, *further = (
+        replace(p, kept_tensors=kept_tensors(skeleton, p.blocks, traits), revision=revision)
+        for p in with_float32(plans, skeleton)
+    )
+    notes = (*first.notes, *notes, *traits_notes(traits))
+    return replace(first, notes=notes, further=tuple(further))
 
 
 def _common_notes(

@@ -47,7 +47,7 @@ def model(
             states.append(hidden if run else None)
             calls.append(Call(*arguments(ids)) if run else None)
             hidden = hidden * factor if run else hidden
-        return Trace(tuple(states), tuple(calls), False)
+        return Trace(tuple(states), tuple(calls))
 
     return trace
 
@@ -178,7 +178,7 @@ def test_every_sample_is_traced_where_there_are_images() -> None:
     def trace(ids: Tensor, media: Sequence[Media], factor: float) -> Trace:
         features = batch_media(media)["pixels"]
         states = (hidden_of(ids), hidden_of(ids) * factor + features[:, :, None])
-        return Trace(states, (Call((), {}), Call((features,), {})), False)
+        return Trace(states, (Call((), {}), Call((features,), {})))
 
     media = [{"pixels": torch.full((1, 6), float(n))} for n in range(4)]
     calls = BlockCalls(IDS, media, trace)

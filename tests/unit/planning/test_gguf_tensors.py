@@ -13,9 +13,11 @@ import transformers
 from autoround.errors import FormatError
 from autoround.formats.gguf.type_mix import BASES
 from autoround.gguf.arch import Target
-from autoround.model.skeleton import Skeleton, adopt_model
+from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED, GgufLayout, gguf_layout, tensor_bytes
 from autoround.types import OutputPlan, Scheme
+
+from ...runs import skeleton_on_meta
 
 HIDDEN, INNER, BLOCKS = 256, 512, 8
 
@@ -34,7 +36,7 @@ def skeleton(kind: str = "LlamaConfig", **values: Any) -> Skeleton:
         }
     )
     with torch.device("meta"):
-        return adopt_model(transformers.AutoModelForCausalLM.from_config(config))
+        return skeleton_on_meta(transformers.AutoModelForCausalLM.from_config(config))
 
 
 def layout(

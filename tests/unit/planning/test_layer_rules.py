@@ -15,7 +15,7 @@ from autoround.recipe.load import load_recipe
 from autoround.types import Plan, Scheme
 
 from ... import zoo
-from ...runs import small
+from ...runs import skeleton_on_meta, small
 from ...tiny import make_model
 
 W4, W8 = Scheme(4, 32, True), Scheme(8, 32, True)
@@ -114,7 +114,7 @@ def test_recipes_that_promise_an_average_keep_it(name: str) -> None:
         tie_word_embeddings=False,
     )
     with torch.device("meta"):
-        skeleton = adopt_model(LlamaForCausalLM(config).to(torch.bfloat16))
+        skeleton = skeleton_on_meta(LlamaForCausalLM(config).to(torch.bfloat16))
     for recipe, promised in (("mixed-2.5bit", 2.5), ("mixed-3.5bit", 3.5)):
         plan = make_plan(
             load_recipe(recipe), skeleton, runtime=open_device("cpu"), calibration="", model="x"
