@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from autoround.model.files.legacy_config import with_legacy_keys
@@ -31,4 +32,41 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
     for key in ("torch_dtype", "quantization_config", "quantization"):
         config.pop(key, None)
     config["dtype"] = dtype
-    return with_legacy_keys(config)
+    return with_harmless_keys(config, with_legacy_keys(config), type(skeleton.config))
+
+
+def with_harmless_keys(config: dict[str, Any], more: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Add those keys of a larger config that its class reads the same config with.
+
+    Args:
+        config: as it is read today.
+        more: the same with further keys.
+        kind: the class of transformers that reads it.
+
+    Returns:
+        The config with some of the further keys, or none.
+    """
+    plain = _as_read(config, kind)
+    for key in more.keys() - config.keys():
+        candidate = {**config, key: more[key]}
+        read = _as_read(candidate, kind)
+        if read is not None and plain is not None and _same_but(read, plain, key):
+            config = candidate
+            plain = read
+    return config
+
+
+def _same_but(read: dict[str, Any], plain: dict[str, Any], key: str) -> bool:
+    """Tell whether two configs differ in nothing but a key that one of them has."""
+    return all(value == read.get(name) for name, value in plain.items() if name != key) and (
+        read.keys() - plain.keys() <= {key}
+    )
+
+
+def _as_read(config: dict[str, Any], kind: Any) -> dict[str, Any] | None:
+    """Return a config as its class reads it; None where it refuses it."""
+    try:
+        values: dict[str, Any] = kind.from_dict(copy.deepcopy(config)).to_dict()
+    except Exception:  # classes check their values in many unrelated ways
+        return None
+    return values

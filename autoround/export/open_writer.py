@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autoround.export.config_check import check_configs
 from autoround.export.gguf_writer import GgufWriter, gguf_fields
-from autoround.export.safetensors_writer import SafetensorsWriter
+from autoround.export.safetensors_writer import SafetensorsWriter, output_config
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
 from autoround.export.verify import ReadBackCheck
@@ -25,7 +26,7 @@ SAFETENSORS, GGUF = "safetensors", "gguf"
 
 
 def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
-    """Refuse a tokenizer or a model that the metadata of a planned file cannot express.
+    """Refuse a tokenizer or a model that metadata or configs of planned files cannot express.
 
     Args:
         plan: with its further passes.
@@ -34,11 +35,16 @@ def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
 
     Raises:
         FormatError: with what has no place in the file.
+        ModelError: a config that would be written does not make the model again.
     """
-    for output in (output for one in plan.passes for output in one.outputs):
+    configs: list[dict[str, Any]] = []
+    for one, output in ((each, output) for each in plan.passes for output in each.outputs):
         if format_of(output).writer == GGUF:
             file_type = file_type_of(output)
             gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type)
+        else:
+            configs.append(output_config(one, output, skeleton))
+    check_configs(configs, skeleton)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
+from autoround.export.config_check import why_another_model
 from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
 from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
@@ -92,6 +93,9 @@ class SafetensorsWriter:
         for file, content in format_of(self._part).side_files(quantization).items():
             self._shards.add_text(file, json.dumps(content, indent=2) + "\n")
         self._shards.complete(config)
+        reason = why_another_model(self._shards.staging, self._skeleton)
+        if reason:
+            raise VerificationError(f"the config that was written makes another model: {reason}")
         written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
         self.check.compare(written, f"format {self._part.format}")
 

@@ -11,6 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoround.errors import ModelError
+from autoround.model.files.locate import read_config
+from autoround.model.unbuildable import why_unbuildable
 
 #: Elements of a parameter that is never allocated, not even for a moment.
 LARGE = 2**20
@@ -31,7 +33,7 @@ def build_empty(folder: Path) -> nn.Module:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = build_from(config)
     except Exception as error:  # an odd config fails in many unrelated ways
-        reason = " ".join(str(error).split())[:300] or repr(error)
+        reason = why_unbuildable(read_config(folder), error)
         raise ModelError(
             f"{folder} cannot be built as a causal language model: {reason}"
         ) from error

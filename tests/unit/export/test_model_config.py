@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from autoround.export.model_config import model_config, untie
+from autoround.export.model_config import model_config, untie, with_harmless_keys
+from autoround.model.files.legacy_config import with_legacy_keys
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 
 from ...tiny import make_model
@@ -91,3 +92,35 @@ def test_a_head_of_its_own_is_told_wherever_the_config_says_the_opposite() -> No
     plain: dict[str, Any] = {}
     untie(plain)
     assert plain == {"tie_word_embeddings": False}
+
+
+#: Rotary parameters as published models have them, in place of the defaults of a class.
+ROTARY: dict[str, dict[str, Any]] = {
+    "default": {},
+    "theta": {"rope_type": "default", "rope_theta": 50000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("rotary", ROTARY)
+def test_every_class_of_transformers_reads_the_same_with_keys_for_older_programs(
+    rotary: str,
+) -> None:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    checked, added = 0, 0
+    for kind in CONFIG_MAPPING:
+        try:
+            options = {"rope_parameters": dict(ROTARY[rotary])} if ROTARY[rotary] else {}
+            config = AutoConfig.for_model(kind, **options)
+            plain = config.to_dict()
+            again = type(config).from_dict(dict(plain)).to_dict()
+        except Exception:
+            continue  # a default that the class itself does not take, or not with these
+        larger = with_harmless_keys(plain, with_legacy_keys(plain), type(config))
+        new = larger.keys() - plain.keys()
+        read = type(config).from_dict(dict(larger)).to_dict()
+        assert {k: v for k, v in read.items() if k not in new} == again, kind
+        checked, added = checked + 1, added + bool(new)
+    assert checked > 200
+    assert added > 20
