@@ -198,6 +198,7 @@ class Plan:
     kept_tensors: large weights of the blocks that are no matrices of layers.
     stored_in_float32: unquantized tensors that are written in float32 beside others in 16 bit.
     computed_in_float32: those among them that blocks are run with in float32.
+    streams: of the hidden width that a token has between blocks; one but in a few models.
     revision: the commit of a model from the hub; None for any other.
     """
 
@@ -218,6 +219,7 @@ class Plan:
     kept_tensors: tuple[KeptTensor, ...] = ()
     stored_in_float32: tuple[str, ...] = ()
     computed_in_float32: tuple[str, ...] = ()
+    streams: int = 1
     revision: str | None = None
 
     @property

@@ -9,7 +9,8 @@ def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     """Return the mean squared error over the positions that count.
 
     Args:
-        output, target: [batch, seq, hidden], any float dtype; computed in float32.
+        output, target: [batch, seq, hidden], any float dtype; computed in float32. Models with
+            several streams have an axis for them before the last.
         mask: bool [batch, seq], True where a position counts; None when all do. The mean
             is over the elements that count, so padding does not dilute the loss.
 
@@ -21,5 +22,6 @@ def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
         return difference.square().mean()
     # Masked before squaring: zero times a NaN at a padded position would still be NaN,
     # in the loss and in its gradient.
-    squares = difference.masked_fill(~mask.unsqueeze(-1), 0.0).square().mean(dim=-1)
+    real = mask.reshape(*mask.shape, *(1 for _ in range(difference.dim() - mask.dim())))
+    squares = difference.masked_fill(~real, 0.0).square().flatten(mask.dim()).mean(dim=-1)
     return squares.sum() / mask.sum().clamp(min=1)

@@ -99,7 +99,8 @@ class Importance:
             activations: [batch, seq, in] or [tokens, in].
         """
         flat = activations.detach()
-        if self._mask is not None and flat.shape[:-1] == self._mask.shape:
+        # Layers inside a stream of its own have an axis for the streams behind the tokens.
+        if self._mask is not None and flat.shape[: self._mask.dim()] == self._mask.shape:
             flat = flat[self._mask]
         flat = flat.reshape(-1, flat.shape[-1])
         if self._hessians is not None:

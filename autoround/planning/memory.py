@@ -64,7 +64,7 @@ def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeed
     tokens = plan.tuning.nsamples * plan.tuning.seqlen
     batch = plan.tuning.forward_batch_size * plan.tuning.seqlen
     widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
-    hidden = hidden_size(skeleton.model) or UNKNOWN_WIDTH
+    hidden = plan.streams * (hidden_size(skeleton.model) or UNKNOWN_WIDTH)
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
     on_host = not runtime.own_memory

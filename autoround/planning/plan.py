@@ -107,7 +107,12 @@ def _joined(
     """Add what every pass has of the model, and give the first pass the further ones."""
     revision = None if skeleton.hub is None else skeleton.hub.commit
     first, *further = (
-        replace(p, kept_tensors=kept_tensors(skeleton, p.blocks, traits), revision=revision)
+        replace(
+            p,
+            kept_tensors=kept_tensors(skeleton, p.blocks, traits),
+            revision=revision,
+            streams=traits.streams,
+        )
         for p in with_float32(plans, skeleton)
     )
     notes = (*first.notes, *notes, *traits_notes(traits))

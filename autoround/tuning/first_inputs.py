@@ -30,7 +30,7 @@ def open_streams(session: Session, runner: BlockRunner) -> ActivationStreams:
     first = runner.embed(ids[:1], media[:1])
     store, files = session.store, None
     if store is not None:
-        shape = (*ids.shape, first.shape[-1])
+        shape = (len(ids), *first.shape[1:])
         files = store.files(shape, first.dtype, names=session.tuning.streams)
         files.allocate()
         if session.finished_blocks:

@@ -6,9 +6,10 @@ argument that depends on the batch, an axis that is not the batch: each shows as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,19 @@ SAMPLES, LENGTH, BATCH = 6, 12, 2
 TOLERANCE = 1e-6
 
 
-def why_not_by_block(copy: SmallCopy, observed: Observed) -> str:
-    """Return why the blocks of a model cannot be tuned one after the other, or an empty text.
+class BlockCheck(NamedTuple):
+    """What running blocks one by one came to.
+
+    why_not: why they cannot be tuned so, empty where they can. streams: how many streams of the
+    hidden width a token has between blocks.
+    """
+
+    why_not: str
+    streams: int = 1
+
+
+def check_blocks(copy: SmallCopy, observed: Observed) -> BlockCheck:
+    """Run the blocks of a small copy one by one, and compare with its own forward.
 
     Args:
         copy: a small copy of the model.
@@ -34,17 +46,18 @@ def why_not_by_block(copy: SmallCopy, observed: Observed) -> str:
     """
     reason = _why_not_once(copy, observed)
     if reason:
-        return reason
+        return BlockCheck(reason)
     skeleton = adopt_model(copy.model)
     runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
     ids = copy.batch(SAMPLES, LENGTH, seed=1)
     try:
         runner.prepare(ids)
-        return _differing_block(copy, runner, ids)
+        first = runner.embed(ids[:BATCH])
+        return BlockCheck(_differing_block(copy, runner, ids), math.prod(first.shape[2:-1]))
     except ModelError as error:
-        return str(error)
+        return BlockCheck(str(error))
     except Exception as error:  # somebody else's code fails in many unrelated ways
-        return f"its blocks cannot be run by themselves: {describe_error(error)}"
+        return BlockCheck(f"its blocks cannot be run by themselves: {describe_error(error)}")
 
 
 def _why_not_once(copy: SmallCopy, observed: Observed) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autoround.model.probe.block_check import why_not_by_block
+from autoround.model.probe.block_check import BlockCheck, check_blocks
 from autoround.model.probe.observe import Observed, observe
 from autoround.model.probe.small_copy import (
     Signature,
@@ -29,7 +29,8 @@ class CodeTraits:
     choosing: modules that a choice of experts or tokens is computed from. read: linear layers
     whose weight is read by other code than their own. why_not_by_block: why its blocks cannot be
     run one after the other, empty where they can. unchecked: why nothing is known, or what is not;
-    empty where all is.
+    empty where all is. known: whether a small copy was run at all. streams: how many streams of
+    the hidden width a token has between blocks.
     """
 
     choosing: frozenset[str] = frozenset()
@@ -37,6 +38,7 @@ class CodeTraits:
     why_not_by_block: str = ""
     unchecked: str = ""
     known: bool = True
+    streams: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Findings:
     read: Mapping[Signature, frozenset[str]]
     read_outside: frozenset[str]
     uncovered: frozenset[Signature]
-    why_not_by_block: str
+    check: BlockCheck
 
 
 def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
@@ -71,8 +73,9 @@ def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
     return CodeTraits(
         _in_model(kinds, findings.choosing),
         _in_model(kinds, findings.read) | findings.read_outside,
-        findings.why_not_by_block,
+        findings.check.why_not,
         f"{missing} blocks are of a kind that the copy does not have" if missing else "",
+        streams=findings.check.streams,
     )
 
 
@@ -110,7 +113,7 @@ def _probe(subject: _Subject, kinds: tuple[tuple[Signature, int], ...]) -> _Find
         _by_kind(made, observed.read),
         _outside(made, observed),
         made.uncovered,
-        why_not_by_block(made, observed),
+        check_blocks(made, observed),
     )
 
 

@@ -62,3 +62,12 @@ def test_short_floats_are_subtracted_in_float32() -> None:
     output = torch.full((1, 1, 4), 1.0, dtype=torch.bfloat16)
     target = torch.full((1, 1, 4), 1.0 + 2**-7, dtype=torch.bfloat16)
     assert float(block_mse(output, target)) == 2.0**-14
+
+
+def test_streams_of_a_token_count_as_one_position() -> None:
+    generator = torch.Generator().manual_seed(5)
+    output, target = torch.randn(2, 3, 4, 7, 5, generator=generator)
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False], [True] * 4])
+    squares = (output.double() - target.double()).square().mean(dim=(2, 3)).numpy()
+    wanted = squares[mask.numpy()].mean()
+    assert float(block_mse(output, target, mask)) == pytest.approx(wanted, rel=1e-6)

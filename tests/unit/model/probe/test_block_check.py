@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autoround.model.probe.block_check import why_not_by_block
+from autoround.model.probe.block_check import check_blocks
 from autoround.model.probe.observe import observe
 
 from ._toys import HRM, SHARING, copy_of
@@ -27,7 +27,7 @@ FINE: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("kind", "options"), FINE)
 def test_blocks_that_can_be_run_one_by_one(kind: str, options: dict[str, Any]) -> None:
     copy = copy_of(kind, **options)
-    assert why_not_by_block(copy, observe(copy)) == ""
+    assert check_blocks(copy, observe(copy)).why_not == ""
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -40,4 +40,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("kind", "options", "words"), WRONG)
 def test_blocks_that_cannot(kind: str, options: dict[str, Any], words: str) -> None:
     copy = copy_of(kind, **options)
-    assert words in why_not_by_block(copy, observe(copy))
+    assert words in check_blocks(copy, observe(copy)).why_not
+
+
+def test_streams_of_a_token_are_counted() -> None:
+    one = copy_of("llama")
+    assert check_blocks(one, observe(one)).streams == 1
+    several = copy_of("deepseek_v4", num_hidden_layers=4)
+    check = check_blocks(several, observe(several))
+    assert check.why_not == ""
+    assert check.streams == several.model.config.hc_mult > 1
