@@ -15,6 +15,7 @@ from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
 from autoround.export.dense_copy import copy_with_weights, write_dequantized
 from autoround.export.preflight import check_output
+from autoround.inference.load import load_plainly
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
     ChosenAllocation,
@@ -185,7 +186,7 @@ def make_request(
     skeleton, name = open_any(model)
     if tokenizer is None:
         tokenizer = needed_tokenizer(recipe, skeleton, data=data)
-    return Request(skeleton, recipe, runtime, name, tokenizer, data)
+    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_plainly)
 
 
 def _refuse_null(request: Request) -> Request:

@@ -221,7 +221,8 @@ def write_passes(
         whole = stack.enter_context(Staging(folder)) if formats > 1 else None
         root = folder if whole is None else whole.staging
         shard = prepared.recipe.output.max_shard_bytes
-        target = OutputTarget(root, stack, prepared.request.tokenizer, shard)
+        request = prepared.request
+        target = OutputTarget(root, stack, request.tokenizer, shard, request.load)
         for number, session in enumerate(sessions, start=1):
             if len(sessions) > 1:
                 names = ", ".join(part.format for part in session.plan.outputs)

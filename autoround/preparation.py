@@ -10,6 +10,7 @@ from typing import Any
 
 from autoround.device.protocol import Runtime
 from autoround.events import Planned, Sink, Warned
+from autoround.export.load_check import Loader
 from autoround.export.open_writer import check_metadata
 from autoround.mixed_precision.budget import resolve_budget, restore_budget
 from autoround.mixed_precision.search import has_budget
@@ -29,7 +30,8 @@ from autoround.types import Estimate, Plan
 class Request:
     """What the user asked for, with every name resolved to a thing.
 
-    model_name: what the user calls the model. data: calibration data given from Python.
+    model_name: what the user calls the model. data: calibration data given from Python. load: what
+    a user loads the result by, for the last check of a run; None not to try.
     """
 
     skeleton: Skeleton
@@ -38,6 +40,7 @@ class Request:
     model_name: str
     tokenizer: Any = None
     data: object | None = None
+    load: Loader | None = None
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,8 @@ class Plan:
     stored_in_float32: unquantized tensors that are written in float32 beside others in 16 bit.
     computed_in_float32: those among them that blocks are run with in float32.
     streams: of the hidden width that a token has between blocks; one but in a few models.
+    why_not_by_block: why the model's blocks cannot be run one by one; empty where they can.
+    runs_on_text: whether a small copy of the model's class was run on tokens alone.
     revision: the commit of a model from the hub; None for any other.
     """
 
@@ -220,6 +222,8 @@ class Plan:
     stored_in_float32: tuple[str, ...] = ()
     computed_in_float32: tuple[str, ...] = ()
     streams: int = 1
+    why_not_by_block: str = ""
+    runs_on_text: bool = False
     revision: str | None = None
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from autoround.export.config_check import check_configs
 from autoround.export.gguf_writer import GgufWriter, gguf_fields
+from autoround.export.load_check import Loader
 from autoround.export.safetensors_writer import SafetensorsWriter, output_config
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
@@ -51,13 +52,15 @@ def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
 class OutputTarget:
     """Where an output goes, and what goes into it beside the plan.
 
-    root: folder that the formats of a run share. stack: closes what is opened.
+    root: folder that the formats of a run share. stack: closes what is opened. load: what a user
+    loads a result by, for the last check; None not to try.
     """
 
     root: Path
     stack: ExitStack
     tokenizer: Any
     max_shard_bytes: int
+    load: Loader | None = None
 
 
 Opener: TypeAlias = Callable[[Session, OutputPlan, OutputTarget], OutputWriter]
@@ -80,7 +83,12 @@ def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) 
     target.stack.enter_context(shards)
     _write_side_files(shards, session.skeleton, target.tokenizer)
     return SafetensorsWriter(
-        shards, session.plan, part=part, skeleton=session.skeleton, check=_check(session)
+        shards,
+        session.plan,
+        part=part,
+        skeleton=session.skeleton,
+        check=_check(session),
+        load=target.load,
     )
 
 

@@ -13,6 +13,7 @@ from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
 from autoround.export.config_check import why_another_model
+from autoround.export.load_check import Loader, check_loads
 from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
 from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
@@ -33,6 +34,7 @@ class SafetensorsWriter:
         part: the format.
         skeleton: the model.
         check: holds the files against the blocks in memory.
+        load: what a user loads the folder by; None not to try.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class SafetensorsWriter:
         part: OutputPlan,
         skeleton: Skeleton,
         check: ReadBackCheck,
+        load: Loader | None = None,
     ) -> None:
         self._shards, self._plan, self._part, self._skeleton = shards, plan, part, skeleton
-        self.check = check
+        self.check, self._load = check, load
         self._layers = {x.name: x for x in plan.layers}
         self._quantized_outside = {x.tensor for x in plan.kept if x.scheme is not None}
 
@@ -98,6 +101,12 @@ class SafetensorsWriter:
             raise VerificationError(f"the config that was written makes another model: {reason}")
         written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
         self.check.compare(written, f"format {self._part.format}")
+        # On text alone, as the small copy of the class was run; a dense checkpoint has nothing new.
+        packed = not layout_named(self._part.packing).dense
+        if self._load is not None and self._plan.runs_on_text and packed:
+            last, check = self._plan.blocks[-1].name, self.check
+            folder = self._shards.staging
+            check_loads(folder, self._load, last=last, ids=check.ids, expected=check.hidden)
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""

@@ -9,6 +9,7 @@ the last block must be the same but for the dtype of kept tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -59,14 +60,14 @@ class ReadBackCheck:
         if ids is None:
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(0, _vocabulary(skeleton), (1, TOKENS), generator=generator)
-        ids = ids[:1, :TOKENS]
-        try:
-            self._runner.prepare(ids)
-            first = self._runner.embed(ids)
-        except ModelError:
-            # Blocks that need the tokens themselves cannot be run by themselves.
-            first = None
+        ids, first = ids[:1, :TOKENS], None
+        # Blocks that need the tokens themselves cannot be run by themselves, either.
+        with suppress(ModelError):
+            if not plan.why_not_by_block:
+                self._runner.prepare(ids)
+                first = self._runner.embed(ids)
         self._runner.release()
+        self.ids = ids
         self._first = first  # [1, seq, hidden]
         self.hidden = first
 
@@ -74,7 +75,7 @@ class ReadBackCheck:
     def description(self) -> str:
         """What is run, in words."""
         tokens = 0 if self._first is None else self._first.shape[1]
-        return f"a batch of {tokens} tokens" if tokens else "no batch (blocks need the tokens)"
+        return f"a batch of {tokens} tokens" if tokens else "no batch (blocks do not run alone)"
 
     def add(self, output: BlockOutput, kept: Mapping[str, Tensor]) -> None:
         """Run the batch through a finished block as it is in memory.

@@ -16,11 +16,12 @@ from autoround.model.probe.traits import CodeTraits
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED
 from autoround.planning.layer_rules import BY_RULE
-from autoround.types import BlockPlan, KeptTensor, Plan
+from autoround.types import BlockPlan, KeptTensor, LayerPlan, Plan
 
 #: Why layers are kept, beside routers.
 READ = "the model's own code reads its weight, which packed layers do not have"
 GATE = "a gate with one output"
+OTHER_LIST = "in another list of blocks that text runs through, of which none is quantized"
 NO_LINEAR = "no linear layer: the model's own code computes with it"
 #: Weights of a tensor that is named, at least.
 LARGE = 1024
@@ -42,6 +43,8 @@ def with_code_traits(matrices: Iterable[Matrix], traits: CodeTraits, model: obje
 
 
 def _why_kept(m: Matrix, traits: CodeTraits, model: object) -> str:
+    if m.name.startswith(tuple(f"{path}." for path in traits.lists)):
+        return OTHER_LIST
     if m.name in traits.choosing:
         return ROUTER
     if m.name in traits.read:
@@ -83,7 +86,7 @@ def unasked_share(plan: Plan) -> float:
     Args:
         plan: of one pass over the blocks.
     """
-    layers = [layer for block in plan.blocks for layer in block.layers]
+    layers = _block_layers(plan)
     others = sum(math.prod(tensor.shape) for tensor in plan.kept_tensors)
     total = sum(math.prod(layer.shape) for layer in layers) + others
     of_recipe = (IGNORED, BY_RULE)
@@ -93,6 +96,12 @@ def unasked_share(plan: Plan) -> float:
         if layer.scheme is None and not layer.reason.startswith(of_recipe)
     )
     return (unasked + others) / max(total, 1)
+
+
+def _block_layers(plan: Plan) -> list[LayerPlan]:
+    """Return the layers of all blocks, those of lists that are not quantized as well."""
+    inside = [layer for block in plan.blocks for layer in block.layers]
+    return [*inside, *(layer for layer in plan.kept if layer.reason == OTHER_LIST)]
 
 
 def why_partial(plan: Plan) -> str:
@@ -105,7 +114,7 @@ def why_partial(plan: Plan) -> str:
     if share <= PARTIAL:
         return ""
     sizes: dict[str, int] = {}
-    for layer in (layer for block in plan.blocks for layer in block.layers):
+    for layer in _block_layers(plan):
         if layer.scheme is None:
             sizes[layer.reason] = sizes.get(layer.reason, 0) + math.prod(layer.shape)
     for tensor in plan.kept_tensors:

@@ -35,8 +35,8 @@ def plan_non_block_layers(
         if asked.scheme is not None or asked.reason:
             found.append(plan_scheme(skeleton, m, asked, recipe.ignore, outputs))
             continue
-        reason = "outside the decoder blocks"
-        if m.name.startswith(towers):
+        reason = m.why_kept or "outside the decoder blocks"
+        if not m.why_kept and m.name.startswith(towers):
             reason = "in a vision or audio tower (quantize_vision: true includes it)"
         found.append(plan_layer(skeleton, m, None, reason))
     _check_head(rules, head, next((x for x in found if x.name == head), None), outputs)

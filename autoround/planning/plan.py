@@ -112,6 +112,8 @@ def _joined(
             kept_tensors=kept_tensors(skeleton, p.blocks, traits),
             revision=revision,
             streams=traits.streams,
+            why_not_by_block=traits.why_not_by_block,
+            runs_on_text=traits.known,
         )
         for p in with_float32(plans, skeleton)
     )

@@ -70,17 +70,22 @@ def _why_not_once(copy: SmallCopy, observed: Observed) -> str:
     # Cross-attention to images is not run on text alone.
     if len(never) == len(copy.blocks):
         return f"its blocks ({copy.blocks[0]} …) do not run on text"
-    listing = copy.blocks[0].rpartition(".")[0]
-    inside = tuple(f"{path}." for path in copy.blocks)
-    others = [
-        p for p in observed.runs if p.rpartition(".")[0] != listing and not p.startswith(inside)
-    ]
+    others = sorted(other_lists(copy.blocks, observed))
     if others:
-        return (
-            f"text runs through a second list of blocks ({others[0]} …) besides {listing}, which "
-            "would not be tuned"
-        )
+        return f"text runs through another list of blocks ({others[0]}), which would not be tuned"
     return ""
+
+
+def other_lists(blocks: Sequence[str], observed: Observed) -> frozenset[str]:
+    """Return the paths of lists, beside the decoder blocks, whose entries run on text.
+
+    Args:
+        blocks: paths of the decoder blocks.
+        observed: what the class's own forward showed.
+    """
+    inside = tuple(f"{path}." for path in blocks)
+    lists = {path.rpartition(".")[0] for path in observed.runs if not path.startswith(inside)}
+    return frozenset(lists - {path.rpartition(".")[0] for path in blocks})
 
 
 def _differing_block(copy: SmallCopy, runner: BlockRunner, ids: Tensor) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autoround.model.probe.block_check import BlockCheck, check_blocks
+from autoround.model.probe.block_check import BlockCheck, check_blocks, other_lists
 from autoround.model.probe.observe import Observed, observe
 from autoround.model.probe.small_copy import (
     Signature,
@@ -30,7 +30,8 @@ class CodeTraits:
     whose weight is read by other code than their own. why_not_by_block: why its blocks cannot be
     run one after the other, empty where they can. unchecked: why nothing is known, or what is not;
     empty where all is. known: whether a small copy was run at all. streams: how many streams of
-    the hidden width a token has between blocks.
+    the hidden width a token has between blocks. lists: paths of other lists of modules with linear
+    layers that text runs through as well.
     """
 
     choosing: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class CodeTraits:
     unchecked: str = ""
     known: bool = True
     streams: int = 1
+    lists: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class _Findings:
     read_outside: frozenset[str]
     uncovered: frozenset[Signature]
     check: BlockCheck
+    lists: frozenset[str]
 
 
 def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
@@ -76,6 +79,7 @@ def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
         findings.check.why_not,
         f"{missing} blocks are of a kind that the copy does not have" if missing else "",
         streams=findings.check.streams,
+        lists=findings.lists,
     )
 
 
@@ -114,6 +118,7 @@ def _probe(subject: _Subject, kinds: tuple[tuple[Signature, int], ...]) -> _Find
         _outside(made, observed),
         made.uncovered,
         check_blocks(made, observed),
+        other_lists(made.blocks, observed),
     )
 
 

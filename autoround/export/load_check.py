@@ -1,0 +1,86 @@
+"""The written folder, loaded whole as a user loads it, where the memory has room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from autoround.errors import AutoRoundError, VerificationError
+from autoround.export.staging import MARKER
+
+#: Bytes of files that are loaded whole at most: seconds of work, which the hours before are worth.
+LARGEST = 2 * 2**30
+#: Loads a folder of packed layers onto the CPU in float32.
+Loader: TypeAlias = Callable[[Path], nn.Module]
+#: Largest squared difference from the blocks in memory, relative to the mean square.
+TOLERANCE = 1e-3
+
+
+def check_loads(
+    folder: Path, load: Loader, *, last: str, ids: Tensor, expected: Tensor | None
+) -> None:
+    """Load a folder of packed layers, run a batch through it, and compare.
+
+    Packed layers are run as they are, in the class that the written config makes, under the names
+    that the loader maps: what unpacks well may still not run.
+
+    Args:
+        folder: of safetensors files, complete.
+        load: what a user loads it by.
+        last: path of the last decoder block.
+        ids: int64 [1, seq], the batch.
+        expected: the last block's output [1, seq, hidden] by the blocks in memory; None where that
+            is not known: then the outputs have to be finite.
+
+    Raises:
+        VerificationError: it cannot be loaded or run, or computes something else.
+    """
+    if sum(p.stat().st_size for p in folder.glob("*.safetensors")) > LARGEST:
+        return
+    with TemporaryDirectory() as beside:
+        # Loaders refuse a folder that is marked as unfinished, as this one still is.
+        for path in folder.resolve().iterdir():
+            if path.is_file() and path.name != MARKER:
+                (Path(beside) / path.name).symlink_to(path)
+        try:
+            model = load(Path(beside))
+        except AutoRoundError as error:
+            raise VerificationError(f"what was written cannot be loaded: {error}") from error
+    output = _last_output(model, last, ids)
+    if expected is None:
+        if not bool(output.isfinite().all()):
+            raise VerificationError("loaded as a whole, the model puts out NaN or infinity")
+        return
+    power = float(expected.double().square().mean())
+    distance = float((output.double() - expected.double()).square().mean()) / max(power, 1e-30)
+    if not distance <= TOLERANCE:
+        raise VerificationError(
+            f"loaded as a whole, the last block's output is {distance:.2e} of its size from that "
+            f"of the codes in memory (allowed: {TOLERANCE:.0e}); the files are not used"
+        )
+
+
+def _last_output(model: Any, last: str, ids: Tensor) -> Tensor:
+    """Run a model, and return what its last block puts out."""
+    outputs: list[Tensor] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = model.get_submodule(last).register_forward_hook(note)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except Exception as error:  # somebody else's code fails in many unrelated ways
+        reason = " ".join(str(error).split())[:200] or repr(error)
+        raise VerificationError(f"loaded as a whole, the model cannot be run: {reason}") from error
+    finally:
+        handle.remove()
+    if not outputs:
+        raise VerificationError(f"loaded as a whole, the model does not run its block {last}")
+    return outputs[-1]
