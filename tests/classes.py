@@ -35,7 +35,10 @@ from autoround.types import Plan
 
 #: What configs lack by default that every published model has.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4, "clip_qkv": 8.0}},
+    "nemotron": {"num_key_value_heads": 8},
+    **{name: {"head_dim": 128} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "deepseek_v2": {"num_experts_per_tok": 4, "topk_method": "greedy"},
     "bert": {"is_decoder": True},
 }

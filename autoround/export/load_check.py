@@ -70,7 +70,7 @@ def _last_output(model: Any, last: str, ids: Tensor) -> Tensor:
     outputs: list[Tensor] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+        outputs.append(output[0] if isinstance(output, tuple | list) else output)
 
     handle = model.get_submodule(last).register_forward_hook(note)
     try:

@@ -55,7 +55,8 @@ class SafetensorsWriter:
     def add(self, output: BlockOutput) -> None:
         """Pack the layers of a finished block, and check that they read back."""
         self._add_layers(output.layers)
-        self.add_unquantized(output.kept)
+        tied = self._skeleton.tied
+        self.add_unquantized({n: t for n, t in output.kept.items() if n not in tied})
         self.check.add(output, output.kept)
 
     def _add_layers(self, layers: Mapping[str, QuantizedWeight]) -> None:

@@ -160,12 +160,14 @@ class WrittenCheckpoint:
                 if one.name in unpacking.layers
             }
             source = unpacking
-        self._source = ConvertedSource(source, skeleton.model)
+        self._source, self._tied = ConvertedSource(source, skeleton.model), skeleton.tied
 
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
         del block
-        return self._source.read(names)
+        wanted = {name: self._tied.get(name, name) for name in names}
+        tensors = self._source.read(dict.fromkeys(wanted.values()))
+        return {name: tensors[first] for name, first in wanted.items()}
 
 
 def _check_schemes(stored: Mapping[str, PackedLayer], written: Sequence[LayerPlan]) -> None:

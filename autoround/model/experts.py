@@ -79,7 +79,7 @@ def stacked_in(module: nn.Module, path: str, hidden: int) -> list[ExpertTensor]:
     owned = {n: p for n, p in module.named_parameters(recurse=False) if p.dim() == 3}
     owned = {n: p for n, p in owned.items() if min(p.shape[1:]) >= LEAST}
     counts = {p.shape[0] for p in owned.values()}
-    if not owned or len(counts) != 1:
+    if not owned or (len(counts) != 1 and not all(_named_as_experts(n) for n in owned)):
         return []
     turned = _stored_turned(module, owned, hidden)
     found = []
@@ -112,3 +112,8 @@ def _stored_turned(module: nn.Module, owned: Mapping[str, nn.Parameter], hidden:
         # [in, 2 out] and [out, in]: the longer side of the first is twice the rows of the second.
         return bool(first.shape[2] == 2 * down.shape[1])
     return down is None and bool(first.shape[1] == hidden != first.shape[2])
+
+
+def _named_as_experts(name: str) -> bool:
+    """Tell whether a parameter has a name that only matrices of feed-forward parts have."""
+    return GATED in name or name in ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")

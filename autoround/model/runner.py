@@ -181,7 +181,7 @@ class BlockRunner:
         call_with = self._compiled_call if compiled else call_block
         with _use_attention(self._skeleton, self._attention):
             out = call_with(block, dict(weights), (hidden, *call.args), call.kwargs)
-        output: Tensor = out[0] if isinstance(out, tuple) else out
+        output: Tensor = out[0] if isinstance(out, tuple | list) else out
         return output
 
     def release(self) -> None:

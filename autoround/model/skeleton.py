@@ -88,8 +88,8 @@ class Skeleton:
         return wide_tensors(self.model, {name: self.header(name) for name in self.keys})
 
     def names_under(self, prefix: str) -> list[str]:
-        """Return the model's tensor names below a module path."""
-        return [name for name in self.keys if name.startswith(prefix + ".")]
+        """Return the model's tensor names below a module path, those shared with others too."""
+        return [name for name in (*self.keys, *self.tied) if name.startswith(prefix + ".")]
 
     def names_outside_blocks(self) -> list[str]:
         """Return the model's tensor names that belong to no block."""
@@ -112,12 +112,13 @@ class Skeleton:
         Raises:
             ModelError: A tensor holds NaN, which would spread through the whole model.
         """
-        wanted = list(names)
-        tensors = self.source.read(dict.fromkeys(self.keys[name] for name in wanted))
+        # A weight that blocks share is stored under the first one's name.
+        wanted = {name: self.keys[self.tied.get(name, name)] for name in names}
+        tensors = self.source.read(dict.fromkeys(wanted.values()))
         for key, tensor in tensors.items():
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
                 raise ModelError(f"{self.folder or type(self.model).__name__}: {key} holds NaN")
-        return {name: tensors[self.keys[name]] for name in wanted}
+        return {name: tensors[key] for name, key in wanted.items()}
 
 
 def open_model(model: str | Path) -> Skeleton:

@@ -22,11 +22,26 @@ from autoround.types import BlockPlan, KeptTensor, LayerPlan, Plan
 READ = "the model's own code reads its weight, which packed layers do not have"
 GATE = "a gate with one output"
 OTHER_LIST = "in another list of blocks that text runs through, of which none is quantized"
+SHARED = "shares its weight with another block"
 NO_LINEAR = "no linear layer: the model's own code computes with it"
 #: Weights of a tensor that is named, at least.
 LARGE = 1024
 #: Share of the blocks' weights that may stay in 16 bit for reasons that are not the recipe's.
 PARTIAL = 1 / 3
+
+
+def without_shared(matrices: Iterable[Matrix], skeleton: Skeleton) -> list[Matrix]:
+    """Keep the weights that blocks share: tuned in one of them, they would be wrong in the other.
+
+    Args:
+        matrices: of a block.
+        skeleton: the model.
+    """
+    shared = {*skeleton.tied, *skeleton.tied.values()}
+    return [
+        replace(m, why_kept=SHARED) if f"{m.name}.weight" in shared and not m.why_kept else m
+        for m in matrices
+    ]
 
 
 def with_code_traits(matrices: Iterable[Matrix], traits: CodeTraits, model: object) -> list[Matrix]:

@@ -17,6 +17,7 @@ from autoround.planning.code_roles import (
     kept_tensors,
     traits_notes,
     with_code_traits,
+    without_shared,
 )
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
@@ -96,7 +97,8 @@ def _matrices(
     """Return the matrices of each block, and those outside, with why some of them are kept."""
     model = skeleton.model
     inside = {
-        block: with_code_traits(matrices(model, block), traits, model) for block in skeleton.blocks
+        block: without_shared(with_code_traits(matrices(model, block), traits, model), skeleton)
+        for block in skeleton.blocks
     }
     return inside, with_code_traits(outside_of(skeleton), traits, model)
 

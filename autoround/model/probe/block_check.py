@@ -128,7 +128,7 @@ def _record_outputs(
     model: nn.Module, blocks: Sequence[str], into: dict[str, Tensor]
 ) -> Iterator[None]:
     def note(path: str, output: Any) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
+        tensor = output[0] if isinstance(output, tuple | list) else output
         if isinstance(tensor, Tensor):
             # A later block may change it in place.
             into[path] = tensor.clone()

@@ -74,7 +74,7 @@ def _runs(copy: SmallCopy, wide: frozenset[str]) -> bool:
 @contextmanager
 def _noting_dtypes(copy: SmallCopy, dtypes: set[torch.dtype]) -> Iterator[None]:
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
+        tensor = output[0] if isinstance(output, tuple | list) else output
         if isinstance(tensor, Tensor):
             dtypes.add(tensor.dtype)
 

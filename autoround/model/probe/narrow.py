@@ -132,7 +132,7 @@ def _narrow_widths(text: dict[str, Any]) -> None:
             text[name] = value // factor
         elif _INNER.search(name):
             # Grouped products want rows of whole 16 bytes.
-            exact = value % (16 * factor) == 0
+            exact = value % (32 * factor) == 0
             text[name] = value // factor if exact else 32 * (value // (32 * factor) + 1)
             text[name] = text[name] if stateful else min(text[name], INNER)
 
