@@ -7,13 +7,12 @@ at 4 bits, written, loaded. What one comes to is either *works*, or a refusal in
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
+import re
 import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_from, class_of
 from autoround.model.probe.narrow import layer_count, narrow_config
 from autoround.model.probe.small_copy import make_small_copy, signature
-from autoround.planning.code_roles import unasked_share
+from autoround.planning.code_roles import unasked_share, why_partial
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
 from autoround.types import Plan
@@ -40,7 +39,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     **{name: {"head_dim": 128} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "deepseek_v2": {"num_experts_per_tok": 4, "topk_method": "greedy"},
-    "bert": {"is_decoder": True},
+    "reformer": {"is_decoder": True},
+    "xmod": {"default_language": "en_XX"},
 }
 #: Layers of a class's model at first, of which those are left that show every kind of block.
 LAYERS = 12
@@ -55,9 +55,9 @@ class Outcome:
     """What a class came to.
 
     state: ``works``, ``rounds`` (tuning is refused, rounding without data works), ``refused``,
-    ``not built`` (transformers makes no model of its default config), or ``fault``. reason: of all
-    but the first. packed: share of the blocks' weights that are quantized. kept: reasons, by their
-    number of layers.
+    ``not made`` (transformers makes no small model of its default config), or ``fault``. reason:
+    of all but the first. packed: share of the blocks' weights that are quantized. kept: reasons,
+    by their number of layers.
     """
 
     name: str
@@ -116,7 +116,7 @@ def go_through(name: str) -> Outcome:
             source = Path(folder) / "source"
             model.save_pretrained(source)
         except Exception as error:
-            return Outcome(name, "not built", _line(error))
+            return Outcome(name, "not made", _line(error))
         try:
             return _quantized(name, source, Path(folder))
         except Exception as error:
@@ -150,8 +150,13 @@ def _agreed(source: Path, out: Path, recipe: Recipe) -> tuple[Plan | None, str]:
         except AutoRoundError:
             return None, refused
         raise AssertionError(f"plan refuses and quantize does not: {refused}") from error
-    if unasked_share(planned) > 1 / 3:
-        return None, "more than a third of the blocks stays in 16 bit"
+    reason = why_partial(planned)
+    if reason:
+        try:
+            api.quantize(source, recipe, output_dir=out, device="cpu", data=ids)
+        except AutoRoundError:
+            return None, reason
+        raise AssertionError(f"quantize does what the plan calls partial: {reason}")
     api.quantize(source, recipe, output_dir=out, device="cpu", data=ids)
     return planned, ""
 
@@ -168,13 +173,9 @@ def _checked(name: str, state: str, reason: str, plan: Plan, out: Path) -> Outco
     if not difference <= LOGITS:
         return Outcome(name, "fault", f"packed logits differ by {difference:.1e}")
     layers = [layer for block in plan.blocks for layer in block.layers]
-    sizes = [math.prod(x.shape) for x in layers if x.scheme is not None]
-    total = sum(math.prod(x.shape) for x in layers) + sum(
-        math.prod(x.shape) for x in plan.kept_tensors
-    )
     kept = Counter(x.reason for x in layers if x.scheme is None)
     kept.update(x.reason for x in plan.kept_tensors)
-    return Outcome(name, state, reason, sum(sizes) / total, dict(kept))
+    return Outcome(name, state, reason, 1 - unasked_share(plan), dict(kept))
 
 
 def _tokens(rows: int, *, seed: int) -> Tensor:
@@ -183,7 +184,9 @@ def _tokens(rows: int, *, seed: int) -> Tensor:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:240] or repr(error)
+    """Return an error in one line, without the names of temporary folders."""
+    text = re.sub(r"/tmp/\S+?/(source|tuned|rounded)\S*", "the model", " ".join(str(error).split()))
+    return text[:240] or repr(error)
 
 
 def _in_process(name: str) -> str:
@@ -202,15 +205,13 @@ def go_through_all(names: Sequence[str], *, workers: int = 2) -> list[Outcome]:
         workers: processes at a time.
     """
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["transformers", "autoround.api"])
     outcomes = []
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=None, initargs=(), max_tasks_per_child=1
-    )
-    with pool:
-        futures = {name: pool.submit(_in_process, name) for name in names}
-        for name, future in futures.items():
+    with context.Pool(workers, maxtasksperchild=1) as pool:
+        pending = {name: pool.apply_async(_in_process, (name,)) for name in names}
+        for name, result in pending.items():
             try:
-                outcomes.append(Outcome(**json.loads(future.result(SECONDS))))
+                outcomes.append(Outcome(**json.loads(result.get(SECONDS))))
             except Exception as error:
                 outcomes.append(Outcome(name, "fault", f"{type(error).__name__}: {_line(error)}"))
             print(outcomes[-1], flush=True)

@@ -179,9 +179,8 @@ def check_by_block(skeleton: Skeleton, traits: CodeTraits) -> None:
     Raises:
         ModelError: with the reason, and what can be done in place of it.
     """
-    if traits.why_not_by_block:
-        raise ModelError(
-            f"{type(skeleton.model).__name__} cannot be tuned block by block: "
-            f"{traits.why_not_by_block}; round it without data: --recipe rtn, or tuning.iters=0 "
-            "with init=minmax"
-        )
+    reason, advice = traits.why_not_by_block, "tuning.iters=0 with init=minmax"
+    if reason:
+        name = type(skeleton.model).__name__
+        more = "" if advice in reason else f"; round it without data: --recipe rtn, or {advice}"
+        raise ModelError(f"{name} cannot be tuned block by block: {reason}{more}")
