@@ -231,7 +231,7 @@ class BlockCalls:
                     raise ModelError(
                         f"the model changes the hidden states between blocks {index - 1} and "
                         f"{index} other than by addition; such models cannot be tuned block by "
-                        "block: use tuning.iters=0 with init=minmax"
+                        "block: use tuning.iters=0 with tuning.init_scale=minmax"
                     )
             before = hidden
 

@@ -287,7 +287,7 @@ class BlockRunner:
                         raise ModelError(
                             f"{type(skeleton.model).__name__} cannot be run block by block: "
                             f"{' '.join(str(error).split())[:200]}; quantize it without data: "
-                            "tuning.iters=0 with init=minmax"
+                            "tuning.iters=0 with tuning.init_scale=minmax"
                         ) from error
                     continue
             reached = max(reached, len(recorded))

@@ -179,7 +179,7 @@ def check_by_block(skeleton: Skeleton, traits: CodeTraits) -> None:
     Raises:
         ModelError: with the reason, and what can be done in place of it.
     """
-    reason, advice = traits.why_not_by_block, "tuning.iters=0 with init=minmax"
+    reason, advice = traits.why_not_by_block, "tuning.iters=0 with tuning.init_scale=minmax"
     if reason:
         name = type(skeleton.model).__name__
         more = "" if advice in reason else f"; round it without data: --recipe rtn, or {advice}"
