@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
-from autoround.model.build import build_empty
+from autoround.model.build import build_empty, build_from_values
 from autoround.model.skeleton import Skeleton
 
 #: Keys that say how weights are stored, and nothing of the modules.
@@ -33,9 +32,10 @@ def check_configs(configs: Iterable[dict[str, Any]], skeleton: Skeleton) -> None
         json.dumps({k: v for k, v in c.items() if k not in _STORAGE}, default=str) for c in configs
     ]
     for text in dict.fromkeys(texts):
-        with TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(text, encoding="utf-8")
-            reason = why_another_model(Path(folder), skeleton)
+        try:
+            reason = _difference(build_from_values(json.loads(text)), skeleton.model)
+        except ModelError as error:
+            reason = str(error)
         if reason:
             raise ModelError(
                 f"the config that would be written makes another model than this one: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,24 @@ def build_empty(folder: Path) -> nn.Module:
             f"{folder} cannot be built as a causal language model: {reason}"
         ) from error
     return model
+
+
+def build_from_values(values: dict[str, Any]) -> nn.Module:
+    """Build the model's modules from a config.json that is not written yet.
+
+    Args:
+        values: what stands in it.
+
+    Raises:
+        ModelError: as for :func:`build_empty`.
+    """
+    from transformers import CONFIG_MAPPING
+
+    try:
+        kind: Any = CONFIG_MAPPING[values["model_type"]]
+        return build_from(kind.from_dict(copy.deepcopy(values)))
+    except Exception as error:  # an odd config fails in many unrelated ways
+        raise ModelError(why_unbuildable(values, error)) from error
 
 
 def class_of(folder: Path) -> Any:

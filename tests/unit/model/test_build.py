@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autoround.errors import ModelError
-from autoround.model.build import build_empty, build_from, class_of
+from autoround.model.build import build_empty, build_from, build_from_values, class_of
 
 from ...tiny import KINDS, make_model
 from ...zoo import make_config
@@ -80,7 +80,7 @@ def test_classes_that_do_not_answer_are_passed_over(
     ("entries", "reason"),
     [
         ({"model_type": "no_such_type"}, "no_such_type"),
-        ({"model_type": "vit"}, "ViTConfig"),
+        ({"model_type": "vit"}, "a vit is no causal language model"),
         ({"num_attention_heads": "four"}, "num_attention_heads"),
     ],
 )
@@ -92,3 +92,27 @@ def test_what_is_no_language_model_is_refused_in_one_line(
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_config_that_is_not_written_yet_makes_the_same_modules(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    values = json.loads((folder / "config.json").read_text())
+    before = json.dumps(values)
+    built, opened = build_from_values(values), build_empty(folder)
+    assert json.dumps(values) == before
+    assert {n: p.shape for n, p in built.named_parameters()} == {
+        n: p.shape for n, p in opened.named_parameters()
+    }
+    with pytest.raises(ModelError, match="no_such_type"):
+        build_from_values({**values, "model_type": "no_such_type"})
+
+
+def test_nothing_is_allocated_for_the_weights() -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    experts = {"num_local_experts": 256, "hidden_size": 4096, "intermediate_size": 8192}
+    values = {"model_type": "mixtral", "num_hidden_layers": 2, **experts}
+    model = build_from_values(values)
+    assert sum(p.numel() for p in model.parameters()) > 20 * 2**30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
