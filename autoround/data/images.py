@@ -47,10 +47,13 @@ def read_pairs(file: Path) -> list[Pair]:
     if file.stat().st_size > MAX_FILE_BYTES:
         raise DataError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB: split it")
     pairs = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                pairs.append(_pair(line, file, f"{file}:{number}"))
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            pairs.append(_pair(line, file, f"{file}:{number}"))
     if not pairs:
         raise DataError(f"{file} holds no samples")
     return pairs
@@ -74,6 +77,8 @@ def _pair(line: str, file: Path, where: str) -> Pair:
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
+    if "\0" in name:
+        raise DataError(f"{where}: {name!r} is no file name")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{where}: image {name!r} is outside {folder}; put it in there")

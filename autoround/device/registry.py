@@ -134,6 +134,8 @@ def _open(backend: Backend, index: int | None) -> Runtime:
     """Open a device; whatever goes wrong in it is told as the backend's own."""
     try:
         runtime = backend.open(index)
+        # A method that is not there would end a run hours later, at its first use.
+        missing = [part for part in _PARTS if not hasattr(runtime, part)]
     except AutoRoundError:
         raise
     except Exception as error:  # a third party's module may fail in any way
@@ -141,8 +143,6 @@ def _open(backend: Backend, index: int | None) -> Runtime:
             f"backend {backend.name!r} cannot open its device: {type(error).__name__}: {error}; "
             f"{_choices()}"
         ) from error
-    # A method that is not there would end a run hours later, at its first use.
-    missing = [part for part in _PARTS if not hasattr(runtime, part)]
     if missing:
         raise DeviceError(
             f"backend {backend.name!r}: its runtime has no {', '.join(missing)}; it may derive "

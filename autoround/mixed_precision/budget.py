@@ -105,7 +105,7 @@ def restore_budget(
         OutputError: its budget, or its other rules for layers, were not those of now.
     """
     again = "repeat the original command, or discard the finished blocks with --restart"
-    if allocation is None:
+    if allocation is None or not isinstance(allocation.get("asked"), dict):
         raise OutputError(f"the interrupted run had no bit budget (allocate): {again}")
     changed = differences(allocation["asked"], recipe.allocate.model_dump(mode="json"))
     if changed:

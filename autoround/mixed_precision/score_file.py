@@ -129,7 +129,10 @@ def load_scores(path: Path, *, identity: Mapping[str, Any]) -> Scores:
         )
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError),
+        *(OverflowError, RecursionError),
+    ) as error:
         raise RecipeError(f"{path} is no file of scores ({error!r})") from error
     other = differences(scores.identity, json.loads(json.dumps(identity)))
     if other:

@@ -15,6 +15,8 @@ from autoround.planning.layer_rules import Rules, kept_by_rule
 from autoround.planning.layer_scheme import matches, plan_block, plan_layer
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, RulePlan, Scheme
 
+#: Types of models that GGUF files hold as llama, which has no window.
+_WITHOUT_WINDOW = ("mistral", "mixtral")
 OUTSIDE = "outside the decoder blocks"
 
 
@@ -71,7 +73,19 @@ def gguf_pass(
     layers = [layer for block in blocks for layer in block.layers]
     report = rules.report([*layers, *around, *_outer(rules, skeleton, layout, kept)], gguf=True)
     notes = layout.notes(rules.recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
-    return PassPlan(blocks, around, outputs, tuple(notes), report)
+    return PassPlan(blocks, around, outputs, (*notes, *_window_notes(skeleton)), report)
+
+
+def _window_notes(skeleton: Skeleton) -> list[str]:
+    """Say where llama.cpp computes another attention than the model."""
+    config = skeleton.config.to_dict()
+    window = config.get("sliding_window")
+    if config.get("model_type") not in _WITHOUT_WINDOW or not window:
+        return []
+    return [
+        f"llama.cpp runs this architecture with full attention: beyond {window} tokens (the "
+        "model's sliding window) it computes otherwise than the model"
+    ]
 
 
 def _asked(rules: Rules, name: str) -> str:

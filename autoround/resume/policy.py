@@ -205,5 +205,11 @@ def completed_results(folder: Path, plan: Plan) -> list[BlockResult] | None:
                 return None
             if not _same_record(record, json.loads(to_json(plan_record(one)))):
                 return None
-        results += [result_of(json.loads(line)) for line in lines]
+        # A report that was cut off is none of a complete output.
+        if len(lines) < len(one.blocks):
+            return None
+        try:
+            results += [result_of(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
     return results

@@ -82,6 +82,7 @@ def test_lines_name_one_image_or_several(folder: Path) -> None:
         ({"image": "c.png", "text": "x"}, "there is no image"),
         ({"image": "../a.png", "text": "x"}, "is outside"),
         ({"image": "/etc/hostname", "text": "x"}, "is outside"),
+        ({"image": "a\0.png", "text": "x"}, "is no file name"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_with_its_number(
@@ -104,6 +105,9 @@ def test_missing_and_empty_files_are_told(folder: Path) -> None:
         read_pairs(folder / "none.jsonl")
     with pytest.raises(DataError, match="holds no samples"):
         read_pairs(write(folder, "", "  "))
+    (folder / "latin.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        read_pairs(folder / "latin.jsonl")
 
 
 def test_samples_are_padded_to_the_longest_and_so_is_what_goes_token_by_token(folder: Path) -> None:

@@ -124,6 +124,8 @@ def test_another_budget_or_other_rules_do_not_go_on() -> None:
     resolved = found.to_dict()
     with pytest.raises(OutputError, match="the interrupted run had no bit budget"):
         restore_budget(recipe, resolved, None)
+    with pytest.raises(OutputError, match="the interrupted run had no bit budget"):
+        restore_budget(recipe, resolved, {})
     other, _ = opened({"layers": [{"match": "o_proj", "bits": 8}], "allocate.avg_bits": 3.5})
     with pytest.raises(OutputError, match=r"allocate.avg_bits: 4.0 then, 3.5 now\n.*--restart"):
         restore_budget(other, resolved, kept)

@@ -85,6 +85,7 @@ def stored(folder: Path, **changes: Any) -> Path:
         {"losses": {"a": [1.0]}},
         {"losses": None},
         {"tokens": "many"},
+        {"tokens": math.inf},
         {"seconds": None},
         {"identity": 3},
     ],

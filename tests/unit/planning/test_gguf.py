@@ -127,3 +127,11 @@ def test_a_rule_for_what_must_stay_is_an_error() -> None:
 def test_an_architecture_that_llama_cpp_does_not_run_is_refused() -> None:
     with pytest.raises(FormatError, match="model type 'olmo2' cannot be written"):
         plan_of(kind="Olmo2Config")
+
+
+def test_a_window_that_llama_cpp_does_not_have_is_noted() -> None:
+    notes = plan_of(kind="MistralConfig", sliding_window=64).notes
+    assert any("full attention: beyond 64 tokens" in note for note in notes)
+    assert not any(
+        "full attention" in n for n in plan_of(kind="MistralConfig", sliding_window=None).notes
+    )
