@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from autoround.export.config_check import check_configs
 from autoround.export.gguf_writer import GgufWriter, gguf_fields
@@ -22,9 +22,6 @@ from autoround.model.skeleton import Skeleton
 from autoround.session.session import Session
 from autoround.types import OutputPlan, Plan
 
-#: What formats call the writers.
-SAFETENSORS, GGUF = "safetensors", "gguf"
-
 
 def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
     """Refuse a tokenizer or a model that metadata or configs of planned files cannot express.
@@ -38,14 +35,12 @@ def check_metadata(plan: Plan, skeleton: Skeleton, tokenizer: Any) -> None:
         FormatError: with what has no place in the file.
         ModelError: a config that would be written does not make the model again.
     """
-    configs: list[dict[str, Any]] = []
-    for one, output in ((each, output) for each in plan.passes for output in each.outputs):
-        if format_of(output).writer == GGUF:
-            file_type = file_type_of(output)
-            gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type)
-        else:
-            configs.append(output_config(one, output, skeleton))
-    check_configs(configs, skeleton)
+    outputs = [(each, output) for each in plan.passes for output in each.outputs]
+    described = (
+        WRITERS[format_of(output).writer].describe(each, output, skeleton, tokenizer)
+        for each, output in outputs
+    )
+    check_configs([config for config in described if config is not None], skeleton)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ def open_writer(session: Session, part: OutputPlan, target: OutputTarget) -> Out
         part: the format.
         target: where to.
     """
-    return WRITERS[format_of(part).writer](session, part, target)
+    return WRITERS[format_of(part).writer].open(session, part, target)
 
 
 def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
@@ -105,8 +100,33 @@ def _open_gguf(session: Session, part: OutputPlan, target: OutputTarget) -> Outp
     )
 
 
+def _config(
+    plan: Plan, part: OutputPlan, skeleton: Skeleton, tokenizer: Any
+) -> dict[str, Any] | None:
+    return output_config(plan, part, skeleton)
+
+
+def _check_fields(plan: Plan, part: OutputPlan, skeleton: Skeleton, tokenizer: Any) -> None:
+    """Refuse what the fields of a GGUF file cannot say; the file has no config beside it."""
+    gguf_fields(skeleton, tokenizer, model=plan.model, file_type=file_type_of(part))
+
+
+class WriterKind(NamedTuple):
+    """What a word for a writer stands for.
+
+    open: opens the writer. describe: returns the config.json that it will write, None where it
+    writes none, from the plan, the format, the model and its tokenizer.
+    """
+
+    open: Opener
+    describe: Callable[[Plan, OutputPlan, Skeleton, Any], dict[str, Any] | None]
+
+
 #: Writers by the word that formats have for them.
-WRITERS: Mapping[str, Opener] = {SAFETENSORS: _open_safetensors, GGUF: _open_gguf}
+WRITERS: Mapping[str, WriterKind] = {
+    "safetensors": WriterKind(_open_safetensors, _config),
+    "gguf": WriterKind(_open_gguf, _check_fields),
+}
 
 
 def _check(session: Session) -> ReadBackCheck:
