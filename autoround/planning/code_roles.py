@@ -173,6 +173,20 @@ def traits_notes(traits: CodeTraits) -> list[str]:
     return [f"no small copy of the class shows all of its code ({traits.unchecked}): {what}"]
 
 
+def check_on_text(skeleton: Skeleton, traits: CodeTraits) -> None:
+    """Refuse a model whose largest list of blocks is not its language model.
+
+    Raises:
+        ModelError: text runs through none of the blocks.
+    """
+    if not traits.on_text:
+        others = f", but through {', '.join(sorted(traits.lists))}" if traits.lists else ""
+        raise ModelError(
+            f"{type(skeleton.model).__name__}: text does not run through the blocks that hold most "
+            f"weights ({skeleton.blocks[0]} …){others}; models of this kind are not quantized"
+        )
+
+
 def check_by_block(skeleton: Skeleton, traits: CodeTraits) -> None:
     """Refuse a model whose blocks cannot be run one after the other, for a run that has to.
 

@@ -14,6 +14,7 @@ from autoround.model.probe.traits import CodeTraits, code_traits
 from autoround.model.skeleton import Skeleton
 from autoround.planning.code_roles import (
     check_by_block,
+    check_on_text,
     kept_tensors,
     traits_notes,
     with_code_traits,
@@ -60,6 +61,7 @@ def make_plan(
     """
     check_formats(recipe)
     traits = code_traits(skeleton.model, skeleton.blocks)
+    check_on_text(skeleton, traits)
     if needs_data(recipe):
         check_by_block(skeleton, traits)
     inside, outside = _matrices(skeleton, traits)

@@ -30,11 +30,12 @@ class BlockCheck(NamedTuple):
     """What running blocks one by one came to.
 
     why_not: why they cannot be tuned so, empty where they can. streams: how many streams of the
-    hidden width a token has between blocks.
+    hidden width a token has between blocks. on_text: whether any of them runs on text.
     """
 
     why_not: str
     streams: int = 1
+    on_text: bool = True
 
 
 def check_blocks(copy: SmallCopy, observed: Observed) -> BlockCheck:
@@ -46,7 +47,7 @@ def check_blocks(copy: SmallCopy, observed: Observed) -> BlockCheck:
     """
     reason = _why_not_once(copy, observed)
     if reason:
-        return BlockCheck(reason)
+        return BlockCheck(reason, on_text=any(path in observed.runs for path in copy.blocks))
     skeleton = adopt_model(copy.model)
     runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
     ids = copy.batch(SAMPLES, LENGTH, seed=1)

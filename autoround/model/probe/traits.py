@@ -31,7 +31,7 @@ class CodeTraits:
     run one after the other, empty where they can. unchecked: why nothing is known, or what is not;
     empty where all is. known: whether a small copy was run at all. streams: how many streams of
     the hidden width a token has between blocks. lists: paths of other lists of modules with linear
-    layers that text runs through as well.
+    layers that text runs through as well. on_text: whether text runs through any block at all.
     """
 
     choosing: frozenset[str] = frozenset()
@@ -41,6 +41,7 @@ class CodeTraits:
     known: bool = True
     streams: int = 1
     lists: frozenset[str] = frozenset()
+    on_text: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
         f"{missing} blocks are of a kind that the copy does not have" if missing else "",
         streams=findings.check.streams,
         lists=findings.lists,
+        on_text=findings.check.on_text,
     )
 
 

@@ -20,6 +20,7 @@ from autoround.planning.code_roles import (
     OTHER_LIST,
     READ,
     SHARED,
+    check_on_text,
     refuse_partial,
     traits_notes,
     unasked_share,
@@ -159,3 +160,10 @@ def test_blocks_that_share_state_are_refused_where_they_have_to_run() -> None:
         planned(model, {"tuning.iters": 2})
     plan = planned(model)
     assert "state that one block leaves" in plan.why_not_by_block
+
+
+def test_a_model_whose_blocks_do_not_run_on_text_is_refused_even_for_rounding() -> None:
+    traits = CodeTraits(on_text=False, lists=frozenset({"model.text.layers"}))
+    with pytest.raises(ModelError, match=r"text does not run through .* through model\.text\.la"):
+        check_on_text(adopt_model(make_model("llama")), traits)
+    check_on_text(adopt_model(make_model("llama")), CodeTraits())
