@@ -79,7 +79,9 @@ def narrow_config(config: Any, layers: int, *, widths: bool) -> Any:
         _narrow_tokens(values)
         _narrow_towers(values, text)
     made = type(config).from_dict(values)
-    made._attn_implementation = config._attn_implementation
+    # Others (flash attention, for one) do not run on a CPU.
+    attention = config._attn_implementation
+    made._attn_implementation = attention if attention in (None, "eager") else "sdpa"
     return made
 
 

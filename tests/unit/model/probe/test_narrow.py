@@ -64,3 +64,11 @@ def test_a_model_that_is_narrow_stays_so() -> None:
     )
     small = narrow_config(config, 2, widths=True)
     assert (small.hidden_size, small.num_attention_heads, small.vocab_size) == (64, 4, 100)
+
+
+def test_attention_is_one_that_a_cpu_computes() -> None:
+    config = AutoConfig.for_model("llama")
+    config._attn_implementation = "flash_attention_2"
+    assert narrow_config(config, 2, widths=True)._attn_implementation == "sdpa"
+    config._attn_implementation = "eager"
+    assert narrow_config(config, 2, widths=True)._attn_implementation == "eager"
