@@ -26,7 +26,7 @@ from autoround.mixed_precision.search import (
 )
 from autoround.model.files.embedded import NAME as EMBEDDED_NAME
 from autoround.model.files.embedded import embedded_model
-from autoround.model.skeleton import Skeleton, adopt_model, open_model
+from autoround.model.skeleton import Skeleton, adopt_model, not_streamed, open_model
 from autoround.pipeline import Deliver, quantize_pass, run, write_passes
 from autoround.planning.calibration import needed_tokenizer
 from autoround.planning.code_roles import refuse_partial
@@ -83,7 +83,9 @@ def quantize(
     """
     place = _destination(output_dir)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
+    request = make_request(
+        model, loaded, device=device, tokenizer=tokenizer, data=data, stream=place.stream_hub
+    )
     return run(_refuse_null(request), place, sink=sink)
 
 
@@ -104,6 +106,7 @@ def plan(
     tokenizer: Any = None,
     data: object | None = None,
     max_memory: int | None = None,
+    stream_hub: bool = False,
 ) -> tuple[Plan, Estimate]:
     """Return what :func:`quantize` would do and what it would cost, without doing it.
 
@@ -111,6 +114,7 @@ def plan(
         model, recipe, tokenizer, data: as :func:`quantize` takes them.
         device: auto, or the name of a device; ``null`` plans for one that computes nothing.
         max_memory: bytes that the run may use; None for most of what is free.
+        stream_hub: as ``Destination`` has it.
 
     Returns:
         The plan, and its cost: bytes on disk and in memory, and a range of seconds.
@@ -119,7 +123,9 @@ def plan(
         AutoRoundError: whatever would stop the run before its first block.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    request = make_request(model, loaded, device=device, tokenizer=tokenizer, data=data)
+    request = make_request(
+        model, loaded, device=device, tokenizer=tokenizer, data=data, stream=stream_hub
+    )
     prepared = prepare(request, sink=ignore, max_memory=max_memory, may_score=False)
     return prepared.plan, prepared.estimate
 
@@ -171,19 +177,21 @@ def make_request(
     device: str = "auto",
     tokenizer: Any = None,
     data: object | None = None,
+    stream: bool = False,
 ) -> Request:
     """Open the device and the model that arguments of :func:`quantize` name, and its tokenizer.
 
     Args:
         model, device, tokenizer, data: as :func:`quantize` takes them.
         recipe: a resolved one; it decides whether a tokenizer is needed.
+        stream: whether files of weights come from the hub one after another.
 
     Raises:
         DeviceError, ModelError: one of them is not here or cannot be opened.
         DataError: the recipe reads text, and the model has no tokenizer.
     """
     runtime = open_device(device)
-    skeleton, name = open_any(model)
+    skeleton, name = open_any(model, stream=stream)
     if tokenizer is None:
         tokenizer = needed_tokenizer(recipe, skeleton, data=data)
     return Request(skeleton, recipe, runtime, name, tokenizer, data, load_plainly)
@@ -196,18 +204,21 @@ def _refuse_null(request: Request) -> Request:
     return request
 
 
-def open_any(model: Model) -> tuple[Skeleton, str]:
+def open_any(model: Model, *, stream: bool = False) -> tuple[Skeleton, str]:
     """Open a model of any kind; returns it with the name the user knows it by.
 
     Raises:
         ModelError: there is no such model, or it is none that can be read.
+        UsageError: it is to be streamed, and is none of the hub.
     """
+    if stream and not isinstance(model, str | Path):
+        raise UsageError(not_streamed("none of these is named"))
     if model is None:
         return open_model(embedded_model()), EMBEDDED_NAME
     if isinstance(model, nn.Module):
         skeleton = adopt_model(model)
         return skeleton, type(skeleton.model).__name__
-    opened = open_model(model)
+    opened = open_model(model, stream=stream)
     return opened, str(model) if opened.hub is None else opened.hub.name.repo
 
 
@@ -361,7 +372,7 @@ class AutoRound:
             AutoRoundError: what is wrong, wherever possible before any work is done.
         """
         place = _destination(output_dir)
-        return run(self._request(format), place, sink=self.sink)
+        return run(self._request(format, stream=place.stream_hub), place, sink=self.sink)
 
     def _resolve(self, format: str) -> Recipe:
         arguments = {flag.name: getattr(self, flag.name) for flag in FLAGS if flag.name != "format"}
@@ -380,14 +391,10 @@ class AutoRound:
     def _dataset_name(self) -> str | None:
         return str(self.dataset) if isinstance(self.dataset, str | Path) else None
 
-    def _request(self, format: str) -> Request:
+    def _request(self, format: str, *, stream: bool = False) -> Request:
         data = None if isinstance(self.dataset, str | Path) else self.dataset
-        return _refuse_null(
-            make_request(
-                self.model,
-                self._resolve(format),
-                device=self.device,
-                tokenizer=self.tokenizer,
-                data=data,
-            )
+        model, recipe = self.model, self._resolve(format)
+        request = make_request(
+            model, recipe, device=self.device, tokenizer=self.tokenizer, data=data, stream=stream
         )
+        return _refuse_null(request)

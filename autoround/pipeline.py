@@ -14,19 +14,26 @@ from pathlib import Path
 from typing import TypeAlias
 
 from autoround.core.metrics import weight_bits
-from autoround.errors import OutputError
+from autoround.errors import OutputError, UsageError
 from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
 from autoround.export.open_writer import OutputTarget, open_writer
-from autoround.export.preflight import check_output, check_room, room_for_journal
+from autoround.export.preflight import (
+    check_cache_room,
+    check_output,
+    check_room,
+    room_for_journal,
+)
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
+from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
 from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
 from autoround.resume.policy import (
     ResumeState,
+    check_streaming,
     completed_results,
     open_journal,
     open_stores,
@@ -61,6 +68,8 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             does not exist, nor does a part of it.
     """
     destination = output if isinstance(output, Destination) else Destination(output)
+    if destination.stream_hub and request.skeleton.stream is None:
+        raise UsageError(not_streamed("this one was opened whole"))
     with open_journal(destination) as (journal, resume), computing(request, resume):
         if not destination.resume:
             check_output(destination.folder)
@@ -102,6 +111,10 @@ def _open_sessions(
     request, estimate = prepared.request, prepared.estimate
     passes = (prepared.plan, *prepared.plan.passes[1:])
     check_room(destination.folder, estimate.disk_bytes)
+    stream, hub = request.skeleton.stream, request.skeleton.hub
+    check_streaming(resume, streamed=stream is not None)
+    if stream is not None and hub is not None:
+        check_cache_room(hub.folder, destination.folder, estimate)
     request.skeleton.fetch_weights(sink)
     shard = prepared.recipe.output.max_shard_bytes
     stored = room_for_journal(destination, estimate, max_shard_bytes=shard)
@@ -164,7 +177,9 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
             continue
         output = tuner.tune(block)
         if store is not None:
-            store.commit(output, streams=streams, names=_streams_after(session, block.index))
+            after = _streams_after(session, block.index)
+            whole = session.skeleton.stream is not None
+            store.commit(output, streams=streams, names=after, whole=whole)
         session.sink(BlockDone(output.result, len(plan.blocks)))
         if not end_to_end:
             deliver(output)

@@ -20,6 +20,7 @@ from autoround.planning.estimate import make_estimate
 from autoround.planning.memory import host_budget, memory_warnings, refuse_too_little
 from autoround.planning.plan import make_plan
 from autoround.planning.process import process_for
+from autoround.planning.streaming import add_streaming, refuse_scoring, refuse_second_reading
 from autoround.recipe.schema import Recipe
 from autoround.resume.policy import ResumeState
 from autoround.session.session import Placement, Session
@@ -63,13 +64,19 @@ class Prepared:
 def computing(request: Request, resume: ResumeState | None = None) -> Iterator[None]:
     """Set the process up for a run as its device and its recipe want it, and put it back.
 
+    Files of weights that were streamed are deleted in the end.
+
     Args:
         request: what to quantize and how.
         resume: what is left of the interrupted run that this one continues.
     """
     interrupted = None if resume is None else resume.machine_settings
-    with process_for(request.recipe, request.runtime, interrupted):
-        yield
+    try:
+        with process_for(request.recipe, request.runtime, interrupted):
+            yield
+    finally:
+        if request.skeleton.stream is not None:
+            request.skeleton.stream.close()
 
 
 def prepare(
@@ -98,6 +105,7 @@ def prepare(
     calibration = load_calibration(recipe, skeleton, tokenizer=request.tokenizer, data=request.data)
     allocation: Mapping[str, Any] | None = None
     if has_budget(recipe):
+        refuse_scoring(skeleton)
         if resume is not None:
             recipe, allocation = restore_budget(recipe, resume.recipe, resume.allocation)
         else:
@@ -114,10 +122,14 @@ def prepare(
         model=request.model_name,
         interrupted=None if resume is None else resume.machine_settings,
     )
+    refuse_second_reading(plan, skeleton)
     # What cannot be written is better told now than after the blocks.
     check_metadata(plan, skeleton, request.tokenizer)
     budget = host_budget(runtime, max_memory)
     estimate = make_estimate(plan, skeleton, runtime=runtime, budget=budget)
+    if skeleton.stream is not None:
+        shard = recipe.output.max_shard_bytes
+        estimate = add_streaming(estimate, plan, skeleton, runtime=runtime, max_shard_bytes=shard)
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
     for warning in memory_warnings(estimate, plan, runtime, budget):

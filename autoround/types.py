@@ -268,6 +268,8 @@ class Estimate:
     codes_on_disk: whether tuning the whole model unpacks one block at a time.
     graphs_held: whether it runs each block once a step; else twice, with less in memory.
     bits_per_weight: of quantized layers. block_bits: of all layers of the blocks, kept ones too.
+    fetched_bytes: of files of weights in the hub's cache at once, where they are streamed.
+    peak_bytes_on_disk: these, journal and output together; 0 where nothing is streamed.
     """
 
     disk_bytes: int
@@ -284,6 +286,8 @@ class Estimate:
     codes_on_disk: bool = False
     graphs_held: bool = False
     block_bits: float = 0.0
+    fetched_bytes: int = 0
+    peak_bytes_on_disk: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +344,8 @@ class Destination:
 
     folder: of the output. resume: go on where an interrupted run ended. restart: throw away
     what it left. max_memory: bytes; what exceeds them goes to the disk. work_dir: for streams of
-    activations on the disk, in place of the journal beside the output.
+    activations on the disk, in place of the journal beside the output. stream_hub: fetch the
+    files of weights of a model on the hub one after another, and delete each when it is done with.
     """
 
     folder: Path
@@ -348,6 +353,7 @@ class Destination:
     restart: bool = False
     max_memory: int | None = None
     work_dir: Path | None = None
+    stream_hub: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,15 @@ MaxMemory: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+StreamHub: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--stream-hub",
+        "--stream_hub",
+        help="For models larger than the disk: fetch each file of weights when it is read, and "
+        "delete it when no later block needs it.",
+    ),
+]
 Backend: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -29,6 +29,7 @@ def plan(
     flags: options.FlagValues,
     settings: options.Settings = None,
     max_memory: options.MaxMemory = None,
+    stream_hub: options.StreamHub = False,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
     ] = False,
@@ -46,7 +47,15 @@ def plan(
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
-    show_plan(name, resolved, device=device, max_memory=allowed, layers=layers, as_json=as_json)
+    show_plan(
+        name,
+        resolved,
+        device=device,
+        max_memory=allowed,
+        stream_hub=stream_hub,
+        layers=layers,
+        as_json=as_json,
+    )
 
 
 def show_plan(
@@ -55,6 +64,7 @@ def show_plan(
     *,
     device: str,
     max_memory: int | None,
+    stream_hub: bool = False,
     layers: bool = False,
     as_json: bool = False,
 ) -> None:
@@ -65,6 +75,7 @@ def show_plan(
         recipe: what to do with it.
         device: as ``--device`` names it.
         max_memory: bytes that the run may use; None for most of what is free.
+        stream_hub: whether files of weights come from the hub one after another.
         layers: whether every layer has a line.
         as_json: whether to print one JSON object in place of lines.
     """
@@ -73,7 +84,9 @@ def show_plan(
     from autoround.storage.json_text import to_json
 
     with quiet_libraries():
-        plan, estimate = api.plan(model, recipe, device=device, max_memory=max_memory)
+        plan, estimate = api.plan(
+            model, recipe, device=device, max_memory=max_memory, stream_hub=stream_hub
+        )
     if as_json:
         values = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
         typer.echo(to_json(values, indent=1))

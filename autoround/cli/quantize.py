@@ -12,7 +12,7 @@ import typer
 from autoround.cli import _options as options
 from autoround.cli._quiet import quiet_libraries
 from autoround.cli.plan import show_plan
-from autoround.errors import AutoRoundError
+from autoround.errors import AutoRoundError, UsageError
 from autoround.recipe.flags import FLAGS
 from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
 
@@ -53,6 +53,7 @@ def quantize(
         typer.Option("--restart", help="Discard the finished blocks of an earlier run, and begin."),
     ] = False,
     max_memory: options.MaxMemory = None,
+    stream_hub: options.StreamHub = False,
     work_dir: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +88,7 @@ def quantize(
       autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
           --iters 200 --dataset calib.jsonl --output_dir out --device cpu
       autoround quantize Qwen/Qwen3-0.6B --revision main --bits 4 -o out
+      autoround quantize owner/larger-than-the-disk --stream-hub -o out
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
@@ -98,11 +100,16 @@ def quantize(
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
+    if stream_hub and (evaluate or eval_text is not None):
+        raise UsageError(
+            "--stream-hub never has the whole original on the disk, and --eval scores it: leave "
+            "one of them out"
+        )
     if dry_run:
-        show_plan(name, resolved, device=device, max_memory=allowed)
+        show_plan(name, resolved, device=device, max_memory=allowed, stream_hub=stream_hub)
         return
     folder = output_dir or default_output(name, resolved)
-    destination = Destination(folder, resume, restart, allowed, work_dir)
+    destination = Destination(folder, resume, restart, allowed, work_dir, stream_hub)
     with _noting_how_to_resume(destination, context.obj), quiet_libraries():
         if eval_text is not None:
             _check_text(eval_text)

@@ -48,6 +48,27 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def check_cache_room(cache: Path, output: Path, estimate: Estimate) -> None:
+    """Refuse a disk without room for the files of a model that is streamed.
+
+    Args:
+        cache: a folder of the hub's cache.
+        output: the output, which need not exist; what it takes adds up on one disk.
+        estimate: what both take.
+
+    Raises:
+        OutputError: with both figures.
+    """
+    needed, what = estimate.fetched_bytes, "files from the hub"
+    if os.stat(cache).st_dev == os.stat(existing_parent(output)).st_dev:
+        needed, what = needed + estimate.disk_bytes, f"{what} and the output"
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise OutputError(
+            f"{what} need {needed / 1e9:.2f} GB at a time, and {cache} has {free / 1e9:.2f} GB free"
+        )
+
+
 def room_for_journal(destination: Destination, estimate: Estimate, *, max_shard_bytes: int) -> bool:
     """Tell whether the disks have room for a journal beside the output.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from autoround.errors import ModelError
 from autoround.model.blocks import is_transposed
 from autoround.model.experts import PART, ExpertTensor, expert_tensors
+from autoround.model.files.packed import UnpackedSource
 from autoround.model.files.source import Headers, WeightSource
 
 
@@ -75,6 +76,16 @@ class ConvertedSource:
     def origin(self, name: str) -> Origin | None:
         """Return what a tensor of the model is made of; None for one that is not known."""
         return self._origins.get(self._of.get(name, ""))
+
+    def stored_names(self, names: Iterable[str]) -> list[str]:
+        """Return the names of the files' tensors that some tensors are made of."""
+        keys: list[str] = []
+        for name in names:
+            origin = self.origin(name)
+            keys += [name] if origin is None else [key for _, key in origin.keys]
+        if isinstance(self._source, UnpackedSource):
+            return self._source.stored_names(keys)
+        return keys
 
     def files_of(self, modules: Iterable[str]) -> list[str]:
         """Return the files' names of some of the model's modules, by their weights."""

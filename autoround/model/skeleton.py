@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, UsageError
 from autoround.events import Sink, StageStarted
 from autoround.model.adopted import copy_modules, unwrap
 from autoround.model.blocks import decoder_blocks, is_matrix, tied_names
@@ -21,6 +21,7 @@ from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
 from autoround.model.files.hub import HubModel
 from autoround.model.files.locate import (
+    ModelFiles,
     find_model,
     read_config,
     read_quantization,
@@ -28,6 +29,7 @@ from autoround.model.files.locate import (
 )
 from autoround.model.files.packed import FLOAT8, UnpackedSource
 from autoround.model.files.source import WeightSource
+from autoround.model.files.streamed_source import StreamedSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
 from autoround.model.wide import wide_tensors
 
@@ -47,6 +49,8 @@ class Skeleton:
         folder: Where config and tokenizer files come from; None for a model in memory.
         names: The names its tensors have in checkpoints, and are written under.
         hub: The hub's model it was opened from; its weights may not be here yet.
+        stream: What fetches and deletes the files of weights as they are read, where it was opened
+            so.
     """
 
     model: nn.Module
@@ -59,6 +63,7 @@ class Skeleton:
     folder: Path | None
     names: Names
     hub: HubModel | None = None
+    stream: StreamedSource | None = None
 
     @cached_property
     def stacked(self) -> dict[str, ExpertTensor]:
@@ -69,13 +74,13 @@ class Skeleton:
         """Fetch the weights of a model on the hub, where they are not here yet.
 
         Args:
-            sink: Is told before it begins, and nothing where all are here.
+            sink: Is told before it begins, and nothing where all are here, or come one by one.
 
         Raises:
             ModelError: The hub does not have or give them.
         """
         missing = [] if self.hub is None else self.hub.missing()
-        if self.hub is None or not missing:
+        if self.hub is None or self.stream is not None or not missing:
             return
         size = sum(math.prod(s) * d.itemsize for s, d in self.source.headers().values())
         files = f"{len(missing)} of {len(self.hub.shards())} files"
@@ -121,24 +126,28 @@ class Skeleton:
         return {name: tensors[key] for name, key in wanted.items()}
 
 
-def open_model(model: str | Path) -> Skeleton:
+def open_model(model: str | Path, *, stream: bool = False) -> Skeleton:
     """Open a checkpoint by path or hub id; no weight is read, or fetched.
 
     Args:
         model: A folder, or the id of a model on the hub: ``owner/name``, ``owner/name@revision``.
+        stream: Whether a file of weights is fetched when it is read, and deleted when no block that
+            is still to come needs it.
 
     Returns:
         The model with parameters on meta.
 
     Raises:
         ModelError: It is missing, damaged, already quantized, or has no decoder blocks.
+        UsageError: It is to be streamed, and is none of the hub.
     """
     model_files = find_model(model)
     folder = model_files.folder
     config = read_config(folder)
     quantization = read_quantization(folder, config)
     refuse_unquantizable({**config, "quantization_config": quantization}, where=str(folder))
-    files: WeightSource = model_files.weights()
+    stream_source = _open_stream(model_files, str(model)) if stream else None
+    files: WeightSource = stream_source or model_files.weights()
     if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or quantization is not None:
         files = UnpackedSource(files, quantization or {})
     built = build_empty(folder)
@@ -154,7 +163,33 @@ def open_model(model: str | Path) -> Skeleton:
             f"{missing[0]!r}{hint}; check that config.json and the weights are of the same model"
         )
     opened = _skeleton(built, source, keys, folder, CheckpointNames(source))
-    return replace(opened, hub=model_files.hub)
+    if stream_source is not None:
+        _assign_blocks(stream_source, opened, source)
+    return replace(opened, hub=model_files.hub, stream=stream_source)
+
+
+def _open_stream(files: ModelFiles, model: str) -> StreamedSource:
+    if files.hub is None:
+        raise UsageError(not_streamed(f"{model!r} is a local folder"))
+    return StreamedSource(files.hub)
+
+
+def not_streamed(what: str) -> str:
+    """Return a message: a model that is here cannot be streamed."""
+    return f"--stream-hub (stream_hub) fetches models of the hub, and {what}: leave it out"
+
+
+def _assign_blocks(stream: StreamedSource, skeleton: Skeleton, source: ConvertedSource) -> None:
+    """Tell a streamed source which of its tensors each block is made of."""
+
+    def names_in_files(names: Iterable[str]) -> list[str]:
+        return source.stored_names(skeleton.keys[skeleton.tied.get(n, n)] for n in names)
+
+    stream.assign(
+        [names_in_files(skeleton.names_under(block)) for block in skeleton.blocks],
+        outside=names_in_files(skeleton.names_outside_blocks())
+        + source.stored_names(skeleton.unmapped),
+    )
 
 
 def describe_missing(model: nn.Module, source: ConvertedSource, name: str) -> str:

@@ -61,6 +61,11 @@ def _memory_lines(estimate: Estimate) -> list[str]:
     lines = [f"memory       about {estimate.memory_bytes / 1e9:.1f} GB{device}{where}{codes}"]
     if estimate.journal_bytes:
         lines.append(f"journal      {_size(estimate.journal_bytes)} on the disk until it is done")
+    if estimate.peak_bytes_on_disk:
+        lines.append(
+            f"disk         about {_size(estimate.peak_bytes_on_disk)} at most, with "
+            f"{_size(estimate.fetched_bytes)} of files from the hub at a time"
+        )
     return lines
 
 

@@ -21,6 +21,8 @@ from autoround.model.skeleton import Skeleton
 from autoround.storage.checksum import checksum, checksum_of_all
 from autoround.types import Plan
 
+#: What stands for the sums of tensors of a model that is not read for them.
+STREAMED = "streamed from the hub"
 #: Packages whose versions change numbers.
 PACKAGES = ("torch", "transformers")
 
@@ -105,18 +107,31 @@ def tokens_digest(tokens: Tokens | None) -> str | None:
     return found
 
 
+def is_of_streamed_model(fingerprint: Mapping[str, Any]) -> bool:
+    """Tell whether a fingerprint is that of a run whose model was streamed from the hub."""
+    files = fingerprint.get("model files")
+    return isinstance(files, Mapping) and STREAMED in files.values()
+
+
 def model_digests(skeleton: Skeleton) -> dict[str, Any]:
-    """Return sums of what can be read at once; blocks are compared when they are read again."""
+    """Return sums of what can be read at once; blocks are compared when they are read again.
+
+    A streamed model is not read for this: the commit, which is in the fingerprint, stands for all
+    of its tensors.
+    """
     headers = {
         name: [list(shape), str(dtype)]
         for name, (shape, dtype) in skeleton.source.headers().items()
     }
-    names = skeleton.names_outside_blocks()
-    outside = checksum_of_all(skeleton.read([name])[name] for name in names)
+    if skeleton.stream is None:
+        names = skeleton.names_outside_blocks()
+        outside = f"{checksum_of_all(skeleton.read([name])[name] for name in names):016x}"
+    else:
+        outside = STREAMED
     return {
         "config": _digest(json.dumps(skeleton.config.to_dict(), sort_keys=True, default=str)),
         "tensors": _digest(json.dumps(headers, sort_keys=True)),
-        "tensors outside the blocks": f"{outside:016x}",
+        "tensors outside the blocks": outside,
         **_files(skeleton.folder),
     }
 

@@ -34,6 +34,8 @@ from autoround.types import BlockResult
 RUN = "run.json"
 #: Version of the layout of a journal.
 LAYOUT = 2
+#: Before the names of unquantized tensors; layers have names before the bar.
+KEPT = "|"
 _LOCK = "lock"
 _RECORD = re.compile(r"^\d{5}\.safetensors$")
 
@@ -186,7 +188,12 @@ class PassJournal:
         return self._folder / f"{index:05d}.safetensors"
 
     def commit(
-        self, output: BlockOutput, *, streams: ActivationStreams | None, names: Sequence[str]
+        self,
+        output: BlockOutput,
+        *,
+        streams: ActivationStreams | None,
+        names: Sequence[str],
+        whole: bool = False,
     ) -> None:
         """Make a unit finished: its activation streams first, then its record.
 
@@ -194,12 +201,16 @@ class PassJournal:
             output: the unit.
             streams: inputs of the next block; None where none goes on.
             names: the streams among them that are read again.
+            whole: whether unquantized tensors are kept, too, because the model is not read again.
 
         Raises:
             OutputError: the disk is full, or cannot be written to.
         """
         sums = {} if streams is None else streams.save(names)
         tensors, layers = pack_layers(output.layers)
+        if whole:
+            # Copied: files hold no two tensors that share memory.
+            tensors |= {KEPT + name: tensor.clone() for name, tensor in output.kept.items()}
         facts = {
             "result": dataclasses.asdict(output.result),
             "source": output.source,
@@ -215,7 +226,8 @@ class PassJournal:
 
         Args:
             index: of the unit.
-            kept: its unquantized tensors, read from the model again.
+            kept: its unquantized tensors, read from the model again; empty where the record is
+                whole.
             source: checksum of all that the model holds for it; None where it was compared before.
 
         Raises:
@@ -228,9 +240,9 @@ class PassJournal:
                 f"the weights of {result.name} are not those that the run was begun with; begin "
                 "again with --restart"
             )
-        return BlockOutput(
-            unpack_layers(tensors, facts["layers"]), dict(kept), result, facts["source"]
-        )
+        recorded = {n.removeprefix(KEPT): t for n, t in tensors.items() if n.startswith(KEPT)}
+        layers = unpack_layers(tensors, facts["layers"])
+        return BlockOutput(layers, {**recorded, **kept}, result, facts["source"])
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]

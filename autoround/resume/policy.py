@@ -13,7 +13,7 @@ from typing import Any
 from autoround._version import __version__
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
-from autoround.resume.fingerprint import differences
+from autoround.resume.fingerprint import differences, is_of_streamed_model
 from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
 from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
@@ -113,6 +113,24 @@ def check_leftover(destination: Destination) -> int:
             "or discard them with --restart"
         )
     return done
+
+
+def check_streaming(resume: ResumeState | None, *, streamed: bool) -> None:
+    """Refuse to go on with weights that come another way, before any are fetched.
+
+    Args:
+        resume: what is left of an interrupted run, if this one is to go on from it.
+        streamed: whether this run streams its model from the hub.
+
+    Raises:
+        OtherRunError: one of the two runs does, and the other does not.
+    """
+    if resume is not None and is_of_streamed_model(resume.fingerprint) != streamed:
+        way, remedy = ("without", "leave it out") if streamed else ("with", "add it")
+        raise OtherRunError(
+            f"the interrupted run was begun {way} --stream-hub: {remedy} to go on, or discard the "
+            "finished blocks with --restart"
+        )
 
 
 def open_stores(

@@ -21,9 +21,17 @@ class BlockStore(Protocol):
     done: int
 
     def commit(
-        self, output: BlockOutput, *, streams: ActivationStreams | None, names: Sequence[str]
+        self,
+        output: BlockOutput,
+        *,
+        streams: ActivationStreams | None,
+        names: Sequence[str],
+        whole: bool = False,
     ) -> None:
-        """Make a unit finished: its activation streams first, then its record."""
+        """Make a unit finished: its activation streams first, then its record.
+
+        A whole record holds unquantized tensors, too.
+        """
 
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
         """Return a finished unit; ``kept`` are its unquantized tensors."""

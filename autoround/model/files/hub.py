@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,23 +67,31 @@ class HubModel:
         Raises:
             ModelError: The hub does not have or give them.
         """
+        self.fetch(self.missing())
+
+    def fetch(self, files: Sequence[str]) -> None:
+        """Fetch some files of weights into the cache.
+
+        Raises:
+            ModelError: The hub does not have or give them.
+        """
         from huggingface_hub import snapshot_download
         from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-        wanted = self.missing()
-        if not wanted:
+        if not files:
             return
         with explain_errors(self.name):
             snapshot_download(
                 self.name.repo,
                 revision=self.commit,
-                allow_patterns=[glob.escape(file) for file in wanted],
+                allow_patterns=[glob.escape(file) for file in files],
                 ignore_patterns=list(SUBFOLDERS),
                 # On a terminal even where bars of libraries are off: this takes minutes.
                 tqdm_class=tqdm if sys.stderr.isatty() else None,
             )
-        for file in self.missing()[:1]:
-            raise ModelError(self.lacks(file))
+        for file in files:
+            if not (self.folder / file).is_file():
+                raise ModelError(self.lacks(file))
 
     def lacks(self, file: str) -> str:
         """Return a message: a file of weights is not on the hub."""

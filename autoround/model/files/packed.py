@@ -62,16 +62,20 @@ class UnpackedSource:
         """Return shape and dtype of every tensor as it reads."""
         return self._headers
 
+    def stored_names(self, names: Iterable[str]) -> list[str]:
+        """Return the names of the files' tensors that some tensors are unpacked from."""
+        stored: list[str] = []
+        for name in names:
+            if name in self._four:
+                stored += [name + "_blocks", name + "_scales"]
+            else:
+                stored += [name, self._scale[name]] if name in self._scale else [name]
+        return stored
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read tensors onto the CPU, packed ones as bfloat16."""
         wanted = list(names)
-        asked: list[str] = []
-        for name in wanted:
-            if name in self._four:
-                asked += [name + "_blocks", name + "_scales"]
-            else:
-                asked += [name, self._scale[name]] if name in self._scale else [name]
-        held = self._source.read(dict.fromkeys(asked))
+        held = self._source.read(dict.fromkeys(self.stored_names(wanted)))
         found = {}
         for name in wanted:
             if name in self._four:

@@ -84,14 +84,25 @@ class CheckpointSource:
             by_file.setdefault(self._files[name], []).append(name)
         tensors: dict[str, Tensor] = {}
         for file, wanted in by_file.items():
-            with _open(file) as opened:
-                for name in wanted:
-                    try:
-                        # Copied: a view would keep the whole file mapped.
-                        tensors[name] = opened.get_tensor(name).clone()
-                    except SafetensorError as error:
-                        raise ModelError(f"{file}: tensor {name!r}: {error}") from error
+            tensors.update(read_tensors(file, wanted))
         return tensors
+
+
+def read_tensors(file: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Read tensors of one file onto the CPU in their stored dtype.
+
+    Raises:
+        ModelError: the file is damaged, or lacks one.
+    """
+    tensors: dict[str, Tensor] = {}
+    with _open(file) as opened:
+        for name in names:
+            try:
+                # Copied: a view would keep the whole file mapped.
+                tensors[name] = opened.get_tensor(name).clone()
+            except SafetensorError as error:
+                raise ModelError(f"{file}: tensor {name!r}: {error}") from error
+    return tensors
 
 
 class ModuleSource:

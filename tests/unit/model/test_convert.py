@@ -76,6 +76,8 @@ def test_only_what_a_tensor_is_made_of_is_read() -> None:
     assert origin is not None
     assert [key for _, key in origin.keys if "w1" in key] == [W1.format(i) for i in range(4)]
     assert source.origin("model.unknown") is None
+    assert sorted(source.stored_names([GATE_UP])) == sorted(files.asked)
+    assert source.stored_names(["model.unknown"]) == ["model.unknown"]
 
 
 def test_an_expert_that_is_missing_is_told() -> None:

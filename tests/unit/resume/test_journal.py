@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,21 @@ def test_finished_units_are_counted_and_come_back(journal: Journal, tmp_path: Pa
         assert isinstance(right, QuantizedTensor)
         assert torch.equal(left.codes, right.codes)
     assert blocks_in(tmp_path / "none") == 0
+
+
+def test_a_whole_record_needs_nothing_of_the_model(journal: Journal) -> None:
+    own = journal.of_pass(1)
+    shared = torch.arange(3.0)
+    output = replace(unit(0), kept={"b.0.norm": shared, "b.0.same": shared})
+    own.commit(output, streams=None, names=(), whole=True)
+    own.commit(unit(1), streams=None, names=())
+    recorded = journal.of_pass(1).read(0, {}, source=None)
+    assert list(recorded.layers) == ["fc"]
+    assert {name: tensor.tolist() for name, tensor in recorded.kept.items()} == {
+        "b.0.norm": [0, 1, 2],
+        "b.0.same": [0, 1, 2],
+    }
+    assert own.read(1, {}, source=None).kept == {}
 
 
 def test_what_comes_after_a_gap_is_not_done(journal: Journal) -> None:

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoround.errors import ModelError
-from autoround.model.files.packed import float4, float8
+from autoround.model.convert import ConvertedSource
+from autoround.model.files.packed import UnpackedSource, float4, float8
+from autoround.model.files.source import ModuleSource
 from autoround.model.skeleton import open_model
 
 from ....tiny import make_model
@@ -81,3 +83,22 @@ def test_a_checkpoint_in_fp8_opens_as_one_in_16_bit(tmp_path: Path) -> None:
     for expert, matrix in enumerate(skeleton.read([stacked])[stacked]):
         one = f"model.layers.1.mlp.experts.{expert}.down_proj.weight"
         assert torch.equal(matrix, expected[one])
+
+
+def test_scales_are_among_the_files_names() -> None:
+    tensors = {
+        "a": torch.zeros(4, 4).to(torch.float8_e4m3fn),
+        "a_scale": torch.ones(1),
+        "experts_blocks": torch.zeros(1, 2, 1, 16, dtype=torch.uint8),
+        "experts_scales": torch.zeros(1, 2, 1, dtype=torch.uint8),
+        "norm": torch.ones(4),
+    }
+    module = torch.nn.Module()
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor)
+    source = UnpackedSource(ModuleSource(module), {})
+    assert source.stored_names(["norm"]) == ["norm"]
+    assert source.stored_names(["a", "experts"]) == list(tensors)[:-1]
+    # A converted source passes names on.
+    converted = ConvertedSource(source, torch.nn.Module())
+    assert converted.stored_names(["a", "norm"]) == ["a", "a_scale", "norm"]
