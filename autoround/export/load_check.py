@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,26 @@ from autoround.export.staging import MARKER
 LARGEST = 2 * 2**30
 #: Loads a folder of packed layers onto the CPU in float32.
 Loader: TypeAlias = Callable[[Path], nn.Module]
-#: Largest squared difference from the blocks in memory, relative to the mean square.
+#: Largest squared difference from the blocks that were read back, relative to the mean square.
 TOLERANCE = 1e-3
 
 
-def check_loads(
-    folder: Path, load: Loader, *, last: str, ids: Tensor, expected: Tensor | None
-) -> None:
+class Batch(NamedTuple):
+    """What a loaded model is run on, and what has to come out.
+
+    ids: int64 [1, seq]. blocks: paths of the first and the last decoder block. first: input of the
+    first block [1, seq, hidden], put in place of the embeddings, which files hold in 16 bit.
+    expected: the last block's output [1, seq, hidden] by the blocks that were read back. Both are
+    None where blocks do not run alone: then the outputs have to be finite.
+    """
+
+    ids: Tensor
+    blocks: tuple[str, str]
+    first: Tensor | None = None
+    expected: Tensor | None = None
+
+
+def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
     """Load a folder of packed layers, run a batch through it, and compare.
 
     Packed layers are run as they are, in the class that the written config makes, under the names
@@ -33,9 +46,7 @@ def check_loads(
         folder: of safetensors files, complete.
         load: what a user loads it by.
         last: path of the last decoder block.
-        ids: int64 [1, seq], the batch.
-        expected: the last block's output [1, seq, hidden] by the blocks in memory; None where that
-            is not known: then the outputs have to be finite.
+        batch: what it is run on.
 
     Raises:
         VerificationError: it cannot be loaded or run, or computes something else.
@@ -51,7 +62,7 @@ def check_loads(
             model = load(Path(beside))
         except AutoRoundError as error:
             raise VerificationError(f"what was written cannot be loaded: {error}") from error
-    output = _last_output(model, last, ids)
+    output, expected = _last_output(model, batch), batch.expected
     if expected is None:
         if not bool(output.isfinite().all()):
             raise VerificationError("loaded as a whole, the model puts out NaN or infinity")
@@ -61,26 +72,38 @@ def check_loads(
     if not distance <= TOLERANCE:
         raise VerificationError(
             f"loaded as a whole, the last block's output is {distance:.2e} of its size from that "
-            f"of the codes in memory (allowed: {TOLERANCE:.0e}); the files are not used"
+            f"of the blocks read back (allowed: {TOLERANCE:.0e}); the files are not used"
         )
 
 
-def _last_output(model: Any, last: str, ids: Tensor) -> Tensor:
+def _last_output(model: Any, batch: Batch) -> Tensor:
     """Run a model, and return what its last block puts out."""
     outputs: list[Tensor] = []
+    begin, last = batch.blocks
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         outputs.append(output[0] if isinstance(output, tuple | list) else output)
 
-    handle = model.get_submodule(last).register_forward_hook(note)
+    def put(module: nn.Module, args: Any, named: Any) -> Any:
+        if batch.first is None:
+            return None
+        if args:
+            return (batch.first, *args[1:]), named
+        return args, {**named, "hidden_states": batch.first}
+
+    handles = [
+        model.get_submodule(last).register_forward_hook(note),
+        model.get_submodule(begin).register_forward_pre_hook(put, with_kwargs=True),
+    ]
     try:
         with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
+            model(input_ids=batch.ids, use_cache=False)
     except Exception as error:  # somebody else's code fails in many unrelated ways
         reason = " ".join(str(error).split())[:200] or repr(error)
         raise VerificationError(f"loaded as a whole, the model cannot be run: {reason}") from error
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not outputs:
         raise VerificationError(f"loaded as a whole, the model does not run its block {last}")
     return outputs[-1]

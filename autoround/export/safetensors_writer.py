@@ -13,7 +13,7 @@ from autoround.core.dtypes import DTYPES
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, VerificationError
 from autoround.export.config_check import why_another_model
-from autoround.export.load_check import Loader, check_loads
+from autoround.export.load_check import Batch, Loader, check_loads
 from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
 from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
@@ -105,9 +105,10 @@ class SafetensorsWriter:
         # On text alone, as the small copy of the class was run; a dense checkpoint has nothing new.
         packed = not layout_named(self._part.packing).dense
         if self._load is not None and self._plan.runs_on_text and packed:
-            last, check = self._plan.blocks[-1].name, self.check
-            folder = self._shards.staging
-            check_loads(folder, self._load, last=last, ids=check.ids, expected=check.hidden)
+            check, blocks = self.check, self._plan.blocks
+            ends = (blocks[0].name, blocks[-1].name)
+            batch = Batch(check.ids, ends, check.first, check.read_back)
+            check_loads(self._shards.staging, self._load, batch)
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""

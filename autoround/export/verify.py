@@ -69,7 +69,13 @@ class ReadBackCheck:
         self._runner.release()
         self.ids = ids
         self._first = first  # [1, seq, hidden]
+        self.read_back: Tensor | None = None  # [1, seq, hidden], once files were compared
         self.hidden = first
+
+    @property
+    def first(self) -> Tensor | None:
+        """Input of the first block [1, seq, hidden]; None where blocks do not run alone."""
+        return self._first
 
     @property
     def description(self) -> str:
@@ -122,6 +128,7 @@ class ReadBackCheck:
             names = self._skeleton.names_under(block.name)
             self._run_block(block, block.by_param(written.block(block, names)))
         got, self.hidden = self.hidden, expected
+        self.read_back = got
         power = float(expected.double().square().mean())
         error = float((got.double() - expected.double()).square().mean()) / max(power, 1e-30)
         # Not `>`: NaN is an error as well.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.errors import FormatError, VerificationError
-from autoround.export.load_check import check_loads
+from autoround.export.load_check import Batch, check_loads
 from autoround.export.staging import MARKER
 
 IDS = torch.arange(6)[None]
@@ -60,7 +60,7 @@ def check(tmp_path: Path, output: Any, expected: Tensor | None = EXPECTED) -> li
         seen.extend(folder.iterdir())
         return Toy(output)
 
-    check_loads(tmp_path, load, last="block", ids=IDS, expected=expected)
+    check_loads(tmp_path, load, Batch(IDS, ("block", "block"), None, expected))
     return seen
 
 
@@ -99,4 +99,24 @@ def test_what_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
         raise FormatError("tensor x is missing")
 
     with pytest.raises(VerificationError, match="cannot be loaded: tensor x is missing"):
-        check_loads(tmp_path, load, last="block", ids=IDS, expected=None)
+        check_loads(tmp_path, load, Batch(IDS, ("block", "block")))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_first_block_gets_the_input_that_is_given(named: bool, tmp_path: Path) -> None:
+    class Passing(nn.Module):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return hidden_states
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Passing()
+
+        def forward(self, input_ids: Tensor, use_cache: bool) -> Answer:
+            coarse = torch.zeros(1, 6, 4)
+            self.block(**{"hidden_states": coarse}) if named else self.block(coarse)
+            return Answer()
+
+    batch = Batch(IDS, ("block", "block"), EXPECTED, EXPECTED)
+    check_loads(tmp_path, lambda folder: Model(), batch)
