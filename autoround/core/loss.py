@@ -25,3 +25,14 @@ def block_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     real = mask.reshape(*mask.shape, *(1 for _ in range(difference.dim() - mask.dim())))
     squares = difference.masked_fill(~real, 0.0).square().flatten(mask.dim()).mean(dim=-1)
     return squares.sum() / mask.sum().clamp(min=1)
+
+
+def relative_square_error(output: Tensor, expected: Tensor) -> float:
+    """Return the mean squared difference of two tensors, relative to the mean square of one.
+
+    Args:
+        output: any shape and float dtype; computed in float64.
+        expected: of the same shape, which the difference is relative to.
+    """
+    power = float(expected.double().square().mean())
+    return float((output.double() - expected.double()).square().mean()) / max(power, 1e-30)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from autoround.core.loss import relative_square_error
 from autoround.errors import AutoRoundError, VerificationError
 from autoround.export.staging import MARKER
+from autoround.model.runner import hidden_of
 
 #: Bytes of files that are loaded whole at most: seconds of work, which the hours before are worth.
 LARGEST = 2 * 2**30
@@ -45,7 +47,6 @@ def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
     Args:
         folder: of safetensors files, complete.
         load: what a user loads it by.
-        last: path of the last decoder block.
         batch: what it is run on.
 
     Raises:
@@ -67,8 +68,7 @@ def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
         if not bool(output.isfinite().all()):
             raise VerificationError("loaded as a whole, the model puts out NaN or infinity")
         return
-    power = float(expected.double().square().mean())
-    distance = float((output.double() - expected.double()).square().mean()) / max(power, 1e-30)
+    distance = relative_square_error(output, expected)
     if not distance <= TOLERANCE:
         raise VerificationError(
             f"loaded as a whole, the last block's output is {distance:.2e} of its size from that "
@@ -82,7 +82,7 @@ def _last_output(model: Any, batch: Batch) -> Tensor:
     begin, last = batch.blocks
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple | list) else output)
+        outputs.append(hidden_of(output))
 
     def put(module: nn.Module, args: Any, named: Any) -> Any:
         if batch.first is None:

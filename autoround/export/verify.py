@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from autoround.core.loss import relative_square_error
 from autoround.errors import ModelError, VerificationError
 from autoround.formats.format import PackedLayer
 from autoround.formats.gguf.tensors import dense
@@ -129,8 +130,7 @@ class ReadBackCheck:
             self._run_block(block, block.by_param(written.block(block, names)))
         got, self.hidden = self.hidden, expected
         self.read_back = got
-        power = float(expected.double().square().mean())
-        error = float((got.double() - expected.double()).square().mean()) / max(power, 1e-30)
+        error = relative_square_error(got, expected)
         # Not `>`: NaN is an error as well.
         if not error <= TOLERANCE:
             raise VerificationError(

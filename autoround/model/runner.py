@@ -55,6 +55,15 @@ def call_block(
     return functional_call(block, tensors, arguments, named)
 
 
+def hidden_of(output: Any) -> Any:
+    """Return the hidden states of what a block returns, which may have more behind them.
+
+    Args:
+        output: Hidden states, or a tuple or list that begins with them.
+    """
+    return output[0] if isinstance(output, tuple | list) else output
+
+
 class BlockRunner:
     """Runs blocks of one model on one device, in one dtype."""
 
@@ -181,7 +190,7 @@ class BlockRunner:
         call_with = self._compiled_call if compiled else call_block
         with _use_attention(self._skeleton, self._attention):
             out = call_with(block, dict(weights), (hidden, *call.args), call.kwargs)
-        output: Tensor = out[0] if isinstance(out, tuple | list) else out
+        output: Tensor = hidden_of(out)
         return output
 
     def release(self) -> None:

@@ -60,31 +60,10 @@ _LEFT = (
     "tensor-cache.json",
 )
 #: What terms of use are never written in: code, weights, archives.
-_NEVER = tuple(
-    [
-        ".py",
-        ".pyc",
-        ".so",
-        ".sh",
-        ".exe",
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".gguf",
-        ".ggml",
-        ".h5",
-        ".msgpack",
-        ".npy",
-        ".npz",
-        ".onnx",
-        ".pkl",
-        ".pickle",
-        ".zip",
-        ".tar",
-        ".gz",
-    ]
+_NEVER = (
+    *(".py", ".pyc", ".so", ".sh", ".exe"),
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5"),
+    *(".msgpack", ".npy", ".npz", ".onnx", ".pkl", ".pickle", ".zip", ".tar", ".gz"),
 )
 #: A tokenizer of a million entries takes a tenth of this.
 MAX_SIDE_FILE_BYTES = 512 << 20

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autoround.core.loss import relative_square_error
 from autoround.errors import ModelError
 from autoround.model.probe.observe import Observed
 from autoround.model.probe.small_copy import SmallCopy, describe_error
-from autoround.model.runner import BlockRunner
+from autoround.model.runner import BlockRunner, hidden_of
 from autoround.model.skeleton import adopt_model
 
 #: Samples of the calibration set of a check, tokens of each, and samples of a batch.
@@ -129,7 +130,7 @@ def _record_outputs(
     model: nn.Module, blocks: Sequence[str], into: dict[str, Tensor]
 ) -> Iterator[None]:
     def note(path: str, output: Any) -> None:
-        tensor = output[0] if isinstance(output, tuple | list) else output
+        tensor = hidden_of(output)
         if isinstance(tensor, Tensor):
             # A later block may change it in place.
             into[path] = tensor.clone()
@@ -148,8 +149,4 @@ def _record_outputs(
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    power = float(other.double().square().mean())
-    error = float((one.double() - other.double()).square().mean())
-    return error <= TOLERANCE * max(power, 1e-30)
+    return one.shape == other.shape and relative_square_error(one, other) <= TOLERANCE

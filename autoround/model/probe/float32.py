@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.model.probe.small_copy import SmallCopy, make_small_copy, signature
+from autoround.model.runner import hidden_of
 from autoround.model.wide import kept_by_class
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -74,7 +75,7 @@ def _runs(copy: SmallCopy, wide: frozenset[str]) -> bool:
 @contextmanager
 def _noting_dtypes(copy: SmallCopy, dtypes: set[torch.dtype]) -> Iterator[None]:
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = output[0] if isinstance(output, tuple | list) else output
+        tensor = hidden_of(output)
         if isinstance(tensor, Tensor):
             dtypes.add(tensor.dtype)
 

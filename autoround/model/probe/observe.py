@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -141,12 +141,6 @@ class _Choice:
     sources: int
 
 
-@dataclass
-class _Seen:
-    stack: list[str] = field(default_factory=list)
-    choices: list[_Choice] = field(default_factory=list)
-
-
 class _Flow(TorchDispatchMode):
     """Follows which parameters each tensor was computed from, as bits of an integer.
 
@@ -155,7 +149,9 @@ class _Flow(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, blocks: tuple[str, ...]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._blocks, self._seen = blocks, _Seen()
+        self._blocks = blocks
+        self._stack: list[str] = []
+        self._choices: list[_Choice] = []
         self._paths = {module: path for path, module in model.named_modules()}
         self._model = model
         self._names: list[str] = []
@@ -169,11 +165,11 @@ class _Flow(TorchDispatchMode):
 
     def enter(self, module: nn.Module) -> None:
         """Note that a module begins to run."""
-        self._seen.stack.append(self._paths.get(module, ""))
+        self._stack.append(self._paths.get(module, ""))
 
     def leave(self, module: nn.Module) -> None:
         """Note that a module is done."""
-        self._seen.stack.pop()
+        self._stack.pop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -187,8 +183,8 @@ class _Flow(TorchDispatchMode):
         name = func._schema.name.rpartition("::")[2]
         first = args[0] if args else None
         if name in _CHOICES and isinstance(first, Tensor) and first.is_floating_point():
-            inside = next((path for path in reversed(self._seen.stack) if path), "")
-            self._seen.choices.append(_Choice(inside, self._bits.get(_storage(first), 0)))
+            inside = next((path for path in reversed(self._stack) if path), "")
+            self._choices.append(_Choice(inside, self._bits.get(_storage(first), 0)))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 key = _storage(leaf)
@@ -204,7 +200,7 @@ class _Flow(TorchDispatchMode):
         """
         computed = self._bits.get(_storage(logits), 0)
         sources: set[str] = set()
-        for choice in self._seen.choices:
+        for choice in self._choices:
             sources |= self._sources(choice, computed)
         return frozenset(sources)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.loss import block_mse
+from autoround.core.loss import block_mse, relative_square_error
 from autoround_backends import reference
 
 from ._cases import few
@@ -71,3 +71,10 @@ def test_streams_of_a_token_count_as_one_position() -> None:
     squares = (output.double() - target.double()).square().mean(dim=(2, 3)).numpy()
     wanted = squares[mask.numpy()].mean()
     assert float(block_mse(output, target, mask)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_error_is_relative_to_what_was_expected() -> None:
+    expected = torch.tensor([3.0, -4.0])
+    assert relative_square_error(expected * 1.1, expected) == pytest.approx(0.01, rel=1e-5)
+    assert relative_square_error(expected, expected) == 0.0
+    assert not relative_square_error(expected * float("nan"), expected) <= 1.0
