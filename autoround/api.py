@@ -15,7 +15,7 @@ from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
 from autoround.export.dense_copy import copy_with_weights, write_dequantized
 from autoround.export.preflight import check_output
-from autoround.inference.load import load_plainly
+from autoround.inference.by_block import load_to_check
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
     ChosenAllocation,
@@ -194,7 +194,7 @@ def make_request(
     skeleton, name = open_any(model, stream=stream)
     if tokenizer is None:
         tokenizer = needed_tokenizer(recipe, skeleton, data=data)
-    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_plainly)
+    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_to_check)
 
 
 def _refuse_null(request: Request) -> Request:

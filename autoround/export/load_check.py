@@ -1,8 +1,8 @@
-"""The written folder, loaded whole as a user loads it, where the memory has room for it."""
+"""The written folder, loaded and run as a user does it, before it is published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
@@ -15,10 +15,9 @@ from autoround.errors import AutoRoundError, VerificationError
 from autoround.export.staging import MARKER
 from autoround.model.runner import hidden_of
 
-#: Bytes of files that are loaded whole at most: seconds of work, which the hours before are worth.
-LARGEST = 2 * 2**30
-#: Loads a folder of packed layers onto the CPU in float32.
-Loader: TypeAlias = Callable[[Path], nn.Module]
+#: Loads a folder of packed layers onto the CPU in float32: whole, or where the memory has no room
+#: for that, so that the modules at the given paths are read as they run.
+Loader: TypeAlias = Callable[[Path, Sequence[str]], nn.Module]
 #: Largest squared difference from the blocks that were read back, relative to the mean square.
 TOLERANCE = 1e-3
 
@@ -26,14 +25,14 @@ TOLERANCE = 1e-3
 class Batch(NamedTuple):
     """What a loaded model is run on, and what has to come out.
 
-    ids: int64 [1, seq]. blocks: paths of the first and the last decoder block. first: input of the
-    first block [1, seq, hidden], put in place of the embeddings, which files hold in 16 bit.
+    ids: int64 [1, seq]. blocks: paths of the decoder blocks. first: input of the first block
+    [1, seq, hidden], put in place of the embeddings, which files hold in 16 bit.
     expected: the last block's output [1, seq, hidden] by the blocks that were read back. Both are
     None where blocks do not run alone: then the outputs have to be finite.
     """
 
     ids: Tensor
-    blocks: tuple[str, str]
+    blocks: tuple[str, ...]
     first: Tensor | None = None
     expected: Tensor | None = None
 
@@ -52,26 +51,27 @@ def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
     Raises:
         VerificationError: it cannot be loaded or run, or computes something else.
     """
-    if sum(p.stat().st_size for p in folder.glob("*.safetensors")) > LARGEST:
-        return
     with TemporaryDirectory() as beside:
         # Loaders refuse a folder that is marked as unfinished, as this one still is.
         for path in folder.resolve().iterdir():
             if path.is_file() and path.name != MARKER:
                 (Path(beside) / path.name).symlink_to(path)
         try:
-            model = load(Path(beside))
+            model = load(Path(beside), batch.blocks)
+            output = _last_output(model, batch)
+        except VerificationError:
+            raise
         except AutoRoundError as error:
             raise VerificationError(f"what was written cannot be loaded: {error}") from error
-    output, expected = _last_output(model, batch), batch.expected
+    expected = batch.expected
     if expected is None:
         if not bool(output.isfinite().all()):
-            raise VerificationError("loaded as a whole, the model puts out NaN or infinity")
+            raise VerificationError("loaded again, the model puts out NaN or infinity")
         return
     distance = relative_square_error(output, expected)
     if not distance <= TOLERANCE:
         raise VerificationError(
-            f"loaded as a whole, the last block's output is {distance:.2e} of its size from that "
+            f"loaded again, the last block's output is {distance:.2e} of its size from that "
             f"of the blocks read back (allowed: {TOLERANCE:.0e}); the files are not used"
         )
 
@@ -79,7 +79,7 @@ def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
 def _last_output(model: Any, batch: Batch) -> Tensor:
     """Run a model, and return what its last block puts out."""
     outputs: list[Tensor] = []
-    begin, last = batch.blocks
+    begin, last = batch.blocks[0], batch.blocks[-1]
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         outputs.append(hidden_of(output))
@@ -98,12 +98,14 @@ def _last_output(model: Any, batch: Batch) -> Tensor:
     try:
         with torch.no_grad():
             model(input_ids=batch.ids, use_cache=False)
+    except AutoRoundError:
+        raise
     except Exception as error:  # somebody else's code fails in many unrelated ways
         reason = " ".join(str(error).split())[:200] or repr(error)
-        raise VerificationError(f"loaded as a whole, the model cannot be run: {reason}") from error
+        raise VerificationError(f"loaded again, the model cannot be run: {reason}") from error
     finally:
         for handle in handles:
             handle.remove()
     if not outputs:
-        raise VerificationError(f"loaded as a whole, the model does not run its block {last}")
+        raise VerificationError(f"loaded again, the model does not run its block {last}")
     return outputs[-1]

@@ -105,9 +105,8 @@ class SafetensorsWriter:
         # On text alone, as the small copy of the class was run; a dense checkpoint has nothing new.
         packed = not layout_named(self._part.packing).dense
         if self._load is not None and self._plan.runs_on_text and packed:
-            check, blocks = self.check, self._plan.blocks
-            ends = (blocks[0].name, blocks[-1].name)
-            batch = Batch(check.ids, ends, check.first, check.read_back)
+            check, blocks = self.check, tuple(block.name for block in self._plan.blocks)
+            batch = Batch(check.ids, blocks, check.first, check.read_back)
             check_loads(self._shards.staging, self._load, batch)
 
     def publish(self) -> int:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoround.device.kernels import AUTO, check_backend
 from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
-from autoround.errors import FormatError, ModelError
+from autoround.errors import ModelError
 from autoround.inference.experts import QuantExperts
+from autoround.inference.fill import Filler, Place
 from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
-from autoround.model.blocks import expected, tied_names
+from autoround.model.blocks import expected
 from autoround.model.build import build_empty
 from autoround.model.files.locate import find_model, locate_model, read_config, read_quantization
-from autoround.model.files.source import WeightSource
-from autoround.model.wide import kept_by_class
-
-#: The step of a path that stands for the model's own module inside one of ours.
-_INNER = re.compile(r"\.inner(?=\.|$)")
 
 
 def load(
@@ -52,25 +47,45 @@ def load(
     """
     check_backend(backend)
     folder = locate_model(model)
+    built, opened, packed = open_empty(folder)
+    runtime = open_device(device)
+    chosen = dtype or dtype_for(folder, runtime)
+    lay_out = not dense and runtime.device.type != "meta"
+    place = Place(runtime.device, backend) if lay_out else None
+    filler = Filler.of(built, opened, packed, dtype=chosen, place=place)
+    for path, module in built.named_modules():
+        filler.fill(path, module)
+    built.tie_weights()
+    if dense:
+        densify(built, chosen)
+        del built.config.quantization_config
+    advise(built)
+    return built.to(runtime.device).eval()
+
+
+def open_empty(folder: Path) -> tuple[Any, Opened, dict[str, str]]:
+    """Build the class of a quantized checkpoint with empty packed layers in their places.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        The model, on meta; its checkpoint; and the names in the files of its packed layers, by
+        their paths.
+
+    Raises:
+        ModelError, FormatError: what is wrong, and where.
+    """
     config = read_config(folder)
     quantization = read_quantization(folder, config)
     if quantization is None:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
-    runtime = open_device(device)
-    chosen = dtype or dtype_for(folder, runtime)
     built = build_empty(folder)
     opened = open_packed(folder, built, quantization)
-    packed = _replace_layers(built, opened)
-    lay_out = not dense and runtime.device.type != "meta"
-    place = Place(runtime.device, backend) if lay_out else None
-    _fill(built, opened, packed, dtype=chosen, place=place)
-    if dense:
-        densify(built, chosen)
-    else:
-        # What is saved again says so.
-        built.config.quantization_config = dict(quantization)  # type: ignore[union-attr]
-    advise(built)
-    return built.to(runtime.device).eval()
+    packed = _put_packed_layers(built, opened)
+    # What is saved again says so.
+    built.config.quantization_config = dict(quantization)  # type: ignore[union-attr]
+    return built, opened, packed
 
 
 def load_plainly(folder: Path) -> nn.Module:
@@ -104,7 +119,7 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-def _replace_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
+def _put_packed_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
     """Put empty quantized layers where the checkpoint has some.
 
     Returns the names in the files of all of them, by their paths in the model.
@@ -139,87 +154,6 @@ def _replace_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
                 layer = QuantLinear((rows, tensor.shape[1]), scheme, packing=packing, bias=False)
                 files[f"{path}.{experts.put(name, part, expert, layer)}"] = file
     return files
-
-
-class Place(NamedTuple):
-    """Where packed layers are to run, and by which kernel."""
-
-    device: torch.device
-    backend: str
-
-
-def _fill(
-    model: nn.Module,
-    opened: Opened,
-    packed: Mapping[str, str],
-    *,
-    dtype: torch.dtype,
-    place: Place | None,
-) -> None:
-    """Read every tensor of the model from the checkpoint, one layer's at a time.
-
-    place: packed layers are laid out for their kernel there as they come; None not to.
-    """
-    tied, keeps = tied_names(model), kept_by_class(model)
-    for path, module in model.named_modules():
-        names = [n for n, _ in module.named_parameters(recurse=False)]
-        names += [
-            n
-            for n, _ in module.named_buffers(recurse=False)
-            if n not in module._non_persistent_buffers_set
-        ]
-        if path in packed:
-            source: WeightSource = opened.files
-            wanted = {n: f"{packed[path]}.{n}" for n in names}
-        else:
-            source = opened.tensors
-            own = _INNER.sub("", path)
-            full = {n: f"{own}.{n}" if own else n for n in names}
-            wanted = {n: opened.keys.get(f, f) for n, f in full.items() if f not in tied}
-        for name, key in wanted.items():
-            _check_header(source.headers().get(key), getattr(module, name), f"tensor {key}")
-        read = source.read(dict.fromkeys(wanted.values()))
-        for name, key in wanted.items():
-            tensor = read[key]
-            if tensor.is_floating_point() and bool(tensor.isnan().any()):
-                raise FormatError(f"tensor {key} holds NaN")
-            if isinstance(module, QuantLinear) and not _finite(tensor):
-                raise FormatError(f"tensor {key} holds infinity")
-            wide = tensor.dtype == torch.float32 and keeps(f"{path}.{name}")
-            _assign(module, name, tensor, torch.float32 if wide else dtype)
-        if isinstance(module, QuantLinear):
-            module.note_order(path)
-            # Experts are unpacked for the model's own code, so no kernel multiplies with them.
-            if place is not None and ".packed." not in path:
-                module.to(place.device).prepare(dtype, backend=place.backend)
-    model.tie_weights()  # type: ignore[operator]
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _check_header(
-    header: tuple[tuple[int, ...], torch.dtype] | None, held: Tensor, what: str
-) -> None:
-    """Check a stored tensor against what the model has in its place."""
-    shape = tuple(held.shape)
-    if header is None or header[0] != shape:
-        got = "nothing" if header is None else header[0]
-        raise FormatError(f"{what} should have shape {shape}; the files have {got}")
-    # Floating-point tensors are converted, integers must be of the very kind.
-    if header[1] != held.dtype and not (header[1].is_floating_point and held.is_floating_point()):
-        raise FormatError(f"{what} should have dtype {held.dtype}; the files have {header[1]}")
-
-
-def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    packed = isinstance(module, QuantLinear) and name != "bias"
-    if tensor.is_floating_point() and not packed:
-        tensor = tensor.to(dtype)
-    if name in module._parameters:
-        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        module._buffers[name] = tensor
 
 
 def densify(model: nn.Module, dtype: torch.dtype) -> None:

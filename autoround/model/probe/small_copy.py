@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoround.model.blocks import decoder_blocks, tied_names, vision_blocks
+from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_from
 from autoround.model.probe.narrow import VOCABULARY, layer_count, narrow_config
+from autoround.model.probe.random_weights import fill, fixed_seed, size
 
 #: Parameters of a copy at most: 768 MB in float32.
 LARGEST = 192 * 2**20
@@ -101,13 +101,13 @@ def _cover(config: Any, wanted: Counter[Signature], *, widths: bool) -> SmallCop
     reason = "a small copy of it would not be small"
     for layers in [n for n in _LAYERS if n < total] + [min(total, _LAYERS[-1])]:
         try:
-            with _fixed_seed():
+            with fixed_seed():
                 model = build_from(narrow_config(config, layers, widths=widths))
             blocks = tuple(decoder_blocks(model))
         except Exception as error:  # not every class takes every number of layers
             reason = describe_error(error)
             continue
-        if _size(model, blocks) > LARGEST:
+        if size(model, blocks) > LARGEST:
             break
         kinds = tuple(signature(model.get_submodule(path)) for path in blocks)
         counts = Counter(kinds)
@@ -116,7 +116,8 @@ def _cover(config: Any, wanted: Counter[Signature], *, widths: bool) -> SmallCop
             continue
         uncovered = frozenset(kind for kind in wanted if not counts[kind])
         made = SmallCopy(model, blocks, kinds, uncovered)
-        failure = _why_not_run(made)
+        fill(model, blocks)
+        failure = why_not_run(made)
         if failure:
             reason = failure
             continue
@@ -126,63 +127,11 @@ def _cover(config: Any, wanted: Counter[Signature], *, widths: bool) -> SmallCop
     return best or reason
 
 
-def _why_not_run(copy: SmallCopy) -> str:
-    """Give a copy its weights and run it; returns what its code raised, or an empty text."""
-    _fill(copy.model, copy.blocks)
+def why_not_run(copy: SmallCopy) -> str:
+    """Run a copy once; returns what its code raised, or an empty text."""
     try:
         with torch.no_grad():
             copy.model(input_ids=copy.batch(2, 6, seed=0), use_cache=False)
     except Exception as error:  # code that does not fit fails in many unrelated ways
         return describe_error(error)
     return ""
-
-
-@contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Draw the same numbers always, and leave the caller's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def _towers(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the paths of blocks that text does not run through, as prefixes."""
-    text = blocks[0].rpartition(".")[0]
-    lists = {path.rpartition(".")[0] for path in vision_blocks(model, blocks)}
-    words = ("vis", "audio", "image")
-    return tuple(f"{_beside(path, text)}." for path in lists if any(word in path for word in words))
-
-
-def _beside(path: str, other: str) -> str:
-    """Return the topmost module above a path that is not above the other one as well."""
-    parts = path.split(".")
-    above = (".".join(parts[: i + 1]) for i in range(len(parts)))
-    return next(p for p in above if not f"{other}.".startswith(f"{p}."))
-
-
-def _size(model: nn.Module, blocks: tuple[str, ...]) -> int:
-    towers = _towers(model, blocks)
-    return sum(p.numel() for n, p in model.named_parameters() if not n.startswith(towers))
-
-
-def _fill(model: nn.Module, blocks: tuple[str, ...]) -> None:
-    """Give parameters random values of a size that keeps activations near one."""
-    towers, tied = _towers(model, blocks), tied_names(model)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in list(model.named_parameters()):
-        if name in tied or parameter.device.type != "meta":
-            continue
-        path, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(path)
-        if name.startswith(towers):
-            # Never computed with: one number in the shape of all.
-            zeros = torch.zeros(()).expand(parameter.shape)
-            owner._parameters[attribute] = nn.Parameter(zeros, requires_grad=False)
-            continue
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() < 2:
-            value = 0.1 * noise + (1.0 if "norm" in name.lower() and attribute != "bias" else 0.0)
-        else:
-            value = noise * parameter.shape[-1] ** -0.5
-        owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
-    model.tie_weights()  # type: ignore[operator]

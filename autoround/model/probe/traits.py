@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoround.model.probe.block_check import BlockCheck, check_blocks, other_lists
+from autoround.model.probe.first_blocks import take_first_blocks
 from autoround.model.probe.observe import Observed, observe
 from autoround.model.probe.small_copy import (
     Signature,
@@ -109,7 +110,9 @@ def _probe(subject: _Subject, kinds: tuple[tuple[Signature, int], ...]) -> _Find
     """
     made = make_small_copy(subject.model, subject.config, Counter(dict(kinds)))
     if isinstance(made, str):
-        return made
+        reason, made = made, take_first_blocks(subject.model, subject.config, Counter(dict(kinds)))
+        if isinstance(made, str):
+            return reason
     try:
         observed = observe(made)
     except Exception as error:  # somebody else's code fails in many unrelated ways

@@ -1,7 +1,8 @@
-"""What is written is loaded whole before it is published: what that finds."""
+"""What is written is loaded and run before it is published: what that finds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def check(tmp_path: Path, output: Any, expected: Tensor | None = EXPECTED) -> li
     (tmp_path / MARKER).touch()
     seen: list[Path] = []
 
-    def load(folder: Path) -> nn.Module:
+    def load(folder: Path, blocks: Sequence[str]) -> nn.Module:
         seen.extend(folder.iterdir())
         return Toy(output)
 
@@ -73,7 +74,7 @@ def test_the_same_output_passes_and_the_mark_of_the_unfinished_is_not_seen(
 
 
 def test_another_output_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match="loaded as a whole, the last block's output"):
+    with pytest.raises(VerificationError, match="loaded again, the last block's output"):
         check(tmp_path, EXPECTED * 1.2)
 
 
@@ -95,7 +96,7 @@ def test_what_cannot_be_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
-    def load(folder: Path) -> nn.Module:
+    def load(folder: Path, blocks: Sequence[str]) -> nn.Module:
         raise FormatError("tensor x is missing")
 
     with pytest.raises(VerificationError, match="cannot be loaded: tensor x is missing"):
@@ -119,4 +120,4 @@ def test_the_first_block_gets_the_input_that_is_given(named: bool, tmp_path: Pat
             return Answer()
 
     batch = Batch(IDS, ("block", "block"), EXPECTED, EXPECTED)
-    check_loads(tmp_path, lambda folder: Model(), batch)
+    check_loads(tmp_path, lambda folder, blocks: Model(), batch)
