@@ -3,7 +3,7 @@
     python tools/resume_real.py --work DIR [--model DIR] [--formats auto_round,auto_gptq,gguf:q4_0]
 
 Runs the command line on a model (by default the embedded SmolLM2-135M), once in one go and once
-killed twice: by SIGKILL after some blocks, and by SIGINT after some more. Prints what differs;
+ended after some blocks, and again after some more (--at): by SIGKILL and SIGINT in turns. Prints what differs;
 times and peaks of memory in report.jsonl are left out. With --load other processes keep the
 machine busy while the killed run is resumed: its bytes must not tell.
 """
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--formats", default="auto_round,auto_gptq,gguf:q4_0")
     parser.add_argument("--extra", default="", help="more options, in one text")
-    parser.add_argument("--at", type=int, nargs=2, default=[5, 20], help="blocks of the two ends")
+    parser.add_argument("--at", type=int, nargs="+", default=[5, 20], help="blocks of the ends")
     parser.add_argument(
         "--load",
         type=int,
@@ -103,7 +103,9 @@ def main() -> None:
     interrupt(command(args, parts), parts, blocks=args.at[0], how=signal.SIGKILL)
     again = [*command(args, parts), "--resume"]
     with load(args.load):
-        interrupt(again, parts, blocks=args.at[1], how=signal.SIGINT)
+        for number, blocks in enumerate(args.at[1:], start=1):
+            how = signal.SIGINT if number % 2 else signal.SIGKILL
+            interrupt(again, parts, blocks=blocks, how=how)
         subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
     one, other = content(whole), content(parts)
     wrong = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
