@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,9 @@ def is_offline() -> bool:
 
 def is_cached(name: str) -> bool:
     """Tell whether a hub dataset lies prepared in the local cache of ``datasets``."""
+    if not _cache_folder().is_dir():
+        # Importing the library takes more time than the rest of a small plan.
+        return False
     try:
         config: Any = importlib.import_module("datasets.config")
         naming: Any = importlib.import_module("datasets.naming")
@@ -59,6 +64,17 @@ def is_cached(name: str) -> bool:
     root = Path(config.HF_DATASETS_CACHE).expanduser() / folder
     # config / version / fingerprint: the layout that the loader itself looks for.
     return any(path.is_dir() for path in root.glob("*/*/*"))
+
+
+def _cache_folder() -> Path:
+    """Return where ``datasets`` keeps what it prepared."""
+    from huggingface_hub import constants
+
+    library = sys.modules.get("datasets.config")
+    if library is not None:
+        return Path(library.HF_DATASETS_CACHE).expanduser()
+    chosen = os.environ.get("HF_DATASETS_CACHE")
+    return Path(chosen or Path(constants.HF_HOME) / "datasets").expanduser()
 
 
 def is_reachable(name: str) -> bool:

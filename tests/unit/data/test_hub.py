@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,3 +158,20 @@ def test_a_default_that_can_be_had_is_kept(
     monkeypatch.setattr(resolve, "is_reachable", lambda name: reachable)
     spec, note = resolve_dataset("o/n:num=5", explicit=False)
     assert (spec == "o/n:num=5", note is None) == (kept, kept)
+
+
+def test_the_library_is_not_imported_where_it_has_no_cache(tmp_path: Path) -> None:
+    code = (
+        "import sys; from autoround.data.hub import is_cached; "
+        "assert not is_cached('o/n'); print('datasets' in sys.modules)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": ""}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    (tmp_path / "elsewhere" / "o___n" / "default" / "0.0.0" / "abc").mkdir(parents=True)
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "elsewhere")
+    code = "from autoround.data.hub import is_cached; print(is_cached('o/n'))"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
