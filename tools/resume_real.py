@@ -3,9 +3,9 @@
     python tools/resume_real.py --work DIR [--model DIR] [--formats auto_round,auto_gptq,gguf:q4_0]
 
 Runs the command line on a model (by default the embedded SmolLM2-135M), once in one go and once
-ended after some blocks, and again after some more (--at): by SIGKILL and SIGINT in turns. Prints what
-differs; times and peaks of memory in report.jsonl are left out. With --load other processes keep
-the machine busy while the killed run is resumed: its bytes must not tell.
+ended after some blocks, and again after some more (--at): by SIGKILL and SIGINT in turns. Prints
+what differs; times and peaks of memory in report.jsonl are left out. With --load other processes
+keep the machine busy while the killed run is resumed: its bytes must not tell.
 """
 
 from __future__ import annotations

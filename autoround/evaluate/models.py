@@ -10,19 +10,17 @@ import torch
 from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
 from autoround.errors import ModelError
-from autoround.formats.registry import is_readable, method_of
+from autoround.formats.registry import is_readable
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
-from autoround.model.build import class_of
+from autoround.model.blocks import tied_names
 from autoround.model.files.locate import (
-    UNPACKED,
     foreign_gguf,
     gguf_file,
     locate_model,
     read_config,
     read_quantization,
 )
-from autoround.model.files.source import tensor_files
 from autoround.model.skeleton import fill_weights, open_model
 
 
@@ -52,8 +50,9 @@ def load_runnable(model: str | Path, *, device: str = "auto", backend: str = AUT
 def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Any:
     """Load a model with dequantized weights, to score it.
 
-    Quantized formats that this package reads are dequantized; others, and a GGUF file without a
-    config, go to transformers.
+    Quantized formats that this package reads are dequantized; a GGUF file without a config goes
+    to transformers. All else is opened with the checks that quantizing makes: every parameter of
+    the class comes from the files.
 
     Args:
         model: Folder or hub id.
@@ -66,33 +65,43 @@ def load_any(model: str | Path, *, device: str = "auto", dtype: torch.dtype = to
     Raises:
         ModelError: The model cannot be loaded.
     """
-    import transformers
-
     folder = locate_model(model)
     if gguf_file(folder) is not None and (folder / "config.json").is_file():
         return load_gguf(folder, device=device)
     file = foreign_gguf(folder)
-    quantization = None if file else read_quantization(folder, read_config(folder))
+    if file:
+        return _load_foreign_gguf(folder, file, dtype).to(open_device(device).device)
+    quantization = read_quantization(folder, read_config(folder))
     if quantization is not None and is_readable(quantization):
         return load(folder, device=device, dtype=dtype, dense=True)
     runtime = open_device(device)
-    if quantization is not None and method_of(quantization) in UNPACKED:
-        return fill_weights(open_model(folder)).to(runtime.device)
-    if not file:
-        tensor_files(folder)  # refuses pickled weights, which transformers would open
-    options: dict[str, Any] = {"gguf_file": file} if file else {}
-    if file and hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
+    # Opened as for quantizing: a tensor that the files lack is an error, and not made up.
+    return fill_weights(open_model(folder), dtype).to(runtime.device)
+
+
+def _load_foreign_gguf(folder: Path, file: str, dtype: torch.dtype) -> Any:
+    """Let transformers read a GGUF file that has no config beside it."""
+    import transformers
+
+    options: dict[str, Any] = {}
+    if hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        kind = transformers.AutoModelForCausalLM if file else class_of(folder)
-        loaded: Any = kind.from_pretrained(
+        loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
-            use_safetensors=None if file else True,
+            gguf_file=file,
+            output_loading_info=True,
             **options,
         )
     except Exception as error:  # a damaged folder fails in many unrelated ways
         reason = " ".join(str(error).split())[:300] or repr(error)
         raise ModelError(f"{folder} cannot be loaded: {reason}") from error
-    return loaded.to(runtime.device).eval()
+    # transformers makes up what a file lacks.
+    lacking = sorted(set(report["missing_keys"]) - tied_names(loaded).keys())
+    if lacking:
+        raise ModelError(
+            f"{folder / file} lacks {len(lacking)} tensors of its model class, such as {lacking[0]}"
+        )
+    return loaded.eval()

@@ -17,12 +17,17 @@ from autoround.model.unbuildable import why_unbuildable
 
 #: Elements of a parameter that is never allocated, not even for a moment.
 LARGE = 2**20
+#: What a folder says of generation.
+GENERATION = "generation_config.json"
 #: Endings of class names that answer with logits of the next token.
 _ANSWERING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
 
 def build_empty(folder: Path) -> nn.Module:
     """Build the model's modules with parameters on meta and buffers computed.
+
+    Args:
+        folder: with a config.json, and a generation_config.json if there is one.
 
     Raises:
         ModelError: transformers does not know the architecture as a language model, with or
@@ -38,7 +43,25 @@ def build_empty(folder: Path) -> nn.Module:
         raise ModelError(
             f"{folder} cannot be built as a causal language model: {reason}"
         ) from error
+    _take_generation_config(model, folder)
     return model
+
+
+def _take_generation_config(model: Any, folder: Path) -> None:
+    """Give a model what its folder says of generation: which tokens end a text, for one.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    if not (folder / GENERATION).is_file():
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # an odd config fails in many unrelated ways
+        reason = " ".join(str(error).split())[:200] or repr(error)
+        raise ModelError(f"{folder / GENERATION} cannot be read: {reason}") from error
 
 
 def build_from_values(values: dict[str, Any]) -> nn.Module:

@@ -31,7 +31,7 @@ from autoround.model.files.packed import FLOAT8, UnpackedSource
 from autoround.model.files.source import WeightSource
 from autoround.model.files.streamed_source import StreamedSource
 from autoround.model.names import CheckpointNames, Names, SavedNames
-from autoround.model.wide import wide_tensors
+from autoround.model.wide import kept_by_class, wide_tensors
 
 
 @dataclass(frozen=True)
@@ -215,19 +215,22 @@ def describe_missing(model: nn.Module, source: ConvertedSource, name: str) -> st
     return text
 
 
-def fill_weights(skeleton: Skeleton) -> nn.Module:
-    """Read all weights of a model that was opened into its modules, in float32.
+def fill_weights(skeleton: Skeleton, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Read all weights of a model that was opened into its modules.
 
     Args:
         skeleton: From :func:`open_model`; its modules are changed.
+        dtype: Of floating-point tensors, but those that the class keeps in float32.
 
     Returns:
         The model on the CPU, in evaluation mode.
     """
     model = skeleton.model
+    keeps = kept_by_class(model)
     for name in skeleton.keys:
         tensor = skeleton.read([name])[name]
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if keeps(name) else dtype)
         set_tensor(model, name, tensor)
     model.tie_weights()  # type: ignore[operator]
     return model.eval()

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from autoround.errors import DataError, FormatError, ModelError, UsageError
+from autoround.evaluate.bench import bench
 from autoround.evaluate.compare import compare
 from autoround.evaluate.generate import generate
-from autoround.evaluate.models import load_any
+from autoround.evaluate.models import load_any, load_runnable
 from autoround.evaluate.perplexity import evaluate
 from autoround.model.files.tokenizer import load_tokenizer
 from autoround.types import Scheme
@@ -78,7 +80,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused(
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint("llama"), broken)
     (broken / file).write_text(content)
-    with pytest.raises(ModelError, match=r"broken.* (cannot be loaded|is damaged)"):
+    with pytest.raises(ModelError, match=r"broken.* (cannot be (loaded|built)|is damaged)"):
         load_any(broken, device="cpu")
 
 
@@ -170,3 +172,83 @@ def test_generate_refuses_what_makes_no_sense(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UsageError, match="has no chat template; leave out --chat"):
         generate(folder, "Hello", chat=True, device="cpu")
+
+
+def without_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_more_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def in_fp8_without_scales(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_another_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] += 32
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "damage", [without_a_tensor, with_more_layers, in_fp8_without_scales, with_another_width]
+)
+def test_no_weight_is_made_up(
+    damage: Callable[[Path], None], checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint("llama"), broken)
+    make_tokenizer().save_pretrained(broken)
+    damage(broken)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    with pytest.raises(ModelError):
+        compare(broken, text=text, seqlen=16, device="cpu")
+    with pytest.raises(ModelError):
+        compare(checkpoint("llama"), broken, text=text, seqlen=16, device="cpu")
+    with pytest.raises(ModelError):
+        generate(broken, "The", device="cpu")
+    with pytest.raises(ModelError):
+        bench(broken, device="cpu")
+
+
+def test_packed_layers_that_the_config_denies_are_no_plain_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for file in folder.glob("quant*_config.json"):
+        file.unlink()
+    with pytest.raises(ModelError, match="lacks .* tensors of its model class"):
+        generate(folder, "The", device="cpu")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_generation_ends_where_the_folder_says(
+    packed: bool, folder: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(checkpoint("llama"), plain)
+    chosen = folder if packed else plain
+    (chosen / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert load_any(chosen, device="cpu").generation_config.eos_token_id == [7, 9]
+    assert load_runnable(chosen, device="cpu").generation_config.eos_token_id == [7, 9]
+
+
+def test_a_broken_generation_config_is_named(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("[")
+    with pytest.raises(ModelError, match="generation_config"):
+        load_any(folder, device="cpu")
+
+
+def test_an_unquantized_model_takes_the_dtype_that_is_asked_for(checkpoint: Checkpoint) -> None:
+    model = load_any(checkpoint("llama"), device="cpu", dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
