@@ -63,3 +63,5 @@ class VerificationError(AutoRoundError):
 
 #: Ctrl-C, as shells report it (128 + SIGINT).
 INTERRUPTED_EXIT_CODE = 130
+#: The reader of the output went away, as shells report it (128 + SIGPIPE).
+READER_GONE_EXIT_CODE = 141

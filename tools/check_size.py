@@ -23,7 +23,9 @@ SIZES_ONLY = "tests"
 #: numbers only fall, and a file that keeps the limit leaves the list.
 LONG_FILES: dict[str, int] = {"tests/unit/resume/test_policy.py": 490, "tests/zoo.py": 641}
 #: Files that may read the environment all the same: path -> why.
-ENVIRONMENT_ALLOWED: dict[str, str] = {}
+ENVIRONMENT_ALLOWED: dict[str, str] = {
+    "autoround/data/hub.py": "where the library datasets keeps its cache",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

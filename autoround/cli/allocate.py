@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import BUDGET_FLAGS, flags_named
 
@@ -61,20 +62,18 @@ def allocate(
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)
     _check_writable(export, plot)
-    from rich.console import Console
-
     from autoround import api
     from autoround.report.allocation import allocation_lines, allocation_svg
     from autoround.report.progress import Progress
 
     with quiet_libraries():
         # What is printed on stdout is the allocation alone, so that it can be piped.
-        sink = Progress(Console(highlight=False, stderr=True))
+        sink = Progress(make_console(stderr=True))
         explicit, chosen, scores = api.allocate(
             name, resolved, device=device, work_dir=work_dir, sink=sink
         )
     for line in allocation_lines(chosen, scores, layers=layers):
-        typer.echo(line)
+        echo(line)
     for path, text in ((export, explicit.to_yaml()), (plot, allocation_svg(chosen))):
         if path is not None:
             _write(path, text)
@@ -93,4 +92,4 @@ def _write(path: Path, text: str) -> None:
     from autoround.storage.durable import write_text
 
     write_text(path, text)
-    typer.echo(f"written      {path}")
+    echo(f"written      {path}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -54,7 +55,7 @@ def bench(
             new_tokens=new_tokens,
         )
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(rates) for rates in measured]))
+        echo(json.dumps([dataclasses.asdict(rates) for rates in measured]))
         return
     for line in rate_lines(measured):
-        typer.echo(line)
+        echo(line)

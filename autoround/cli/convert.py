@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -41,4 +42,4 @@ def convert(
     with quiet_libraries():
         conversion = convert_model(model, output, formats=formats, allow_lossy=lossy)
     for line in conversion_lines(conversion):
-        typer.echo(line)
+        echo(line)

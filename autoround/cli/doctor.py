@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from autoround.cli._output import echo
+
 app = typer.Typer()
 
 
@@ -31,10 +33,10 @@ def doctor(
 
     report = examine()
     if as_json:
-        typer.echo(to_json({**dataclasses.asdict(report), "problems": report.problems}))
+        echo(to_json({**dataclasses.asdict(report), "problems": report.problems}))
     else:
         for line in doctor_lines(report):
-            typer.echo(line)
+            echo(line)
     # The report comes first, whole, whatever it says: it is what a problem is looked for in.
     if report.problems:
         raise DeviceError("; ".join(report.problems))

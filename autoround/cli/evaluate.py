@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -50,7 +51,7 @@ def evaluate(
             model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
         )
     if as_json:
-        typer.echo(to_json(dataclasses.asdict(scores)))
+        echo(to_json(dataclasses.asdict(scores)))
         return
     for line in evaluation_lines(scores) + prediction_lines(model, scores):
-        typer.echo(line)
+        echo(line)

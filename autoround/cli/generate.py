@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -50,6 +51,6 @@ def generate(
             chat=chat,
             backend=backend,
             device=device,
-            on_text=lambda text: typer.echo(text, nl=False),
+            on_text=lambda text: echo(text, end="", keep="\n\t"),
         )
-    typer.echo()
+    echo()

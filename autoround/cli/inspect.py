@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 
 if TYPE_CHECKING:
     from autoround.checkpoints.inspect import Inspection
@@ -39,10 +40,10 @@ def inspect(
 
     inspection = _inspect(options.at_revision(model, revision))
     if as_json:
-        typer.echo(to_json(inspection_values(inspection)))
+        echo(to_json(inspection_values(inspection)))
         return
     for line in inspection_lines(inspection, layers=layers):
-        typer.echo(line)
+        echo(line)
 
 
 def _inspect(model: str) -> Inspection:

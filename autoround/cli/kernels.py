@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -47,4 +48,4 @@ def kernels(
             shares = explain(model, device=runtime.device, dtype=dtype, backend=backend)
         lines = share_lines(shares, device=str(runtime.device))
     for line in lines:
-        typer.echo(line)
+        echo(line)

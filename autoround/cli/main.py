@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +25,17 @@ from autoround.cli import (
     recipes,
 )
 from autoround.cli._options import Invocation
-from autoround.errors import INTERRUPTED_EXIT_CODE, AutoRoundError
+from autoround.cli._output import echo, flush, forget_output
+from autoround.errors import (
+    INTERRUPTED_EXIT_CODE,
+    READER_GONE_EXIT_CODE,
+    AutoRoundError,
+    OutputError,
+)
+from autoround.report.terminal import write_nearest
+
+#: Anywhere among the words of a command: errors come with their traceback.
+DEBUG = "--debug"
 
 app = typer.Typer(
     name="autoround",
@@ -54,7 +67,7 @@ _COMMAND_LINE_ERROR: type[BaseException] = next(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"autoround {__version__}")
+        echo(f"autoround {__version__}")
         raise typer.Exit
 
 
@@ -63,6 +76,10 @@ def root(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(DEBUG, help="Show where an error comes from, in any command."),
     ] = False,
 ) -> None:
     """Quantize language models."""
@@ -85,18 +102,46 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: docs/exit-codes.md has the table.
     """
-    command = typer.main.get_command(app)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    debug = DEBUG in words
     # Travels with typer's context, so that a command can say how to go on.
-    invocation = Invocation(sys.argv[1:] if arguments is None else arguments)
+    invocation = Invocation([word for word in words if word != DEBUG])
+    write_nearest(sys.stdout, sys.stderr)
+    try:
+        code = _run(invocation, debug=debug)
+        flush()
+    except BrokenPipeError:
+        forget_output()
+        return READER_GONE_EXIT_CODE
+    except OutputError as error:
+        forget_output()
+        with suppress(OutputError, OSError):
+            echo(f"error: {error}", err=True)
+        return error.exit_code
+    return code
+
+
+def _run(invocation: Invocation, *, debug: bool) -> int:
+    """Run a command, and print what became of it where that is not what was asked for.
+
+    Raises:
+        BrokenPipeError, OutputError: it cannot be printed.
+    """
+    command = typer.main.get_command(app)
     try:
         outcome = command.main(
-            args=arguments, prog_name="autoround", standalone_mode=False, obj=invocation
+            args=invocation.arguments, prog_name="autoround", standalone_mode=False, obj=invocation
         )
+    except SystemExit as error:
+        # How typer ends where the reader of the output went away.
+        raise BrokenPipeError from error
     except AutoRoundError as error:
+        if debug:
+            raise
         for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+            echo(f"error: {line}", err=True)
         if invocation.hint:
-            typer.echo(invocation.hint, err=True)
+            echo(invocation.hint, err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         # Some releases of typer turn an interruption into this code, some let it through.
@@ -105,6 +150,23 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()  # type: ignore[attr-defined]
         code: int = error.exit_code  # type: ignore[attr-defined]
         return 0 if type(error).__name__ == "NoArgsIsHelpError" else code
+    except Exception as error:
+        if debug or isinstance(error, BrokenPipeError):
+            raise
+        _tell_unexpected(error, invocation)
+        return AutoRoundError.exit_code
     if outcome == INTERRUPTED_EXIT_CODE:
-        typer.echo(f"interrupted: {invocation.hint or 'nothing was written'}", err=True)
+        echo(f"interrupted: {invocation.hint or 'nothing was written'}", err=True)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _tell_unexpected(error: Exception, invocation: Invocation) -> None:
+    """Print an error that nothing here foresaw, in two lines."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())[:300]
+    name = type(error).__name__ + (f": {reason}" if reason else "")
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    echo(f"error: {name} (in {place}), which this program did not foresee", err=True)
+    if invocation.hint:
+        echo(invocation.hint, err=True)
+    echo(f"for a report, run it again with {DEBUG}, which shows where it comes from", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import FLAGS
 
@@ -89,7 +90,7 @@ def show_plan(
         )
     if as_json:
         values = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
-        typer.echo(to_json(values, indent=1))
+        echo(to_json(values, indent=1), keep="\n")
         return
     for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
-        typer.echo(line)
+        echo(line)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
+from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
 from autoround.cli.plan import show_plan
 from autoround.errors import AutoRoundError, UsageError
@@ -92,8 +93,6 @@ def quantize(
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
     """
-    from rich.console import Console
-
     from autoround import api
     from autoround.report.progress import Progress
 
@@ -113,7 +112,7 @@ def quantize(
     with _noting_how_to_resume(destination, context.obj), quiet_libraries():
         if eval_text is not None:
             _check_text(eval_text)
-        sink = Progress(Console(highlight=False))
+        sink = Progress(make_console())
         api.quantize(name, resolved, output_dir=destination, device=device, sink=sink)
         if evaluate or eval_text is not None:
             _evaluate(name, resolved, folder, text=eval_text, device=device)
@@ -182,7 +181,7 @@ def _evaluate(
     from autoround.model.files.embedded import embedded_model
     from autoround.report.evaluation import evaluation_lines, prediction_lines
 
-    typer.echo("eval: reloading the result and the original")
+    echo("eval: reloading the result and the original")
     scores = compare(
         folder,
         str(embedded_model() if model is None else Path(model)),
@@ -192,7 +191,7 @@ def _evaluate(
         device=device,
     )
     for line in evaluation_lines(scores) + prediction_lines(folder, scores):
-        typer.echo(line)
+        echo(line)
 
 
 def _continue_text(folder: Path, prompt: str, *, device: str) -> None:
@@ -200,4 +199,4 @@ def _continue_text(folder: Path, prompt: str, *, device: str) -> None:
     from autoround.evaluate.generate import generate
 
     text = generate(folder, prompt, max_new_tokens=32, device=device)
-    typer.echo(f"generated from the reloaded result: {prompt}{text}")
+    echo(f"generated from the reloaded result: {prompt}{text}", keep="\n\t")

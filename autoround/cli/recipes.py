@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from autoround.cli._output import echo
+
 app = typer.Typer(
     no_args_is_help=True,
     help="""List, show, copy and validate recipes.
@@ -35,7 +37,7 @@ def list_recipes() -> None:
     names = builtin_names()
     width = max(map(len, names), default=0)
     for name in names:
-        typer.echo(f"{name:<{width}}  {load_recipe(name).description}")
+        echo(f"{name:<{width}}  {load_recipe(name).description}")
 
 
 @app.command()
@@ -56,7 +58,7 @@ def show(
     from autoround.recipe.load import load_recipe, read_source
 
     text = load_recipe(name).to_yaml() if resolved else read_source(name)
-    typer.echo(text, nl=not text.endswith("\n"))
+    echo(text, end="" if text.endswith("\n") else "\n", keep="\n\t")
 
 
 @app.command()
@@ -82,7 +84,7 @@ def copy(
     if target.is_dir():
         target = target / source.name
     _write(target, source.read_bytes(), force=force)
-    typer.echo(f"Wrote {target}")
+    echo(f"Wrote {target}")
 
 
 @app.command()
@@ -110,7 +112,7 @@ def validate(
             # Two files may extend a third: its mistakes are told once.
             mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)
         else:
-            typer.echo(f"OK {file}")
+            echo(f"OK {file}")
     if mistakes:
         raise RecipeError("\n".join(mistakes))
 

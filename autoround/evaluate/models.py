@@ -87,7 +87,8 @@ def _load_foreign_gguf(folder: Path, file: str, dtype: torch.dtype) -> Any:
     if hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+        kind: Any = transformers.AutoModelForCausalLM
+        loaded, report = kind.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
@@ -104,4 +105,5 @@ def _load_foreign_gguf(folder: Path, file: str, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"{folder / file} lacks {len(lacking)} tensors of its model class, such as {lacking[0]}"
         )
-    return loaded.eval()
+    model: Any = loaded.eval()
+    return model

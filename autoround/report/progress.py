@@ -23,6 +23,7 @@ from autoround.events import (
     Warned,
 )
 from autoround.report.plan import plan_lines
+from autoround.report.terminal import printable
 from autoround.types import FEW_TOKENS, BlockResult
 
 #: Seconds between refreshes of the live line.
@@ -138,7 +139,8 @@ class Progress:
             )
 
     def _print(self, line: str, *, end: str = "\n") -> None:
-        self._console.print(escape(line), end=end, highlight=False, soft_wrap=True)
+        text = escape(printable(line, keep="\t"))
+        self._console.print(text, end=end, highlight=False, soft_wrap=True)
 
 
 def describe_experts(result: BlockResult) -> str:

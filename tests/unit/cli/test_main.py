@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -34,8 +38,6 @@ def test_help_lists_every_command(autoround: Command) -> None:
 
 
 def test_help_comes_without_torch() -> None:
-    import subprocess
-
     code = (
         "import sys; from autoround.cli.main import run; code = run(['quantize', '--help']);"
         "sys.exit(code or any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"
@@ -75,12 +77,107 @@ def test_every_error_ends_with_its_code_and_its_lines(
     assert (done.out, done.err) == ("", "error: one\nerror: two\n")
 
 
-def test_a_bug_is_not_hidden(autoround: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise ZeroDivisionError("a bug")
-
+def failing(error: BaseException) -> typer.Typer:
     app = typer.Typer()
-    app.command()(fail)
-    monkeypatch.setattr(main, "app", app)
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        autoround()
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("a\nbug \x1b[31m"),
+        MemoryError(),
+        RecursionError("deep"),
+        OSError(28, "full"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_has_no_traceback(
+    error: Exception, autoround: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "app", failing(error))
+    done = autoround()
+    assert done.code == 1
+    assert done.out == ""
+    first, *others = done.err.splitlines()
+    assert first.startswith(f"error: {type(error).__name__}")
+    assert "\x1b" not in done.err
+    assert "test_main.py" in first
+    assert "Traceback" not in done.err
+    assert "--debug" in others[-1]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), AutoRoundError("no")])
+def test_debug_shows_where_an_error_comes_from(
+    error: Exception, autoround: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "app", failing(error))
+    with pytest.raises(type(error), match=str(error)):
+        autoround("--debug")
+
+
+def test_names_in_errors_do_not_steer_the_terminal(
+    autoround: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "app", failing(AutoRoundError("layer \x1b]0;x\x07 \u202e \x9b1m")))
+    assert autoround().err == "error: layer \\x1b]0;x\\x07 \\u202e \\x9b1m\n"
+
+
+RUN = [sys.executable, "-c", "from autoround.cli.main import run; raise SystemExit(run())"]
+
+
+def start(words: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*RUN, *words], stderr=subprocess.PIPE, timeout=120, **options)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_the_output_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = start(["recipes", "list"], stdout=full, check=False)
+    assert done.returncode == 8
+    assert done.stderr.decode().startswith("error: what this prints cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = start(["recipes", "list"], stdout=write, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_of_the_terminal_will_do(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    code = (
+        "from autoround.cli.main import run, write_nearest; import sys; "
+        "write_nearest(sys.stdout); print('269 MB', chr(0x2192), '8', chr(0xd7), '4', chr(0xd800))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    text = done.stdout.decode(encoding)
+    assert text in (
+        "269 MB -> 8 x 4 ?\n",
+        "269 MB \u2192 8 \u00d7 4 ?\n",
+        "269 MB -> 8 \u00d7 4 ?\n",
+    )
+
+
+def test_python_m_runs_it_and_an_early_ctrl_c_is_a_sentence() -> None:
+    module = [sys.executable, "-m", "autoround"]
+    done = subprocess.run([*module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"autoround {__version__}\n"
+    code = (
+        "import sys, runpy; "
+        "sys.modules['autoround.cli.main'] = type('M', (), {'__getattr__': "
+        "lambda s, n: (_ for _ in ()).throw(KeyboardInterrupt)})(); "
+        "runpy.run_module('autoround', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted: nothing was written\n")
