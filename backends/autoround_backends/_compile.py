@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -12,15 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from autoround.device.protocol import BlockCall
+from autoround_backends._kernel_cache import why_not_trusted
 
 
 def can_compile() -> bool:
-    """Tell whether torch finds a C++ compiler."""
+    """Tell whether torch finds a C++ compiler, and keeps what it builds where nobody else writes.
+
+    By default that is a folder of temporary files, which another user may have made beforehand.
+    """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
         get_cpp_compiler()
+        # Made by this call, if it was not there.
+        if why_not_trusted(Path(cache_dir())):
+            return False
     except (InvalidCxxCompiler, OSError, RuntimeError, subprocess.SubprocessError):
         return False
     return True

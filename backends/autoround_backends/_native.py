@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from autoround_backends._kernel_cache import is_whole, keep, open_cache
 
 #: The operations of tuning.
 SOURCE = Path(__file__).with_name("_cpu_kernels.c")
@@ -65,22 +67,27 @@ def load(
         return Native(None, f"no C compiler ({', '.join(COMPILERS)}) on the path")
     try:
         folder = cache or default_cache()
+        unusable = open_cache(folder)
     except RuntimeError as error:
-        return Native(None, f"no home folder to keep kernels in: {error}")
+        folder, unusable = None, f"no home folder to keep kernels in: {error}"
     # OpenMP's functions are left open and bound to those that torch has loaded: a second
     # runtime would have threads of its own that fight for the same cores.
     for threads in (("-fopenmp",), ("-fopenmp-simd",)):
-        flags = (*FLAGS, *threads, _tuned(), *options)
-        target = folder / f"{_key(path, source, flags)}.so"
+        command = [path, *FLAGS, *threads, _tuned(), *options, "-c", str(source)]
         try:
-            if not target.is_file():
-                _build([path, *flags, "-c", str(source)], target)
-            library = ctypes.CDLL(str(target))
+            if folder is None or unusable:
+                library = _build_for_now(command)
+            else:
+                target = folder / f"{_key(path, source, command[1:])}.so"
+                if not is_whole(target):
+                    _build(command, target)
+                library = ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError) as error:
             reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
             failed = f"{path}: {reason[0] if reason else type(error).__name__}"
             continue
-        return Native(library, f"built by {path}")
+        kept = f", and not kept for the next run: {unusable}" if unusable else ""
+        return Native(library, f"built by {path}{kept}")
     return Native(None, failed)
 
 
@@ -89,7 +96,7 @@ def _tuned() -> str:
     return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
-def _key(path: str, source: Path, flags: tuple[str, ...]) -> str:
+def _key(path: str, source: Path, flags: Sequence[str]) -> str:
     """Name a build by what decides it: source, flags, compiler and processor."""
     parts = (source.read_text(encoding="utf-8"), *flags, path, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
@@ -107,13 +114,24 @@ def _processor() -> str:
 
 def _build(compile_: list[str], target: Path) -> None:
     """Compile in a folder of our own and move the result into place as a whole."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
-        objects, library = f"{scratch}/kernels.o", f"{scratch}/kernels.so"
-        _run([*compile_, "-o", objects])
-        link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else ["-lm"]
-        _run([compile_[0], "-shared", objects, *link, "-o", library])
-        os.replace(library, target)
+        keep(_compile(compile_, Path(scratch)), target)
+
+
+def _build_for_now(compile_: list[str]) -> ctypes.CDLL:
+    """Compile for this process alone, where there is no folder to keep kernels in."""
+    with tempfile.TemporaryDirectory(prefix="autoround-kernels-") as scratch:
+        # Once it is mapped, the file is not needed.
+        return ctypes.CDLL(str(_compile(compile_, Path(scratch))))
+
+
+def _compile(command: list[str], scratch: Path) -> Path:
+    """Compile and link; returns the library."""
+    objects, library = scratch / "kernels.o", scratch / "kernels.so"
+    _run([*command, "-o", str(objects)])
+    link = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else ["-lm"]
+    _run([command[0], "-shared", str(objects), *link, "-o", str(library)])
+    return library
 
 
 def _run(command: list[str]) -> None:

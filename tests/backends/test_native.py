@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from autoround.core.rounding import Rounding, initial_rounding
 from autoround.types import QuantizedTensor, Scheme
 from autoround_backends import _native, cpu
 from autoround_backends._cpu_ops import CpuOps
+from autoround_backends._kernel_cache import DIGEST, is_whole
 
 NESTED = {True: Nested(16, -32, 31), False: Nested(8, 0, 63)}
 needs_compiler = pytest.mark.skipif(_native.compiler() is None, reason="no C compiler here")
@@ -126,14 +128,82 @@ def test_what_is_not_laid_out_for_the_kernels_goes_through_torch(fused: CpuOps) 
     assert torch.equal(param, torch.full((3, 4), 0.5))
 
 
+def stamps(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+
 @needs_compiler
 def test_a_build_is_kept(tmp_path: Path) -> None:
     assert _native.load(tmp_path).library is not None
-    (built,) = tmp_path.iterdir()
-    stamp = built.stat().st_mtime_ns
+    before = stamps(tmp_path)
+    assert sorted(Path(name).suffix for name in before) == [".sha256", ".so"]
     _native.load.cache_clear()
     assert _native.load(tmp_path).library is not None
-    assert [p.stat().st_mtime_ns for p in tmp_path.iterdir()] == [stamp]
+    assert stamps(tmp_path) == before
+
+
+def emptied(library: Path) -> None:
+    library.write_bytes(b"")
+
+
+def halved(library: Path) -> None:
+    library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+
+
+def changed(library: Path) -> None:
+    data = bytearray(library.read_bytes())
+    data[len(data) // 2] ^= 1
+    library.write_bytes(bytes(data))
+
+
+def without_digest(library: Path) -> None:
+    library.with_name(library.name + DIGEST).unlink()
+
+
+def writable(library: Path) -> None:
+    library.chmod(0o666)
+
+
+def gone(library: Path) -> None:
+    library.unlink()
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [emptied, halved, changed, without_digest, writable, gone])
+def test_a_kept_build_that_is_damaged_is_built_again(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    assert _native.load(tmp_path).library is not None
+    (library,) = tmp_path.glob("*.so")
+    whole = library.read_bytes()
+    # Another file: the one that is loaded must not change.
+    copied = tmp_path / "copy"
+    copied.write_bytes(whole)
+    copied.replace(library)
+    damage(library)
+    _native.load.cache_clear()
+    assert CpuOps(_native.load(tmp_path).library) is not None
+    assert library.stat().st_size > 1000
+    assert is_whole(library)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["writable", "no folder", "read-only"])
+def test_without_a_folder_of_ones_own_a_build_serves_this_process(
+    kind: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kernels"
+    if kind == "no folder":
+        folder.write_text("in the way")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if kind == "writable" else 0o555)
+    if kind == "read-only" and os.access(folder, os.W_OK):
+        pytest.skip("root may write anywhere")
+    native = _native.load(folder)
+    assert native.library is not None
+    assert "not kept for the next run" in native.reason
+    assert kind == "no folder" or list(folder.iterdir()) == []
 
 
 def test_without_a_compiler_plain_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +226,16 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(
 
 
 @needs_compiler
-def test_without_a_place_to_keep_a_build_plain_torch_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_home_folder_a_build_serves_this_process(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    assert _native.load(tmp_path / "file").library is None
     monkeypatch.setattr(_native, "default_cache", nowhere)
-    assert "home" in _native.load().reason
+    native = _native.load()
+    assert native.library is not None
+    assert "home" in native.reason
 
 
 @needs_compiler
