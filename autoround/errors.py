@@ -61,6 +61,16 @@ class VerificationError(AutoRoundError):
     exit_code = 9
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return an error of somebody else's code as one line.
+
+    Args:
+        error: of any kind.
+        limit: characters of it at most.
+    """
+    return " ".join(str(error).split())[:limit] or repr(error)[:limit]
+
+
 #: Ctrl-C, as shells report it (128 + SIGINT).
 INTERRUPTED_EXIT_CODE = 130
 #: The reader of the output went away, as shells report it (128 + SIGPIPE).

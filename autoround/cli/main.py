@@ -31,6 +31,7 @@ from autoround.errors import (
     READER_GONE_EXIT_CODE,
     AutoRoundError,
     OutputError,
+    one_line,
 )
 from autoround.report.terminal import write_nearest
 
@@ -163,8 +164,7 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
 def _tell_unexpected(error: Exception, invocation: Invocation) -> None:
     """Print an error that nothing here foresaw, in two lines."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    reason = " ".join(str(error).split())[:300]
-    name = type(error).__name__ + (f": {reason}" if reason else "")
+    name = type(error).__name__ + (f": {one_line(error, 300)}" if str(error) else "")
     place = f"{Path(where.filename).name}:{where.lineno}"
     echo(f"error: {name} (in {place}), which this program did not foresee", err=True)
     if invocation.hint:

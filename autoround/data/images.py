@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoround.data.tokens import Tokens, build_tokens
-from autoround.errors import DataError
+from autoround.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def _prepared(pair: Pair, processor: Any, seqlen: int) -> tuple[list[int], Mappi
     try:
         given = processor(images=images, text=_prompt(pair, processor), return_tensors="pt")
     except Exception as error:  # processors fail in many unrelated ways
-        reason = " ".join(str(error).split())[:300] or repr(error)
+        reason = one_line(error, 300)
         raise DataError(f"{pair.where}: the model's processor cannot use this: {reason}") from error
     import torch
 

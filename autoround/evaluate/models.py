@@ -9,7 +9,7 @@ import torch
 
 from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
-from autoround.errors import ModelError
+from autoround.errors import ModelError, one_line
 from autoround.formats.registry import is_readable
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
@@ -97,7 +97,7 @@ def _load_foreign_gguf(folder: Path, file: str, dtype: torch.dtype) -> Any:
             **options,
         )
     except Exception as error:  # a damaged folder fails in many unrelated ways
-        reason = " ".join(str(error).split())[:300] or repr(error)
+        reason = one_line(error, 300)
         raise ModelError(f"{folder} cannot be loaded: {reason}") from error
     # transformers makes up what a file lacks.
     lacking = sorted(set(report["missing_keys"]) - tied_names(loaded).keys())

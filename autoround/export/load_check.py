@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from autoround.core.loss import relative_square_error
-from autoround.errors import AutoRoundError, VerificationError
+from autoround.errors import AutoRoundError, VerificationError, one_line
 from autoround.export.staging import MARKER
-from autoround.model.runner import hidden_of
+from autoround.model.block_outputs import watch_outputs
 
 #: Loads a folder of packed layers onto the CPU in float32: whole, or where the memory has no room
 #: for that, so that the modules at the given paths are read as they run.
@@ -81,9 +81,6 @@ def _last_output(model: Any, batch: Batch) -> Tensor:
     outputs: list[Tensor] = []
     begin, last = batch.blocks[0], batch.blocks[-1]
 
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(hidden_of(output))
-
     def put(module: nn.Module, args: Any, named: Any) -> Any:
         if batch.first is None:
             return None
@@ -91,21 +88,17 @@ def _last_output(model: Any, batch: Batch) -> Tensor:
             return (batch.first, *args[1:]), named
         return args, {**named, "hidden_states": batch.first}
 
-    handles = [
-        model.get_submodule(last).register_forward_hook(note),
-        model.get_submodule(begin).register_forward_pre_hook(put, with_kwargs=True),
-    ]
+    first = model.get_submodule(begin).register_forward_pre_hook(put, with_kwargs=True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watch_outputs(model, [last], lambda path, out: outputs.append(out)):
             model(input_ids=batch.ids, use_cache=False)
     except AutoRoundError:
         raise
     except Exception as error:  # somebody else's code fails in many unrelated ways
-        reason = " ".join(str(error).split())[:200] or repr(error)
+        reason = one_line(error)
         raise VerificationError(f"loaded again, the model cannot be run: {reason}") from error
     finally:
-        for handle in handles:
-            handle.remove()
+        first.remove()
     if not outputs:
         raise VerificationError(f"loaded again, the model does not run its block {last}")
     return outputs[-1]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, one_line
 from autoround.model.files.source import ModuleSource
 
 #: Where wrappers of torch keep the module that they wrap: compiled, checkpointed.
@@ -141,7 +141,7 @@ def _share_parameters(model: nn.Module) -> nn.Module:
                 memo[id(module)] = copy.deepcopy(inner, memo)
         plain: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a model holds may fail in any way
-        reason = " ".join(str(error).split())[:200] or repr(error)
+        reason = one_line(error)
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({reason}): save it with save_pretrained() "
             "and give the folder"

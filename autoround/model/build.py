@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, one_line
 from autoround.model.files.locate import read_config
 from autoround.model.unbuildable import why_unbuildable
 
@@ -60,7 +60,7 @@ def _take_generation_config(model: Any, folder: Path) -> None:
     try:
         model.generation_config = GenerationConfig.from_pretrained(folder)
     except Exception as error:  # an odd config fails in many unrelated ways
-        reason = " ".join(str(error).split())[:200] or repr(error)
+        reason = one_line(error)
         raise ModelError(f"{folder / GENERATION} cannot be read: {reason}") from error
 
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from autoround.errors import one_line
+
 #: Endings of the names of classes that can be quantized.
 _LANGUAGE = ("ForCausalLM", "ForConditionalGeneration")
 
@@ -31,7 +33,7 @@ def why_unbuildable(config: Mapping[str, Any], error: Exception) -> str:
             )
         return f"{reason}; a newer transformers may have it"
     if "Unrecognized configuration class" not in str(error):
-        return " ".join(str(error).split())[:300] or repr(error)
+        return one_line(error, 300)
     parts = _language_parts(config)
     if parts:
         name, cls = parts[0]

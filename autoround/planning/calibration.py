@@ -10,7 +10,7 @@ from autoround.data.from_python import tokens_from_data
 from autoround.data.images import tokens_from_images
 from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
-from autoround.errors import DataError
+from autoround.errors import DataError, one_line
 from autoround.formats.registry import find_format
 from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
@@ -130,7 +130,7 @@ def load_processor(folder: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a damaged folder fails in many unrelated ways
-        reason = " ".join(str(error).split())[:300] or repr(error)
+        reason = one_line(error, 300)
         raise DataError(f"{folder} has no processor that can be loaded: {reason}") from error
     if not hasattr(processor, "image_processor"):
         raise DataError(f"{folder}: its processor takes no images; calibrate this model on text")

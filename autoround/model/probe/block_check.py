@@ -7,18 +7,18 @@ argument that depends on the batch, an axis that is not the batch: each shows as
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autoround.core.loss import relative_square_error
-from autoround.errors import ModelError
+from autoround.errors import ModelError, one_line
+from autoround.model.block_outputs import watch_outputs
 from autoround.model.probe.observe import Observed
-from autoround.model.probe.small_copy import SmallCopy, describe_error
-from autoround.model.runner import BlockRunner, hidden_of
+from autoround.model.probe.small_copy import SmallCopy
+from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import adopt_model
 
 #: Samples of the calibration set of a check, tokens of each, and samples of a batch.
@@ -59,7 +59,7 @@ def check_blocks(copy: SmallCopy, observed: Observed) -> BlockCheck:
     except ModelError as error:
         return BlockCheck(str(error))
     except Exception as error:  # somebody else's code fails in many unrelated ways
-        return BlockCheck(f"its blocks cannot be run by themselves: {describe_error(error)}")
+        return BlockCheck(f"its blocks cannot be run by themselves: {one_line(error)}")
 
 
 def _why_not_once(copy: SmallCopy, observed: Observed) -> str:
@@ -120,32 +120,14 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 def _outputs(copy: SmallCopy, ids: Tensor) -> dict[str, Tensor]:
     """Return the outputs of all blocks in the model's own forward, by path."""
     outputs: dict[str, Tensor] = {}
-    with torch.no_grad(), _record_outputs(copy.model, copy.blocks, outputs):
+
+    def take(path: str, hidden: Tensor) -> None:
+        # A later block may change it in place.
+        outputs[path] = hidden.clone()
+
+    with torch.no_grad(), watch_outputs(copy.model, copy.blocks, take):
         copy.model(input_ids=ids, use_cache=False)
     return outputs
-
-
-@contextmanager
-def _record_outputs(
-    model: nn.Module, blocks: Sequence[str], into: dict[str, Tensor]
-) -> Iterator[None]:
-    def note(path: str, output: Any) -> None:
-        tensor = hidden_of(output)
-        if isinstance(tensor, Tensor):
-            # A later block may change it in place.
-            into[path] = tensor.clone()
-
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda module, args, output, path=path: note(path, output)
-        )
-        for path in blocks
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from autoround.errors import one_line
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_from
 from autoround.model.probe.narrow import VOCABULARY
@@ -15,7 +16,6 @@ from autoround.model.probe.random_weights import fill, fixed_seed, size
 from autoround.model.probe.small_copy import (
     Signature,
     SmallCopy,
-    describe_error,
     signature,
     why_not_run,
 )
@@ -57,7 +57,7 @@ def take_first_blocks(
         count = _cut(model, paths, kinds)
         _narrow_vocabulary(model)
     except Exception as error:  # somebody else's code fails in many unrelated ways
-        return describe_error(error)
+        return one_line(error)
     blocks = tuple(paths[:count])
     if count < min(EACH, len(paths)) or size(model, blocks) > LARGEST:
         return "a small copy of it would not be small"

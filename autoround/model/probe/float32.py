@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from autoround.model.block_outputs import watch_outputs
 from autoround.model.probe.small_copy import SmallCopy, make_small_copy, signature
-from autoround.model.runner import hidden_of
 from autoround.model.wide import kept_by_class
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -64,24 +63,12 @@ def _runs(copy: SmallCopy, wide: frozenset[str]) -> bool:
     }
     dtypes: set[torch.dtype] = set()
     try:
-        with torch.no_grad(), _noting_dtypes(copy, dtypes):
+        with (
+            torch.no_grad(),
+            watch_outputs(copy.model, copy.blocks, lambda path, hidden: dtypes.add(hidden.dtype)),
+        ):
             ids = copy.batch(1, 4, seed=0)
             functional_call(copy.model, tensors, (), {"input_ids": ids, "use_cache": False})
     except Exception:  # code that does not take it fails in many unrelated ways
         return False
     return dtypes == {torch.bfloat16}
-
-
-@contextmanager
-def _noting_dtypes(copy: SmallCopy, dtypes: set[torch.dtype]) -> Iterator[None]:
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = hidden_of(output)
-        if isinstance(tensor, Tensor):
-            dtypes.add(tensor.dtype)
-
-    handles = [copy.model.get_submodule(path).register_forward_hook(note) for path in copy.blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoround.errors import one_line
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_from
 from autoround.model.probe.narrow import VOCABULARY, layer_count, narrow_config
@@ -88,11 +89,6 @@ def make_small_copy(
     return made
 
 
-def describe_error(error: Exception) -> str:
-    """Return an error of somebody else's code in one line."""
-    return " ".join(str(error).split())[:160] or repr(error)
-
-
 def _cover(config: Any, wanted: Counter[Signature], *, widths: bool) -> SmallCopy | str:
     """Build modules with the fewest layers that show every kind of block."""
     total = layer_count(config)
@@ -105,7 +101,7 @@ def _cover(config: Any, wanted: Counter[Signature], *, widths: bool) -> SmallCop
                 model = build_from(narrow_config(config, layers, widths=widths))
             blocks = tuple(decoder_blocks(model))
         except Exception as error:  # not every class takes every number of layers
-            reason = describe_error(error)
+            reason = one_line(error)
             continue
         if size(model, blocks) > LARGEST:
             break
@@ -133,5 +129,5 @@ def why_not_run(copy: SmallCopy) -> str:
         with torch.no_grad():
             copy.model(input_ids=copy.batch(2, 6, seed=0), use_cache=False)
     except Exception as error:  # code that does not fit fails in many unrelated ways
-        return describe_error(error)
+        return one_line(error)
     return ""

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from autoround.errors import one_line
 from autoround.model.probe.block_check import BlockCheck, check_blocks, other_lists
 from autoround.model.probe.first_blocks import take_first_blocks
 from autoround.model.probe.observe import Observed, observe
 from autoround.model.probe.small_copy import (
     Signature,
     SmallCopy,
-    describe_error,
     make_small_copy,
     signature,
 )
@@ -69,7 +69,7 @@ def code_traits(model: nn.Module, blocks: Sequence[str]) -> CodeTraits:
     try:
         text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     except (AttributeError, TypeError, ValueError) as error:
-        return CodeTraits(unchecked=describe_error(error), known=False)
+        return CodeTraits(unchecked=one_line(error), known=False)
     counts = tuple(Counter(kinds.values()).items())
     findings = _probe(_Subject(type(model), config, text), counts)
     if isinstance(findings, str):
@@ -116,7 +116,7 @@ def _probe(subject: _Subject, kinds: tuple[tuple[Signature, int], ...]) -> _Find
     try:
         observed = observe(made)
     except Exception as error:  # somebody else's code fails in many unrelated ways
-        return describe_error(error)
+        return one_line(error)
     return _Findings(
         _by_kind(made, observed.choosing),
         _by_kind(made, observed.read),
