@@ -11,6 +11,7 @@ from autoround.device.kernels import AUTO, check_backend
 from autoround.device.registry import open_device
 from autoround.errors import ModelError, one_line
 from autoround.formats.registry import is_readable
+from autoround.gguf.header_check import check_header
 from autoround.inference.load import load
 from autoround.inference.load_gguf import load_gguf
 from autoround.model.blocks import tied_names
@@ -83,6 +84,7 @@ def _load_foreign_gguf(folder: Path, file: str, dtype: torch.dtype) -> Any:
     """Let transformers read a GGUF file that has no config beside it."""
     import transformers
 
+    check_header(folder / file)
     options: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):  # newer releases keep the blocks packed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)

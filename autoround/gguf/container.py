@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoround.errors import FormatError, OutputError, VerificationError
+from autoround.errors import FormatError, OutputError, VerificationError, one_line
 from autoround.gguf.fields import Field
+from autoround.gguf.header_check import check_header
 
 #: Floating-point types of tensors that are not quantized.
 FLOATS = {"f16": torch.float16, "f32": torch.float32}
@@ -190,11 +191,11 @@ def open_file(path: Path) -> Any:
     """
     import gguf
 
+    check_header(path)
     try:
         reader = gguf.GGUFReader(path)
     except Exception as error:  # a damaged file fails in many unrelated ways
-        reason = " ".join(str(error).split())[:200] or repr(error)
-        raise FormatError(f"{path} is damaged or not a GGUF file: {reason}") from error
+        raise FormatError(f"{path} is damaged or not a GGUF file: {one_line(error)}") from error
     size = path.stat().st_size
     for tensor in reader.tensors:
         if int(tensor.data_offset) + int(tensor.n_bytes) > size:
