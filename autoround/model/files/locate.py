@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoround.errors import ModelError
+from autoround.model.files.config_limits import check_limits
 from autoround.model.files.hub import HubModel, fetch_side_files, parse_hub_name
 from autoround.model.files.hub_source import HubSource
 from autoround.model.files.source import CheckpointSource
@@ -99,7 +100,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a checkpoint folder.
 
     Raises:
-        ModelError: the file is missing, too large, or not a JSON object.
+        ModelError: the file is missing, too large, not a JSON object, or of a size that no model
+            has.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -114,6 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__}, not an object")
+    check_limits(config, str(path))
     return config
 
 
