@@ -16,6 +16,7 @@ from autoround.errors import OutputError
 from autoround.export.preflight import check_output
 from autoround.model.files.side_files import side_files
 from autoround.storage.durable import sync_path
+from autoround.storage.lock import take_lock
 
 #: Says that a folder is a run's unfinished output, and not somebody's own.
 MARKER = "INCOMPLETE"
@@ -35,11 +36,15 @@ StagingT = TypeVar("StagingT", bound="Staging")
 
 
 class Staging:
-    """A folder that is built beside its final place, and moved there when complete."""
+    """A folder that is built beside its final place, and moved there when complete.
+
+    One process at a time works on it; an error of the system while one does becomes an OutputError.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._staging = self._folder.with_name(self._folder.name + ".partial")
+        self._lock: int | None = None
 
     def __enter__(self: StagingT) -> StagingT:
         if self._staging.exists() and not _is_ours(self._staging):
@@ -47,9 +52,13 @@ class Staging:
                 f"{self._staging} is in the way: the output is built there, and it is not "
                 "left over from an earlier run; move it, or name another output folder"
             )
+        if self._staging.exists():
+            # Not left over, if somebody is at work on it.
+            os.close(take_lock(self._staging, self._folder))
         shutil.rmtree(self._staging, ignore_errors=True)
         try:
             self._staging.mkdir(parents=True)
+            self._lock = take_lock(self._staging, self._folder)
             mark = "An unfinished output of autoround; safe to delete.\n"
             (self._staging / MARKER).write_text(mark)
         except OSError as error:
@@ -65,6 +74,12 @@ class Staging:
     ) -> None:
         # Whatever did not become the output is of no use without a way to continue it.
         shutil.rmtree(self._staging, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if isinstance(error, OSError):
+            # Wherever a full disk is met: side files, reports, the last rename.
+            raise OutputError(f"{self._folder} cannot be written: {error}") from error
 
     @property
     def staging(self) -> Path:

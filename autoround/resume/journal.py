@@ -28,6 +28,7 @@ from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.settings import FULL, QUANTIZED
 from autoround.storage.durable import make_synced, replace_synced
+from autoround.storage.lock import take_lock
 from autoround.types import BlockResult
 
 #: The file that says whose journal this is.
@@ -114,19 +115,9 @@ class Journal:
             return
         try:
             make_synced(self.folder)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error}") from error
-        try:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such locks on this system
-        except OSError as error:
-            os.close(descriptor)
-            raise OutputError(f"another run is at work on {self.folder}; wait for it") from error
-        self._lock = descriptor
+        self._lock = take_lock(self.folder / _LOCK, self.folder)
 
     def release(self) -> None:
         """Let others take the journal."""

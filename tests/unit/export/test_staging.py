@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,28 @@ def test_side_files_of_the_original_are_copied(tmp_path: Path) -> None:
         staging.publish()
     found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert found == {name: name for name in ("tokenizer.json", "LICENSE")}
+
+
+def test_two_at_a_time_are_refused_and_the_first_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with Staging(folder) as first:
+        (first.staging / "kept").write_text("x")
+        with pytest.raises(OutputError, match="another run is at work on"), Staging(folder):
+            pass
+        assert (first.staging / "kept").read_text() == "x"
+        first.publish()
+    assert (folder / "kept").read_text() == "x"
+    # And it can be built again where it is gone.
+    shutil.rmtree(folder)
+    with Staging(folder) as again:
+        again.publish()
+
+
+def test_an_error_of_the_system_is_one_of_ours_and_nothing_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match=r"out cannot be written: .*No space left"),
+        Staging(folder),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

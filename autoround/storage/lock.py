@@ -1,0 +1,38 @@
+"""Files and folders that one process at a time works on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from autoround.errors import OutputError
+
+
+def take_lock(path: Path, what: Path) -> int:
+    """Keep other processes off a file or folder, until the descriptor is closed or this one ends.
+
+    Args:
+        path: a folder that is there, or a file, which is made if it is not.
+        what: names the work in messages.
+
+    Returns:
+        The descriptor that holds the lock.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be opened.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written: {error}") from error
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no such locks on this system
+    except OSError as error:
+        os.close(descriptor)
+        raise OutputError(f"another run is at work on {what}; wait for it") from error
+    return descriptor
