@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from autoround.errors import RecipeError
 from autoround.formats.registry import format_of, why_not
 from autoround.formats.written import part_shape
 from autoround.model.blocks import Matrix
 from autoround.model.names import files_of
 from autoround.model.skeleton import Skeleton
+from autoround.patterns import PatternError, matches_part
 from autoround.planning.gguf_tensors import IGNORED
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Scheme
 
@@ -79,9 +81,15 @@ def matches(pattern: str, name: str) -> bool:
     """Tell whether a pattern names a layer: whole name, glob, or ``re:`` and a regex.
 
     A name or glob also matches the end of a path, so ``down_proj`` means every one.
+
+    Raises:
+        RecipeError: a regular expression takes too long.
     """
     if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
+        try:
+            return matches_part(pattern[3:], name)
+        except PatternError as error:
+            raise RecipeError(str(error)) from None
     if not _GLOB.search(pattern):
         return name == pattern or name.endswith("." + pattern)
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
+from autoround.patterns import PatternError, compile_pattern
+
 #: Bytes per unit of ``output.max_shard_size``.
 SIZE_UNITS = {
     "KB": 10**3,
@@ -75,9 +77,9 @@ def check_layer(pattern: str) -> str:
         raise ValueError("an empty name matches nothing")
     if pattern.startswith("re:"):
         try:
-            re.compile(pattern[3:])
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+            compile_pattern(pattern[3:])
+        except PatternError as error:
+            raise ValueError(str(error)) from None
     return pattern
 
 

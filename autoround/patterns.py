@@ -1,0 +1,78 @@
+"""Regular expressions of recipes and of other programs' configs, with a second for each name.
+
+Some expressions take longer than the age of the universe on a name of thirty letters: repeats
+inside repeats. Python's own module cannot be stopped; this one, which transformers depends on as
+well, can.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+#: Seconds that an expression may take on one name.
+SECONDS = 1.0
+#: Characters of an expression at most.
+LONGEST = 10_000
+
+
+class PatternError(ValueError):
+    """An expression that is none, or that takes too long."""
+
+
+@lru_cache(maxsize=1024)
+def compile_pattern(pattern: str) -> Any:
+    """Compile a regular expression.
+
+    Args:
+        pattern: in the syntax of Python's ``re``.
+
+    Raises:
+        PatternError: it is not a regular expression, or longer than any that is meant.
+    """
+    if len(pattern) > LONGEST:
+        raise PatternError(f"a regular expression of {len(pattern)} characters; legal: {LONGEST}")
+    try:
+        return regex.compile(pattern)
+    except (regex.error, OverflowError, RecursionError, ValueError) as error:
+        raise PatternError(f"not a regular expression: {error}") from None
+
+
+def matches_start(pattern: str, name: str, seconds: float = SECONDS) -> bool:
+    """Tell whether a name begins with what an expression describes.
+
+    Args:
+        pattern: in the syntax of Python's ``re``.
+        name: such as that of a layer.
+        seconds: that it may take.
+
+    Raises:
+        PatternError: it is not a regular expression, or takes too long.
+    """
+    return _run(compile_pattern(pattern).match, pattern, name, seconds)
+
+
+def matches_part(pattern: str, name: str, seconds: float = SECONDS) -> bool:
+    """Tell whether a name holds what an expression describes.
+
+    Args:
+        pattern: in the syntax of Python's ``re``.
+        name: such as that of a layer.
+        seconds: that it may take.
+
+    Raises:
+        PatternError: it is not a regular expression, or takes too long.
+    """
+    return _run(compile_pattern(pattern).search, pattern, name, seconds)
+
+
+def _run(find: Any, pattern: str, name: str, seconds: float) -> bool:
+    try:
+        return find(name, timeout=seconds) is not None
+    except (TimeoutError, MemoryError):
+        raise PatternError(
+            f"regular expression {pattern[:80]!r} takes more than {seconds:g} s on {name!r}; write "
+            "one without repeats inside repeats"
+        ) from None
