@@ -211,7 +211,7 @@ def test_values_too_large_for_float16_are_refused_by_name(
 
 
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_transformers_reads_compressed_tensors(
     bits: int, sym: bool, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -220,6 +220,7 @@ def test_transformers_reads_compressed_tensors(
 
     out = tmp_path / "out"
     values = {"scheme.sym": sym, "scheme.bits": bits, "ignore": ["re:0.*q_proj"]}
+    values["layers"] = [{"kind": "lm_head", "bits": bits}]
     quantize(checkpoint("llama"), out, "compressed-tensors", **values)
     ids = token_ids(2, 12)
     ours = logits(load(out, device="cpu", dtype=torch.float32), ids)
@@ -229,4 +230,20 @@ def test_transformers_reads_compressed_tensors(
         dtype=torch.float32,
         quantization_config=CompressedTensorsConfig(dequantize=not sym),
     )
+    assert torch.allclose(logits(theirs, ids), ours, atol=1e-2 * float(ours.std()))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_transformers_reads_experts_of_compressed_tensors(
+    bits: int, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM
+
+    rules = [{"kind": "experts", "bits": bits}, {"kind": "attention", "bits": 6}]
+    out = tmp_path / "out"
+    quantize(checkpoint("mixtral"), out, "compressed-tensors", layers=rules)
+    ids = token_ids(2, 12)
+    ours = logits(load(out, device="cpu", dtype=torch.float32), ids)
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     assert torch.allclose(logits(theirs, ids), ours, atol=1e-2 * float(ours.std()))
