@@ -7,9 +7,10 @@ stream by its own loader, whichever version of the library it comes with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from autoround.formats.compressed_tensors.config import expert_schemes
+from autoround.formats.merged_layers import merged_under
 from autoround.formats.written import written_layers
 from autoround.types import LayerPlan, Scheme
 
@@ -31,13 +32,15 @@ def notes(layers: Sequence[LayerPlan]) -> list[str]:
         A sentence for each note.
     """
     schemes = {layer.scheme for layer in layers if layer.scheme is not None}
-    experts = expert_schemes(written_layers(layers))
+    written = written_layers(layers)
+    experts = expert_schemes(written)
     sentences = (
         _library_note(schemes),
         _transformers_note(schemes, experts),
         _mixed_experts_note(experts),
         _vllm_note(schemes),
         _vllm_experts_note(experts),
+        _vllm_zero_points_note(written),
     )
     return [sentence for sentence in sentences if sentence]
 
@@ -101,6 +104,25 @@ def _vllm_experts_note(experts: Collection[Scheme | None]) -> str:
     if not lacking:
         return ""
     return f"{VLLM} has no kernel for experts of {', '.join(lacking)}, and refuses this model"
+
+
+def _vllm_zero_points_note(written: Iterable[LayerPlan]) -> str:
+    """Say which zero points vLLM puts in the wrong place: it merges whole words only."""
+    names = [
+        layer.name
+        for layer in written
+        if layer.scheme is not None
+        and not layer.scheme.sym
+        and layer.shape[0] * layer.scheme.bits % 32
+        and merged_under(layer.name)
+    ]
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"{VLLM} misreads the zero points of {names[0]}{more}: it merges these layers, and their "
+        "outputs end inside a word; make them symmetric for it"
+    )
 
 
 def _is_common(scheme: Scheme) -> bool:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.written import described
+from autoround.formats.written import block_lists, described
 from autoround.types import LEGAL_BITS, PER_CHANNEL, LayerPlan, Plan, Scheme
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
 _EXPERT = re.compile(r"\.experts\.\d+\.")
+#: The name of the head in transformers, and in vLLM where a model has images.
+HEAD, VLLM_HEAD = "lm_head", "language_model.lm_head"
 #: All experts of a model, as a target.
 _EXPERTS = r"re:.*\.experts\.\d+\..*"
 
@@ -34,12 +37,13 @@ def config(plan: Plan) -> dict[str, Any]:
     """
     layers, outside = described(plan)
     groups: dict[Scheme, list[str]] = {}
-    for layer in [*layers, *outside]:
+    for layer in [*layers, *outside, *_head_of_vllm(plan, outside)]:
         if layer.scheme is not None:
             groups.setdefault(layer.scheme, []).append(layer.name)
     single = len(groups) == 1
     # vLLM's head is of another class than Linear: it goes by its name.
-    heads = [layer.name for layer in outside if layer.scheme is not None]
+    inside = {layer.name for layer in layers}
+    heads = [name for names in groups.values() for name in names if name not in inside]
     if len(expert_schemes(layers)) == 1:
         groups = {scheme: _experts_as_one(names) for scheme, names in groups.items()}
     return {
@@ -59,6 +63,15 @@ def config(plan: Plan) -> dict[str, Any]:
             for index, (scheme, names) in enumerate(groups.items())
         },
     }
+
+
+def _head_of_vllm(plan: Plan, outside: Iterable[LayerPlan]) -> list[LayerPlan]:
+    """Return the head by the name that vLLM has for it in models with images, if it has another.
+
+    vLLM renames the targets that are paths as it renames tensors; the head is none.
+    """
+    within = any("language_model" in path.split(".") for path in block_lists(plan))
+    return [replace(x, name=VLLM_HEAD) for x in outside if within and x.name == HEAD]
 
 
 def expert_schemes(layers: Iterable[LayerPlan]) -> set[Scheme | None]:

@@ -109,3 +109,24 @@ def test_experts_of_several_schemes_are_noted() -> None:
     assert notes([stacked]) == []
     kept = LayerPlan("model.layers.0.mlp.experts.0.down", (8, 32), None, "kept")
     assert "whose experts have several" in notes([stacked, kept])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "scheme", "misread"),
+    [
+        ("h.0.attn.k_proj", 120, Scheme(3, 32, False), True),
+        ("h.0.attn.k_proj", 120, Scheme(3, 32, True), False),
+        ("h.0.attn.k_proj", 120, Scheme(4, 32, False), False),
+        ("h.0.attn.o_proj", 120, Scheme(3, 32, False), False),
+        ("h.0.mlp.up_proj", 500, Scheme(4, 32, False), True),
+        ("h.0.mlp.up_proj", 512, Scheme(7, 32, False), False),
+        ("h.0.mlp.experts.1.w1", 100, Scheme(2, 32, False), True),
+    ],
+)
+def test_zero_points_that_vllm_misreads_are_noted(
+    name: str, outputs: int, scheme: Scheme, misread: bool
+) -> None:
+    told = [note for note in notes([LayerPlan(name, (outputs, 64), scheme)]) if "misreads" in note]
+    assert len(told) == misread
+    if misread:
+        assert f"zero points of {name}: it merges" in told[0]

@@ -92,6 +92,27 @@ def test_the_head_of_a_model_of_one_scheme_is_a_target_by_name() -> None:
     assert quantized_layers(found, names, []) == dict.fromkeys(names, W4)
 
 
+@pytest.mark.parametrize("head", [W4, W8])
+def test_the_head_of_a_model_with_images_is_a_target_by_the_name_of_vllm_too(head: Scheme) -> None:
+    plan = plan_of([W4, W4, W4], head=head)
+    (block,) = plan.blocks
+    path = "model.language_model.layers.0"
+    layers = tuple(
+        replace(x, name=x.name.replace("model.layers.0", path), files=(x.name,), block=path)
+        for x in block.layers
+    )
+    found = groups(config(replace(plan, blocks=(replace(block, name=path, layers=layers),))))
+    ours = ["lm_head", "language_model.lm_head"]
+    (targets,) = (targets for targets, bits in found if "lm_head" in targets)
+    assert targets == (["Linear", *ours] if head == W4 else ours)
+
+
+def test_a_head_that_is_kept_is_no_target() -> None:
+    found = config(plan_of([W4, W4, W8]))
+    assert not any("lm_head" in target for targets, _ in groups(found) for target in targets)
+    assert "lm_head" in found["ignore"]
+
+
 def test_the_head_of_a_mixed_model_is_in_one_group() -> None:
     found = groups(config(plan_of([W4, W4, W8], head=W8)))
     assert [bits for targets, bits in found if "lm_head" in targets] == [8]
