@@ -91,3 +91,55 @@ def unpack_rows(words: Tensor, bits: int) -> Tensor:
             value = (value & (2**rest - 1)) | (blocks[:, word + 1] << rest)
         out[:, k] = (value & (2**bits - 1)).to(torch.uint8)
     return out.reshape(rows, columns)
+
+
+def packed_length(values: int, bits: int) -> int:
+    """Return how many 32-bit words hold values whose last word may end empty.
+
+    Args:
+        values: any number of them. bits: of a value.
+    """
+    return -(-values * bits // 32)
+
+
+def pack_ragged_rows(codes: Tensor, bits: int) -> Tensor:
+    """Pack any number of integers along the first axis; the last word ends with zeros.
+
+    Args:
+        codes: integer tensor [rows, columns], values 0 … 2**bits - 1.
+        bits: of a value.
+
+    Returns:
+        int32 [rows * bits / 32 rounded up, columns].
+
+    Raises:
+        ValueError: a value does not fit.
+    """
+    rows = codes.shape[0]
+    return pack_rows(_fill_up(codes, BLOCK), bits)[: packed_length(rows, bits)]
+
+
+def unpack_ragged_rows(words: Tensor, bits: int, rows: int) -> Tensor:
+    """Undo :func:`pack_ragged_rows`; what follows the last value is not looked at.
+
+    Args:
+        words: int32 [rows * bits / 32 rounded up, columns].
+        bits: of a value.
+        rows: how many values there are.
+
+    Returns:
+        uint8 [rows, columns].
+
+    Raises:
+        ValueError: the number of words is another.
+    """
+    count = words.shape[0]
+    if count != packed_length(rows, bits):
+        raise ValueError(f"{count} words do not hold {rows} values of {bits} bits")
+    return unpack_rows(_fill_up(words, bits), bits)[:rows]
+
+
+def _fill_up(rows: Tensor, multiple: int) -> Tensor:
+    """Add rows of zeros up to a multiple; a tensor that has it is not copied."""
+    short = -rows.shape[0] % multiple
+    return torch.nn.functional.pad(rows, (0, 0, 0, short)) if short else rows

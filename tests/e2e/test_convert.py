@@ -81,6 +81,27 @@ def test_other_widths_and_mixed_layers(
     assert torch.equal(there, logits(load(out / "auto_gptq", device="cpu"), ids))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
+@pytest.mark.parametrize("sym", [True, False])
+def test_compressed_tensors_of_every_width_go_there_and_back(
+    bits: int, sym: bool, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    values = {"scheme.bits": bits, "scheme.sym": sym, "output.dtype": "float16"}
+    values["layers"] = [{"kind": "lm_head", "bits": bits}, {"kind": "attention", "bits": 8}]
+    formats = ("auto_round", "compressed-tensors")
+    out = quantized(checkpoint("llama"), tmp_path / "out", ",".join(formats), **values)
+    for name, other in (formats, formats[::-1]):
+        target = tmp_path / f"from-{name}"
+        done = convert(out / name, target, formats=[other])
+        assert (done.lossy, done.shifted) == ({}, 0)
+        expected, found = tensors_of(out / other), tensors_of(target)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[n], found[n]) for n in expected)
+    ids = token_ids(1, 12)
+    first, second = (load(out / name, device="cpu", dtype=torch.float32) for name in formats)
+    assert torch.equal(logits(first, ids), logits(second, ids))
+
+
 def zero_at_the_end(model: Path, out: Path, *, top: int) -> Path:
     """Write gptq_v2 with a zero point of 0 in every group; codes go from 0 to ``top``."""
     quantized(model, out, "gptq_v2", **{"scheme.sym": False})

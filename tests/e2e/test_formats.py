@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from autoround import api
+from autoround.checkpoints.convert import convert
 from autoround.errors import FormatError
 from autoround.inference.load import load
 from autoround.recipe.load import load_recipe
@@ -19,7 +21,7 @@ from autoround.types import RunResult, Scheme
 
 from ..packed import from_tensors
 from ..runs import SMALL, even_device, logits, tensors_of
-from ..tiny import token_ids
+from ..tiny import COMMON, token_ids
 
 __all__ = ["even_device"]
 
@@ -211,7 +213,7 @@ def test_values_too_large_for_float16_are_refused_by_name(
 
 
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_transformers_reads_compressed_tensors(
     bits: int, sym: bool, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -220,6 +222,7 @@ def test_transformers_reads_compressed_tensors(
 
     out = tmp_path / "out"
     values = {"scheme.sym": sym, "scheme.bits": bits, "ignore": ["re:0.*q_proj"]}
+    values["layers"] = [{"kind": "lm_head", "bits": bits}]
     quantize(checkpoint("llama"), out, "compressed-tensors", **values)
     ids = token_ids(2, 12)
     ours = logits(load(out, device="cpu", dtype=torch.float32), ids)
@@ -230,3 +233,94 @@ def test_transformers_reads_compressed_tensors(
         quantization_config=CompressedTensorsConfig(dequantize=not sym),
     )
     assert torch.allclose(logits(theirs, ids), ours, atol=1e-2 * float(ours.std()))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_transformers_reads_experts_of_compressed_tensors(
+    bits: int, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM
+
+    rules = [{"kind": "experts", "bits": bits}, {"kind": "attention", "bits": 6}]
+    out = tmp_path / "out"
+    quantize(checkpoint("mixtral"), out, "compressed-tensors", layers=rules)
+    ids = token_ids(2, 12)
+    ours = logits(load(out, device="cpu", dtype=torch.float32), ids)
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert torch.allclose(logits(theirs, ids), ours, atol=1e-2 * float(ours.std()))
+
+
+@pytest.mark.parametrize(("bits", "sym"), [(3, False), (5, True), (6, False), (7, False)])
+def test_rows_and_outputs_that_end_inside_a_word(bits: int, sym: bool, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    widths = {"hidden_size": 60, "intermediate_size": 100, "head_dim": 10}
+    config = LlamaConfig(**{**COMMON, **widths})
+    torch.manual_seed(bits)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    recipe = load_recipe(
+        "rtn",
+        values={
+            "scheme.bits": bits,
+            "scheme.sym": sym,
+            "scheme.group_size": 20,
+            "output.format": "compressed-tensors,fake",
+        },
+    )
+    out = tmp_path / "out"
+    result = api.quantize(tmp_path / "model", recipe, output_dir=out, device="cpu")
+    assert sum(layer.scheme is not None for layer in result.plan.layers) == 14
+    ids = token_ids(2, 12)
+    plain = logits(AutoModelForCausalLM.from_pretrained(out / "fake", dtype=torch.float32), ids)
+    ours = logits(load(out / "compressed-tensors", device="cpu", dtype=torch.float32), ids)
+    torch.testing.assert_close(ours, plain, rtol=2e-3, atol=2e-3)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        out / "compressed-tensors",
+        dtype=torch.float32,
+        quantization_config=CompressedTensorsConfig(dequantize=not sym),
+    )
+    torch.testing.assert_close(logits(theirs, ids), plain, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("bits", "sym", "size"), [(3, True, 32), (6, False, 32), (5, False, -1), (2, False, 16)]
+)
+def test_a_folder_that_the_library_compressed_is_read(
+    bits: int, sym: bool, size: int, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    utils = pytest.importorskip("compressed_tensors.quantization.utils")
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    arguments = {"strategy": "group", "group_size": size} if size > 0 else {"strategy": "channel"}
+    weights = quantization.QuantizationArgs(num_bits=bits, symmetric=sym, **arguments)
+    group = quantization.QuantizationScheme(targets=["Linear"], weights=weights)
+    model = LlamaForCausalLM.from_pretrained(checkpoint("llama"), dtype=torch.float16)
+    quantization.apply_quantization_config(
+        model,
+        quantization.QuantizationConfig(
+            config_groups={"all": group}, format="pack-quantized", quantization_status="frozen"
+        ),
+    )
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for layer in layers.values():
+        weight = layer.weight.detach().float()
+        rows = weight.reshape(len(weight), -1, size if size > 0 else weight.shape[1])
+        scale, zero = utils.calculate_qparams(rows.amin(-1), rows.amax(-1), weights)
+        layer.weight_scale.data = scale.half()
+        if not sym:
+            layer.weight_zero_point.data = zero.to(torch.int8)
+    compressor = compressors.ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(tmp_path / "theirs")
+    compressor.update_config(tmp_path / "theirs")
+    compressor.decompress_model(model)
+    ours = load(tmp_path / "theirs", device="cpu", dtype=torch.float32, dense=True)
+    for name, layer in layers.items():
+        assert torch.equal(ours.get_submodule(name).weight.half(), layer.weight.half()), name
+    convert(tmp_path / "theirs", tmp_path / "back", formats=["compressed-tensors"])
+    first, second = tensors_of(tmp_path / "theirs"), tensors_of(tmp_path / "back")
+    assert all(
+        torch.equal(first[f"{n}.weight_packed"], second[f"{n}.weight_packed"]) for n in layers
+    )

@@ -62,7 +62,8 @@ def quantize(model: Any, out: Path, rules: list[Any], **values: object) -> RunRe
     [
         ("auto_round,auto_gptq,gptq_v2", ANY_BITS),
         ("auto_round,compressed-tensors", FOUR_AND_EIGHT),
-        ("auto_round,gptq_v2", SIGNS),
+        ("compressed-tensors", ANY_BITS),
+        ("auto_round,gptq_v2,compressed-tensors", SIGNS),
         ("auto_round,auto_round:auto_awq,auto_awq", KEPT),
     ],
 )

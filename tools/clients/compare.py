@@ -48,7 +48,9 @@ CASES: list[Case] = [
     ("mlx", "mlx", ((2, False), (3, True), (4, True), (4, False), (6, True), (8, False))),
     ("fake", "transformers", ((4, True),)),
     *((f"gguf:{name}", "llama.cpp", ((4, True),)) for name in GGUF),
-    ("compressed-tensors", "compressed-tensors", ((4, True), (4, False), (8, True), (8, False))),
+    ("compressed-tensors", "compressed-tensors", ((2, False), (3, True), (3, False), (4, True))),
+    ("compressed-tensors", "compressed-tensors", ((4, False), (5, False), (6, True), (7, False))),
+    ("compressed-tensors", "compressed-tensors", ((8, True), (8, False))),
 ]
 #: Rules that give layers of one model many schemes, and which client reads which of them.
 #: Kept layers are among them, and parts of what engines merge differ.
@@ -111,7 +113,7 @@ MIXED: list[Case] = [
     ("auto_awq", "gptqmodel", ("mixed 4, 16",)),
     ("mlx", "mlx", ("mixed 2-8", "mixed sym, asym")),
     ("gguf:q4_k_s", "llama.cpp", ("mixed types",)),
-    ("compressed-tensors", "compressed-tensors", ("mixed 4, 8",)),
+    ("compressed-tensors", "compressed-tensors", ("mixed 4, 8", "mixed 2-8")),
     ("auto_round", "auto-round-torch", ("experts 3 and 4, rest 8",)),
     ("auto_gptq", "gptqmodel", ("experts 3 and 4, rest 8",)),
     ("mlx", "mlx", ("experts 3 and 4, rest 8",)),

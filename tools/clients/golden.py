@@ -226,12 +226,15 @@ def gptqmodel() -> Iterator[tuple[Layer, str, Pack]]:
 
 
 def compressed_tensors() -> Iterator[tuple[Layer, str, Pack]]:
-    """Both widths, by group and by channel; rows that no block of 32 divides where allowed."""
-    for bits in (4, 8):
+    """Every width, by group and by channel; then rows and columns that end inside a word."""
+    for bits in range(2, 9):
         yield Layer(bits, 32, True, 40, 64), "pack-quantized", compressed
         yield Layer(bits, 32, False, 32, 96), "pack-quantized", compressed
         yield Layer(bits, -1, True, 32, 64), "pack-quantized", compressed
         yield Layer(bits, -1, False, 64, 32), "pack-quantized", compressed
+        yield Layer(bits, 11, True, 9, 33), "pack-quantized", compressed
+        yield Layer(bits, 10, False, 37, 50), "pack-quantized", compressed
+        yield Layer(bits, -1, False, 35, 37), "pack-quantized", compressed
 
 
 CLIENTS = {

@@ -1,23 +1,27 @@
 """The ``compressed-tensors`` format (``llm_compressor``), as vLLM and transformers read it.
 
-Layers of one scheme form a group. A model of one scheme targets the class ``Linear`` and
-lists what it keeps; a mixed one names its layers, because every layer must belong to one
-group only. Experts that are all alike are one regex, by which transformers knows their group.
+Layers of one scheme form a group. A model of one scheme targets the class ``Linear``, and what is
+outside the blocks by name, and lists what it keeps; a mixed one names its layers, because every
+layer must belong to one group only. Experts that are all alike are one regex, by which transformers
+knows their group.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.written import described, written_layers
-from autoround.types import PER_CHANNEL, LayerPlan, Plan, Scheme
+from autoround.formats.written import block_lists, described
+from autoround.types import LEGAL_BITS, PER_CHANNEL, LayerPlan, Plan, Scheme
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
 _EXPERT = re.compile(r"\.experts\.\d+\.")
+#: The name of the head in transformers, and in vLLM where a model has images.
+HEAD, VLLM_HEAD = "lm_head", "language_model.lm_head"
 #: All experts of a model, as a target.
 _EXPERTS = r"re:.*\.experts\.\d+\..*"
 
@@ -33,11 +37,14 @@ def config(plan: Plan) -> dict[str, Any]:
     """
     layers, outside = described(plan)
     groups: dict[Scheme, list[str]] = {}
-    for layer in [*layers, *outside]:
+    for layer in [*layers, *outside, *_head_of_vllm(plan, outside)]:
         if layer.scheme is not None:
             groups.setdefault(layer.scheme, []).append(layer.name)
     single = len(groups) == 1
-    if len(_expert_schemes(layers)) == 1:
+    # vLLM's head is of another class than Linear: it goes by its name.
+    inside = {layer.name for layer in layers}
+    heads = [name for names in groups.values() for name in names if name not in inside]
+    if len(expert_schemes(layers)) == 1:
         groups = {scheme: _experts_as_one(names) for scheme, names in groups.items()}
     return {
         "quant_method": METHOD,
@@ -48,7 +55,7 @@ def config(plan: Plan) -> dict[str, Any]:
         "ignore": [layer.name for layer in (*layers, *outside) if layer.scheme is None],
         "config_groups": {
             f"group_{index}": {
-                "targets": ["Linear"] if single else names,
+                "targets": ["Linear", *heads] if single else names,
                 "weights": _arguments(scheme),
                 "input_activations": None,
                 "output_activations": None,
@@ -58,7 +65,21 @@ def config(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _expert_schemes(layers: Iterable[LayerPlan]) -> set[Scheme | None]:
+def _head_of_vllm(plan: Plan, outside: Iterable[LayerPlan]) -> list[LayerPlan]:
+    """Return the head by the name that vLLM has for it in models with images, if it has another.
+
+    vLLM renames the targets that are paths as it renames tensors; the head is none.
+    """
+    within = any("language_model" in path.split(".") for path in block_lists(plan))
+    return [replace(x, name=VLLM_HEAD) for x in outside if within and x.name == HEAD]
+
+
+def expert_schemes(layers: Iterable[LayerPlan]) -> set[Scheme | None]:
+    """Return the schemes of all experts, None among them where some are kept.
+
+    Args:
+        layers: as the files name them.
+    """
     return {layer.scheme for layer in layers if _EXPERT.search(layer.name)}
 
 
@@ -79,33 +100,6 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
         "group_size": size,
         "dynamic": False,
     }
-
-
-def notes(layers: Sequence[LayerPlan]) -> list[str]:
-    """Return what a reader of the plan should know about clients.
-
-    Args:
-        layers: all of the plan, unquantized ones too.
-
-    Returns:
-        A sentence for each note.
-    """
-    schemes = {layer.scheme for layer in layers if layer.scheme is not None}
-    found = []
-    if not all(scheme.sym for scheme in schemes):
-        found.append(
-            "transformers loads asymmetric compressed-tensors files only with "
-            "quantization_config=CompressedTensorsConfig(dequantize=True)"
-            if len(schemes) == 1
-            else "transformers cannot load compressed-tensors files of several schemes where one "
-            "is asymmetric: make all symmetric for it"
-        )
-    if len(_expert_schemes(written_layers(layers))) > 1:
-        found.append(
-            "transformers reads one scheme for all experts of compressed-tensors files, and "
-            "refuses this model, whose experts have several"
-        )
-    return found
 
 
 def quantized_layers(
@@ -175,9 +169,9 @@ def _scheme(group: Mapping[str, Any], name: str) -> Scheme:
         raise FormatError(f"layer {name}: only 16-bit activations can be read")
     bits, size = weights.get("num_bits"), weights.get("group_size")
     strategy = weights.get("strategy") or ("group" if size else "channel")
-    if strategy not in ("group", "channel") or bits not in (4, 8):
+    if strategy not in ("group", "channel") or bits not in LEGAL_BITS:
         raise FormatError(
-            f"layer {name}: {bits} bits by {strategy} cannot be read; legal: 4 or 8 bits by "
+            f"layer {name}: {bits} bits by {strategy} cannot be read; legal: 2 to 8 bits by "
             "group or channel"
         )
     if strategy == "channel":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from autoround.formats.compressed_tensors import clients
 from autoround.formats.compressed_tensors import config as compressed_config
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
@@ -26,7 +27,7 @@ class CompressedTensorsFormat(Float16Format):
 
     def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
         """Return what a reader of the plan should know about clients."""
-        return compressed_config.notes(layers)
+        return clients.notes(layers)
 
     def packed_layers(
         self,

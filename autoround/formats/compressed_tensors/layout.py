@@ -1,10 +1,10 @@
-"""The tensors of compressed-tensors' ``pack-quantized`` layers: 4 or 8 bits.
+"""The tensors of compressed-tensors' ``pack-quantized`` layers: 2 to 8 bits.
 
-Per layer: ``weight_packed`` int32 [out, in*bits/32], codes along the inputs, low bits
-first; ``weight_scale`` [out, groups]; ``weight_shape`` int64 [2]; and for asymmetric
-layers ``weight_zero_point`` int32 [out*bits/32, groups], packed along the outputs. The
-library counts values and zero points from the middle level and packs them plus
-2**(bits-1), which is how they are counted here.
+Per layer: ``weight_packed`` int32 [out, in*bits/32], codes along the inputs as one little-endian
+bit stream a row; ``weight_scale`` [out, groups]; ``weight_shape`` int64 [2]; and for asymmetric
+layers ``weight_zero_point`` int32 [out*bits/32, groups], packed along the outputs. Streams fill
+up their last word with zeros. The library counts values and zero points from the middle level and
+packs them plus 2**(bits-1), which is how they are counted here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.core.packing import pack_ragged_rows, packed_length, unpack_ragged_rows
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
 from autoround.formats.parts import assemble, matrix_part, uneven_groups
-from autoround.types import QuantizedTensor, Scheme
+from autoround.types import LEGAL_BITS, QuantizedTensor, Scheme
 
-BITS = (4, 8)
+#: Widths that are read and written; the library has 1 bit as well, which no grid here has.
+BITS = LEGAL_BITS
 
 
 class PackQuantizedLayout(BaseLayout):
@@ -34,14 +35,16 @@ class PackQuantizedLayout(BaseLayout):
 
     def illegal(self, scheme: Scheme) -> str:
         """Return why no weight with a scheme can be held, or an empty text."""
-        return "" if scheme.bits in BITS else f"it holds 4 or 8 bits, not {scheme.bits}"
+        return "" if scheme.bits in BITS else f"it holds 2 to 8 bits, not {scheme.bits}"
 
     def why_not(self, shape: tuple[int, int], scheme: Scheme) -> str:
         """Return why a weight of shape (out, in) cannot be held, or an empty text."""
-        if shape[1] % BLOCK:
-            return f"its input width {shape[1]} is not a multiple of {BLOCK}, which packing needs"
-        if not scheme.sym and shape[0] % BLOCK:
-            return f"its output width {shape[0]} is not a multiple of {BLOCK}, which packing needs"
+        # Groups tell how long a row is. Without them the words must: headers have no other number.
+        if scheme.group_size <= 0 and shape[1] * scheme.bits % 32:
+            return (
+                f"its rows of {shape[1]} values of {scheme.bits} bits end inside a word, which "
+                "compressed-tensors needs groups for"
+            )
         return uneven_groups(shape[1], scheme, reader="compressed-tensors")
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
@@ -53,24 +56,26 @@ class PackQuantizedLayout(BaseLayout):
         Returns:
             ``weight_packed`` int32 [out, in*bits/32], ``weight_scale`` [out, groups],
             ``weight_shape`` int64 [2] and, if asymmetric, ``weight_zero_point`` int32
-            [out*bits/32, groups].
+            [out*bits/32, groups]; numbers of words are rounded up.
 
         Raises:
-            FormatError: it does not have 4 or 8 bits, or is called symmetric and is not.
+            FormatError: it has other bits, or is called symmetric and is not.
         """
         bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
-        if bits not in BITS:
-            raise FormatError(f"compressed-tensors holds 4 or 8 bits, not {bits}")
+        reason = self.illegal(layer.scheme)
+        if reason:
+            raise FormatError(f"compressed-tensors cannot hold {layer.scheme}: {reason}")
         tensors = {
-            # pack_rows packs its first axis: the inputs are turned there, and back.
-            "weight_packed": pack_rows(layer.codes.t(), bits).t().contiguous(),
+            # The first axis is packed: the inputs are turned there, and back.
+            "weight_packed": pack_ragged_rows(layer.codes.t(), bits).t().contiguous(),
             "weight_scale": layer.scale.expand(rows, -1).contiguous(),
             "weight_shape": torch.tensor(
                 [rows, columns], dtype=torch.int64, device=layer.codes.device
             ),
         }
         if not layer.scheme.sym:
-            tensors["weight_zero_point"] = pack_rows(layer.zero.expand(rows, -1), bits).contiguous()
+            packed = pack_ragged_rows(layer.zero.expand(rows, -1), bits)
+            tensors["weight_zero_point"] = packed.contiguous()
         elif layer.zero.device.type != "meta" and not bool((layer.zero == 2 ** (bits - 1)).all()):
             raise FormatError("a symmetric layer has a zero point off the middle level")
         return tensors
@@ -83,25 +88,17 @@ class PackQuantizedLayout(BaseLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
+        reason = self.illegal(scheme)
+        if reason:
+            raise FormatError(f"layer {name}: {reason}")
         packed = matrix_part(tensors, "weight_packed", name)
         scale = matrix_part(tensors, "weight_scale", name)
-        if packed.shape[1] % scheme.bits or scheme.bits not in BITS:
-            raise FormatError(
-                f"layer {name}: weight_packed {tuple(packed.shape)} does not hold "
-                f"{scheme.bits}-bit values"
-            )
         if scheme.sym and "weight_zero_point" in tensors:
             raise FormatError(
                 f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
             )
-        codes = unpack_rows(packed.t(), scheme.bits).t()
-        held = tensors.get("weight_shape")
-        # Headers alone cannot be held against it: on meta it has no values.
-        if held is not None and held.device.type != "meta" and held.tolist() != list(codes.shape):
-            raise FormatError(
-                f"layer {name}: weight_shape says {held.tolist()}, weight_packed holds "
-                f"{list(codes.shape)}"
-            )
+        columns = _columns(packed, scale, tensors.get("weight_shape"), scheme, name=name)
+        codes = unpack_ragged_rows(packed.t(), scheme.bits, columns).t()
         # Symmetric layers store no zero points: all are the middle level.
         if scheme.sym:
             zero = torch.full(
@@ -109,13 +106,57 @@ class PackQuantizedLayout(BaseLayout):
             )
         else:
             words = matrix_part(tensors, "weight_zero_point", name)
-            if words.shape[0] % scheme.bits:
+            if words.shape[0] != packed_length(packed.shape[0], scheme.bits):
                 raise FormatError(
                     f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
-                    f"{scheme.bits}-bit values"
+                    f"{packed.shape[0]} values of {scheme.bits} bits"
                 )
-            zero = unpack_rows(words, scheme.bits)
+            zero = unpack_ragged_rows(words, scheme.bits, packed.shape[0])
         return assemble(codes, scale, zero, scheme, name=name)
+
+
+def _columns(
+    packed: Tensor, scale: Tensor, told: Tensor | None, scheme: Scheme, *, name: str
+) -> int:
+    """Return the input width of a layer, on which its tensors must agree.
+
+    Args:
+        packed: int32 [out, words]. scale: [out, groups]. told: ``weight_shape``, which has no
+            values on meta.
+        scheme: as the config says.
+        name: of the layer, for messages.
+
+    Raises:
+        FormatError: they do not, or nothing tells how long rows are.
+    """
+    rows, words = packed.shape
+    if told is not None and (told.shape != (2,) or told.is_floating_point()):
+        raise FormatError(
+            f"layer {name}: weight_shape is {told.dtype} {tuple(told.shape)}, expected two integers"
+        )
+    told_shape = None if told is None or told.device.type == "meta" else told.tolist()
+    if scheme.group_size > 0:
+        columns = scale.shape[1] * scheme.group_size
+    elif words * 32 % scheme.bits == 0:
+        columns = words * 32 // scheme.bits
+    elif told_shape is None:
+        raise FormatError(
+            f"layer {name}: rows of {words} words of {scheme.bits}-bit values end inside a word; "
+            "such rows can be read with groups only"
+        )
+    # One scale a row leaves a few widths open, among which the file says.
+    if told_shape is not None and scheme.group_size <= 0:
+        columns = int(told_shape[1])
+    if packed_length(columns, scheme.bits) != words:
+        raise FormatError(
+            f"layer {name}: weight_packed {tuple(packed.shape)} does not hold {columns} values of "
+            f"{scheme.bits} bits a row"
+        )
+    if told_shape is not None and told_shape != [rows, columns]:
+        raise FormatError(
+            f"layer {name}: weight_shape says {told_shape}, weight_packed holds {[rows, columns]}"
+        )
+    return columns
 
 
 PACK_QUANTIZED = PackQuantizedLayout()

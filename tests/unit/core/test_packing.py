@@ -6,10 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.core.packing import pack_rows, packed_rows, unpack_rows
+from autoround.core.packing import (
+    pack_ragged_rows,
+    pack_rows,
+    packed_length,
+    packed_rows,
+    unpack_ragged_rows,
+    unpack_rows,
+)
 from autoround.types import LEGAL_BITS
 from autoround_backends import reference_search
 
+from ...bit_stream import stream_values, stream_words
 from ._cases import few
 
 
@@ -131,3 +139,61 @@ def test_codes_that_do_not_fit_are_refused(bits: int, code: int) -> None:
 def test_words_that_are_no_whole_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="4 words of 3-bit values"):
         unpack_rows(torch.zeros(4, 2, dtype=torch.int32), 3)
+
+
+@few
+@given(
+    bits=st.integers(1, 8),
+    rows=st.integers(0, 100),
+    columns=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_any_number_of_rows_is_one_bit_stream(
+    bits: int, rows: int, columns: int, seed: int
+) -> None:
+    codes = codes_of(bits, rows, columns, seed)
+    words = pack_ragged_rows(codes, bits)
+    assert words.dtype == torch.int32
+    assert words.shape == (packed_length(rows, bits), columns)
+    np.testing.assert_array_equal(words.numpy().T, stream_words(codes.numpy().T, bits))
+    back = unpack_ragged_rows(words, bits, rows)
+    assert back.dtype == torch.uint8
+    assert torch.equal(back, codes)
+    np.testing.assert_array_equal(stream_values(words.numpy().T, bits, rows).T, codes.numpy())
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+@pytest.mark.parametrize("rows", [32, 96])
+def test_whole_blocks_are_packed_as_without_a_rest(bits: int, rows: int) -> None:
+    codes = codes_of(bits, rows, 3, seed=bits)
+    assert torch.equal(pack_ragged_rows(codes, bits), pack_rows(codes, bits))
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+def test_what_follows_the_last_value_is_not_looked_at(bits: int) -> None:
+    codes = codes_of(bits, 33, 2, seed=3)
+    words = pack_ragged_rows(codes, bits)
+    left = 32 * len(words) - 33 * bits
+    words[-1] |= torch.tensor(-1 << (32 - left), dtype=torch.int64).to(torch.int32)
+    assert torch.equal(unpack_ragged_rows(words, bits, 33), codes)
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+def test_ragged_shapes_come_free_on_the_meta_device(bits: int) -> None:
+    words = pack_ragged_rows(torch.empty(37, 7, dtype=torch.uint8, device="meta"), bits)
+    assert (words.shape, words.dtype) == ((-(-37 * bits // 32), 7), torch.int32)
+    codes = unpack_ragged_rows(words, bits, 37)
+    assert (codes.shape, codes.dtype) == ((37, 7), torch.uint8)
+
+
+def test_another_number_of_words_is_refused() -> None:
+    words = torch.zeros(4, 2, dtype=torch.int32)
+    assert unpack_ragged_rows(words, 3, 42).shape == (42, 2)
+    for rows in (32, 43):
+        with pytest.raises(ValueError, match=f"4 words do not hold {rows} values of 3 bits"):
+            unpack_ragged_rows(words, 3, rows)
+
+
+def test_ragged_codes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"outside 0 … 7.*3 bits"):
+        pack_ragged_rows(torch.full((5, 1), 8), 3)

@@ -328,9 +328,9 @@ def test_files_that_are_no_scores(tmp_path: Path, text: str) -> None:
         ({"allocate.options": ["W2", "W2g32"]}, RecipeError, "W2g32 is there twice"),
         ({"output.format": "auto_awq"}, FormatError, "auto_awq"),
         (
-            {"output.format": "compressed-tensors", "allocate.options": ["W4", "W5"]},
+            {"output.format": "auto_gptq", "allocate.options": ["W4", "W5"]},
             FormatError,
-            "has no W5: it holds 4 or 8 bits",
+            "has no W5: it holds 2, 3, 4 or 8 bits",
         ),
         ({"allocate.lm_head": 16}, RecipeError, "no option has 16 bits or more"),
         ({"output.format": "auto_round,gguf:q4_0"}, AutoRoundError, "one of them at a time"),

@@ -12,7 +12,7 @@ from autoround.model.skeleton import adopt_model
 from autoround.planning.estimate import block_bits, make_estimate
 from autoround.planning.plan import make_plan
 from autoround.recipe.load import load_recipe
-from autoround.types import Plan, Scheme
+from autoround.types import LEGAL_BITS, Plan, Scheme
 
 from ... import zoo
 from ...runs import skeleton_on_meta, small
@@ -213,10 +213,10 @@ def test_a_rule_whose_layers_must_all_stay_is_an_error() -> None:
             "auto_awq cannot hold W4 g32 sym and W4 g64 sym in one model: .*formats that can: auto",
         ),
         (
-            [{"kind": "mlp", "bits": 3}],
-            {"output__format": "compressed-tensors"},
+            [{"kind": "mlp", "bits": 7}],
+            {"output__format": "mlx"},
             FormatError,
-            r"compressed-tensors cannot hold W3 g32 sym of layers\[0\]: it holds 4 or 8 bits",
+            r"mlx cannot hold W7 g32 sym of layers\[0\]: .*formats that can: .*compressed-tensors",
         ),
         (
             [{"kind": "mlp", "bits": 5}],
@@ -253,8 +253,18 @@ def test_what_formats_cannot_hold_is_refused_by_rule(
 
 def test_the_scheme_need_not_be_legal_where_rules_leave_it_nothing() -> None:
     rules = [{"kind": "mlp", "bits": 4}, {"kind": "attention", "bits": 8}]
-    plan = plan_of(rules, scheme__bits=3, output__format="compressed-tensors")
+    plan = plan_of(rules, scheme__bits=5, output__format="auto_gptq")
     assert {x.scheme for b in plan.blocks for x in b.layers} == {W4, W8}
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+def test_compressed_tensors_takes_rules_of_every_width(bits: int) -> None:
+    rules = [{"kind": "mlp", "bits": bits, "sym": False}, {"kind": "lm_head", "bits": bits}]
+    plan = plan_of(rules, output__format="compressed-tensors")
+    asked = {x.name: x.scheme for x in plan.layers if "mlp" in x.name or x.name == "lm_head"}
+    assert {scheme.bits for scheme in asked.values() if scheme is not None} == {bits}
+    told = any("compressed-tensors 0.18.0 and later" in note for note in plan.notes)
+    assert told is bool(32 % bits)
 
 
 def test_one_asymmetric_rule_decides_the_packing() -> None:

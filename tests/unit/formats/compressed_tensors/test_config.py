@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from autoround.formats.compressed_tensors.config import config, notes, quantized_layers
-from autoround.types import LayerPlan, Scheme
+from autoround.errors import FormatError
+from autoround.formats.compressed_tensors.config import config, quantized_layers
+from autoround.types import LEGAL_BITS, PER_CHANNEL, LayerPlan, Scheme
 
 from .._plans import plan_of
 
@@ -81,12 +82,58 @@ def test_a_name_comes_before_a_regex_and_a_regex_before_a_class() -> None:
     assert {name: scheme.bits for name, scheme in found.items()} == {"x.q": 4, "x.k": 4, "x.v": 8}
 
 
-def test_what_transformers_does_not_load_is_noted() -> None:
-    def layers(*schemes: Scheme) -> list[LayerPlan]:
-        return [LayerPlan(f"{i}", (8, 32), scheme) for i, scheme in enumerate(schemes)]
+def test_the_head_of_a_model_of_one_scheme_is_a_target_by_name() -> None:
+    # vLLM's head is no Linear: it would be loaded as if it were not quantized.
+    plan = plan_of([W4, None, W4], head=W4)
+    found = config(plan)
+    assert groups(found) == [(["Linear", "lm_head"], 4)]
+    assert found["ignore"] == ["model.layers.0.mlp.up_proj"]
+    names = ["model.layers.0.self_attn.q_proj", "lm_head"]
+    assert quantized_layers(found, names, []) == dict.fromkeys(names, W4)
 
-    asym = Scheme(4, 32, False)
-    assert notes(layers(W4, W8)) == []
-    assert "CompressedTensorsConfig(dequantize=True)" in notes(layers(asym))[0]
-    assert "make all symmetric" in notes(layers(asym, W8))[0]
-    assert "whose experts have several" in notes([stacked("up", W4), stacked("down", W8)])[0]
+
+@pytest.mark.parametrize("head", [W4, W8])
+def test_the_head_of_a_model_with_images_is_a_target_by_the_name_of_vllm_too(head: Scheme) -> None:
+    plan = plan_of([W4, W4, W4], head=head)
+    (block,) = plan.blocks
+    path = "model.language_model.layers.0"
+    layers = tuple(
+        replace(x, name=x.name.replace("model.layers.0", path), files=(x.name,), block=path)
+        for x in block.layers
+    )
+    found = groups(config(replace(plan, blocks=(replace(block, name=path, layers=layers),))))
+    ours = ["lm_head", "language_model.lm_head"]
+    (targets,) = (targets for targets, bits in found if "lm_head" in targets)
+    assert targets == (["Linear", *ours] if head == W4 else ours)
+
+
+def test_a_head_that_is_kept_is_no_target() -> None:
+    found = config(plan_of([W4, W4, W8]))
+    assert not any("lm_head" in target for targets, _ in groups(found) for target in targets)
+    assert "lm_head" in found["ignore"]
+
+
+def test_the_head_of_a_mixed_model_is_in_one_group() -> None:
+    found = groups(config(plan_of([W4, W4, W8], head=W8)))
+    assert [bits for targets, bits in found if "lm_head" in targets] == [8]
+    assert not any("Linear" in targets for targets, _ in found)
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+@pytest.mark.parametrize("size", [16, PER_CHANNEL])
+@pytest.mark.parametrize("sym", [True, False])
+def test_every_width_reads_back_from_the_config(bits: int, size: int, sym: bool) -> None:
+    scheme = Scheme(bits, size, sym)
+    found = config(plan_of([scheme] * 3))
+    assert quantized_layers(found, ["x"], []) == {"x": scheme}
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9, 16, None, "4"])
+def test_a_width_that_no_grid_has_is_refused(bits: object) -> None:
+    weights = {"num_bits": bits, "group_size": 32}
+    found = {
+        "format": "pack-quantized",
+        "config_groups": {"a": {"targets": ["Linear"], "weights": weights}},
+    }
+    with pytest.raises(FormatError, match=f"layer x: {bits} bits by group .*legal: 2 to 8 bits"):
+        quantized_layers(found, ["x"], [])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.compressed_tensors import config as compressed
+from autoround.formats.compressed_tensors.clients import notes
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.types import (
+    LEGAL_BITS,
     PER_CHANNEL,
+    PER_TENSOR,
     BlockPlan,
     LayerPlan,
     OutputPlan,
@@ -23,6 +29,7 @@ from autoround.types import (
     Scheme,
 )
 
+from ....bit_stream import stream_values, stream_words
 from ....tiny_quantized import make_plan, nearest
 
 
@@ -49,21 +56,152 @@ def plan_of(**schemes: Scheme | None) -> Plan:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    bits=st.sampled_from((4, 8)),
-    size=st.sampled_from((16, 32, 96, PER_CHANNEL)),
-    sym=st.booleans(),
-    seed=st.integers(0, 2**31),
+def meta(layer: QuantizedTensor) -> QuantizedTensor:
+    codes, scale, zero = (part.to("meta") for part in (layer.codes, layer.scale, layer.zero))
+    return QuantizedTensor(codes, scale, zero, layer.scheme)
+
+
+#: Layers of every width; their rows and columns fill words or do not, with any number of groups.
+many = settings(max_examples=120, deadline=None, derandomize=True)
+grouped = st.tuples(
+    st.sampled_from(LEGAL_BITS), st.integers(1, 70), st.integers(1, 7), st.integers(1, 40)
 )
-def test_layers_come_back_as_they_were(bits: int, size: int, sym: bool, seed: int) -> None:
-    layer = layer_of(Scheme(bits, size, sym), seed=seed)
+
+
+def drawn(bits: int, rows: int, groups: int, size: int, *, sym: bool, seed: int) -> QuantizedTensor:
+    """Draw codes, scales and zero points, with both ends of the levels."""
+    draw = np.random.default_rng(seed)
+    top = 2**bits
+    codes = draw.integers(0, top, (rows, groups * size), dtype=np.uint8)
+    codes[0, 0], codes[-1, -1] = 0, top - 1
+    scale = draw.normal(size=(rows, groups)).astype(np.float16)
+    zero = draw.integers(0, top, (rows, groups), dtype=np.uint8)
+    if sym:
+        zero = np.full_like(zero, top // 2)
+    parts = (torch.from_numpy(x) for x in (codes, scale, zero))
+    return QuantizedTensor(*parts, Scheme(bits, size, sym))
+
+
+@many
+@given(shape=grouped, sym=st.booleans(), seed=st.integers(0, 2**31))
+def test_tensors_are_those_of_a_bit_stream_and_come_back(
+    shape: tuple[int, int, int, int], sym: bool, seed: int
+) -> None:
+    layer = drawn(*shape, sym=sym, seed=seed)
+    bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
     tensors = PACK_QUANTIZED.to_tensors(layer)
+    assert ("weight_zero_point" in tensors) is not sym
+    assert tensors["weight_shape"].tolist() == [rows, columns]
+    assert torch.equal(tensors["weight_scale"], layer.scale)
+    packed = tensors["weight_packed"].numpy()
+    np.testing.assert_array_equal(packed, stream_words(layer.codes.numpy(), bits))
+    np.testing.assert_array_equal(stream_values(packed, bits, columns), layer.codes.numpy())
+    if not sym:
+        # Zero points run along the outputs.
+        zeros = tensors["weight_zero_point"].numpy()
+        np.testing.assert_array_equal(zeros.T, stream_words(layer.zero.numpy().T, bits))
     back = PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
     assert torch.equal(back.codes, layer.codes)
     assert torch.equal(back.scale, layer.scale)
     assert torch.equal(back.zero, layer.zero)
-    assert ("weight_zero_point" in tensors) is not sym
+    assert back.scheme == layer.scheme
+
+
+@many
+@given(shape=grouped, sym=st.booleans())
+def test_headers_tell_the_shapes_of_groups(shape: tuple[int, int, int, int], sym: bool) -> None:
+    layer = drawn(*shape, sym=sym, seed=1)
+    real, empty = PACK_QUANTIZED.to_tensors(layer), PACK_QUANTIZED.to_tensors(meta(layer))
+    assert real.keys() == empty.keys()
+    for part, tensor in empty.items():
+        assert tensor.is_meta
+        assert (tensor.shape, tensor.dtype) == (real[part].shape, real[part].dtype)
+    back = PACK_QUANTIZED.from_tensors(empty, layer.scheme, name="a")
+    assert back.codes.shape == layer.codes.shape
+    assert back.zero.shape == layer.zero.shape
+
+
+@pytest.mark.parametrize("bits", LEGAL_BITS)
+@pytest.mark.parametrize("columns", [32, 33, 50, 96])
+@pytest.mark.parametrize("size", [PER_CHANNEL, PER_TENSOR])
+@pytest.mark.parametrize("sym", [True, False])
+def test_one_scale_a_row_is_read_by_the_shape_that_is_told(
+    bits: int, columns: int, size: int, sym: bool
+) -> None:
+    scheme = Scheme(bits, size, sym)
+    layer = layer_of(scheme, shape=(37, columns))
+    tensors = PACK_QUANTIZED.to_tensors(layer)
+    packed = tensors["weight_packed"].numpy()
+    np.testing.assert_array_equal(packed, stream_words(layer.codes.numpy(), bits))
+    back = PACK_QUANTIZED.from_tensors(tensors, scheme, name="a")
+    assert torch.equal(back.codes, layer.codes)
+    assert torch.equal(back.scale, layer.scale.expand(37, -1))
+    assert torch.equal(back.zero, layer.zero.expand(37, -1))
+    # Headers do not tell, so only rows that end with a word are written by a run.
+    fills = columns * bits % 32 == 0
+    assert (PACK_QUANTIZED.why_not((37, columns), scheme) == "") is fills
+    empty = {part: tensor.to("meta") for part, tensor in tensors.items()}
+    if fills:
+        assert PACK_QUANTIZED.from_tensors(empty, scheme, name="a").codes.shape == (37, columns)
+    elif packed.shape[1] * 32 % bits:
+        with pytest.raises(FormatError, match="layer a: rows of .* end inside a word"):
+            PACK_QUANTIZED.from_tensors(empty, scheme, name="a")
+
+
+def test_what_is_held_depends_on_groups_alone() -> None:
+    for bits in LEGAL_BITS:
+        assert PACK_QUANTIZED.illegal(Scheme(bits, 32, False)) == ""
+        assert PACK_QUANTIZED.why_not((37, 50), Scheme(bits, 10, False)) == ""
+        assert "not a multiple of the group size 16" in PACK_QUANTIZED.why_not(
+            (64, 50), Scheme(bits, 16, True)
+        )
+    assert PACK_QUANTIZED.illegal(Scheme(9, 32, True)) == "it holds 2 to 8 bits, not 9"
+    assert "its rows of 33 values of 3 bits end inside a word" in PACK_QUANTIZED.why_not(
+        (64, 33), Scheme(3, PER_CHANNEL, True)
+    )
+
+
+def test_a_width_that_no_grid_has_is_refused_both_ways() -> None:
+    layer = layer_of(Scheme(4, 32, True))
+    wrong = replace(layer, scheme=Scheme(9, 32, True))
+    with pytest.raises(FormatError, match="cannot hold W9 g32 sym: it holds 2 to 8 bits"):
+        PACK_QUANTIZED.to_tensors(wrong)
+    tensors = PACK_QUANTIZED.to_tensors(layer)
+    with pytest.raises(FormatError, match="layer a: it holds 2 to 8 bits, not 9"):
+        PACK_QUANTIZED.from_tensors(tensors, wrong.scheme, name="a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_shape": torch.tensor([64, 95])}, "weight_shape says"),
+        ({"weight_shape": torch.tensor([64])}, "expected two integers"),
+        ({"weight_shape": torch.tensor([64.0, 96.0])}, "expected two integers"),
+        ({"weight_packed": torch.zeros(64, 8, dtype=torch.int32)}, "does not hold 96 values of 3"),
+        ({"weight_scale": torch.ones(64, 2).half()}, "does not hold 64 values of 3"),
+        ({"weight_scale": torch.ones(63, 3).half()}, "do not fit a weight of 64 x 96"),
+        ({"weight_zero_point": torch.zeros(5, 3, dtype=torch.int32)}, "does not hold 64 values"),
+        ({"weight_zero_point": torch.zeros(6, 2, dtype=torch.int32)}, "do not fit a weight"),
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_refused(
+    change: dict[str, Tensor], message: str
+) -> None:
+    layer = layer_of(Scheme(3, 32, False))
+    tensors = {**PACK_QUANTIZED.to_tensors(layer), **change}
+    with pytest.raises(FormatError, match=f"layer a: .*{message}"):
+        PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
+
+
+def test_another_width_than_the_files_have_is_refused() -> None:
+    tensors = PACK_QUANTIZED.to_tensors(layer_of(Scheme(3, 32, True)))
+    for bits in (2, 4, 5, 8):
+        with pytest.raises(FormatError, match="layer a: weight_packed"):
+            PACK_QUANTIZED.from_tensors(tensors, Scheme(bits, 32, True), name="a")
+    channel = PACK_QUANTIZED.to_tensors(layer_of(Scheme(3, PER_CHANNEL, True)))
+    for bits in (2, 4, 5, 8):
+        with pytest.raises(FormatError, match="layer a: weight_packed"):
+            PACK_QUANTIZED.from_tensors(channel, Scheme(bits, PER_CHANNEL, True), name="a")
 
 
 def test_golden_words() -> None:
@@ -81,15 +219,20 @@ def test_golden_words() -> None:
     assert tensors["weight_shape"].tolist() == [32, 32]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", LEGAL_BITS)
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("size", [32, PER_CHANNEL])
-def test_the_library_reads_the_same_weights(bits: int, sym: bool, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [(32, (64, 96)), (PER_CHANNEL, (64, 96)), (10, (37, 50)), (PER_CHANNEL, (37, 50))],
+)
+def test_the_library_reads_the_same_weights(
+    bits: int, sym: bool, size: int, shape: tuple[int, int]
+) -> None:
     library = pytest.importorskip("compressed_tensors.compressors.pack_quantized")
     from compressed_tensors.quantization import QuantizationScheme
 
     scheme = Scheme(bits, size, sym)
-    layer = layer_of(scheme)
+    layer = layer_of(scheme, shape=shape)
     group: dict[str, Any] = compressed.config(plan_of(a=scheme))["config_groups"]["group_0"]
     own = QuantizationScheme.model_validate(group)
     tensors = PACK_QUANTIZED.to_tensors(layer)
@@ -133,8 +276,8 @@ def test_schemes_come_back_from_the_config() -> None:
             "only groups of integer weights",
         ),
         (
-            {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 3}}}},
-            "legal: 4 or 8 bits",
+            {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 1}}}},
+            "1 bits by channel cannot be read; legal: 2 to 8 bits",
         ),
         (
             {
@@ -162,14 +305,6 @@ def test_an_activation_order_is_refused() -> None:
         compressed.quantized_layers(config, ["a"], {"a.weight_g_idx"})
 
 
-def test_a_wrong_shape_is_refused() -> None:
-    layer = layer_of(Scheme(4, 32, True))
-    tensors = PACK_QUANTIZED.to_tensors(layer)
-    tensors["weight_shape"] = torch.tensor([64, 95])
-    with pytest.raises(FormatError, match="weight_shape says"):
-        PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
-
-
 def test_experts_that_are_alike_are_one_target() -> None:
     w4, w8 = Scheme(4, 32, True), Scheme(8, 32, True)
 
@@ -193,17 +328,5 @@ def test_experts_that_are_alike_are_one_target() -> None:
         found = compressed.config(make_plan((made(*others),)))
         listed = [t for group in found["config_groups"].values() for t in group["targets"]]
         assert not any(target.startswith("re:") for target in listed)
-        assert "transformers reads one scheme" in compressed.notes(made(*others).layers)[0]
-    assert compressed.notes(made(w4, w4).layers) == []
-
-
-def test_what_transformers_cannot_read_is_noted() -> None:
-    w8, asym = Scheme(8, 32, True), Scheme(4, 32, False)
-
-    def of(*schemes: Scheme | None) -> list[str]:
-        layers = [LayerPlan(f"h.0.l{i}", (64, 64), s) for i, s in enumerate(schemes)]
-        return compressed.notes(layers)
-
-    assert of(w8, None) == of(w8, Scheme(4, 32, True)) == []
-    assert "dequantize=True" in of(asym, asym, None)[0]
-    assert "several schemes where one is asymmetric" in of(asym, w8)[0]
+        assert "transformers reads one scheme" in notes(made(*others).layers)[0]
+    assert notes(made(w4, w4).layers) == []
