@@ -8,11 +8,11 @@ group only. Experts that are all alike are one regex, by which transformers know
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.written import described, written_layers
+from autoround.formats.written import described
 from autoround.types import PER_CHANNEL, LayerPlan, Plan, Scheme
 
 METHOD = "compressed-tensors"
@@ -79,33 +79,6 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
         "group_size": size,
         "dynamic": False,
     }
-
-
-def notes(layers: Sequence[LayerPlan]) -> list[str]:
-    """Return what a reader of the plan should know about clients.
-
-    Args:
-        layers: all of the plan, unquantized ones too.
-
-    Returns:
-        A sentence for each note.
-    """
-    schemes = {layer.scheme for layer in layers if layer.scheme is not None}
-    found = []
-    if not all(scheme.sym for scheme in schemes):
-        found.append(
-            "transformers loads asymmetric compressed-tensors files only with "
-            "quantization_config=CompressedTensorsConfig(dequantize=True)"
-            if len(schemes) == 1
-            else "transformers cannot load compressed-tensors files of several schemes where one "
-            "is asymmetric: make all symmetric for it"
-        )
-    if len(_expert_schemes(written_layers(layers))) > 1:
-        found.append(
-            "transformers reads one scheme for all experts of compressed-tensors files, and "
-            "refuses this model, whose experts have several"
-        )
-    return found
 
 
 def quantized_layers(

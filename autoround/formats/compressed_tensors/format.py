@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoround.formats.compressed_tensors import config as compressed_config
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
-from autoround.types import LayerPlan, OutputPlan, Plan
+from autoround.types import OutputPlan, Plan
 
 
 class CompressedTensorsFormat(Float16Format):
@@ -23,10 +23,6 @@ class CompressedTensorsFormat(Float16Format):
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return compressed_config.config(plan)
-
-    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
-        return compressed_config.notes(layers)
 
     def packed_layers(
         self,

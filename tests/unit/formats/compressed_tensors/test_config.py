@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoround.formats.compressed_tensors.config import config, notes, quantized_layers
+from autoround.formats.compressed_tensors.config import config, quantized_layers
 from autoround.types import LayerPlan, Scheme
 
 from .._plans import plan_of
@@ -79,14 +79,3 @@ def test_a_name_comes_before_a_regex_and_a_regex_before_a_class() -> None:
     }
     found = quantized_layers(own, ["x.q", "x.k", "x.v"], [])
     assert {name: scheme.bits for name, scheme in found.items()} == {"x.q": 4, "x.k": 4, "x.v": 8}
-
-
-def test_what_transformers_does_not_load_is_noted() -> None:
-    def layers(*schemes: Scheme) -> list[LayerPlan]:
-        return [LayerPlan(f"{i}", (8, 32), scheme) for i, scheme in enumerate(schemes)]
-
-    asym = Scheme(4, 32, False)
-    assert notes(layers(W4, W8)) == []
-    assert "CompressedTensorsConfig(dequantize=True)" in notes(layers(asym))[0]
-    assert "make all symmetric" in notes(layers(asym, W8))[0]
-    assert "whose experts have several" in notes([stacked("up", W4), stacked("down", W8)])[0]

@@ -193,17 +193,3 @@ def test_experts_that_are_alike_are_one_target() -> None:
         found = compressed.config(make_plan((made(*others),)))
         listed = [t for group in found["config_groups"].values() for t in group["targets"]]
         assert not any(target.startswith("re:") for target in listed)
-        assert "transformers reads one scheme" in compressed.notes(made(*others).layers)[0]
-    assert compressed.notes(made(w4, w4).layers) == []
-
-
-def test_what_transformers_cannot_read_is_noted() -> None:
-    w8, asym = Scheme(8, 32, True), Scheme(4, 32, False)
-
-    def of(*schemes: Scheme | None) -> list[str]:
-        layers = [LayerPlan(f"h.0.l{i}", (64, 64), s) for i, s in enumerate(schemes)]
-        return compressed.notes(layers)
-
-    assert of(w8, None) == of(w8, Scheme(4, 32, True)) == []
-    assert "dequantize=True" in of(asym, asym, None)[0]
-    assert "several schemes where one is asymmetric" in of(asym, w8)[0]
