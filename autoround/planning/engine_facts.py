@@ -47,7 +47,8 @@ class FormatFacts:
     """One output of a plan as an engine meets it.
 
     config: its ``quantization_config``. experts: the schemes of matrices of experts, None for kept
-    ones. desc_act: whether inputs are reordered, which no plan does.
+    ones. kept_unnamed: kept layers that engines merge, where nothing in the config keeps what they
+    make of them. desc_act: whether inputs are reordered, which no plan does.
     """
 
     packing: str
@@ -55,6 +56,7 @@ class FormatFacts:
     config: Mapping[str, Any]
     layers: tuple[LayerFacts, ...]
     experts: frozenset[Scheme | None] = frozenset()
+    kept_unnamed: tuple[str, ...] = ()
     desc_act: bool = False
 
     @property
@@ -78,7 +80,11 @@ def format_facts(plan: Plan, output: OutputPlan) -> FormatFacts:
     schemes = [x.scheme for x in plan.layers if x.scheme is not None]
     describer = _Describer(merged, most_common(schemes), config)
     layers = tuple(describer.facts(x, x.scheme) for x in plan.layers if x.scheme is not None)
-    return FormatFacts(output.packing, output.dtype, config, layers, experts)
+    # Outside the blocks, in towers for one, engines quantize what the files hold quantized.
+    inside = (layer for block in plan.blocks for layer in block.layers)
+    kept = (_file_name(x) for x in inside if x.scheme is None)
+    unnamed = tuple(name for name in kept if not describer.keeps(name))
+    return FormatFacts(output.packing, output.dtype, config, layers, experts, unnamed)
 
 
 class _Describer:
@@ -91,6 +97,8 @@ class _Describer:
         dynamic = [str(rule) for rule in config.get("dynamic") or ()]
         # GPTQModel's ``-:`` leaves a layer as it is: such a rule gives no scheme.
         self._rules = MatchedNames(rule.removeprefix("+:") for rule in dynamic if rule[:2] != "-:")
+        self._keeping = MatchedNames(rule[2:] for rule in dynamic if rule[:2] == "-:")
+        self._parts = tuple(config.get("modules_to_not_convert") or ())
         groups = config.get("config_groups") or {}
         targets = [str(target) for group in groups.values() for target in group["targets"]]
         self._has_targets = bool(targets)
@@ -121,6 +129,20 @@ class _Describer:
             merged=self._differing.get(group, ""),
             unnamed=bool(group) and scheme != self._base and engine_name(name) not in self._rules,
             untargeted=self._has_targets and name not in self._targets,
+        )
+
+    def keeps(self, name: str) -> bool:
+        """Tell whether the config keeps what engines make of a kept layer, or it is not merged.
+
+        Args:
+            name: of the layer in the files.
+        """
+        merged = engine_name(name)
+        return (
+            merged == name
+            or merged in self._keeping
+            # AWQ's engines look for these as parts of a name.
+            or any(part in merged for part in self._parts)
         )
 
 

@@ -75,7 +75,7 @@ def _of_engine(
         if matches_packing(facts.packing, rule.packings)
         for finding in _of_rule(name, engine, format_name, rule, facts)
     ]
-    if any(finding.effect == "refuses" and not finding.on for finding in findings):
+    if any(x.effect in ("refuses", "reads otherwise") and not x.on for x in findings):
         return findings
     needs = f" (with {served.needs})" if served.needs else ""
     taken = _whole(
@@ -88,10 +88,15 @@ def _of_rule(
     name: str, engine: Engine, format_name: str, rule: Rule, facts: FormatFacts
 ) -> Iterator[EngineFinding]:
     layers = [layer for layer in facts.layers if meets(rule.when, layer, facts)]
-    if not layers:
+    kept = facts.kept_unnamed if rule.when.kept_unnamed else ()
+    if kept:
+        count, example = len(kept), f"{kept[0]} (16 bit)"
+    elif layers:
+        count = sum(layer.count for layer in layers)
+        first = layers[0]
+        example = first.merged if rule.when.merged_differ else f"{first.name} ({first.scheme})"
+    else:
         return
-    first = layers[0]
-    differ = rule.when.merged_differ
     whole = _whole(
         name, engine, format_name, effect=rule.effect, says=rule.says, instead=rule.instead
     )
@@ -100,8 +105,8 @@ def _of_rule(
         rule=rule.id,
         on=rule.on,
         evidence=rule.evidence,
-        layers=sum(layer.count for layer in layers),
-        example=first.merged if differ else f"{first.name} ({first.scheme})",
+        layers=count,
+        example=example,
     )
 
 
@@ -138,6 +143,8 @@ def meets(when: Conditions, layer: LayerFacts, facts: FormatFacts) -> bool:
         "short_groups": size > 0 and layer.inputs % size != 0,
         "merged_differ": bool(layer.merged),
         "unnamed_merged": layer.unnamed,
+        # A rule about kept layers is about none that is quantized.
+        "kept_unnamed": False,
         "untargeted": layer.untargeted,
         "several_schemes": len(facts.schemes) > 1,
         "experts_differ": len(facts.experts) > 1,

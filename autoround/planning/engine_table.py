@@ -37,7 +37,9 @@ class Conditions(_Strict):
     other_group_sizes: none of it. sym, experts (a matrix of experts), head (the output head).
     short_groups: the last group of a row is shorter. merged_differ: engines merge the layer with
     others, which have another scheme. unnamed_merged: they merge it, its scheme is not the most
-    common one, and no rule in the config fits the name of what they make of it. untargeted: the
+    common one, and no rule in the config fits the name of what they make of it. kept_unnamed: of
+    layers that are kept in 16 bit: they merge these, and nothing in the config keeps what they
+    make of them; such a rule has no other condition. untargeted: the
     config has groups, and none targets it by its name. several_schemes, experts_differ: the model
     has several schemes; its experts have, kept ones counted. desc_act: inputs are reordered.
     inputs_not_multiple_of, outputs_not_multiple_of: outputs of merged layers are counted together.
@@ -55,6 +57,7 @@ class Conditions(_Strict):
     short_groups: bool | None = None
     merged_differ: bool | None = None
     unnamed_merged: bool | None = None
+    kept_unnamed: bool | None = None
     untargeted: bool | None = None
     several_schemes: bool | None = None
     experts_differ: bool | None = None

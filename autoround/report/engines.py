@@ -57,7 +57,7 @@ def describe_finding(finding: EngineFinding) -> str:
     }[finding.effect]
     where = f" on {finding.on}" if finding.on else ""
     example = f", such as {finding.example}" if finding.example else ""
-    return f"{start} {done}{where}{example}: {finding.says}; choose {finding.instead} {known}"
+    return f"{start} {done}{where}{example}: {finding.says}; instead: {finding.instead} {known}"
 
 
 def _summary(name: str, findings: Sequence[EngineFinding]) -> str:

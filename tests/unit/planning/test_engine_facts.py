@@ -68,6 +68,14 @@ def test_a_rule_for_the_merged_layer_is_seen_in_the_config() -> None:
     assert f"{PATH}xself_attn.q_proj" not in MatchedNames(rules)
 
 
+def test_kept_layers_are_looked_for_by_the_merged_name() -> None:
+    kept = layer("mlp.gate_proj", None), layer("mlp.up_proj", None), layer("mlp.down_proj", None)
+    names = tuple(x.name for x in kept[:2])
+    assert facts("gptq", Q, *kept).kept_unnamed == names
+    assert facts("awq", Q, *kept).kept_unnamed == names
+    assert facts("awq", Q, K, V).kept_unnamed == ()
+
+
 def test_targets_are_names_and_regexes() -> None:
     mixed = facts("pack-quantized", Q, K, V, layer("self_attn.o_proj", G64))
     assert not any(x.untargeted for x in mixed.layers)

@@ -101,6 +101,10 @@ CASES: dict[str, tuple[Make, Make]] = {
     "sglang/gptq-groups": (one("pack-quantized", size=256), one("pack-quantized", size=64)),
     "sglang/short-groups": (one("gptq", shape=(256, 320)), one("gptq", shape=(256, 384))),
     "sglang/gptq-names": GPTQ_NAMES,
+    "sglang/kept-names": (
+        several("awq", *(layer(f"self_attn.{x}_proj", None) for x in "qkv"), DOWN),
+        several("awq", Q, K, V, layer("mlp.down_proj", None)),
+    ),
     "sglang/merged-differ": MERGED,
     "sglang/awq-bits": (one("auto_round:auto_awq", 8), one("auto_round:auto_awq")),
     "sglang/awq-groups": (one("awq", size=16), one("awq", size=32)),
@@ -158,8 +162,9 @@ RULES = {
 
 
 def speaks(rule: Rule, output: FormatFacts) -> bool:
-    return matches_packing(output.packing, rule.packings) and any(
-        meets(rule.when, one_layer, output) for one_layer in output.layers
+    kept = rule.when.kept_unnamed and output.kept_unnamed
+    return matches_packing(output.packing, rule.packings) and bool(
+        kept or any(meets(rule.when, one_layer, output) for one_layer in output.layers)
     )
 
 
@@ -212,6 +217,13 @@ def test_experts_of_a_layer_are_merged() -> None:
     finding = next(x for x in found if x.rule == "merged-differ")
     assert finding.example.startswith(f"{PATH}.mlp.experts.*")
     assert finding.layers == 8
+
+
+def test_kept_layers_are_counted_by_themselves() -> None:
+    kept = [layer(f"self_attn.{x}_proj", None) for x in "qkv"]
+    (finding,) = of_engine("sglang", facts("gptq_v2", *kept, DOWN))
+    assert (finding.effect, finding.layers) == ("reads otherwise", 3)
+    assert finding.example == f"{PATH}.self_attn.q_proj (16 bit)"
 
 
 def test_a_kept_expert_is_one_of_another_scheme() -> None:

@@ -37,7 +37,7 @@ def test_a_finding_is_a_sentence_with_its_date() -> None:
     )
     assert describe_finding(REFUSED) == (
         "SGLang 0.5.23 refuses 3 layers of auto_gptq, such as h.0.q (W3 g128 sym): it takes "
-        "4 bits; choose 4 bits [source, 2026-11-29]"
+        "4 bits; instead: 4 bits [source, 2026-11-29]"
     )
     assert describe_finding(LIMITED).startswith(
         "vLLM 0.5.23 refuses 1 layer of auto_gptq on a CPU,"
