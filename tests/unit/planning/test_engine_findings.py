@@ -126,7 +126,12 @@ CASES: dict[str, tuple[Make, Make]] = {
         one("gptq", shape=(96, 256)),
         several("gptq", *(dataclasses.replace(x, shape=(64, 256)) for x in (Q, K, V))),
     ),
-    "sglang/gptq-inputs": (one("gptq", size=64, shape=(256, 192)), one("gptq", size=64)),
+    "sglang/gptq-inputs": (one("gptq", size=32, shape=(256, 96)), one("gptq", size=64)),
+    "sglang/gptq-tiles": (
+        one("gptq", size=64, shape=(192, 192)),
+        one("gptq", size=64, shape=(256, 192)),
+    ),
+    "sglang/awq-inputs": (one("awq", size=64, shape=(256, 192)), one("awq", size=64)),
     "sglang/cpu-bits": (one("auto_round:auto_gptq", 8), one("auto_round:auto_gptq", 4)),
     "llama.cpp/super-blocks": (
         one("gguf:q4_k_m", kind="q4_k", shape=(256, 320)),
