@@ -33,22 +33,29 @@ def with_engine_findings(plan: Plan) -> Plan:
     findings: list[EngineFinding] = []
     for one_pass in plan.passes:
         for output in one_pass.outputs:
-            findings += findings_of(output.format, format_facts(one_pass, output))
+            # The config of a format that nobody knows may have any shape.
+            known = _is_known(output.packing)
+            facts = format_facts(one_pass, output) if known else None
+            findings += findings_of(output.format, facts)
     return replace(plan, serving=tuple(findings))
 
 
-def findings_of(format_name: str, facts: FormatFacts) -> list[EngineFinding]:
+def _is_known(packing: str) -> bool:
+    return any(engine.serving(packing) is not None for engine in engine_table().values())
+
+
+def findings_of(format_name: str, facts: FormatFacts | None) -> list[EngineFinding]:
     """Return what each engine of the table does with one output.
 
     Args:
         format_name: as ``output.format`` has it.
-        facts: about the output.
+        facts: about the output; None where no engine of the table is known to read its packing.
 
     Returns:
         At least one finding an engine: that it takes the format, where no rule says otherwise.
     """
     table = engine_table()
-    if all(engine.serving(facts.packing) is None for engine in table.values()):
+    if facts is None:
         return [
             _whole(name, engine, format_name, effect="unknown", says=UNKNOWN, instead="try it")
             for name, engine in table.items()

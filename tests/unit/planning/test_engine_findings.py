@@ -11,7 +11,7 @@ import pytest
 from autoround.planning.engine_facts import FormatFacts, format_facts
 from autoround.planning.engine_findings import findings_of, meets, with_engine_findings
 from autoround.planning.engine_table import Rule, engine_table, matches_packing
-from autoround.types import EngineFinding, LayerPlan, Scheme
+from autoround.types import EngineFinding, LayerPlan, OutputPlan, Scheme
 
 from ._engine_plans import PATH, W4, experts, facts, layer, plan_of
 
@@ -253,10 +253,12 @@ def test_a_format_that_an_engine_does_not_read_is_refused_with_one_that_it_does(
 
 
 def test_nothing_is_said_of_formats_that_the_table_does_not_know() -> None:
-    unknown = dataclasses.replace(facts("gptq"), packing="mine")
-    found = findings_of("mine", unknown)
-    assert {x.effect for x in found} == {"unknown"}
-    assert len(found) == len(engine_table())
+    plan = plan_of("gptq", Q)
+    # Its config is not even asked for: no package here has such a format.
+    mine = dataclasses.replace(plan, outputs=(OutputPlan("mine", "mine", "float16"),))
+    serving = with_engine_findings(mine).serving
+    assert {(x.format, x.effect) for x in serving} == {("mine", "unknown")}
+    assert len(serving) == len(engine_table())
 
 
 def test_a_plan_gets_the_findings_of_all_passes() -> None:
