@@ -111,7 +111,7 @@ def _engine_part(name: str, engine: Engine) -> str:
 
 
 def _served_row(served: ServedPackings) -> str:
-    known = served.evidence + (", not run" if served.evidence == "source" else "")
+    known = served.known_by + (", not run" if served.evidence == "source" else "")
     needs = served.needs or "–"
     return f"| {_formats(served.packings)} | `{served.command}` | {needs} | {known} |"
 

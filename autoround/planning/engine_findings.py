@@ -88,7 +88,7 @@ def _of_engine(
     taken = _whole(
         name, engine, format_name, effect="takes", says="", instead=f"{served.command}{needs}"
     )
-    return [replace(taken, evidence=served.evidence), *findings]
+    return [replace(taken, evidence=served.known_by), *findings]
 
 
 def _of_rule(

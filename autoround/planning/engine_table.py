@@ -88,12 +88,19 @@ class ServedPackings(_Strict):
     """Packings that an engine looks into, and the command that serves a folder of one.
 
     command: empty where a rule refuses all of it. needs: packages that it takes beside the engine.
+    seen_with: what was run, where that is less than all that is taken.
     """
 
     packings: tuple[str, ...] = Field(min_length=1)
     command: str
     needs: str = ""
     evidence: Evidence
+    seen_with: str = ""
+
+    @property
+    def known_by(self) -> str:
+        """The evidence, with what it was seen with."""
+        return f"{self.evidence} ({self.seen_with})" if self.seen_with else self.evidence
 
 
 class Engine(_Strict):
