@@ -117,7 +117,7 @@ def plan(
         stream_hub: as ``Destination`` has it.
 
     Returns:
-        The plan, and its cost: bytes on disk and in memory, and a range of seconds.
+        The plan, ``serving`` of engines among it; its cost: bytes, and a range of seconds.
 
     Raises:
         AutoRoundError: whatever would stop the run before its first block.

@@ -189,6 +189,32 @@ class RulePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineFinding:
+    """What one serving engine does with one format of a plan, or with some of its layers.
+
+    engine: its name in the table of engines. version, looked_at: what was looked at, and the day.
+    format: of the output. effect: takes, refuses, slow, reads otherwise or unknown. says: what
+    happens, in words. instead: what to choose, or the command that serves the format where it is
+    taken. evidence: run, loaded (and compared) or source (read), and what was seen with it.
+    rule: of the table; empty for what is about the format as such. on: the machines it is about;
+    empty for all. layers: how many matrices, 0 for all of the format. example: one of them.
+    """
+
+    engine: str
+    version: str
+    looked_at: str
+    format: str
+    effect: str
+    says: str
+    instead: str
+    evidence: str
+    rule: str = ""
+    on: str = ""
+    layers: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A recipe resolved against a model: everything that will be done, before it is.
 
@@ -202,6 +228,7 @@ class Plan:
     why_not_by_block: why the model's blocks cannot be run one by one; empty where they can.
     runs_on_text: whether a small copy of the model's class was run on tokens alone.
     revision: the commit of a model from the hub; None for any other.
+    serving: what serving engines do with the formats of all passes; advice, not part of the run.
     """
 
     model: str
@@ -225,6 +252,7 @@ class Plan:
     why_not_by_block: str = ""
     runs_on_text: bool = False
     revision: str | None = None
+    serving: tuple[EngineFinding, ...] = ()
 
     @property
     def compute_dtype(self) -> str:

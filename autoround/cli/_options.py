@@ -61,6 +61,16 @@ StreamHub: TypeAlias = Annotated[
         "delete it when no later block needs it.",
     ),
 ]
+Engines: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        metavar="ENGINE",
+        help="Say what this serving engine does with every format: vllm, sglang, llama.cpp, mlx "
+        "or transformers; repeatable, or several with commas.",
+        show_default=False,
+    ),
+]
 Backend: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -176,6 +186,19 @@ def parse_max_memory(size: str | None) -> int | None:
         return None if size is None else parse_size(size)
     except ValueError as error:
         raise UsageError(f"--max-memory {size}: {error}") from error
+
+
+def parse_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the serving engines that ``--for`` names; none where it was not given.
+
+    Raises:
+        UsageError: one is not known.
+    """
+    if not names:
+        return ()
+    from autoround.planning.engine_table import check_engines
+
+    return check_engines(names)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,7 @@ def plan(
     settings: options.Settings = None,
     max_memory: options.MaxMemory = None,
     stream_hub: options.StreamHub = False,
+    engines: options.Engines = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
     ] = False,
@@ -43,9 +45,11 @@ def plan(
       autoround plan path/to/model --recipe light
       autoround plan path/to/model --bits 2 --group-size 64 --layers
       autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
+      autoround plan path/to/model --format auto_gptq --asym --for vllm,sglang
       autoround plan path/to/model --json > plan.json
     """
     name = options.choose_model(model, model_option, revision)
+    asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
     show_plan(
@@ -54,9 +58,21 @@ def plan(
         device=device,
         max_memory=allowed,
         stream_hub=stream_hub,
-        layers=layers,
-        as_json=as_json,
+        view=PlanView(asked, layers=layers, as_json=as_json),
     )
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What of a plan is printed.
+
+    engines: serving engines that are asked about. layers: whether every layer has a line.
+    as_json: whether one JSON object is printed in place of lines.
+    """
+
+    engines: tuple[str, ...] = ()
+    layers: bool = False
+    as_json: bool = False
 
 
 def show_plan(
@@ -66,8 +82,7 @@ def show_plan(
     device: str,
     max_memory: int | None,
     stream_hub: bool = False,
-    layers: bool = False,
-    as_json: bool = False,
+    view: PlanView,
 ) -> None:
     """Print a plan and its cost.
 
@@ -77,8 +92,7 @@ def show_plan(
         device: as ``--device`` names it.
         max_memory: bytes that the run may use; None for most of what is free.
         stream_hub: whether files of weights come from the hub one after another.
-        layers: whether every layer has a line.
-        as_json: whether to print one JSON object in place of lines.
+        view: what of it to print, and how.
     """
     from autoround import api
     from autoround.report.plan import layer_lines, plan_lines
@@ -88,9 +102,13 @@ def show_plan(
         plan, estimate = api.plan(
             model, recipe, device=device, max_memory=max_memory, stream_hub=stream_hub
         )
-    if as_json:
+    if view.as_json:
+        if view.engines:
+            serving = tuple(x for x in plan.serving if x.engine in view.engines)
+            plan = dataclasses.replace(plan, serving=serving)
         values = {"plan": dataclasses.asdict(plan), "estimate": dataclasses.asdict(estimate)}
         echo(to_json(values, indent=1), keep="\n")
         return
-    for line in plan_lines(plan, estimate) + (layer_lines(plan) if layers else []):
+    lines = plan_lines(plan, estimate, engines=view.engines)
+    for line in lines + (layer_lines(plan) if view.layers else []):
         echo(line)

@@ -12,7 +12,7 @@ import typer
 from autoround.cli import _options as options
 from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
-from autoround.cli.plan import show_plan
+from autoround.cli.plan import PlanView, show_plan
 from autoround.errors import AutoRoundError, UsageError
 from autoround.recipe.flags import FLAGS
 from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
@@ -55,6 +55,7 @@ def quantize(
     ] = False,
     max_memory: options.MaxMemory = None,
     stream_hub: options.StreamHub = False,
+    engines: options.Engines = None,
     work_dir: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +98,7 @@ def quantize(
     from autoround.report.progress import Progress
 
     name = options.choose_model(model, model_option, revision)
+    asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
     if stream_hub and (evaluate or eval_text is not None):
@@ -105,14 +107,21 @@ def quantize(
             "one of them out"
         )
     if dry_run:
-        show_plan(name, resolved, device=device, max_memory=allowed, stream_hub=stream_hub)
+        show_plan(
+            name,
+            resolved,
+            device=device,
+            max_memory=allowed,
+            stream_hub=stream_hub,
+            view=PlanView(asked),
+        )
         return
     folder = output_dir or default_output(name, resolved)
     destination = Destination(folder, resume, restart, allowed, work_dir, stream_hub)
     with _noting_how_to_resume(destination, context.obj), quiet_libraries():
         if eval_text is not None:
             _check_text(eval_text)
-        sink = Progress(make_console())
+        sink = Progress(make_console(), engines=asked)
         api.quantize(name, resolved, output_dir=destination, device=device, sink=sink)
         if evaluate or eval_text is not None:
             _evaluate(name, resolved, folder, text=eval_text, device=device)

@@ -13,7 +13,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 from autoround.errors import FormatError
-from autoround.formats import merged_layers
 from autoround.formats.auto_round.format import FORMATS as AUTO_ROUND
 from autoround.formats.awq.format import FORMATS as AWQ
 from autoround.formats.compressed_tensors.format import FORMATS as COMPRESSED_TENSORS
@@ -275,7 +274,4 @@ def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[st
     Returns:
         A sentence for each note.
     """
-    formats = [format_of(output) for output in outputs]
-    about_clients = [note for one in formats for note in one.notes(layers)]
-    merging = any(one.merges_layers for one in formats)
-    return [*about_clients, *(merged_layers.notes(layers) if merging else [])]
+    return [note for output in outputs for note in format_of(output).notes(layers)]

@@ -20,6 +20,7 @@ from autoround.planning.code_roles import (
     with_code_traits,
     without_shared,
 )
+from autoround.planning.engine_findings import with_engine_findings
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
 from autoround.planning.kept_dtype import kept_dtype, with_float32
@@ -122,7 +123,7 @@ def _joined(
         for p in with_float32(plans, skeleton)
     )
     notes = (*first.notes, *notes, *traits_notes(traits))
-    return replace(first, notes=notes, further=tuple(further))
+    return with_engine_findings(replace(first, notes=notes, further=tuple(further)))
 
 
 def _common_notes(
@@ -301,8 +302,7 @@ def _group_notes(layers: list[LayerPlan]) -> list[str]:
             short.setdefault(size, set()).add(x.shape[1])
     return [
         f"group size {size} does not divide input widths "
-        f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter, which "
-        "some serving engines refuse"
+        f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter"
         for size, widths in short.items()
     ]
 

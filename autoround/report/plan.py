@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 from autoround.formats.registry import format_of
 from autoround.planning.code_roles import why_partial
+from autoround.report.engines import engine_lines
 from autoround.types import Estimate, KeptTensor, LayerPlan, Plan, RulePlan
 
 
-def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
+def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ()) -> list[str]:
     """Return the lines that show a plan and its cost.
 
     Args:
         plan: of all passes over the blocks.
         estimate: its cost; a time that is unknown, or takes no steps, gets no line.
+        engines: serving engines that are asked about; with none, one line a format tells of all.
     """
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
@@ -49,7 +52,7 @@ def plan_lines(plan: Plan, estimate: Estimate) -> list[str]:
         method = _method_lines(one_pass)
         lines += method if method != _method_lines(plan) else []
         lines += [*_format_lines(one_pass), *notes]
-    return lines
+    return lines + engine_lines(plan, engines)
 
 
 def _memory_lines(estimate: Estimate) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rich.console import Console
 from rich.control import Control
@@ -36,10 +36,18 @@ class Progress:
     Args:
         console: what to print on; a live line needs a terminal that can redraw one.
         clock: seconds that only ever grow, for the rate of refreshes.
+        engines: serving engines that are asked about; the plan tells what they do.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        engines: Collection[str] = (),
+    ) -> None:
         self._console = console
+        self._engines = engines
         self._clock = clock
         self._started = clock()
         self._shown = 0.0
@@ -54,7 +62,7 @@ class Progress:
         """
         if isinstance(event, Planned):
             self._blocks = len(event.plan.blocks)
-            for line in plan_lines(event.plan, event.estimate):
+            for line in plan_lines(event.plan, event.estimate, engines=self._engines):
                 self._print(line)
         elif isinstance(event, StageStarted):
             self._started = self._clock() if event.stage == "tune" else self._started

@@ -48,8 +48,20 @@ def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[s
         "calibration tokens": tokens_digest(tokens),
         "model files": model_digests(skeleton),
         # Follows from the above, but for what a change of this program does to it.
-        "plan": _digest(json.dumps(dataclasses.asdict(plan), sort_keys=True)),
+        "plan": _digest(json.dumps(plan_values(plan), sort_keys=True)),
     }
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return what a plan does as plain values: without what engines do with its result.
+
+    Args:
+        plan: of a pass, with the further ones.
+    """
+    values = dataclasses.asdict(dataclasses.replace(plan, serving=()))
+    for one_pass in (values, *values["further"]):
+        del one_pass["serving"]
+    return values
 
 
 def machine_facts(runtime: Runtime) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from autoround._version import __version__
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
-from autoround.resume.fingerprint import differences, is_of_streamed_model
+from autoround.resume.fingerprint import differences, is_of_streamed_model, plan_values
 from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
 from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
@@ -197,7 +196,7 @@ def _check_same(
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Return a plan as it is written beside an output."""
-    return {"version": __version__, **dataclasses.asdict(plan)}
+    return {"version": __version__, **plan_values(plan)}
 
 
 def _same_record(record: Any, expected: dict[str, Any]) -> bool:

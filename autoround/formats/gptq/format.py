@@ -51,10 +51,7 @@ class GptqFormat(Float16Format):
             layer.scheme is None or layer.scheme.sym for layer in layers
         ):
             return []
-        return [
-            "auto_gptq holds no zero point of 0, so asymmetric groups keep to 1 and above; "
-            "GPTQModel reads asymmetric files of other programs only as gptq_v2"
-        ]
+        return ["auto_gptq holds no zero point of 0, so asymmetric groups keep to 1 and above"]
 
     def packed_layers(
         self,

@@ -118,3 +118,36 @@ def test_what_rules_came_to(autoround: Command, model: Path, tmp_path: Path) -> 
     assert (
         f"{path}:5: layers[1]: 'q_porj' matches no layer of this model; did you mean" in failed.err
     )
+
+
+def test_what_engines_do_is_said_when_asked(autoround: Command, model: Path) -> None:
+    options = [*NEAREST, "--asym", "--format", "auto_gptq,auto_awq"]
+    short = autoround("plan", model, *options)
+    lines = [line for line in short.out.splitlines() if line.startswith("serving")]
+    assert [line.split()[1] for line in lines] == ["auto_gptq:", "auto_awq:"]
+    asked = autoround("plan", model, *options, "--for", "vllm,mlx", "--for", "sglang")
+    assert asked.code == 0
+    lines = [line for line in asked.out.splitlines() if line.startswith("serving")]
+    assert any(line.startswith("serving      vLLM 0.32.0 refuses 14 layers of") for line in lines)
+    assert any(line.startswith("serving      mlx-lm 0.32.2 takes auto_awq: ") for line in lines)
+    assert not any("llama.cpp" in line for line in lines)
+    written = autoround("quantize", model, *options, "--for", "vllm,mlx,sglang", "--dry-run")
+    assert written == asked
+
+
+def test_an_unknown_engine_is_a_mistake_in_usage(autoround: Command, model: Path) -> None:
+    for command in ("plan", "quantize"):
+        done = autoround(command, model, *NEAREST, "--for", "vllm", "--for", "tgi")
+        assert (done.code, done.out) == (2, "")
+        assert "--for tgi" in done.err
+        assert "legal: vllm, sglang, llama.cpp, mlx, transformers" in done.err
+
+
+def test_json_has_what_engines_do(autoround: Command, model: Path) -> None:
+    every = json.loads(autoround("plan", model, *NEAREST, "--json").out)["plan"]["serving"]
+    assert {finding["engine"] for finding in every} == {
+        *("vllm", "sglang", "llama.cpp", "mlx", "transformers")
+    }
+    asked = json.loads(autoround("plan", model, *NEAREST, "--json", "--for", "vllm").out)
+    (finding,) = asked["plan"]["serving"]
+    assert (finding["engine"], finding["effect"]) == ("vllm", "takes")

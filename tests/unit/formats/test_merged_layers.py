@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from autoround.formats.merged_layers import disagreements, notes
+import pytest
+
+from autoround.formats.merged_layers import describe_schemes, engine_name, merged_under
 from autoround.types import LayerPlan, Scheme
 
-W4, W8 = Scheme(4, 32, True), Scheme(8, 32, True)
+PATH = "model.layers.0"
 
 
-def layers(**schemes: Scheme | None) -> list[LayerPlan]:
-    return [
-        LayerPlan("model.layers.0." + name.replace("__", "."), (64, 64), scheme)
-        for name, scheme in schemes.items()
-    ]
+@pytest.mark.parametrize(
+    ("name", "group", "merged"),
+    [
+        ("self_attn.k_proj", "self_attn.{q_proj,k_proj,v_proj}", "self_attn.qkv_proj"),
+        ("mlp.up_proj", "mlp.{gate_proj,up_proj}", "mlp.gate_up_proj"),
+        ("feed_forward.w3", "feed_forward.{w1,w3}", "feed_forward.gate_up_proj"),
+        ("mlp.experts.7.w2", "mlp.experts.*", "mlp.experts"),
+        ("mlp.experts.7.gate_proj", "mlp.experts.*", "mlp.experts"),
+    ],
+)
+def test_merged_layers_share_a_name(name: str, group: str, merged: str) -> None:
+    assert merged_under(f"{PATH}.{name}") == f"{PATH}.{group}"
+    assert engine_name(f"{PATH}.{name}") == f"{PATH}.{merged}"
 
 
-def test_parts_that_agree_say_nothing() -> None:
-    parts = layers(a__q_proj=W4, a__k_proj=W4, a__v_proj=W4, a__o_proj=W8, m__gate_proj=None)
-    assert notes([*parts, *layers(m__up_proj=None, m__down_proj=W8)]) == []
+def test_others_are_not_merged() -> None:
+    for name in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate"):
+        assert merged_under(f"{PATH}.{name}") == ""
+        assert engine_name(f"{PATH}.{name}") == f"{PATH}.{name}"
 
 
-def test_parts_that_differ_are_named() -> None:
-    parts = layers(a__q_proj=W8, a__k_proj=W4, a__v_proj=W4, m__gate_proj=W4, m__up_proj=None)
-    assert disagreements(parts) == [
-        "model.layers.0.a.{q_proj,k_proj,v_proj}: W4 g32 sym and W8 g32 sym",
-        "model.layers.0.m.{gate_proj,up_proj}: 16 bit and W4 g32 sym",
-    ]
-    (note,) = notes(parts)
-    assert "a.{q_proj,k_proj,v_proj}: W4 g32 sym and W8 g32 sym and 1 more" in note
+def test_attentions_of_different_layers_are_not_one() -> None:
+    assert merged_under("model.layers.0.a.q_proj") != merged_under("model.layers.1.a.q_proj")
 
 
-def test_attentions_of_different_layers_may_differ() -> None:
-    other = [LayerPlan(f"model.layers.{i}.a.q_proj", (64, 64), s) for i, s in ((0, W4), (1, W8))]
-    assert notes(other) == []
+def test_experts_alone_may_count() -> None:
+    assert merged_under(f"{PATH}.self_attn.q_proj", experts_only=True) == ""
+    assert merged_under(f"{PATH}.mlp.experts.0.w1", experts_only=True) == f"{PATH}.mlp.experts.*"
 
 
-def test_experts_of_a_layer_are_one() -> None:
-    parts = layers(m__experts__0__w1=W4, m__experts__1__w1=W8)
-    assert disagreements(parts) == ["model.layers.0.m.experts.*: W4 g32 sym and W8 g32 sym"]
-    assert disagreements(layers(m__experts__0__w1=W4, m__experts__1__w1=W4)) == []
+def test_schemes_are_told_once_each() -> None:
+    w4, w8 = Scheme(4, 32, True), Scheme(8, 32, True)
+    layers = [LayerPlan(f"{i}", (64, 64), scheme) for i, scheme in enumerate((w8, w4, None, w4))]
+    assert describe_schemes(layers) == "16 bit and W4 g32 sym and W8 g32 sym"

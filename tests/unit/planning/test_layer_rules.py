@@ -273,7 +273,9 @@ def test_one_asymmetric_rule_decides_the_packing() -> None:
     assert plan.outputs[0].packing == "auto_round"
 
 
-def test_layers_that_engines_merge_are_noted() -> None:
-    note = "merge layers that here have different schemes"
-    assert any(note in n for n in plan_of([{"match": "v_proj", "bits": 8}]).notes)
-    assert not any(note in n for n in plan_of([{"kind": "attention", "bits": 8}]).notes)
+def test_layers_that_engines_merge_are_told() -> None:
+    def rules(layer_rule: dict[str, Any]) -> set[str]:
+        return {finding.rule for finding in plan_of([layer_rule]).serving}
+
+    assert "merged-differ" in rules({"match": "v_proj", "bits": 8})
+    assert "merged-differ" not in rules({"kind": "attention", "bits": 8})

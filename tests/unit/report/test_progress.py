@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,7 @@ from autoround.events import (
 )
 from autoround.report.plan import plan_lines
 from autoround.report.progress import REFRESH, Progress, format_duration
+from autoround.types import EngineFinding
 
 from ._values import ESTIMATE, plan, result
 
@@ -59,6 +61,17 @@ def test_a_plan_is_printed_whole() -> None:
     text = Screen().show(Planned(plan(notes=("kept [bold]as is[/bold]",)), ESTIMATE))
     # Neither wrapped at the width nor read as markup.
     assert text.splitlines() == plan_lines(plan(notes=("kept [bold]as is[/bold]",)), ESTIMATE)
+
+
+def test_engines_that_are_asked_about_are_told_with_the_plan() -> None:
+    out = io.StringIO()
+    finding = EngineFinding(
+        "vllm", "0.32.0", "2026-11-29", "auto_round", "takes", "", "vllm serve FOLDER", "run"
+    )
+    served = replace(plan(), serving=(finding,))
+    Progress(Console(file=out, width=40), engines=("vllm",))(Planned(served, ESTIMATE))
+    assert out.getvalue().splitlines() == plan_lines(served, ESTIMATE, engines=("vllm",))
+    assert "vLLM 0.32.0 takes auto_round" in out.getvalue()
 
 
 def test_stages_warnings_and_the_end() -> None:

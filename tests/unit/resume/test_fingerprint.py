@@ -20,6 +20,7 @@ from autoround.resume.fingerprint import (
     fingerprint,
     machine_facts,
     model_digests,
+    plan_values,
     tokens_digest,
 )
 from autoround.session.session import Session
@@ -60,6 +61,18 @@ def test_what_the_recipe_says_is_told_by_its_key(values: dict[str, object], word
     assert any(words in line or line == words for line in found), found
     # That the plan differs as well goes without saying.
     assert not any(line.startswith("plan: ") for line in found)
+
+
+def test_what_engines_do_with_the_result_is_no_part_of_a_run() -> None:
+    session = job()
+    assert session.plan.serving
+    other = replace(session.plan, serving=())
+    assert print_of(session) == fingerprint(other, session.skeleton, session.tokens)
+    further = replace(session.plan, further=(session.plan,))
+    values = plan_values(further)
+    assert "serving" not in values
+    assert "serving" not in values["further"][0]
+    assert values["outputs"] == plan_values(other)["outputs"]
 
 
 def test_a_plan_that_differs_alone_is_told() -> None:

@@ -31,8 +31,3 @@ def test_both_names_are_of_one_format() -> None:
     assert (first.name, second.name) == ("compressed-tensors", "llm_compressor")
     assert first.layouts == second.layouts
     assert all(one.reads({"quant_method": "compressed-tensors"}) for one in FORMATS)
-
-
-def test_clients_are_told_of_by_the_config() -> None:
-    layers = plan_of([W4, W8, None]).layers
-    assert any("is asymmetric" in note for note in FORMATS[0].notes(layers))

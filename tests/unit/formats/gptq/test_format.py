@@ -76,7 +76,8 @@ def test_gptqmodel_finds_its_config_in_a_file_of_its_own() -> None:
 
 def test_zero_points_that_version_1_lacks_are_noted() -> None:
     layers = [LayerPlan("a", (64, 64), Scheme(4, 32, sym)) for sym in (True, False)]
-    assert "holds no zero point of 0" in V1.notes(layers)[0]
+    (note,) = V1.notes(layers)
+    assert "holds no zero point of 0" in note
     assert V1.notes(layers[:1]) == V2.notes(layers) == []
     assert V1.notes([LayerPlan("a", (64, 64), None)]) == []
 
