@@ -218,8 +218,8 @@ class AutoRoundQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Tell that packed weights are not trained; gradients do pass through them."""
-        return False
+        """Tell that adapters can be trained beside packed weights, which stay as they are."""
+        return True
 
 
 _LOG = logging.getLogger("autoround")

@@ -173,3 +173,20 @@ def test_a_second_adapter_stands_beside_the_first(quantized_family: Family) -> N
     assert torch.equal(logits(model, IDS), expected)
     model.set_adapter("other")
     assert not torch.equal(logits(model, IDS), expected)
+
+
+def test_the_trainer_of_transformers_trains_it(quantized_family: Family, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    options = TrainingArguments(
+        str(tmp_path), max_steps=2, report_to=[], use_cpu=True, save_strategy="no"
+    )
+    rows = [{"input_ids": row, "labels": row} for row in IDS]
+    model = AutoModelForCausalLM.from_pretrained(quantized_family("llama"), dtype=torch.float32)
+    with pytest.raises(ValueError, match="fine-tuning on purely quantized models"):
+        Trainer(model, options, train_dataset=rows)
+    model = peft.prepare_model_for_kbit_training(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+    before = {n: p.detach().clone() for n, p in adapted(model).items()}
+    Trainer(model, options, train_dataset=rows).train()
+    assert any(not torch.equal(p, before[n]) for n, p in adapted(model).items())

@@ -164,13 +164,20 @@ def test_it_can_be_compiled(pair: tuple[Any, Any]) -> None:
     torch.testing.assert_close(logits(compiled, ids), logits(pair[0], ids), atol=1e-4, rtol=1e-4)
 
 
-def test_it_can_be_unpacked(quantized: Callable[..., Path]) -> None:
-    model = from_pretrained(quantized("llama"), dtype=torch.float32)
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_it_can_be_unpacked(
+    kind: str, quantized_family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = from_pretrained(quantized_family(kind), dtype=torch.float32)
     ids = token_ids(1, 8)
     packed = logits(model, ids)
     dense = model.dequantize()
     assert not list(quant_layers(dense))
     torch.testing.assert_close(logits(dense, ids), packed, atol=2e-3, rtol=2e-3)
+    dense.save_pretrained(tmp_path)
+    plain = from_pretrained(tmp_path, dtype=torch.float32)
+    assert not hasattr(plain.config, "quantization_config")
+    assert torch.equal(logits(plain, ids), logits(dense, ids))
 
 
 def test_unknown_kernels_and_disks_are_refused(quantized: Callable[..., Path]) -> None:
