@@ -2,7 +2,8 @@
 
 The names below are imported when first used, so that importing this package is instant
 and does not import torch. The one thing it does do is to let transformers load our checkpoints
-(:mod:`autoround.inference.hook`).
+and peft adapt them (:mod:`autoround.inference.hook`); :func:`use_for_transformers` takes the first
+back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoround._version import __version__
 from autoround.inference import hook
+from autoround.inference.hook import use_for_transformers
 
 if TYPE_CHECKING:
     from autoround.api import AutoRound, plan, quantize
@@ -18,7 +20,16 @@ if TYPE_CHECKING:
     from autoround.inference.load import load
     from autoround.types import Destination
 
-__all__ = ["AutoRound", "AutoRoundConfig", "Destination", "__version__", "load", "plan", "quantize"]
+__all__ = [
+    "AutoRound",
+    "AutoRoundConfig",
+    "Destination",
+    "__version__",
+    "load",
+    "plan",
+    "quantize",
+    "use_for_transformers",
+]
 
 _HOMES = {
     "AutoRound": "autoround.api",

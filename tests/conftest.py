@@ -67,3 +67,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return made[kind]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def quantized_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives a quantized tiny checkpoint of a family, to be read only.
+
+    It takes a name in ``zoo.FAMILIES``; each one is made once, experts packed.
+    """
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        from .families import write_quantized_family
+
+        if name not in made:
+            made[name] = write_quantized_family(name, tmp_path_factory.mktemp("family") / name)
+        return made[name]
+
+    return make

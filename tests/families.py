@@ -13,8 +13,10 @@ from torch import Tensor
 from autoround.data.tokens import Tokens
 from autoround.device.registry import open_device
 from autoround.events import ignore
+from autoround.inference.hf_quantizer import AutoRoundConfig
 from autoround.inference.load import load
 from autoround.model.block_calls import Media, batch_media
+from autoround.model.build import class_of
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.pipeline import run
@@ -24,13 +26,15 @@ from autoround.preparation import Request
 from autoround.session.session import Session
 from autoround.types import Plan
 
-from .runs import logits, run_pass, small
+from .runs import NEAREST, logits, run_pass, small, tensors_of
 from .tiny import token_ids
 from .zoo import FAMILIES, IMAGE, make_model
 
 #: Tokens that mean something to no family.
 LEGAL = 90
 SAMPLES, LENGTH = 3, 24
+#: Tensors of a packed layer.
+PACKED = ("qweight", "qzeros", "scales")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,58 @@ def go_through(name: str, folder: Path) -> Passed:
         (last.loss_before, last.loss_after),
         images_through(name, model) if name in MEDIA else "",
     )
+
+
+def write_quantized_family(name: str, folder: Path) -> Path:
+    """Round a family's tiny model to the nearest levels and write it; returns the folder."""
+    make_model(name).save_pretrained(folder / "source")
+    values: dict[str, object] = {**NEAREST, "output.format": "auto_round"}
+    skeleton = open_model(folder / "source")
+    request = Request(skeleton, small(values), open_device("cpu"), "tiny", None, text(4, 16))
+    run(request, folder / "out", sink=ignore)
+    return folder / "out"
+
+
+def loaded_both_ways(folder: Path) -> dict[str, Any]:
+    """Load a quantized checkpoint by autoround, and by transformers through us, in float32."""
+    config = AutoRoundConfig(backend="torch")
+    through = class_of(folder).from_pretrained(
+        folder, dtype=torch.float32, quantization_config=config
+    )
+    own = load(folder, device="cpu", backend="torch", dtype=torch.float32)
+    return {"load": own, "from_pretrained": through.eval()}
+
+
+def come_back(folder: Path, again: Path) -> None:
+    """Load a checkpoint both ways, save it, and load that: the packed tensors stay bit for bit.
+
+    Args:
+        folder: the quantized checkpoint.
+        again: an empty folder to save into.
+    """
+    ids = text(2, 16, seed=5)
+    files = tensors_of(folder)
+    quantized = {n: t for n, t in files.items() if n.rpartition(".")[2] in PACKED}
+    assert len(quantized) >= 3 * 8
+    models = loaded_both_ways(folder)
+    expected = logits(models["load"], ids)
+    for way, model in models.items():
+        assert torch.equal(logits(model, ids), expected), way
+        state = model.state_dict()
+        assert set(state) - set(model.all_tied_weights_keys) <= set(files) <= set(state), way
+        model.save_pretrained(again / way)
+        for held in (state, tensors_of(again / way)):
+            assert all(torch.equal(held[n], t) for n, t in quantized.items()), way
+        assert tensors_of(again / way).keys() == files.keys(), way
+        for other, model_again in loaded_both_ways(again / way).items():
+            assert torch.equal(logits(model_again, ids), expected), (way, other)
+    models["load"].load_state_dict(models["from_pretrained"].state_dict())
+    assert torch.equal(logits(models["load"], ids), expected)
+    # Unpacked it is a checkpoint like any other, for transformers without us.
+    load(folder, device="cpu", dense=True, dtype=torch.float32).save_pretrained(again / "plain")
+    plain = class_of(folder).from_pretrained(again / "plain", dtype=torch.float32).eval()
+    assert not hasattr(plain.config, "quantization_config")
+    torch.testing.assert_close(logits(plain, ids), expected, atol=1e-4, rtol=1e-4)
 
 
 def images_through(name: str, model: Any) -> str:

@@ -21,19 +21,19 @@ BOTH = ("aten.copy_", "aten._to_copy", "aten.index.", "aten.index_put")
 
 
 class ToyTensor(Tensor):
-    """A tensor of the device; ``raw`` holds its numbers."""
+    """A tensor of a device of the kind, by its number; ``raw`` holds what it holds."""
 
     raw: Tensor
 
     @staticmethod
-    def __new__(cls, raw: Tensor) -> ToyTensor:
+    def __new__(cls, raw: Tensor, index: int = 0) -> ToyTensor:
         made: ToyTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             raw.size(),
             strides=raw.stride(),
             storage_offset=raw.storage_offset(),
             dtype=raw.dtype,
-            device=f"{NAME}:0",
+            device=f"{NAME}:{index}",
             requires_grad=False,
         )
         made.raw = raw
@@ -54,6 +54,9 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     strangers = [t for t in tensors if not isinstance(t, ToyTensor) and t.dim() > 0]
     if ours and strangers and not name.startswith(BOTH):
         raise RuntimeError(f"{name}: a tensor on {strangers[0].device} beside one on {NAME}")
+    places = sorted({t.device.index for t in ours if t.dim() > 0})
+    if len(places) > 1 and not name.startswith(BOTH):
+        raise RuntimeError(f"{name}: tensors on {NAME}:{places[0]} and {NAME}:{places[1]}")
     target = kwargs.get("device")
     if target is not None:
         kwargs["device"] = "cpu"
@@ -62,6 +65,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     held, named = pytree.tree_map_only(ToyTensor, lambda t: t.raw, (args, kwargs))
     out = op(*held, **named)
     home = torch.device(target).type if target is not None else NAME if ours else "cpu"
+    index = (torch.device(target).index if target is not None else places[0] if places else 0) or 0
     if name.startswith("aten.copy_"):
         return args[0]
     if home != NAME:
@@ -69,7 +73,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
 
     def wrapped(found: Tensor) -> Tensor:
         same = [t for t in ours if t.raw is found]  # done in place
-        return same[0] if same else ToyTensor(found)
+        return same[0] if same else ToyTensor(found, index)
 
     return pytree.tree_map_only(Tensor, wrapped, out)
 

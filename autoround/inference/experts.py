@@ -16,38 +16,77 @@ from autoround.model.experts import ExpertTensor
 class QuantExperts(nn.Module):
     """The model's own module of experts, given its stacked weights for the time of a call.
 
-    packed: of each stacked weight, its matrices as ``PART-EXPERT``.
+    It stands in the place of that module and has its parameters, buffers and children; packed
+    matrices are children beside them under the names that files have, such as ``3.gate_proj``.
+    So paths of modules and the keys of a state dict are a checkpoint's, with nothing of ours.
     """
+
+    inner: nn.Module
 
     def __init__(self, inner: nn.Module, tensors: Mapping[str, ExpertTensor]) -> None:
         """tensors: the stacked weights that are packed, by their names in the module."""
         super().__init__()
-        self.inner = inner
-        self._tensors = dict(tensors)
-        self.packed = nn.ModuleDict({name: nn.ModuleDict() for name in tensors})
+        # No child of this one: it would show in every path.
+        self.__dict__["inner"] = inner
         for name in tensors:
             del inner._parameters[name]
+        self._parameters = inner._parameters
+        self._buffers = inner._buffers
+        self._non_persistent_buffers_set = inner._non_persistent_buffers_set
+        self._modules = inner._modules
+        self._tensors = dict(tensors)
+        #: Of each stacked weight, the paths of its matrices by (part, expert).
+        self._paths: dict[str, dict[tuple[int, int], str]] = {name: {} for name in tensors}
 
-    def put(self, name: str, part: int, expert: int, layer: QuantLinear) -> str:
-        """Take one matrix of one expert; returns its path in this module."""
-        held = self.packed[name]
-        assert isinstance(held, nn.ModuleDict)
-        held[f"{part}-{expert}"] = layer
-        return f"packed.{name}.{part}-{expert}"
+    def put(self, name: str, place: tuple[int, int], path: str, layer: QuantLinear) -> None:
+        """Take one matrix of one expert.
+
+        Args:
+            name: of the stacked weight.
+            place: its part and its expert.
+            path: of the matrix in this module, such as ``3.gate_proj``.
+            layer: the matrix.
+        """
+        layer.of_experts = True
+        self._paths[name][place] = path
+        parent: nn.Module = self
+        *above, last = path.split(".")
+        for step in above:
+            if step not in parent._modules:
+                parent.add_module(step, nn.Module())
+            parent = parent.get_submodule(step)
+        parent.add_module(last, layer)
+
+    def stacked_names(self) -> tuple[str, ...]:
+        """Return the names that the packed weights have in the model's own module."""
+        return tuple(self._tensors)
 
     def dense(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the stacked weights, unpacked, by their names in the module."""
-        found = {}
+        weights = {}
         for name, tensor in self._tensors.items():
-            held = self.packed[name]
-            assert isinstance(held, nn.ModuleDict)
             matrices = {}
-            for key, layer in held.items():
-                part, _, expert = key.partition("-")
+            for place, path in self._paths[name].items():
+                layer = self.get_submodule(path)
                 assert isinstance(layer, QuantLinear)
-                matrices[int(part), int(expert)] = layer.dense().to(dtype)
-            found[name] = tensor.merge(matrices)
-        return found
+                matrices[place] = layer.dense().to(dtype)
+            weights[name] = tensor.merge(matrices)
+        return weights
+
+    def unpack(self, dtype: torch.dtype) -> nn.Module:
+        """Return the model's own module with its weights unpacked; this one is spent."""
+        weights = self.dense(dtype)
+        for path in {p.split(".")[0] for paths in self._paths.values() for p in paths.values()}:
+            del self.inner._modules[path]
+        for name, weight in weights.items():
+            self.inner._parameters[name] = nn.Parameter(weight, requires_grad=False)
+        return self.inner.train(self.training)
+
+    def train(self, mode: bool = True) -> QuantExperts:
+        """Put the model's own module into the mode, too."""
+        super().train(mode)
+        self.inner.training = mode
+        return self
 
     def _run(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         weights = self.dense(hidden_states.dtype)
@@ -61,4 +100,6 @@ class QuantExperts(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
+            if "inner" not in self.__dict__:  # a copy that is being made
+                raise
+            return getattr(self.__dict__["inner"], name)

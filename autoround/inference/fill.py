@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +12,9 @@ from torch import Tensor, nn
 from autoround.errors import FormatError
 from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened
+from autoround.inference.replace import check_header
 from autoround.model.blocks import tied_names
 from autoround.model.wide import kept_by_class
-
-#: The step of a path that stands for the model's own module inside one of ours.
-_INNER = re.compile(r"\.inner(?=\.|$)")
 
 
 class Place(NamedTuple):
@@ -71,7 +68,7 @@ class Filler:
         source = self.opened.files if path in self.packed else self.opened.tensors
         wanted = self._file_names(path, module, tied=tied)
         for name, key in wanted.items():
-            _check_header(source.headers().get(key), getattr(module, name), f"tensor {key}")
+            check_header(source.headers().get(key), getattr(module, name), f"tensor {key}")
         read = source.read(dict.fromkeys(wanted.values()))
         for name, key in wanted.items():
             tensor = read[key]
@@ -84,7 +81,7 @@ class Filler:
         if isinstance(module, QuantLinear):
             module.note_order(path)
             # Experts are unpacked for the model's own code, so no kernel multiplies with them.
-            if self.place is not None and ".packed." not in path:
+            if self.place is not None and not module.of_experts:
                 module.to(self.place.device).prepare(self.dtype, backend=self.place.backend)
 
     def _file_names(self, path: str, module: nn.Module, *, tied: bool) -> dict[str, str]:
@@ -97,27 +94,13 @@ class Filler:
         ]
         if path in self.packed:
             return {n: f"{self.packed[path]}.{n}" for n in names}
-        inner = _INNER.sub("", path)
-        full = {n: f"{inner}.{n}" if inner else n for n in names}
+        full = {n: f"{path}.{n}" if path else n for n in names}
         firsts = {n: self.tied.get(f, f) if tied else f for n, f in full.items()}
         return {n: self.opened.keys.get(f, f) for n, f in firsts.items() if f not in self.tied}
 
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _check_header(
-    header: tuple[tuple[int, ...], torch.dtype] | None, held: Tensor, what: str
-) -> None:
-    """Check a stored tensor against what the model has in its place."""
-    shape = tuple(held.shape)
-    if header is None or header[0] != shape:
-        got = "nothing" if header is None else header[0]
-        raise FormatError(f"{what} should have shape {shape}; the files have {got}")
-    # Floating-point tensors are converted, integers must be of the very kind.
-    if header[1] != held.dtype and not (header[1].is_floating_point and held.is_floating_point()):
-        raise FormatError(f"{what} should have dtype {held.dtype}; the files have {header[1]}")
 
 
 def _assign(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:

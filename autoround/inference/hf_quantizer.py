@@ -10,7 +10,9 @@ while transformers itself still is.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from autoround.inference import hook
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from autoround.inference.opening import Opened
 
 METHOD = "auto-round"
 #: The class of transformers, whose objects are taken for ours, too.
@@ -78,6 +82,12 @@ class AutoRoundQuantizer(HfQuantizer):
         check_backend(quantization_config.backend)
         self._config: Any = quantization_config
         self._dtype: torch.dtype | None = None
+        #: What is being loaded, for the time of that.
+        self._model: nn.Module | None = None
+        self._opened: Opened | None = None
+        #: Names in the files of packed layers, by their paths, and of their tensors.
+        self._packed: dict[str, str] = {}
+        self._as_stored: set[str] = set()
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Note what activations will be."""
@@ -96,25 +106,102 @@ class AutoRoundQuantizer(HfQuantizer):
             raise UsageError("packed layers cannot be on disk: leave that out of device_map")
         return device_map
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
-        from autoround.inference.replace import replace_layers
-        from autoround.model.files.source import headers_of
+    def validate_environment(
+        self, *args: Any, device_map: Any = None, weights_only: Any = None, dtype: Any = None
+    ) -> None:
+        """Refuse a device_map that transformers worked out, before anything is read.
 
-        headers = headers_of(options.get("checkpoint_files") or ())
-        # They are tied when they have been read.
-        tied = dict(getattr(model, "all_tied_weights_keys", {}))
-        replace_layers(model, self._config.checkpoint, headers, dtype=self._dtype, tied=tied)
+        Raises:
+            UsageError: it offloads packed layers.
+        """
+        self._refuse_offloading(device_map)
+
+    def _refuse_offloading(self, device_map: Any) -> None:
+        from autoround.inference.placement import refuse_offloading
+
+        if isinstance(device_map, dict):
+            refuse_offloading(device_map, self._packed)
+
+    def get_new_dtype(
+        self, converter: Any, param: Any, dtype: torch.dtype | None
+    ) -> torch.dtype | None:
+        """Return what a tensor of the files is converted to; packed ones stay as they are."""
+        stored = getattr(converter, "_original_source_patterns", None) or [""]
+        return (
+            None if stored[0] in self._as_stored else super().get_new_dtype(converter, param, dtype)
+        )
+
+    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+        """Tell transformers which tensor of the files becomes which one of the model."""
+        from autoround.inference.conversions import loading_conversions
+        from autoround.inference.state_names import file_names
+
+        opened = self._opened
+        if opened is None:
+            return weight_conversions
+        becomes = opened.parts_of_others()
+        names = file_names(model, opened, self._packed)
+        return loading_conversions(weight_conversions, names, becomes, self._read)
+
+    def _read(self, name: str) -> dict[str, torch.Tensor]:
+        """Read a tensor that is not one of the files' as it stands, and all made with it."""
+        import torch
+
+        from autoround.model.wide import kept_by_class
+
+        assert self._opened is not None
+        tensors = self._opened.tensors
+        keeps = kept_by_class(self._model)
+        read = tensors.read(tensors.made_with(name))
+        for made, tensor in read.items():
+            wide = tensor.dtype == torch.float32 and keeps(made)
+            if tensor.is_floating_point() and not wide:
+                read[made] = tensor.to(self._dtype)
+        return read
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
+        from autoround.inference.heads import new_heads
+        from autoround.inference.kernels import quant_layers
+        from autoround.inference.opening import open_packed
+        from autoround.inference.replace import replace_layers
+        from autoround.model.files.source import CheckpointSource
+
+        _say_who_loads(self._config.checkpoint)
+        paths = [Path(file) for file in options.get("checkpoint_files") or ()]
+        folder = paths[0].parent if paths else Path()
+        self._model = model
+        self._opened = open_packed(
+            folder,
+            model,
+            self._config.checkpoint,
+            files=CheckpointSource(folder, files=paths),
+            # They are tied when they have been read.
+            tied=dict(getattr(model, "all_tied_weights_keys", {})),
+            optional=new_heads(model),
+        )
+        self._packed = replace_layers(model, self._opened, dtype=self._dtype)
+        self._refuse_offloading(options.get("device_map"))
+        for path, layer in quant_layers(model):
+            layer.stand_in_weight()
+            file = self._packed[path]
+            self._as_stored |= {f"{file}.{part}" for part in layer.stored_parts() if part != "bias"}
 
     def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> None:
         from autoround.errors import UsageError
         from autoround.inference.kernels import advise, quant_layers
+        from autoround.inference.state_names import use_file_names
 
         dtype: Any = self._dtype or model.dtype
         for name, layer in quant_layers(model):
+            layer.drop_stand_in()
             if layer.device.type == "meta":
                 raise UsageError(f"layer {name} was not loaded; packed layers cannot be offloaded")
             layer.check(name)
-            layer.prepare(dtype, backend=self._config.backend)
+            if not layer.of_experts:
+                layer.prepare(dtype, backend=self._config.backend)
+        assert self._opened is not None
+        use_file_names(model, self._opened, self._packed)
+        self._model = self._opened = None
         advise(model)
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -131,8 +218,29 @@ class AutoRoundQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Tell that packed weights are not trained; gradients do pass through them."""
-        return False
+        """Tell that adapters can be trained beside packed weights, which stay as they are."""
+        return True
+
+
+_LOG = logging.getLogger("autoround")
+#: Whether it has been said that checkpoints of auto-round come to us.
+_SAID: list[bool] = []
+
+
+def _say_who_loads(checkpoint: Mapping[str, Any]) -> None:
+    """Say once that we load what auto-round itself would load, were we not imported."""
+    if _SAID or checkpoint.get("quant_method") != METHOD:
+        return
+    _SAID.append(True)
+    _LOG.warning(
+        "checkpoints with quant_method 'auto-round' are loaded by autoround, since it was "
+        "imported; autoround.use_for_transformers(False) leaves them to transformers' own "
+        "integration of auto-round"
+    )
+
+
+#: What stood in transformers' tables before ours.
+_BEFORE: dict[str, Any] = {}
 
 
 def register(tables: ModuleType) -> None:
@@ -140,10 +248,29 @@ def register(tables: ModuleType) -> None:
 
     tables: the module ``transformers.quantizers.auto``.
     """
-    tables.AUTO_QUANTIZER_MAPPING[METHOD] = AutoRoundQuantizer
-    tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = AutoRoundConfig
+    quantizers, configs = tables.AUTO_QUANTIZER_MAPPING, tables.AUTO_QUANTIZATION_CONFIG_MAPPING
+    if quantizers.get(METHOD) is not AutoRoundQuantizer:
+        _BEFORE.update(
+            quantizer=quantizers.get(METHOD),
+            config=configs.get(METHOD),
+            given=getattr(tables, "AutoRoundConfig", None),
+        )
+    quantizers[METHOD] = AutoRoundQuantizer
+    configs[METHOD] = AutoRoundConfig
     # Where a user gives such a config, checkpoints are read by this class whatever wrote them.
     tables.AutoRoundConfig = AutoRoundConfig  # type: ignore[attr-defined]
+
+
+def unregister(tables: ModuleType) -> None:
+    """Put back what stood in transformers' tables before :func:`register`.
+
+    tables: the module ``transformers.quantizers.auto``.
+    """
+    if tables.AUTO_QUANTIZER_MAPPING.get(METHOD) is not AutoRoundQuantizer:
+        return
+    tables.AUTO_QUANTIZER_MAPPING[METHOD] = _BEFORE["quantizer"]
+    tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = _BEFORE["config"]
+    tables.AutoRoundConfig = _BEFORE["given"]  # type: ignore[attr-defined]
 
 
 # Where importing this module is what made transformers run, the tables were filled before.

@@ -39,6 +39,10 @@ class QuantLinear(nn.Module):
         self.packing = packing
         #: Name of the kernel that was asked for.
         self.backend = AUTO
+        #: One matrix of stacked experts: it is unpacked for the model's own code, never run.
+        self.of_experts = False
+        #: The model's own layer stores its weight as [in, out]: what is unpacked again does so.
+        self.transposed = False
         #: Tensors of the checkpoint: those held now, and all.
         self._held: tuple[str, ...] = ()
         self._hold(layout_named(packing).to_tensors(_meta(shape, scheme)))
@@ -75,6 +79,10 @@ class QuantLinear(nn.Module):
             return self._kernel.unpack(self._state(), self._demand)
         tensors = {name: self.get_buffer(name) for name in self._parts}
         return layout_named(self.packing).from_tensors(tensors, self.scheme, name="layer")
+
+    def stored_parts(self) -> tuple[str, ...]:
+        """Return the names of the checkpoint's tensors, as a state dict has them."""
+        return self._parts if self.bias is None else (*self._parts, "bias")
 
     def note_order(self, name: str) -> None:
         """Look at the filled ``g_idx`` once: which group does each input belong to?
@@ -172,6 +180,21 @@ class QuantLinear(nn.Module):
         """Describe the layer when the model is printed."""
         kernel = f", {self.kernel}" if self.kernel else ""
         return f"in={self.in_features}, out={self.out_features}, {self.scheme}{kernel}"
+
+    def stand_in_weight(self) -> None:
+        """Have a weight while transformers initializes what its files lack.
+
+        Classes such as GPT-2's initialize a layer's weight by name: this one counts as filled, so
+        that nothing is done to it.
+        """
+        if "weight" not in self._buffers:
+            filled: Any = torch.empty(0)
+            filled._is_hf_initialized = True
+            self.__dict__["weight"] = filled
+
+    def drop_stand_in(self) -> None:
+        """Have no weight any more but the packed one."""
+        self.__dict__.pop("weight", None)
 
     # How the state of a checkpoint and of a kernel are kept apart.
 
@@ -279,11 +302,26 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantLinear) -> Tensor:
         ctx.layer = layer
-        return layer.multiply(x.detach())
+        return _as_no_view(layer.multiply(x.detach()))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.dense().to(grad.dtype), None
+        return _input_gradient(grad, ctx.layer), None
+
+
+def _as_no_view(out: Tensor) -> Tensor:
+    """Return a product that may be changed in place: autograd forbids that for views it made.
+
+    No copy is made: nobody else holds what the view looks at.
+    """
+    if not out._is_view():
+        return out
+    alone: Tensor = torch.ops.aten._unsafe_view.default(out, out.shape)
+    return alone
+
+
+def _input_gradient(grad: Tensor, layer: QuantLinear) -> Tensor:
+    return grad @ layer.dense().to(grad.dtype)
 
 
 @torch.library.custom_op("autoround::packed_linear", mutates_args=())
@@ -294,6 +332,28 @@ def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
 @_packed_linear.register_fake
 def _(x: Tensor, number: int, outputs: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], outputs))
+
+
+@torch.library.custom_op("autoround::packed_linear_backward", mutates_args=())
+def _packed_linear_backward(grad: Tensor, number: int, inputs: int) -> Tensor:
+    return _input_gradient(grad, _LAYERS[number])
+
+
+@_packed_linear_backward.register_fake
+def _(grad: Tensor, number: int, inputs: int) -> Tensor:
+    return grad.new_empty((*grad.shape[:-1], inputs))
+
+
+def _note_layer(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+    x, ctx.number, _ = inputs
+    ctx.inputs = x.shape[-1]
+
+
+def _compiled_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return torch.ops.autoround.packed_linear_backward(grad, ctx.number, ctx.inputs), None, None
+
+
+_packed_linear.register_autograd(_compiled_gradient, setup_context=_note_layer)
 
 
 def _meta(shape: tuple[int, int], scheme: Scheme) -> QuantizedTensor:

@@ -18,7 +18,8 @@ from autoround.inference.fill import Filler, Place
 from autoround.inference.kernels import advise
 from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
-from autoround.model.blocks import expected
+from autoround.inference.replace import replace_layers
+from autoround.inference.state_names import forget_file_names, use_file_names
 from autoround.model.build import build_empty
 from autoround.model.files.locate import find_model, locate_model, read_config, read_quantization
 
@@ -56,6 +57,7 @@ def load(
     for path, module in built.named_modules():
         filler.fill(path, module)
     built.tie_weights()
+    use_file_names(built, opened, packed)
     if dense:
         densify(built, chosen)
         del built.config.quantization_config
@@ -82,7 +84,7 @@ def open_empty(folder: Path) -> tuple[Any, Opened, dict[str, str]]:
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     built = build_empty(folder)
     opened = open_packed(folder, built, quantization)
-    packed = _put_packed_layers(built, opened)
+    packed = replace_layers(built, opened)
     # What is saved again says so.
     built.config.quantization_config = dict(quantization)  # type: ignore[union-attr]
     return built, opened, packed
@@ -119,60 +121,39 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-def _put_packed_layers(model: nn.Module, opened: Opened) -> dict[str, str]:
-    """Put empty quantized layers where the checkpoint has some.
-
-    Returns the names in the files of all of them, by their paths in the model.
-    """
-    headers = opened.files.headers()
-    shapes = expected(model).shapes
-    files = {}
-    for name, (file, (scheme, packing)) in opened.linears.items():
-        parent, _, own = name.rpartition(".")
-        layer = QuantLinear(
-            shapes[name],
-            scheme,
-            packing=packing,
-            # Some programs write a bias for layers that have none in the model.
-            bias=model.get_submodule(name).bias is not None or f"{file}.bias" in headers,
-        )
-        setattr(model.get_submodule(parent), own, layer)
-        files[name] = file
-    owners: dict[str, list[str]] = {}
-    for name in opened.experts:
-        path, _, own = name.rpartition(".")
-        owners.setdefault(path, []).append(own)
-    for path, names in owners.items():
-        parent, _, own = path.rpartition(".")
-        tensors = {n: opened.stacked[f"{path}.{n}"] for n in names}
-        experts = QuantExperts(model.get_submodule(path), tensors)
-        setattr(model.get_submodule(parent), own, experts)
-        for name, tensor in tensors.items():
-            matrices = opened.experts[f"{path}.{name}"]
-            rows = tensor.shape[0] // len({part for part, _ in matrices})
-            for (part, expert), (file, (scheme, packing)) in matrices.items():
-                layer = QuantLinear((rows, tensor.shape[1]), scheme, packing=packing, bias=False)
-                files[f"{path}.{experts.put(name, part, expert, layer)}"] = file
-    return files
-
-
 def densify(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace quantized layers by plain ones that hold the same weights, unpacked."""
+    forget_file_names(model)
     for path, module in list(model.named_modules()):
         if isinstance(module, QuantExperts):
-            for name, weight in module.dense(dtype).items():
-                module.inner._parameters[name] = nn.Parameter(weight, requires_grad=False)
-            parent, _, own = path.rpartition(".")
-            setattr(model.get_submodule(parent), own, module.inner)
+            plain: nn.Module = module.unpack(dtype)
+        elif isinstance(module, QuantLinear) and not module.of_experts:
+            plain = _plain_linear(module, dtype)
+        else:
             continue
-        if not isinstance(module, QuantLinear) or ".packed." in path:
-            continue
-        linear = nn.Linear(
-            module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+        parent, _, last = path.rpartition(".")
+        setattr(model.get_submodule(parent), last, plain)
+
+
+def _plain_linear(layer: QuantLinear, dtype: torch.dtype) -> nn.Module:
+    """Make the layer that the model's class has in this place."""
+    weight = layer.dense().to(dtype)
+    bias: Any
+    if layer.transposed:
+        from transformers.pytorch_utils import Conv1D
+
+        with torch.device("meta"):
+            plain: Any = Conv1D(layer.out_features, layer.in_features)
+        weight = weight.t().contiguous()
+        bias = torch.zeros(layer.out_features, dtype=dtype, device=weight.device)
+    else:
+        plain = nn.Linear(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
         )
-        weight = module.dense().to(dtype)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        if module.bias is not None:
-            linear.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)
-        parent, _, own = path.rpartition(".")
-        setattr(model.get_submodule(parent), own, linear)
+        bias = plain.bias
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        bias = layer.bias.to(dtype)
+    plain.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    made: nn.Module = plain
+    return made

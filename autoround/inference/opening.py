@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from autoround.errors import FormatError
 from autoround.formats.format import PackedLayer
+from autoround.formats.registry import layout_named
 from autoround.formats.unpacking import UnpackingSource, refuse_plain
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
@@ -31,7 +32,7 @@ class Opened(NamedTuple):
 
     linears: packed layers by the paths of the model's modules. experts: the matrices of each
     packed stacked weight, by its name and then by (part, expert). keys: the model's other
-    tensors and their names in ``tensors``.
+    tensors and their names in ``tensors``. layers: all packed layers by their names in the files.
     """
 
     files: WeightSource
@@ -40,6 +41,27 @@ class Opened(NamedTuple):
     experts: dict[str, dict[tuple[int, int], Packed]]
     stacked: dict[str, ExpertTensor]
     keys: dict[str, str]
+    layers: Mapping[str, PackedLayer]
+
+    def parts_of_others(self) -> dict[str, str]:
+        """Return the files' tensors that do not become one of the model's as they stand.
+
+        Returns:
+            The first tensor of the model that each is a part of, by its name in the files; not
+            those of packed experts, which stay as they are.
+        """
+        headers = self.files.headers()
+        becomes = {}
+        for name, keys in self.tensors.conversions().items():
+            if name not in self.experts:
+                becomes.update(dict.fromkeys(keys, name))
+        packed = {f"{name}.weight": name for name in self.layers}
+        for key in [key for key in becomes if key in packed]:
+            name = becomes.pop(key)
+            parts = layout_named(self.layers[packed[key]].packing).parts
+            tensors = (f"{packed[key]}.{part}" for part in parts)
+            becomes.update({tensor: name for tensor in tensors if tensor in headers})
+        return becomes
 
 
 def open_packed(
@@ -48,6 +70,8 @@ def open_packed(
     quantization: Mapping[str, Any],
     *,
     files: WeightSource | None = None,
+    tied: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
 ) -> Opened:
     """Match a checkpoint with the empty modules of its model; no weight is read.
 
@@ -56,6 +80,9 @@ def open_packed(
         model: its modules, on meta.
         quantization: what its config says of how it is quantized.
         files: its tensors; None for those in the folder.
+        tied: names of parameters that will be another one, by the name of that one; None where
+            the model's are tied already.
+        optional: the model's names of tensors that the files may lack.
 
     Raises:
         FormatError: they do not fit, with the layer or tensor and what is wrong.
@@ -68,7 +95,8 @@ def open_packed(
     unpacking.transposed = tensors.transposed_files() & unpacking.layers.keys()
     if unpacking.transposed:
         tensors = ConvertedSource(unpacking, model)
-    keys, missing = match_names(model, tensors)
+    keys, lacking = match_names(model, tensors, tied=tied)
+    missing = [name for name in lacking if name not in optional]
     if missing:
         raise FormatError(f"{folder}: {describe_missing(model, tensors, missing[0])}")
     stacked = expert_tensors(model)
@@ -86,7 +114,7 @@ def open_packed(
                 linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
     linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
     refuse_plain(quantization, files, tensors.files_of(linear))
-    return Opened(files, tensors, linears, experts, stacked, keys)
+    return Opened(files, tensors, linears, experts, stacked, keys, unpacking.layers)
 
 
 def _matrices(

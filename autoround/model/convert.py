@@ -77,6 +77,29 @@ class ConvertedSource:
         """Return what a tensor of the model is made of; None for one that is not known."""
         return self._origins.get(self._of.get(name, ""))
 
+    def plain_names(self) -> dict[str, str]:
+        """Return the checkpoint's name of each tensor of the model that is one of its tensors."""
+        plain = {name: o.keys[0][1] for name, o in self._origins.items() if o.rule is None}
+        return {name: key for name, key in plain.items() if self._of.get(name) == name}
+
+    def conversions(self) -> dict[str, tuple[str, ...]]:
+        """Return what is not one tensor of the checkpoint as it stands.
+
+        Returns:
+            The checkpoint's names of the tensors it is made of, by the first tensor of the model
+            that it becomes.
+        """
+        return {
+            name: tuple(key for _, key in origin.keys)
+            for name, origin in self._origins.items()
+            if origin.rule is not None
+        }
+
+    def made_with(self, name: str) -> list[str]:
+        """Return all tensors of the model that come about together with one."""
+        first = self._of.get(name)
+        return [other for other, of in self._of.items() if of == first]
+
     def stored_names(self, names: Iterable[str]) -> list[str]:
         """Return the names of the files' tensors that some tensors are made of."""
         keys: list[str] = []

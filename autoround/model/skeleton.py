@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -298,7 +298,9 @@ def _skeleton(
     )
 
 
-def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str], list[str]]:
+def match_names(
+    model: nn.Module, source: WeightSource, *, tied: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], list[str]]:
     """Match the model's tensor names with the checkpoint's.
 
     A checkpoint saved from the bare decoder lacks the prefix of the causal model, and
@@ -307,6 +309,8 @@ def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str],
     Args:
         model: The modules, possibly on meta.
         source: The checkpoint's tensors.
+        tied: The first name of each parameter that shares another one's storage, by its name;
+            None to look at the model, whose parameters are tied then.
 
     Returns:
         The checkpoint's name by the model's name, and the model's names without a match; a tied
@@ -314,7 +318,7 @@ def match_names(model: nn.Module, source: WeightSource) -> tuple[dict[str, str],
     """
     headers = source.headers()
     prefix = str(getattr(model, "base_model_prefix", "")) + "."
-    tied = tied_names(model)
+    tied = tied_names(model) if tied is None else tied
     keys, missing = {}, []
     for name, tensor in model.state_dict().items():
         if name in tied:

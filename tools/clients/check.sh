@@ -2,10 +2,10 @@
 # Load our files with the programs that serve them, each in an environment of its own.
 #
 #   tools/clients/check.sh [CLIENT ...]      by default all:
-#       auto-round gptqmodel compressed-tensors llama.cpp mlx transformers
+#       auto-round gptqmodel compressed-tensors llama.cpp mlx transformers peft
 #
 # Three tables: our files read by clients; architectures of GGUF; files that auto-round and
-# GPTQModel quantized, taken through every format and back.
+# GPTQModel quantized, taken through every format and back. peft runs the tests of adapters.
 # Makes the environments under out/clients, which takes minutes and gigabytes the first time;
 # needs the project's own environment (tools/setup.sh demo).
 set -euo pipefail
@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=out/clients
 mkdir -p "$work"
 clients=("$@")
-if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp mlx transformers); fi
+if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp mlx transformers peft); fi
 
 make_env() { # NAME: an environment with torch, and the client on top
     local env="$work/env-$1" pip="$work/env-$1/bin/pip"
@@ -25,13 +25,15 @@ make_env() { # NAME: an environment with torch, and the client on top
         auto-round) "$pip" install -q auto-round==0.16.1 auto-round-lib ;;
         llama.cpp) "$pip" install -q llama-cpp-python==0.3.36 numpy ;;
         mlx) "$pip" install -q "mlx[cpu]==0.32.4" mlx-lm==0.32.2 numpy ;;
+        # The tests of adapters run in it, so it has this package and what that needs, too.
+        peft) "$pip" install -q peft==0.21.2 transformers==5.23.0 pytest -e . ;;
         transformers) "$pip" install -q transformers==5.23.0 accelerate ;;
         # It builds with the torch that is there, and does not ask for it.
         gptqmodel) "$pip" install -q setuptools wheel numpy packaging ninja
             "$pip" install -q --no-build-isolation gptqmodel==7.6.0 ;;
         compressed-tensors) "$pip" install -q compressed-tensors==0.20.0 transformers==5.23.0 accelerate ;;
         *) echo "check: no client is named $1; legal: auto-round, gptqmodel," \
-            "compressed-tensors, llama.cpp, mlx, transformers" >&2
+            "compressed-tensors, llama.cpp, mlx, transformers, peft" >&2
             exit 2 ;;
     esac
     touch "$env/ready"
@@ -40,11 +42,17 @@ make_env() { # NAME: an environment with torch, and the client on top
 pythons=()
 for client in "${clients[@]}"; do
     make_env "$client"
+    if [ "$client" = peft ]; then continue; fi
     pythons+=(--python "$client=$work/env-$client/bin/python")
 done
 export HF_HUB_OFFLINE=1
 failed=0
-.venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
+if [[ " ${clients[*]} " == *" peft "* ]]; then
+    "$work/env-peft/bin/python" -m pytest -q tests/unit/inference/test_adapters.py || failed=1
+fi
+if [ ${#pythons[@]} -gt 0 ]; then
+    .venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
+fi
 if [[ " ${clients[*]} " == *" llama.cpp "* ]]; then
     .venv/bin/python tools/clients/gguf_archs.py --work "$work/archs" \
         --python "$work/env-llama.cpp/bin/python" || failed=1

@@ -53,8 +53,18 @@ class WeightSource(Protocol):
 class CheckpointSource:
     """A folder of safetensors files; only what is asked for leaves the disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self._files = tensor_files(folder)
+    def __init__(self, folder: Path, *, files: Iterable[str | Path] | None = None) -> None:
+        """Take a folder's files, or some of them.
+
+        Args:
+            folder: The checkpoint's.
+            files: Safetensors files to take all tensors of; None for those that the folder's index
+                names.
+
+        Raises:
+            ModelError: There are none, or one is damaged.
+        """
+        self._files = tensor_files(folder) if files is None else _names_in(map(Path, files))
         self._headers: dict[str, tuple[tuple[int, ...], torch.dtype]] | None = None
 
     def headers(self) -> Headers:
@@ -138,6 +148,15 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{hint}")
     with _open(single) as opened:
         return {name: single for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _names_in(files: Iterable[Path]) -> dict[str, Path]:
+    """Map every tensor of some files to its file."""
+    names: dict[str, Path] = {}
+    for file in files:
+        with _open(file) as opened:
+            names.update(dict.fromkeys(opened.keys(), file))
+    return names
 
 
 def shard_names(folder: Path) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,8 +46,10 @@ def packed(kind: str) -> tuple[nn.Module, QuantExperts, dict[str, Tensor]]:
                 )
                 for key, value in layout_named(PACKING).to_tensors(layer).items():
                     own._buffers[key] = value
-                path = held.put(name, part, expert, own)
+                path = f"{expert}.{tensor.parts[part]}"
+                held.put(name, (part, expert), path, own)
                 assert held.get_submodule(path) is own
+                assert own.of_experts
         weights[name] = tensor.merge(matrices)
         with torch.no_grad():
             plain.get_parameter(name).copy_(weights[name])
@@ -73,8 +78,52 @@ def test_unpacked_weights_are_there_for_the_time_of_a_call_alone() -> None:
     _, held, weights = packed("mixtral")
     run(held)
     assert not set(weights) & set(dict(held.inner.named_parameters()))
-    assert all(not name.startswith("inner.") for name in held.state_dict())
+    steps = {step for name in held.state_dict() for step in name.split(".")}
+    assert not steps & {"inner", "packed", "gate_up_proj"}
     assert {t.dtype for t in held.dense(torch.bfloat16).values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_its_state_has_the_names_of_files_and_the_tensors_of_the_plain_module(kind: str) -> None:
+    plain, held, weights = packed(kind)
+    rest = [name for name, _ in plain.named_parameters() if name not in weights]
+    state = dict(held.state_dict())
+    assert all(torch.equal(state.pop(n), plain.get_parameter(n)) for n in rest)
+    assert {name.split(".")[0] for name in state} == {"0", "1", "2", "3"}
+    assert "3.down_proj.qweight" in state
+    assert bool(rest) == (kind == "gpt_oss")
+
+
+def test_a_copy_runs_alone_and_shares_nothing() -> None:
+    _, held, _ = packed("gpt_oss")
+    expected = run(held)
+    other = copy.deepcopy(held)
+    other.gate_up_proj_bias.data.add_(1.0)
+    assert torch.equal(run(held), expected)
+    assert not torch.equal(run(other), expected)
+    again = pickle.loads(pickle.dumps(held))
+    assert torch.equal(run(again), expected)
+    assert again.num_experts == 4
+
+
+def test_it_gives_the_model_its_own_module_back_unpacked() -> None:
+    plain, held, weights = packed("gpt_oss")
+    module = held.eval().unpack(torch.float32)
+    assert type(module) is type(plain)
+    assert not module.training
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(module.get_parameter(name), weights[name]) for name in weights)
+    assert torch.equal(run(module), run(plain))
+
+
+def test_it_moves_and_changes_its_mode_with_what_it_holds() -> None:
+    _, held, _ = packed("gpt_oss")
+    held.eval()
+    assert not held.inner.training
+    held.to(torch.bfloat16)
+    assert held.inner.gate_up_proj_bias.dtype == torch.bfloat16
+    layer = held.get_submodule("0.down_proj")
+    assert layer.state_dict()["scales"].dtype == torch.float16
 
 
 def test_what_the_model_asks_of_its_experts_is_answered() -> None:

@@ -15,6 +15,7 @@ from autoround.inference.hf_quantizer import (
     AutoRoundConfig,
     AutoRoundQuantizer,
     register,
+    unregister,
 )
 
 STATED: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "nested": {"a": [1]}}
@@ -53,10 +54,10 @@ def test_layers_are_not_put_on_disk() -> None:
         made.update_device_map({"model": "cpu", "lm_head": "disk"})
 
 
-def test_a_loaded_model_can_be_saved_and_is_not_trained() -> None:
+def test_a_loaded_model_can_be_saved_and_takes_adapters() -> None:
     made = AutoRoundQuantizer(AutoRoundConfig())
     assert made.is_serializable()
-    assert not made.is_trainable
+    assert made.is_trainable
     assert made.update_dtype(torch.bfloat16) == torch.bfloat16
 
 
@@ -71,3 +72,40 @@ def test_ours_takes_the_place_of_theirs_in_the_tables() -> None:
     assert {METHOD: AutoRoundQuantizer, "gptq": int} == tables.AUTO_QUANTIZER_MAPPING
     assert {METHOD: AutoRoundConfig} == tables.AUTO_QUANTIZATION_CONFIG_MAPPING
     assert tables.AutoRoundConfig is AutoRoundConfig
+
+
+def test_what_stood_there_is_put_back() -> None:
+    stood = {"quantizer": int, "config": float, "given": complex}
+    tables: Any = SimpleNamespace(
+        AUTO_QUANTIZER_MAPPING={METHOD: stood["quantizer"], "gptq": str},
+        AUTO_QUANTIZATION_CONFIG_MAPPING={METHOD: stood["config"]},
+        AutoRoundConfig=stood["given"],
+    )
+    register(tables)
+    register(tables)
+    unregister(tables)
+    assert {METHOD: int, "gptq": str} == tables.AUTO_QUANTIZER_MAPPING
+    assert {METHOD: float} == tables.AUTO_QUANTIZATION_CONFIG_MAPPING
+    assert tables.AutoRoundConfig is complex
+    unregister(tables)  # nothing of ours is there
+    assert tables.AutoRoundConfig is complex
+
+
+def test_tensors_of_packed_layers_keep_their_dtype() -> None:
+    from transformers.core_model_loading import WeightRenaming
+
+    made = AutoRoundQuantizer(AutoRoundConfig())
+    made._as_stored = {"a.scales"}
+    scales = torch.ones(2, dtype=torch.float16)
+    packed, plain = (WeightRenaming(name, name) for name in ("a.scales", "a.bias"))
+    assert made.get_new_dtype(packed, scales, torch.float32) is None
+    assert made.get_new_dtype(plain, scales, torch.float32) == torch.float32
+
+
+def test_a_device_map_that_offloads_packed_layers_is_refused() -> None:
+    made = AutoRoundQuantizer(AutoRoundConfig())
+    made._packed = {"model.layers.0.q": "model.layers.0.q"}
+    made.validate_environment(device_map={"": "cpu"}, weights_only=True)
+    made.validate_environment(device_map="auto")
+    with pytest.raises(UsageError, match="gives 1 packed layers to the CPU"):
+        made.validate_environment(device_map={"model.layers": "cpu", "lm_head": 0})

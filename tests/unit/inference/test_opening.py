@@ -122,3 +122,42 @@ def test_a_checkpoint_without_packed_layers_is_refused(
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(FormatError):
         opened(tmp_path / "out")
+
+
+def test_what_is_not_one_tensor_as_it_stands_is_told_with_its_tensors(
+    mixtral: Path, tmp_path: Path
+) -> None:
+    found = opened(mixtral)
+    assert found.parts_of_others() == {}
+    assert len(found.tensors.conversions()) == 4  # two stacked weights in each of two layers
+    expert = "model.layers.1.block_sparse_moe.experts.2.w3"
+    packing = found.layers[expert].packing
+    rest = {name: x for name, x in found.experts.items() if "layers.1." not in name}
+    becomes = found._replace(experts=rest).parts_of_others()
+    parts = {name for name in becomes if name.startswith(f"{expert}.")}
+    assert parts == {n for n in found.files.headers() if n.startswith(f"{expert}.")}
+    assert len(parts) == 3
+    assert packing
+    assert {becomes[name] for name in parts} == {"model.layers.1.mlp.experts.gate_up_proj"}
+    gate = "model.layers.1.mlp.gate.weight"
+    assert found.tensors.plain_names()[gate] == "model.layers.1.block_sparse_moe.gate.weight"
+    assert found.tensors.made_with(gate) == [gate]
+
+
+def test_files_may_lack_what_is_optional_or_tied(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    write_quantized(checkpoint("llama"), folder, lambda name: W4)
+    state = load_file(folder / SINGLE)
+    del state["lm_head.weight"]
+    save_file(state, folder / SINGLE)
+    with pytest.raises(FormatError, match="layer lm_head: the files hold neither"):
+        opened(folder)
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    head = "lm_head.weight"
+    embeddings = "model.embed_tokens.weight"
+    for options in ({"optional": {head}}, {"tied": {head: embeddings}}):
+        found = open_packed(folder, build_empty(folder), config, **options)  # type: ignore[arg-type]
+        assert head not in found.keys
+        assert embeddings in found.keys

@@ -149,6 +149,36 @@ def test_gradients_pass_through_it() -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("backend", ["", *BACKENDS])
+@pytest.mark.parametrize("shape", [(64,), (2, 64), (2, 3, 64), (0, 64)])
+def test_its_output_may_be_changed_in_place(backend: str, shape: tuple[int, ...]) -> None:
+    layer = filled(Scheme(4, 32, True), "auto_round:auto_gptq")
+    if backend:
+        layer.prepare(torch.float32, backend=backend)
+    x = torch.randn(shape, requires_grad=True)
+    (expected,) = torch.autograd.grad((layer(x) * 2 + 1).square().sum(), x)
+    out = layer(x)
+    out.mul_(2)
+    out += 1
+    (got,) = torch.autograd.grad(out.square().sum(), x)
+    torch.testing.assert_close(got, expected)
+    with torch.no_grad():
+        plain = layer(x)
+        plain.add_(1)
+        torch.testing.assert_close(plain, layer(x) + 1)
+
+
+def test_gradients_pass_through_a_compiled_graph() -> None:
+    layer = filled(Scheme(4, 32, False), "auto_round")
+    layer.prepare(torch.float32, backend="torch")
+    compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for shape in ((3, 64), (2, 3, 64)):
+        x = torch.randn(shape, requires_grad=True)
+        (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+        (got,) = torch.autograd.grad(compiled(x).square().sum(), x)
+        torch.testing.assert_close(got, expected)
+
+
 def test_it_can_be_compiled() -> None:
     layers = nn.Sequential(filled(Scheme(4, 32, False), "auto_round"), nn.ReLU(), nn.Linear(96, 8))
     layers[0].prepare(torch.float32)  # type: ignore[operator]

@@ -45,6 +45,16 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(got[name], tensor)
 
 
+def test_some_files_of_a_folder(tmp_path: Path) -> None:
+    weight_map = write_shards(tmp_path)
+    opened = CheckpointSource(tmp_path, files=[tmp_path / weight_map[n] for n in "ac"])
+    assert set(opened.headers()) == {"a", "c"}
+    assert_same(opened.read(["c"]), {"c": TENSORS["c"]})
+    with pytest.raises(ModelError, match="has no tensor 'b'"):
+        opened.read(["b"])
+    assert CheckpointSource(tmp_path, files=[]).headers() == {}
+
+
 def test_one_file(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / SINGLE)
     opened = CheckpointSource(tmp_path)
