@@ -81,6 +81,17 @@ def block_lists(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*found, own]))
 
 
+def is_head(name: str) -> bool:
+    """Tell whether a layer outside the blocks is an output head, by its name.
+
+    Args:
+        name: in the files or in the class; blocks that predict further tokens may have heads of
+            their own, which have numbers above them.
+    """
+    *above, own = name.split(".")
+    return own in ("lm_head", "embed_out", "output", "head") and not any(map(str.isdigit, above))
+
+
 def among_blocks(plan: Plan, name: str) -> bool:
     """Tell whether a layer's name begins as those of the decoder blocks do.
 

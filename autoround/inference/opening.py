@@ -10,7 +10,8 @@ from torch import nn
 
 from autoround.errors import FormatError
 from autoround.formats.format import PackedLayer
-from autoround.formats.unpacking import UnpackingSource, refuse_plain
+from autoround.formats.unpacking import UnpackingSource, plain_against_config
+from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
@@ -31,7 +32,8 @@ class Opened(NamedTuple):
 
     linears: packed layers by the paths of the model's modules. experts: the matrices of each
     packed stacked weight, by its name and then by (part, expert). keys: the model's other
-    tensors and their names in ``tensors``.
+    tensors and their names in ``tensors``. notes: what of its config is not followed, and which
+    of its layers the model does not have.
     """
 
     files: WeightSource
@@ -40,6 +42,7 @@ class Opened(NamedTuple):
     experts: dict[str, dict[tuple[int, int], Packed]]
     stacked: dict[str, ExpertTensor]
     keys: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def open_packed(
@@ -85,8 +88,16 @@ def open_packed(
             if file in unpacking.layers and name.endswith(".weight"):
                 linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
     linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
-    refuse_plain(quantization, files, tensors.files_of(linear))
-    return Opened(files, tensors, linears, experts, stacked, keys)
+    notes = [*unpacking.notes]
+    notes += plain_against_config(quantization, files, tensors.files_of(linear))
+    notes += beyond_notes(model, _unplaced_layers(tensors, unpacking))
+    return Opened(files, tensors, linears, experts, stacked, keys, tuple(notes))
+
+
+def _unplaced_layers(tensors: ConvertedSource, unpacking: UnpackingSource) -> list[str]:
+    """Return the packed layers that no tensor of the model is made of."""
+    names = (name.removesuffix(".weight") for name in tensors.unknown)
+    return [name for name in names if name in unpacking.layers]
 
 
 def _matrices(

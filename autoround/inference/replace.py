@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 
 from autoround.errors import FormatError
 from autoround.formats.checkpoints import check_layers, packed_layers
-from autoround.formats.registry import telling_parts
+from autoround.formats.unpacking import packed_names
 from autoround.inference.linear import QuantLinear
+from autoround.model.beyond import is_beyond
 from autoround.model.blocks import expected
 
 
@@ -33,10 +34,13 @@ def replace_layers(
     """
     wanted = expected(model)
     wanted.tied.update(tied or {})
-    stored = packed_layers(quantization, wanted.shapes, headers)
+    packed = packed_names(headers)
+    named = packed_layers(quantization, wanted.shapes, headers)
+    # A layer that a config names and the files hold as it is stays what it is.
+    stored = {name: layer for name, layer in named.items() if name in packed}
     if not stored:
         raise FormatError("the quantization_config names no layer of this model")
-    _refuse_unplaced(stored, headers)
+    _refuse_unplaced(model, packed.keys() - stored.keys())
     check_layers(stored, headers, expected=wanted)
     for name, (scheme, packing) in stored.items():
         parent, _, own = name.rpartition(".")
@@ -54,15 +58,15 @@ def replace_layers(
         setattr(model.get_submodule(parent), own, layer)
 
 
-def _refuse_unplaced(stored: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
+def _refuse_unplaced(model: nn.Module, unplaced: Iterable[str]) -> None:
     """Refuse packed layers that would be left out: what stands there would be made up.
+
+    Those that the model class leaves out on purpose are.
 
     Raises:
         FormatError: such as experts, which files hold one by one and the model in one tensor.
     """
-    telling = telling_parts()
-    packed = {n.rpartition(".")[0] for n in headers if n.rpartition(".")[2] in telling}
-    left = sorted(packed - stored.keys())
+    left = sorted(name for name in unplaced if not is_beyond(model, name))
     if left:
         raise FormatError(
             f"{len(left)} packed layers of the files are no layers of the model as transformers "

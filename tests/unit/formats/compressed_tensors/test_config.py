@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoround.formats.compressed_tensors.config import config, notes, quantized_layers
+from autoround.formats.compressed_tensors.config import config, notes
 from autoround.types import LayerPlan, Scheme
 
 from .._plans import plan_of
@@ -67,18 +67,6 @@ def test_experts_that_are_alike_are_one_regex_of_a_mixed_model() -> None:
     mixed = replace(block, layers=(*block.layers, stacked("up", W4), stacked("down", W8)))
     targets = [t for own, _ in groups(config(replace(plan, blocks=(mixed,)))) for t in own]
     assert not any(t.startswith("re:") for t in targets)
-
-
-def test_a_name_comes_before_a_regex_and_a_regex_before_a_class() -> None:
-    def group(bits: int, *targets: str) -> dict[str, Any]:
-        return {"targets": list(targets), "weights": {"num_bits": bits, "group_size": 32}}
-
-    own = {
-        "format": "pack-quantized",
-        "config_groups": {"a": group(8, "Linear"), "b": group(4, r"re:.*q$", "x.k")},
-    }
-    found = quantized_layers(own, ["x.q", "x.k", "x.v"], [])
-    assert {name: scheme.bits for name, scheme in found.items()} == {"x.q": 4, "x.k": 4, "x.v": 8}
 
 
 def test_what_transformers_does_not_load_is_noted() -> None:
