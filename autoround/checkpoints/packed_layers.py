@@ -52,6 +52,10 @@ def match_packed_layers(
     unpacking.notes += plain_against_config(quantization, files, plain)
     known = {x.name for x in every}
     strange = [name for name in unpacking.layers if name not in known]
+    unknown = set(source.unknown)
+    for name in strange:
+        if f"{name}.weight" not in unknown:
+            raise FormatError(f"layer {name} is quantized, and is no linear layer of the model")
     unpacking.notes += beyond_notes(model, strange)
     return unpacking, {**layers, **_beyond(source, unpacking, known)}
 

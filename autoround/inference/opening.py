@@ -77,6 +77,7 @@ def open_packed(
     stacked = expert_tensors(model)
     names = CheckpointNames(tensors)
     linears, experts = {}, {}
+    matrices = {n for n, m in model.named_modules() if is_matrix(m)}
     for name, key in keys.items():
         origin = tensors.origin(key)
         if name in stacked:
@@ -85,11 +86,12 @@ def open_packed(
                 experts[name] = found
         elif origin is not None and origin.rule is None:
             file = origin.keys[0][1].removesuffix(".weight")
-            if file in unpacking.layers and name.endswith(".weight"):
-                linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
-    linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
+            # What is packed and no linear layer, such as embeddings, is unpacked as it is read.
+            layer = name.removesuffix(".weight")
+            if file in unpacking.layers and layer in matrices:
+                linears[layer] = Packed(file, unpacking.layers[file])
     notes = [*unpacking.notes]
-    notes += plain_against_config(quantization, files, tensors.files_of(linear))
+    notes += plain_against_config(quantization, files, tensors.files_of(matrices - set(linears)))
     notes += beyond_notes(model, _unplaced_layers(tensors, unpacking))
     return Opened(files, tensors, linears, experts, stacked, keys, tuple(notes))
 
