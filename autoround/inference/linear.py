@@ -37,6 +37,8 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = shape
         self.scheme = scheme
         self.packing = packing
+        #: What messages call it: its path, once that is known.
+        self._name = "layer"
         #: Name of the kernel that was asked for.
         self.backend = AUTO
         #: Tensors of the checkpoint: those held now, and all.
@@ -74,7 +76,7 @@ class QuantLinear(nn.Module):
         if self._kernel is not None and self._kernel.reversible and self._demand is not None:
             return self._kernel.unpack(self._state(), self._demand)
         tensors = {name: self.get_buffer(name) for name in self._parts}
-        return layout_named(self.packing).from_tensors(tensors, self.scheme, name="layer")
+        return layout_named(self.packing).from_tensors(tensors, self.scheme, name=self._name)
 
     def note_order(self, name: str) -> None:
         """Look at the filled ``g_idx`` once: which group does each input belong to?
@@ -82,6 +84,7 @@ class QuantLinear(nn.Module):
         Raises:
             FormatError: it names a group that does not exist; ``name`` says where.
         """
+        self._name = name
         index = self._buffers.get("g_idx")
         if index is None or self.scheme.group_size <= 0:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -162,3 +163,26 @@ def test_layers_of_another_kind_beside_packed_ones_are_refused(
     with pytest.raises(FormatError, match=words):
         convert(foreign.folder, tmp_path / "out", formats=["auto_round"])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("gptqmodel-w4", "checkpoint_format", "gptq_v2"),
+        ("optimum-gptq", "checkpoint_format", "gptq"),
+        ("auto_round-model-free-w4", "packing_format", "auto_round"),
+    ],
+)
+def test_a_config_that_names_the_other_version_is_refused(
+    name: str, key: str, value: str, base: Base, tmp_path: Path
+) -> None:
+    foreign = write_foreign(name, base("llama"), tmp_path / "foreign")
+    file = foreign.folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["quantization_config"][key] = value
+    file.write_text(json.dumps(config), encoding="utf-8")
+    words = "layer model.layers.0.* all its zero points are .* of the other version"
+    with pytest.raises(FormatError, match=words):
+        logits(foreign.folder)
+    with pytest.raises(FormatError, match=words):
+        convert(foreign.folder, tmp_path / "out", formats=["auto_round"])
