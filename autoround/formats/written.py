@@ -9,6 +9,8 @@ from autoround.types import LayerPlan, Plan, QuantizedTensor, part_rows
 
 #: Stands for an expert's number in ``LayerPlan.files``.
 NUMBER = "{}"
+#: What modules for multi-token prediction begin with.
+_FURTHER = ("mtp", "nextn")
 
 
 def written_layers(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
@@ -82,14 +84,14 @@ def block_lists(plan: Plan) -> list[str]:
 
 
 def is_head(name: str) -> bool:
-    """Tell whether a layer outside the blocks is an output head, by its name.
+    """Tell whether a layer outside the blocks may be the output head, by its name.
 
     Args:
-        name: in the files or in the class; blocks that predict further tokens may have heads of
-            their own, which have numbers above them.
+        name: in the files or in the class. Layers of other lists of blocks have numbers in their
+            names; those that predict further tokens are called so.
     """
-    *above, own = name.split(".")
-    return own in ("lm_head", "embed_out", "output", "head") and not any(map(str.isdigit, above))
+    pieces = name.split(".")
+    return not any(piece.isdigit() or piece.startswith(_FURTHER) for piece in pieces)
 
 
 def among_blocks(plan: Plan, name: str) -> bool:
