@@ -114,15 +114,17 @@ def test_blocks_that_predict_further_tokens_are_carried_and_named(
     assert note.startswith("layer model.layers.2.")
     with pytest.warns(UserWarning, match="which predict further tokens"):
         load(foreign.folder, device="cpu", dtype=torch.float32)
-    conversion = convert(foreign.folder, tmp_path / "out", formats=["auto_round", "auto_gptq"])
+    formats = ["auto_round", "auto_gptq", "auto_awq"]
+    conversion = convert(foreign.folder, tmp_path / "out", formats=formats)
     assert conversion.notes == (note,)
-    for part in ("auto_round", "auto_gptq"):
+    for part in formats:
         inspection = inspect_folder(tmp_path / "out" / part)
         assert further <= set(inspection.layers)
         # Nothing is lost, and what stays in 16 bit says so where readers go by the place.
         assert inspection.total.weights == inspect_folder(foreign.folder).total.weights
         text = (tmp_path / "out" / part / "config.json").read_text(encoding="utf-8")
         assert "model.layers.2.eh_proj" in text.replace("\\\\", "")
+        assert not json.loads(text)["quantization_config"].get("lm_head")
 
 
 def test_packed_embeddings_are_unpacked_as_they_are_read(
