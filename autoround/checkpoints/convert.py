@@ -33,11 +33,12 @@ from autoround.formats.registry import (
 from autoround.formats.regroup import regroup
 from autoround.formats.schemes import most_common
 from autoround.formats.unpacking import owned_tensors
-from autoround.formats.written import written_layers
+from autoround.formats.written import is_head, written_layers
 from autoround.model.blocks import decoder_blocks
 from autoround.model.build import build_empty
 from autoround.model.files.legacy_config import with_legacy_keys
 from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.quantization_config import without_quantization
 from autoround.model.files.source import CheckpointSource
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
@@ -50,7 +51,8 @@ class Conversion:
     """What a conversion did.
 
     exact: layers whose weights are equal bit for bit. shifted: groups among them that
-    moved by a level to fit. lossy: the other layers, and what changed.
+    moved by a level to fit. lossy: the other layers, and what changed. notes: what of the
+    source's config does not hold or is not carried over, and layers beyond its model class.
     """
 
     output_dir: Path
@@ -60,6 +62,7 @@ class Conversion:
     shifted: int
     lossy: dict[str, str]
     disk_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class _Source:
     files: CheckpointSource
     packed: Mapping[str, PackedLayer]
     plan: Plan
+    notes: tuple[str, ...]
 
     @property
     def transposed(self) -> set[str]:
@@ -123,7 +127,8 @@ def convert(
         size = _finish(source, _described(plan, schemes), writers)
         if whole is not None:
             size = whole.publish()
-    return Conversion(output, source.method, tuple(formats), exact, shifted, lossy, size)
+    done = (tuple(formats), exact, shifted, lossy, size, source.notes)
+    return Conversion(output, source.method, *done)
 
 
 def _open(folder: Path) -> _Source:
@@ -157,7 +162,8 @@ def _open(folder: Path) -> _Source:
         device="cpu",
         calibration="none",
     )
-    return _Source(folder, config, method_of(quantization), files, stored, plan)
+    notes = tuple(unpacking.notes)
+    return _Source(folder, config, method_of(quantization), files, stored, plan, notes)
 
 
 def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
@@ -184,8 +190,9 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
         layout = written.layout_for(set(schemes))
         outputs.append(dataclasses.replace(output, packing=layout.name))
         reason = written.headless()
-        if outside and reason:
-            raise FormatError(f"layer {outside[0].name} to {name}: {reason}")
+        heads = [layer.name for layer in outside if is_head(layer.name)]
+        if heads and reason:
+            raise FormatError(f"layer {heads[0]} to {name}: {reason}")
         for layer in layers:
             assert layer.scheme is not None
             reason = layout.illegal(layer.scheme) or layout.why_not(layer.shape, layer.scheme)
@@ -279,8 +286,8 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
 def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> int:
     size = 0
     for part, writer in writers:
-        dropped = ("torch_dtype", "quantization_config", "quantization")
-        plain = {k: v for k, v in source.config.items() if k not in dropped}
+        plain = without_quantization(source.config)
+        plain.pop("torch_dtype", None)
         config = with_legacy_keys(plain)
         config["dtype"] = part.dtype
         quantization: dict[str, Any] = {}

@@ -44,7 +44,8 @@ class Inspection:
     """What a model folder holds.
 
     quantized: one part per scheme and packing. kept: one part per dtype and role.
-    layers: the scheme of every quantized layer by name.
+    layers: the scheme of every quantized layer by name. notes: what of its config does not hold or
+    is not followed, and which layers its model class leaves out.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Inspection:
     quantized: tuple[Part, ...]
     kept: tuple[Part, ...]
     layers: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> Part:
@@ -81,8 +83,9 @@ def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspectio
     headers: dict[str, Header] = dict(files.headers())
     quantization = read_quantization(folder, config)
     packed: dict[str, PackedLayer] = {}
+    notes: list[str] = []
     if isinstance(quantization, dict):
-        packed = _packed_layers(folder, files, quantization)
+        packed, notes = _packed_layers(folder, files, quantization)
         if not packed and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
     architectures = config.get("architectures") or ["unknown"]
@@ -94,20 +97,23 @@ def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspectio
         quantized=tuple(_quantized_parts(packed, headers)),
         kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
         layers={name: f"{s.scheme}, {s.packing}" for name, s in packed.items()},
+        notes=tuple(notes),
     )
 
 
 def _packed_layers(
     folder: Path, files: WeightSource, quantization: Mapping[str, Any]
-) -> dict[str, PackedLayer]:
-    """Return the packed layers, held against the model where its class is known."""
+) -> tuple[dict[str, PackedLayer], list[str]]:
+    """Return the packed layers, held against the model where its class is known, and notes."""
     if method_of(quantization) in UNPACKED:
-        return {}
+        return {}, []
     try:
         built = build_empty(folder)
     except ModelError:
-        return UnpackingSource(files, quantization).layers  # what is in the files can be told
-    return match_packed_layers(built, files, quantization)[0].layers
+        unpacking = UnpackingSource(files, quantization)  # what is in the files can be told
+    else:
+        unpacking = match_packed_layers(built, files, quantization)[0]
+    return unpacking.layers, unpacking.notes
 
 
 def _size(header: Header) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 
 from autoround.errors import FormatError
-from autoround.formats.unpacking import UnpackingSource, refuse_plain
+from autoround.formats.unpacking import UnpackingSource, plain_against_config
 from autoround.formats.written import written_layers
+from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import matrices
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
@@ -21,6 +22,8 @@ from autoround.types import LayerPlan
 
 #: Why layers are not quantized here.
 KEPT = "kept in the checkpoint"
+#: And why some have no place in the model.
+BEYOND = "unknown to the model class, copied as it is"
 
 
 def match_packed_layers(
@@ -29,7 +32,7 @@ def match_packed_layers(
     """Return a checkpoint's packed layers, and all layers of the model as its files have them.
 
     The layers come by the names of the model's matrices: experts are one of these, and many
-    layers.
+    layers. Matrices that the model class leaves out come last, by their own names.
 
     Raises:
         FormatError: a layer is missing, has another shape than the model's, or is no layer of
@@ -45,12 +48,34 @@ def match_packed_layers(
     if missing:
         raise FormatError(describe_missing(model, source, missing[0]))
     every = written_layers(x for own in layers.values() for x in own)
-    refuse_plain(quantization, files, (x.name for x in every if x.scheme is None))
+    plain = (x.name for x in every if x.scheme is None)
+    unpacking.notes += plain_against_config(quantization, files, plain)
     known = {x.name for x in every}
     strange = [name for name in unpacking.layers if name not in known]
-    if strange:
-        raise FormatError(f"layer {strange[0]} is quantized, and the model has no such layer")
-    return unpacking, layers
+    unknown = set(source.unknown)
+    for name in strange:
+        if f"{name}.weight" not in unknown:
+            raise FormatError(f"layer {name} is quantized, and is no linear layer of the model")
+    unpacking.notes += beyond_notes(model, strange)
+    return unpacking, {**layers, **_beyond(source, unpacking, known)}
+
+
+def _beyond(
+    source: ConvertedSource, unpacking: UnpackingSource, known: Collection[str]
+) -> dict[str, list[LayerPlan]]:
+    """List the matrices of the files that are none of the model's: packed ones, and plain ones.
+
+    Engines that know them take them for quantized by their place unless a config says otherwise.
+    """
+    further = {}
+    for tensor in source.unknown:
+        name, (shape, _) = tensor.removesuffix(".weight"), source.headers()[tensor]
+        if name == tensor or name in known or len(shape) != 2:
+            continue
+        stored = unpacking.layers.get(name)
+        scheme, reason = (None, BEYOND) if stored is None else (stored.scheme, "")
+        further[name] = [LayerPlan(name, (shape[0], shape[1]), scheme, reason)]
+    return further
 
 
 def _layers(

@@ -1,8 +1,8 @@
 """Packed layers of a checkpoint, whichever program wrote it: which they are, and their shapes.
 
-AutoRound's config says which layers are quantized. GPTQ's and AWQ's leave it to rules that
-programs read in their own ways; there the files decide: a layer with a ``qweight`` is
-quantized, any other is not.
+Configs leave it to rules which layers are quantized, and programs read these in their own ways.
+So the files decide: a layer with packed tensors is quantized, any other is not; and of the schemes
+that a config offers a layer its tensors take the one that fits them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
-
 from autoround.errors import FormatError
+from autoround.formats.fitting import Header, held_shape
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, reading_format
 from autoround.types import Expected
 
-#: Shape and dtype of a tensor.
-Header = tuple[tuple[int, ...], torch.dtype]
+#: Keys of configs under which programs say what else is to be done with activations.
+_TRANSFORMS = ("rotation_config", "spinquant_config", "transform_config")
 
 
 def packed_layers(
@@ -29,15 +28,41 @@ def packed_layers(
     Args:
         config: the ``quantization_config``.
         shapes: candidate layers and their shapes (out, in).
-        tensors: names of all tensors in the files.
+        tensors: headers of all tensors in the files, or their names alone.
 
     Returns:
         The quantized layers by name.
 
     Raises:
-        FormatError: the config is of no format that can be read, or a value is illegal.
+        FormatError: the config is of no format that can be read, a value is illegal, weights are
+            to be turned as the model runs, or no scheme fits a layer's tensors.
     """
+    _refuse_transforms(config)
     return reading_format(config).packed_layers(config, shapes, tensors)
+
+
+def _refuse_transforms(config: Mapping[str, Any]) -> None:
+    """Refuse weights that are right only behind other code, which would turn their inputs."""
+    for key in _TRANSFORMS:
+        if config.get(key):
+            raise FormatError(
+                f"quantization_config.{key} says that inputs of layers are transformed while the "
+                "model runs, which is not done here: without that its weights are wrong ones"
+            )
+
+
+def config_notes(config: Mapping[str, Any]) -> list[str]:
+    """Return what of a config is not followed where a checkpoint is read.
+
+    Args:
+        config: the ``quantization_config``.
+    """
+    if not config.get("kv_cache_scheme"):
+        return []
+    return [
+        "kv_cache_scheme of the quantization_config is not followed: keys and values of past "
+        "tokens stay in the dtype of activations"
+    ]
 
 
 def packed_shape(name: str, packed: PackedLayer, headers: Mapping[str, Header]) -> tuple[int, int]:
@@ -51,21 +76,7 @@ def packed_shape(name: str, packed: PackedLayer, headers: Mapping[str, Header]) 
     Raises:
         FormatError: a tensor is missing or does not fit the others.
     """
-    scheme, packing = packed
-    layout = layout_named(packing)
-    reason = layout.illegal(scheme)
-    if reason:
-        raise FormatError(f"layer {name}: {packing} with {scheme}: {reason}")
-    parts = {p: headers[f"{name}.{p}"] for p in layout.parts if f"{name}.{p}" in headers}
-    # Unpacking meta tensors checks shapes and dtypes of all parts, and reads nothing.
-    empty = {p: torch.empty(s, dtype=d, device="meta") for p, (s, d) in parts.items()}
-    rows, columns = layout.from_tensors(empty, scheme, name=name).codes.shape
-    order = parts.get("g_idx", parts.get("weight_g_idx"))
-    if order is not None and order != ((columns,), torch.int32):
-        raise FormatError(
-            f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({columns},)"
-        )
-    return int(rows), int(columns)
+    return held_shape(name, packed.scheme, layout_named(packed.packing), headers)
 
 
 def check_layers(

@@ -8,7 +8,7 @@ its layouts, writes the config that loaders read, and reads such configs. Neithe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -188,8 +188,9 @@ class Format(Protocol):
 
         Args:
             config: the ``quantization_config``.
-            shapes: candidate layers and their shapes (out, in).
-            tensors: names of all tensors in the files.
+            shapes: candidate layers and their shapes (out, in); zeros where these are not known.
+            tensors: all tensors in the files, by name: shape and dtype of each, by which the scheme
+                of a layer is told where the config offers several.
 
         Returns:
             The quantized layers by name; the other candidates are missing.
@@ -263,8 +264,8 @@ class BaseFormat:
         return []
 
     def reads(self, config: Mapping[str, Any]) -> bool:
-        """Tell whether a ``quantization_config`` names this format's method."""
-        return bool(self.method) and config.get("quant_method") == self.method
+        """Tell whether a ``quantization_config`` names this format's method, in any case."""
+        return bool(self.method) and str(config.get("quant_method")).lower() == self.method.lower()
 
 
 class Float16Format(BaseFormat):
@@ -294,12 +295,15 @@ class Undescribed:
         return {}
 
 
-def packed_by(part: str, names: Collection[str], tensors: Collection[str]) -> list[str]:
+def packed_by(
+    parts: str | Collection[str], names: Iterable[str], tensors: Collection[str]
+) -> list[str]:
     """Return the layers that the files hold a part of, which no other layer has.
 
     Args:
-        part: such as ``qweight``.
+        parts: such as ``qweight``; of several, one is enough.
         names: candidate layers.
         tensors: names of all tensors in the files.
     """
-    return [name for name in names if f"{name}.{part}" in tensors]
+    wanted = (parts,) if isinstance(parts, str) else tuple(parts)
+    return [name for name in names if any(f"{name}.{part}" in tensors for part in wanted)]

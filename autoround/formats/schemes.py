@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats.config_values import read_bits, read_flag, read_group_size
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
 
@@ -43,16 +44,15 @@ def read_scheme(keys: Mapping[str, Any], where: str) -> Scheme:
     Raises:
         FormatError: a value is illegal.
     """
-    bits = keys.get("bits", keys.get("w_bit"))
-    size = keys.get("group_size", keys.get("q_group_size"))
-    if not isinstance(bits, int) or bits not in LEGAL_BITS:
+    bits = read_bits(_first(keys, "bits", "w_bit"), where=where)
+    if bits not in LEGAL_BITS:
         raise FormatError(
-            f"quantization_config: bits {where} is {bits!r}; legal: "
-            f"{', '.join(map(str, LEGAL_BITS))}"
+            f"quantization_config: bits {where} is {bits}; legal: {', '.join(map(str, LEGAL_BITS))}"
         )
-    if not isinstance(size, int) or (size < 1 and size not in (PER_CHANNEL, PER_TENSOR)):
-        raise FormatError(
-            f"quantization_config: group_size {where} is {size!r}; legal: 1 and more, "
-            f"{PER_CHANNEL} (channel)"
-        )
-    return Scheme(bits, size, bool(keys.get("sym", True)))
+    size = read_group_size(_first(keys, "group_size", "q_group_size"), where=where)
+    return Scheme(bits, size, read_flag(keys.get("sym"), key="sym", where=where, missing=True))
+
+
+def _first(keys: Mapping[str, Any], *names: str) -> Any:
+    """Return the value of the first name that has one."""
+    return next((keys[name] for name in names if keys.get(name) is not None), None)

@@ -6,7 +6,7 @@ so reads quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,11 +14,20 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.checkpoints import Header, packed_layers, packed_shape
+from autoround.formats.checkpoints import config_notes, packed_layers, packed_shape
+from autoround.formats.fitting import Header
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, telling_parts
 from autoround.formats.regroup import ordered_weight
 from autoround.types import QuantizedTensor
+
+#: Dtypes of weights that are read as they are.
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Tensors that only a quantized weight has beside it, of whatever kind.
+_SCALES = frozenset(
+    {"qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2"}
+    | {"weight_zero_point", "weight_global_scale"}
+)
 
 
 class Files(Protocol):
@@ -41,8 +50,9 @@ class Files(Protocol):
 class UnpackingSource:
     """Tensors of a quantized checkpoint, ``NAME.weight`` in place of a layer's packed ones.
 
-    layers: how each packed layer is held, by its name in the files. transposed: layers that the
-    model stores as [in, out]; to be set before anything is read.
+    layers: how each packed layer is held, by its name in the files. notes: what of the config is
+    not followed. transposed: layers that the model stores as [in, out]; to be set before anything
+    is read.
     """
 
     def __init__(self, files: Files, quantization: Mapping[str, Any]) -> None:
@@ -53,9 +63,11 @@ class UnpackingSource:
         """
         self._files = files
         self.transposed: set[str] = set()
+        self.notes = config_notes(quantization)
         headers = files.headers()
         self.layers = packed_layers(quantization, packed_names(headers), headers)
         owned = owned_tensors(self.layers)
+        _refuse_other_kinds(headers, owned)
         self._headers = {name: header for name, header in headers.items() if name not in owned}
         for name, stored in self.layers.items():
             shape = packed_shape(name, stored, headers)
@@ -189,21 +201,52 @@ def owned_tensors(layers: Mapping[str, PackedLayer]) -> set[str]:
     }
 
 
-def refuse_plain(quantization: Mapping[str, Any], files: Files, names: Iterable[str]) -> None:
-    """Refuse layers that a config calls packed and that the files hold as plain weights.
+def _refuse_other_kinds(headers: Mapping[str, Header], owned: Collection[str]) -> None:
+    """Refuse weights that are neither packed in a layout nor plain: read as plain, they are wrong.
+
+    Raises:
+        FormatError: with the first such tensor.
+    """
+    for name, (_, dtype) in headers.items():
+        if name in owned:
+            continue
+        layer, _, part = name.rpartition(".")
+        if part == "weight" and dtype not in _PLAIN:
+            raise FormatError(
+                f"tensor {name} is {dtype}: weights of that kind beside packed layers cannot be "
+                "read; legal: 16 and 32 bit"
+            )
+        if part in _SCALES and layer:
+            raise FormatError(
+                f"the files hold {name}, which belongs to no packed layer: a layer quantized in "
+                "another way, or a damaged one, cannot be read"
+            )
+
+
+def plain_against_config(
+    quantization: Mapping[str, Any], files: Files, names: Iterable[str]
+) -> list[str]:
+    """Say which layers a config itself names as packed and the files hold as plain weights.
+
+    These are what they are: programs name a head that they then leave in 16 bit. A config that
+    only says so of all layers at a place, or of a kind, is taken for a rule with exceptions:
+    layers of other shapes are left out, and it is not always said which.
 
     Args:
         quantization: the ``quantization_config``.
         files: of the checkpoint.
         names: of the model's linear layers that are not packed, as the files call them.
 
-    Raises:
-        FormatError: with the first such layer.
+    Returns:
+        A sentence, or nothing where there are none.
     """
     headers = files.headers()
-    # Only a format that goes by its config can name a layer without packed tensors.
     plain = {name: (0, 0) for name in names if f"{name}.weight" in headers}
-    for name in packed_layers(quantization, plain, headers):
-        raise FormatError(
-            f"layer {name}: the quantization_config calls it quantized, and its codes are missing"
-        )
+    claimed = list(packed_layers(quantization, plain, headers))
+    if not claimed:
+        return []
+    more = f" and {len(claimed) - 1} more" if len(claimed) > 1 else ""
+    return [
+        f"layer {claimed[0]}{more}: the quantization_config calls it quantized, and the files hold "
+        "its weight as it is, which is what is read"
+    ]

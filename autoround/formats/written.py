@@ -9,6 +9,8 @@ from autoround.types import LayerPlan, Plan, QuantizedTensor, part_rows
 
 #: Stands for an expert's number in ``LayerPlan.files``.
 NUMBER = "{}"
+#: What modules for multi-token prediction begin with.
+_FURTHER = ("mtp", "nextn")
 
 
 def written_layers(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
@@ -79,6 +81,17 @@ def block_lists(plan: Plan) -> list[str]:
             found.append(before)
             break
     return list(dict.fromkeys([*found, own]))
+
+
+def is_head(name: str) -> bool:
+    """Tell whether a layer outside the blocks may be the output head, by its name.
+
+    Args:
+        name: in the files or in the class. Layers of other lists of blocks have numbers in their
+            names; those that predict further tokens are called so.
+    """
+    pieces = name.split(".")
+    return not any(piece.isdigit() or piece.startswith(_FURTHER) for piece in pieces)
 
 
 def among_blocks(plan: Plan, name: str) -> bool:

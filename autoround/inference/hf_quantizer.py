@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -179,6 +180,8 @@ class AutoRoundQuantizer(HfQuantizer):
             tied=dict(getattr(model, "all_tied_weights_keys", {})),
             optional=new_heads(model),
         )
+        for note in self._opened.notes:
+            warnings.warn(note, stacklevel=2)
         self._packed = replace_layers(model, self._opened, dtype=self._dtype)
         self._refuse_offloading(options.get("device_map"))
         for path, layer in quant_layers(model):

@@ -37,6 +37,8 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = shape
         self.scheme = scheme
         self.packing = packing
+        #: What messages call it: its path, once that is known.
+        self._name = "layer"
         #: Name of the kernel that was asked for.
         self.backend = AUTO
         #: One matrix of stacked experts: it is unpacked for the model's own code, never run.
@@ -78,7 +80,7 @@ class QuantLinear(nn.Module):
         if self._kernel is not None and self._kernel.reversible and self._demand is not None:
             return self._kernel.unpack(self._state(), self._demand)
         tensors = {name: self.get_buffer(name) for name in self._parts}
-        return layout_named(self.packing).from_tensors(tensors, self.scheme, name="layer")
+        return layout_named(self.packing).from_tensors(tensors, self.scheme, name=self._name)
 
     def stored_parts(self) -> tuple[str, ...]:
         """Return the names of the checkpoint's tensors, as a state dict has them."""
@@ -90,6 +92,7 @@ class QuantLinear(nn.Module):
         Raises:
             FormatError: it names a group that does not exist; ``name`` says where.
         """
+        self._name = name
         index = self._buffers.get("g_idx")
         if index is None or self.scheme.group_size <= 0:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def load(
     check_backend(backend)
     folder = locate_model(model)
     built, opened, packed = open_empty(folder)
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=2)
     runtime = open_device(device)
     chosen = dtype or dtype_for(folder, runtime)
     lay_out = not dense and runtime.device.type != "meta"

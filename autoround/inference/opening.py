@@ -11,7 +11,8 @@ from torch import nn
 from autoround.errors import FormatError
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named
-from autoround.formats.unpacking import UnpackingSource, refuse_plain
+from autoround.formats.unpacking import UnpackingSource, plain_against_config
+from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import ExpertTensor, expert_tensors
@@ -33,6 +34,7 @@ class Opened(NamedTuple):
     linears: packed layers by the paths of the model's modules. experts: the matrices of each
     packed stacked weight, by its name and then by (part, expert). keys: the model's other
     tensors and their names in ``tensors``. layers: all packed layers by their names in the files.
+    notes: what of its config is not followed, and which of its layers the model does not have.
     """
 
     files: WeightSource
@@ -42,6 +44,7 @@ class Opened(NamedTuple):
     stacked: dict[str, ExpertTensor]
     keys: dict[str, str]
     layers: Mapping[str, PackedLayer]
+    notes: tuple[str, ...] = ()
 
     def parts_of_others(self) -> dict[str, str]:
         """Return the files' tensors that do not become one of the model's as they stand.
@@ -102,6 +105,7 @@ def open_packed(
     stacked = expert_tensors(model)
     names = CheckpointNames(tensors)
     linears, experts = {}, {}
+    matrices = {n for n, m in model.named_modules() if is_matrix(m)}
     for name, key in keys.items():
         origin = tensors.origin(key)
         if name in stacked:
@@ -110,11 +114,21 @@ def open_packed(
                 experts[name] = found
         elif origin is not None and origin.rule is None:
             file = origin.keys[0][1].removesuffix(".weight")
-            if file in unpacking.layers and name.endswith(".weight"):
-                linears[name.removesuffix(".weight")] = Packed(file, unpacking.layers[file])
-    linear = {n for n, m in model.named_modules() if is_matrix(m)} - set(linears)
-    refuse_plain(quantization, files, tensors.files_of(linear))
-    return Opened(files, tensors, linears, experts, stacked, keys, unpacking.layers)
+            # What is packed and no linear layer, such as embeddings, is unpacked as it is read.
+            layer = name.removesuffix(".weight")
+            if file in unpacking.layers and layer in matrices:
+                linears[layer] = Packed(file, unpacking.layers[file])
+    notes = [*unpacking.notes]
+    notes += plain_against_config(quantization, files, tensors.files_of(matrices - set(linears)))
+    notes += beyond_notes(model, _unplaced_layers(tensors, unpacking))
+    layers = unpacking.layers
+    return Opened(files, tensors, linears, experts, stacked, keys, layers, tuple(notes))
+
+
+def _unplaced_layers(tensors: ConvertedSource, unpacking: UnpackingSource) -> list[str]:
+    """Return the packed layers that no tensor of the model is made of."""
+    names = (name.removesuffix(".weight") for name in tensors.unknown)
+    return [name for name in names if name in unpacking.layers]
 
 
 def _matrices(

@@ -107,6 +107,8 @@ def check_header(
         wanted: the model's tensor, which may be on meta.
         what: names it in the error.
 
+    Those that the model class leaves out on purpose are.
+
     Raises:
         FormatError: it is missing, or has another shape or dtype.
     """

@@ -18,4 +18,5 @@ def conversion_lines(conversion: Conversion) -> list[str]:
     ]
     if conversion.shifted:
         lines.append(f"{conversion.shifted} groups moved by a level, codes and zero point together")
-    return [*lines, *(f"changed: {name}: {loss}" for name, loss in conversion.lossy.items())]
+    lines += [f"changed: {name}: {loss}" for name, loss in conversion.lossy.items()]
+    return [*lines, *(f"note: {note}" for note in conversion.notes)]

@@ -20,6 +20,7 @@ def inspection_lines(inspection: Inspection, *, layers: bool = False) -> list[st
         # An empty part has no bits per weight.
         if part.weights
     ]
+    rows += [f"  note: {note}" for note in inspection.notes]
     if not layers:
         return [head, *rows]
     return [head, *rows, *(f"  {name}: {scheme}" for name, scheme in inspection.layers.items())]
@@ -35,6 +36,7 @@ def inspection_values(inspection: Inspection) -> dict[str, object]:
         "kept": [_part_values(part) for part in inspection.kept],
         "total": _part_values(inspection.total),
         "layers": inspection.layers,
+        "notes": list(inspection.notes),
     }
 
 

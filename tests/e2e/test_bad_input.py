@@ -212,10 +212,10 @@ def in_order(change: Callable[[Tensor], Tensor]) -> Damage:
     return in_tensors(apply)
 
 
-def a_plain_layer(tensors: Tensors, family: str) -> None:
+def a_layer_in_floats(tensors: Tensors, family: str) -> None:
     for name in [n for n in tensors if n.startswith(LAYER + ".")]:
         del tensors[name]
-    tensors[LAYER + ".weight"] = torch.zeros(96, 64)
+    tensors[LAYER + ".weight"] = torch.zeros(96, 64).to(torch.float8_e4m3fn)
 
 
 ALL, PLAIN = tuple(FAMILIES), ("auto_round", "auto_gptq", "auto_awq")
@@ -262,7 +262,8 @@ OUTSIDE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "group size 0": (configured("group_size", "group_size", 0), ALL),
     "group size -5": (configured("group_size", "group_size", -5), TWO),
     "plain tensors": (in_tensors(plain_tensors), ALL),
-    "one plain layer": (in_tensors(a_plain_layer), ("auto_round",)),
+    "one layer in 8-bit floats": (in_tensors(a_layer_in_floats), ALL),
+    "rotated inputs": (configured("transform_config", "type", "float"), TWO),
 }
 #: What shows only where weights are read, which ``inspect`` does not do.
 INSIDE: dict[str, tuple[Damage, tuple[str, ...]]] = {

@@ -308,7 +308,8 @@ def content(folder: Path) -> dict[str, Tensor]:
     quantization = read_quantization(folder, read_config(folder)) or {}
     telling = telling_parts()
     names = [n.rpartition(".")[0] for n in tensors if n.rpartition(".")[2] in telling]
-    for name, stored in packed_layers(quantization, dict.fromkeys(names, (0, 0)), tensors).items():
+    headers = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    for name, stored in packed_layers(quantization, dict.fromkeys(names, (0, 0)), headers).items():
         layout = layout_named(stored.packing)
         parts = {p: tensors.pop(f"{name}.{p}") for p in layout.parts if f"{name}.{p}" in tensors}
         layer = layout.from_tensors(parts, stored.scheme, name=name)

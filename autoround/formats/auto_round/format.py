@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoround.formats.auto_round import config as auto_round_config
+from autoround.formats.auto_round import reading
 from autoround.formats.awq.layout import AUTO_ROUND_AWQ
 from autoround.formats.format import BaseFormat, Layout, PackedLayer
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
@@ -38,16 +39,22 @@ class AutoRoundFormat(BaseFormat):
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return auto_round_config.config(plan, output)
 
+    def reads(self, config: Mapping[str, Any]) -> bool:
+        """Tell whether a config is of auto-round, whichever way it spells its name."""
+        return reading.is_auto_round(config)
+
     def packed_layers(
         self,
         config: Mapping[str, Any],
         shapes: Mapping[str, tuple[int, int]],
         tensors: Collection[str],
     ) -> dict[str, PackedLayer]:
-        """Return how every quantized layer is held, as the config says."""
-        schemes = auto_round_config.quantized_layers(config, shapes)
-        packing = str(config["packing_format"])
-        return {name: PackedLayer(scheme, packing) for name, scheme in schemes.items()}
+        """Return how every quantized layer is held: those with a ``qweight``.
+
+        Raises:
+            FormatError: a value in the config is illegal, or no scheme fits a layer's tensors.
+        """
+        return reading.packed_layers(config, shapes, tensors)
 
 
 AUTO_ROUND = AutoRoundFormat("auto_round", AUTO_ROUND_V1, AUTO_ROUND_V2)

@@ -8,6 +8,8 @@ from typing import Any
 from autoround.errors import FormatError
 from autoround.formats.awq import config as awq_config
 from autoround.formats.awq.layout import AWQ
+from autoround.formats.config_values import read_flag
+from autoround.formats.fitting import Candidate, choose_scheme, headers_in
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
 from autoround.formats.schemes import read_scheme
 from autoround.types import OutputPlan, Plan, Scheme
@@ -49,14 +51,22 @@ class AwqFormat(Float16Format):
         Raises:
             FormatError: the version is not gemm, or a value in the config is illegal.
         """
-        version = str(config.get("version", "gemm")).lower()
+        version = str(config.get("version") or "gemm").lower()
         if version != "gemm":
             raise FormatError(f"AWQ version {version!r} cannot be read; legal: gemm")
+        where = "of the model"
+        zero_point = read_flag(
+            config.get("zero_point"), key="zero_point", where=where, missing=True
+        )
         # With zero points or without, the tensors are the same: without, all are the middle level.
-        sym = not config.get("zero_point", True)
-        scheme = read_scheme({**config, "sym": sym}, "of the model")
+        offered = [Candidate(read_scheme({**config, "sym": not zero_point}, where), where)]
+        headers = headers_in(tensors)
+        # Layers that are kept need no list: the files hold no qweight of theirs.
         return {
-            name: PackedLayer(scheme, AWQ.name) for name in packed_by("qweight", shapes, tensors)
+            name: PackedLayer(
+                choose_scheme(name, offered, AWQ, headers=headers, shape=shapes[name]), AWQ.name
+            )
+            for name in packed_by(("qweight", "qzeros"), shapes, tensors)
         }
 
 

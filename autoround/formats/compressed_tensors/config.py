@@ -9,13 +9,12 @@ knows their group.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from autoround.errors import FormatError
 from autoround.formats.written import block_lists, described
-from autoround.types import LEGAL_BITS, PER_CHANNEL, LayerPlan, Plan, Scheme
+from autoround.types import LayerPlan, Plan, Scheme
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
@@ -100,82 +99,3 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
         "group_size": size,
         "dynamic": False,
     }
-
-
-def quantized_layers(
-    config: Mapping[str, Any], names: Collection[str], tensors: Collection[str]
-) -> dict[str, Scheme]:
-    """Return the scheme of every layer of some, all of which hold packed weights.
-
-    Args:
-        config: of compressed-tensors.
-        names: the layers with a ``weight_packed``.
-        tensors: names of all tensors in the files.
-
-    Raises:
-        FormatError: the config is of another kind, a layer belongs to no group, or its inputs are
-            reordered.
-    """
-    if config.get("format") != FORMAT:
-        raise FormatError(
-            f"compressed-tensors format {config.get('format')!r} cannot be read; legal: {FORMAT}"
-        )
-    groups = config.get("config_groups")
-    if not isinstance(groups, Mapping) or not all(isinstance(g, Mapping) for g in groups.values()):
-        raise FormatError("quantization_config.config_groups is not a table of groups")
-    found = {}
-    for name in names:
-        if f"{name}.weight_g_idx" in tensors:
-            raise FormatError(
-                f"layer {name}: its inputs are reordered (actorder); such checkpoints of "
-                "compressed-tensors cannot be read"
-            )
-        found[name] = _scheme(_group_of(name, groups), name)
-    return found
-
-
-def _group_of(name: str, groups: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the group of a layer: by its name first, then by a regex, then by a class."""
-    by_class: Mapping[str, Any] | None = None
-    by_regex: Mapping[str, Any] | None = None
-    for group in groups.values():
-        for target in group.get("targets") or ():
-            if target == name:
-                return group
-            if str(target).startswith("re:"):
-                # The first regex wins; the search goes on for a target that is the name itself.
-                if by_regex is None and _matches(str(target)[3:], name):
-                    by_regex = group
-            elif target == "Linear" and by_class is None:
-                by_class = group
-    found = by_regex if by_regex is not None else by_class
-    if found is None:
-        raise FormatError(f"layer {name} holds packed weights, but no config group targets it")
-    return found
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.match(pattern, name) is not None
-    except re.error as error:
-        raise FormatError(f"target 're:{pattern}' is not a regex: {error}") from None
-
-
-def _scheme(group: Mapping[str, Any], name: str) -> Scheme:
-    weights = group.get("weights")
-    if not isinstance(weights, Mapping) or weights.get("type", "int") != "int":
-        raise FormatError(f"layer {name}: only groups of integer weights can be read")
-    if group.get("input_activations") or group.get("output_activations"):
-        raise FormatError(f"layer {name}: only 16-bit activations can be read")
-    bits, size = weights.get("num_bits"), weights.get("group_size")
-    strategy = weights.get("strategy") or ("group" if size else "channel")
-    if strategy not in ("group", "channel") or bits not in LEGAL_BITS:
-        raise FormatError(
-            f"layer {name}: {bits} bits by {strategy} cannot be read; legal: 2 to 8 bits by "
-            "group or channel"
-        )
-    if strategy == "channel":
-        size = PER_CHANNEL
-    if not isinstance(size, int) or (size < 1 and size != PER_CHANNEL):
-        raise FormatError(f"layer {name}: group_size is {size!r}; legal: 1 and more, -1 (channel)")
-    return Scheme(bits, size, bool(weights.get("symmetric", True)))

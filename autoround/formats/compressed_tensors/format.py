@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from autoround.formats.compressed_tensors import clients
+from autoround.formats.compressed_tensors import clients, reading
 from autoround.formats.compressed_tensors import config as compressed_config
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
-from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
+from autoround.formats.format import Float16Format, Layout, PackedLayer
 from autoround.types import LayerPlan, OutputPlan, Plan
 
 
@@ -38,11 +38,10 @@ class CompressedTensorsFormat(Float16Format):
         """Return how every quantized layer is held: those with packed weights.
 
         Raises:
-            FormatError: the config is of another kind, or a layer belongs to no group.
+            FormatError: the config is of another kind, a layer belongs to no group, or no group's
+                scheme fits its tensors.
         """
-        packed = packed_by("weight_packed", shapes, tensors)
-        schemes = compressed_config.quantized_layers(config, packed, tensors)
-        return {name: PackedLayer(scheme, PACK_QUANTIZED.name) for name, scheme in schemes.items()}
+        return reading.packed_layers(config, shapes, tensors)
 
 
 FORMATS = (CompressedTensorsFormat("compressed-tensors"), CompressedTensorsFormat("llm_compressor"))

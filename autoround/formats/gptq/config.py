@@ -13,7 +13,7 @@ from typing import Any
 
 from autoround._version import __version__
 from autoround.formats.schemes import group_key, most_common
-from autoround.formats.written import among_blocks, block_lists, described, written_layers
+from autoround.formats.written import among_blocks, block_lists, described, is_head, written_layers
 from autoround.types import OutputPlan, Plan
 
 
@@ -29,7 +29,7 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
-    head = next((x for x in outside if x.scheme is not None), None)
+    head = next((x for x in outside if x.scheme is not None and is_head(x.name)), None)
     dynamic: dict[str, dict[str, Any]] = {}
     named = [x for x in outside if x.scheme is not None or among_blocks(plan, x.name)]
     # GPTQModel: `-:` leaves a layer as it is, `+:` gives it other keys than the model.

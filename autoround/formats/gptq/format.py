@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from autoround.errors import FormatError
-from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
+from autoround.formats.format import Float16Format, Layout, PackedLayer
 from autoround.formats.gptq import config as gptq_config
-from autoround.formats.gptq.layout import (
-    AUTO_ROUND_V1,
-    AUTO_ROUND_V2,
-    GPTQ_V1,
-    GPTQ_V2,
-    GptqLayout,
-)
-from autoround.formats.schemes import read_scheme
+from autoround.formats.gptq import reading
+from autoround.formats.gptq.layout import GPTQ_V1, GPTQ_V2, GptqLayout
 from autoround.types import LayerPlan, OutputPlan, Plan
-
-#: Layouts by what configs call them, with and without the group of each input.
-_VERSIONS = {"gptq": (GPTQ_V1, AUTO_ROUND_V1), "gptq_v2": (GPTQ_V2, AUTO_ROUND_V2)}
 
 
 class GptqFormat(Float16Format):
@@ -62,39 +51,10 @@ class GptqFormat(Float16Format):
         """Return how every quantized layer is held: those with a ``qweight``.
 
         Raises:
-            FormatError: the version is unknown, or a value or a rule in the config is illegal.
+            FormatError: the version is unknown, a value or a rule in the config is illegal, or no
+                scheme fits a layer's tensors.
         """
-        version = str(config.get("checkpoint_format") or config.get("format") or "gptq")
-        if version not in _VERSIONS:
-            raise FormatError(
-                f"GPTQ checkpoint_format {version!r} cannot be read; legal: {', '.join(_VERSIONS)}"
-            )
-        indexed, bare = _VERSIONS[version]
-        # Kept layers need no rule: the files hold no qweight of theirs.
-        rules = config.get("dynamic") or {}
-        if not isinstance(rules, Mapping):
-            raise FormatError("quantization_config.dynamic is not a table of rules")
-        layers = {}
-        for name in packed_by("qweight", shapes, tensors):
-            scheme = read_scheme({**config, **_rule(rules, name)}, f"of layer {name}")
-            # Files without g_idx have the very layout of AutoRound's packings.
-            layout = indexed if f"{name}.g_idx" in tensors else bare
-            layers[name] = PackedLayer(scheme, layout.name)
-        return layers
-
-
-def _rule(rules: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return what the first rule that matches a layer sets."""
-    for rule, values in rules.items():
-        try:
-            matched = re.match(rule.removeprefix("+:"), name) is not None
-        except re.error as error:
-            raise FormatError(f"dynamic rule {rule!r} is not a regex: {error}") from None
-        if not rule.startswith("-:") and matched:
-            if not isinstance(values, Mapping):
-                raise FormatError(f"dynamic rule {rule!r} is not a table of keys")
-            return values
-    return {}
+        return reading.packed_layers(config, shapes, tensors)
 
 
 FORMATS = (GptqFormat("auto_gptq", GPTQ_V1), GptqFormat("gptq_v2", GPTQ_V2))

@@ -36,6 +36,23 @@ def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
     return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
 
 
+def _refuse_other_version(zero: Tensor, bits: int, name: str) -> None:
+    """Refuse symmetric zero points that are all off by one, as they are in the other version.
+
+    GPTQ's programs have the middle level in every group of a symmetric layer; their configs do not
+    always say in which version they wrote it.
+    """
+    if zero.device.type == "meta" or not zero.numel():
+        return
+    middle, first = 2 ** (bits - 1), int(zero.flatten()[0])
+    if abs(first - middle) == 1 and bool((zero == first).all()):
+        raise FormatError(
+            f"layer {name}: all its zero points are {first}, and the quantization_config calls it "
+            f"symmetric, which is {middle}: its files are of the other version than "
+            "checkpoint_format (gptq, gptq_v2) or packing_format says"
+        )
+
+
 class GptqLayout(BaseLayout):
     """GPTQ's tensors in one of their versions.
 
@@ -107,7 +124,8 @@ class GptqLayout(BaseLayout):
         """Read a quantized weight back; ``g_idx`` is not looked at.
 
         Raises:
-            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+            FormatError: a tensor is missing, has another dtype or shape than the layout, or is of
+                the other version.
         """
         qweight, qzeros, scales = (
             matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
@@ -118,9 +136,10 @@ class GptqLayout(BaseLayout):
                 "values"
             )
         codes = unpack_rows(qweight, scheme.bits).t()
-        return assemble(
-            codes, scales.t(), _zeros(qzeros.t(), scheme.bits, self.version), scheme, name=name
-        )
+        zero = _zeros(qzeros.t(), scheme.bits, self.version)
+        if scheme.sym:
+            _refuse_other_version(zero, scheme.bits, name)
+        return assemble(codes, scales.t(), zero, scheme, name=name)
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

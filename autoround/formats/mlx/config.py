@@ -12,6 +12,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats.config_values import read_bits, read_group_size
+from autoround.formats.fitting import Candidate, choose_scheme, headers_in
+from autoround.formats.format import packed_by
+from autoround.formats.layer_keys import LayerKeys
 from autoround.formats.mlx.layout import MLX
 from autoround.formats.schemes import most_common
 from autoround.formats.written import described
@@ -79,21 +83,27 @@ def quantized_layers(
     Raises:
         FormatError: a value in the config is illegal.
     """
-    if config.get("mode", "affine") != "affine":
-        raise FormatError(f"MLX quantization mode {config['mode']!r} cannot be read; legal: affine")
+    tables = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    keys = LayerKeys(tables, {name.rpartition(".")[0] for name in tensors})
     found = {}
-    for name in names:
-        # The files decide, as for mlx-lm; plain layers have a bias, never biases.
-        if f"{name}.biases" not in tensors:
-            continue
-        own = config.get(name)
-        keys = {**config, **own} if isinstance(own, Mapping) else config
-        bits, size = keys.get("bits"), keys.get("group_size")
-        if not isinstance(bits, int) or not isinstance(size, int):
-            raise FormatError(f"quantization: bits and group_size of layer {name} are no numbers")
-        scheme = Scheme(bits, size, False)
-        reason = MLX.illegal(scheme)
+    # The files decide, as for mlx-lm; plain layers have a bias, never biases.
+    for name in packed_by("biases", names, tensors):
+        offered = [
+            *(_offer({**config, **tables[key]}, f"of layer {key}") for key in keys.matching(name)),
+            _offer(config, "of the model"),
+        ]
+        found[name] = choose_scheme(name, offered, MLX, headers=headers_in(tensors))
+        reason = MLX.illegal(found[name])
         if reason:
             raise FormatError(f"quantization of layer {name}: {reason}")
-        found[name] = scheme
     return found
+
+
+def _offer(keys: Mapping[str, Any], where: str) -> Candidate:
+    mode = keys.get("mode") or "affine"
+    if mode != "affine":
+        raise FormatError(f"MLX quantization mode {mode!r} {where} cannot be read; legal: affine")
+    bits = read_bits(keys.get("bits"), where=where)
+    return Candidate(
+        Scheme(bits, read_group_size(keys.get("group_size"), where=where), False), where
+    )

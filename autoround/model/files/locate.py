@@ -10,12 +10,11 @@ from autoround.errors import ModelError
 from autoround.model.files.config_limits import check_limits
 from autoround.model.files.hub import HubModel, fetch_side_files, parse_hub_name
 from autoround.model.files.hub_source import HubSource
+from autoround.model.files.quantization_config import MAX_BYTES, find_quantization
 from autoround.model.files.source import CheckpointSource
 
 #: Methods of a quantization_config whose checkpoints are as good as 16-bit ones: they are unpacked.
 UNPACKED = ("fp8", "mxfp4")
-#: A config larger than this is not a config.
-MAX_CONFIG_BYTES = 16 << 20
 
 
 class ModelFiles(NamedTuple):
@@ -108,8 +107,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
         hint = f", but folders that do: name one of {', '.join(inside[:8])}" if inside else ""
         raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelError(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB: not a model config")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a model config")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -123,21 +122,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_quantization(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """Return what a checkpoint says of its quantization, or None if it says nothing.
 
-    Old GPTQ checkpoints say it in a file of its own, quantize_config.json.
+    It may stand under several keys, or, of older programs, in a file of its own.
 
     Raises:
         ModelError: it is not an object, or that file is not JSON.
     """
-    found = config.get("quantization_config")
-    path = folder / "quantize_config.json"
-    if found is None and path.is_file() and path.stat().st_size <= MAX_CONFIG_BYTES:
-        try:
-            found = {"quant_method": "gptq", **json.loads(path.read_text(encoding="utf-8"))}
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ModelError(f"{path} is not a JSON object: {error}") from error
-    if found is not None and not isinstance(found, dict):
-        raise ModelError(f"{folder}: its quantization_config is not an object")
-    return found
+    return find_quantization(folder, config)
 
 
 def refuse_unquantizable(config: dict[str, Any], *, where: str) -> None:

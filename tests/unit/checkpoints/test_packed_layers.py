@@ -108,7 +108,7 @@ def test_a_packed_layer_that_the_model_lacks_is_named(
         matched(alter(tmp_path / "out", more))
 
 
-def test_a_layer_that_is_plain_against_its_config_is_named(
+def test_a_layer_that_is_plain_against_its_config_is_kept(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     write_quantized(checkpoint("llama"), tmp_path / "out", lambda name: W4)
@@ -118,5 +118,12 @@ def test_a_layer_that_is_plain_against_its_config_is_named(
             del tensors[f"{UP}.{part}"]
         tensors[f"{UP}.weight"] = torch.ones(96, 64)
 
-    with pytest.raises(FormatError, match=UP):
-        matched(alter(tmp_path / "out", plain))
+    unpacking, found = matched(alter(tmp_path / "out", plain))
+    assert [(x.scheme, x.reason) for x in found[UP]] == [(None, KEPT)]
+    assert UP not in unpacking.layers
+    assert unpacking.notes == []
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["quantization_config"]["extra_config"] = {UP: {"bits": 8}}
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    (note,) = matched(tmp_path / "out")[0].notes
+    assert note.startswith(f"layer {UP}: the quantization_config calls it quantized, and the files")

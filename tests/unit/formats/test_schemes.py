@@ -39,12 +39,13 @@ def test_schemes_are_read_under_the_names_of_either_program(bits: int) -> None:
     ("keys", "words"),
     [
         ({"bits": 1}, "bits of layer a is 1; legal: 2, 3"),
-        ({"bits": "4"}, "bits of layer a is '4'"),
+        ({"bits": "four"}, "bits of layer a is 'four'"),
+        ({"bits": 16}, "bits of layer a is 16"),
         ({"bits": None}, "bits of layer a is None"),
-        ({"bits": 4.0}, "bits of layer a is 4.0"),
+        ({"bits": 4.5}, "bits of layer a is 4.5"),
         ({"group_size": -2}, "group_size of layer a is -2"),
-        ({"group_size": "128"}, "group_size of layer a is '128'"),
-        ({"group_size": None}, "group_size of layer a is None"),
+        ({"group_size": "many"}, "group_size of layer a is 'many'"),
+        ({"sym": "maybe"}, "sym of layer a is 'maybe', which is neither true nor false"),
     ],
 )
 def test_values_that_are_not_legal_are_told_with_their_place(
@@ -52,3 +53,10 @@ def test_values_that_are_not_legal_are_told_with_their_place(
 ) -> None:
     with pytest.raises(FormatError, match=words):
         read_scheme({"bits": 4, "group_size": 32, **keys}, "of layer a")
+
+
+def test_values_are_read_for_what_they_mean() -> None:
+    for keys in ({"bits": "4", "group_size": 32.0}, {"bits": 4.0, "group_size": "32", "sym": 1}):
+        assert read_scheme(keys, "here") == Scheme(4, 32, True)
+    assert read_scheme({"bits": 4, "group_size": None, "sym": "False"}, "") == Scheme(4, -1, False)
+    assert read_scheme({"bits": None, "w_bit": 4, "q_group_size": 32}, "") == Scheme(4, 32, True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.checkpoints import Header
+from autoround.formats.fitting import Header
 from autoround.formats.registry import layout_named
-from autoround.formats.unpacking import UnpackingSource, packed_names, refuse_plain
+from autoround.formats.unpacking import UnpackingSource, packed_names, plain_against_config
 from autoround.types import QuantizedTensor, Scheme
 
 from ...tiny_quantized import nearest
@@ -100,16 +100,51 @@ def test_layers_that_may_be_packed_are_told_by_their_tensors() -> None:
     assert "b" not in packed_names({"b.weight": header})
 
 
-def test_a_layer_that_is_called_quantized_and_is_plain_is_refused() -> None:
-    config = {
-        "quant_method": "auto-round",
-        "packing_format": "auto_round",
-        "bits": 4,
-        "group_size": 32,
-        "sym": False,
-        "block_name_to_quantize": "blocks",
-    }
-    files = Files({"blocks.0.a.weight": torch.ones(32, 96), "head.weight": torch.ones(32, 96)})
-    refuse_plain(config, files, ["head", "blocks.0.missing"])
-    with pytest.raises(FormatError, match=r"layer blocks.0.a: .* and its codes are missing"):
-        refuse_plain(config, files, ["head", "blocks.0.a"])
+AUTO_ROUND = {
+    "quant_method": "auto-round",
+    "packing_format": "auto_round",
+    "bits": 4,
+    "group_size": 32,
+    "sym": False,
+    "block_name_to_quantize": "blocks",
+}
+
+
+def test_a_layer_that_is_named_as_quantized_and_is_plain_is_told() -> None:
+    extra = {"blocks.0.a": {"bits": 8}, "head": {"bits": 8}, "blocks.0.b": {"bits": 16}}
+    names = ["head", "blocks.0.a", "blocks.0.b"]
+    files = Files({f"{name}.weight": torch.ones(32, 96) for name in names})
+    (note,) = plain_against_config({**AUTO_ROUND, "extra_config": extra}, files, names)
+    assert note.startswith("layer head and 1 more: the quantization_config calls it")
+
+
+def test_a_layer_among_quantized_ones_that_is_plain_is_an_exception() -> None:
+    files = Files({"blocks.0.a.weight": torch.ones(32, 96), "blocks.0.b": torch.ones(2)})
+    assert plain_against_config(AUTO_ROUND, files, ["blocks.0.a", "blocks.0.missing"]) == []
+
+
+def test_what_is_not_followed_is_noted() -> None:
+    assert UnpackingSource(stored(), GPTQ).notes == []
+    (note,) = UnpackingSource(stored(), {**GPTQ, "kv_cache_scheme": {"num_bits": 8}}).notes
+    assert "kv_cache_scheme" in note
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"b.weight": torch.ones(4, 4).to(torch.float8_e4m3fn)}, "b.weight is torch.float8_e4m3fn"),
+        ({"b.weight": torch.ones(4, 4, dtype=torch.int8)}, "b.weight is torch.int8"),
+        (
+            {"b.weight": torch.ones(4, 4), "b.weight_scale": torch.ones(4)},
+            "b.weight_scale, which belongs to no packed layer",
+        ),
+        ({"b.weight_global_scale": torch.ones(1)}, "b.weight_global_scale, which belongs to no"),
+    ],
+)
+def test_weights_of_another_kind_beside_packed_ones_are_refused(
+    tensors: dict[str, Tensor], words: str
+) -> None:
+    files = stored()
+    files.tensors.update(tensors)
+    with pytest.raises(FormatError, match=words):
+        UnpackingSource(files, GPTQ)

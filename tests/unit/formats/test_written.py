@@ -11,6 +11,7 @@ from autoround.formats.written import (
     among_blocks,
     block_lists,
     described,
+    is_head,
     part_shape,
     split,
     written_layers,
@@ -106,3 +107,18 @@ def test_a_single_weight_is_itself_under_its_name_in_files() -> None:
     whole = QuantizedTensor(torch.zeros(8, 32).byte(), ones.half(), ones.byte(), W4)
     assert list(split(RENAMED, whole)) == [("m.blocks.0.router", whole)]
     assert list(split(PLAIN, whole)) == [("m.layers.0.q", whole)]
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("lm_head", True),
+        ("transformer.output_layer", True),
+        ("model.layers.61.shared_head.head", False),
+        ("mtp.fc", False),
+        ("model.mtp_layers.fc", False),
+        ("visual.blocks.0.attn.qkv", False),
+    ],
+)
+def test_a_head_is_told_from_other_layers_outside_the_blocks(name: str, head: bool) -> None:
+    assert is_head(name) == head

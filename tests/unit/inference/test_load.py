@@ -162,7 +162,7 @@ def test_an_unknown_device_is_refused(quantized: Path) -> None:
         ({"packing_format": "auto_round:marlin"}, "packing_format is 'auto_round:marlin'"),
         ({"quant_method": "fp8"}, "quant_method is 'fp8'"),
         ({"bits": 11}, "bits of the model is 11"),
-        ({"block_name_to_quantize": "nowhere"}, "names no layer of this model"),
+        ({"rotation_config": {"algorithm": "hadamard"}}, "rotation_config says that inputs"),
     ],
 )
 def test_configs_of_other_formats_are_refused(

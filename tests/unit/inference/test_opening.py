@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,10 +119,23 @@ def test_a_checkpoint_without_packed_layers_is_refused(
 ) -> None:
     write_quantized(checkpoint("llama"), tmp_path / "out", lambda name: W4)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
+    plain = json.loads((checkpoint("llama") / "config.json").read_text())
+    plain["quantization_config"] = config["quantization_config"]
+    shutil.copytree(checkpoint("llama"), tmp_path / "plain")
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(plain))
+    with pytest.raises(FormatError, match="names no layer of this model"):
+        opened(tmp_path / "plain")
+
+
+def test_blocks_that_a_config_lists_are_no_matter(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    write_quantized(checkpoint("llama"), tmp_path / "out", lambda name: W4)
+    before = opened(tmp_path / "out").linears
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
     config["quantization_config"]["block_name_to_quantize"] = "other.layers"
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(FormatError):
-        opened(tmp_path / "out")
+    assert opened(tmp_path / "out").linears == before
 
 
 def test_what_is_not_one_tensor_as_it_stands_is_told_with_its_tensors(

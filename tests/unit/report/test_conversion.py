@@ -31,3 +31,8 @@ def test_what_moved_and_what_changed_has_a_line() -> None:
         "3 groups moved by a level, codes and zero point together",
         "changed: h.0.q: 5 weights",
     ]
+
+
+def test_what_is_not_followed_has_a_line() -> None:
+    lines = conversion_lines(dataclasses.replace(EXACT, notes=("keys are not followed",)))
+    assert lines[1:] == ["note: keys are not followed"]

@@ -50,7 +50,7 @@ def test_layers_are_listed_when_asked() -> None:
 def test_an_inspection_as_values() -> None:
     values = inspection_values(INSPECTION)
     assert list(values) == [
-        "path", "architecture", "method", "quantized", "kept", "total", "layers",
+        "path", "architecture", "method", "quantized", "kept", "total", "layers", "notes",
     ]  # fmt: skip
     assert values["quantized"] == [
         {

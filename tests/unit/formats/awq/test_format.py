@@ -41,7 +41,9 @@ def test_only_one_scheme_of_four_bits_is_held() -> None:
     [
         ({"version": "gemv"}, "AWQ version 'gemv' cannot be read; legal: gemm"),
         ({"bits": "four"}, "bits of the model is 'four'"),
-        ({"group_size": None}, "group_size of the model is None"),
+        ({"group_size": "many"}, "group_size of the model is 'many'"),
+        ({"zero_point": "some"}, "zero_point of the model is 'some', which is neither"),
+        ({"version": "Marlin"}, "AWQ version 'marlin' cannot be read; legal: gemm"),
     ],
 )
 def test_configs_that_cannot_be_read_are_refused(config: dict[str, Any], words: str) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from autoround.errors import FormatError
-from autoround.formats.compressed_tensors.config import config, quantized_layers
-from autoround.types import LEGAL_BITS, PER_CHANNEL, LayerPlan, Scheme
+from autoround.formats.compressed_tensors.config import config
+from autoround.types import LayerPlan, Scheme
 
 from .._plans import plan_of
 
@@ -70,26 +69,12 @@ def test_experts_that_are_alike_are_one_regex_of_a_mixed_model() -> None:
     assert not any(t.startswith("re:") for t in targets)
 
 
-def test_a_name_comes_before_a_regex_and_a_regex_before_a_class() -> None:
-    def group(bits: int, *targets: str) -> dict[str, Any]:
-        return {"targets": list(targets), "weights": {"num_bits": bits, "group_size": 32}}
-
-    own = {
-        "format": "pack-quantized",
-        "config_groups": {"a": group(8, "Linear"), "b": group(4, r"re:.*q$", "x.k")},
-    }
-    found = quantized_layers(own, ["x.q", "x.k", "x.v"], [])
-    assert {name: scheme.bits for name, scheme in found.items()} == {"x.q": 4, "x.k": 4, "x.v": 8}
-
-
 def test_the_head_of_a_model_of_one_scheme_is_a_target_by_name() -> None:
     # vLLM's head is no Linear: it would be loaded as if it were not quantized.
     plan = plan_of([W4, None, W4], head=W4)
     found = config(plan)
     assert groups(found) == [(["Linear", "lm_head"], 4)]
     assert found["ignore"] == ["model.layers.0.mlp.up_proj"]
-    names = ["model.layers.0.self_attn.q_proj", "lm_head"]
-    assert quantized_layers(found, names, []) == dict.fromkeys(names, W4)
 
 
 @pytest.mark.parametrize("head", [W4, W8])
@@ -117,23 +102,3 @@ def test_the_head_of_a_mixed_model_is_in_one_group() -> None:
     found = groups(config(plan_of([W4, W4, W8], head=W8)))
     assert [bits for targets, bits in found if "lm_head" in targets] == [8]
     assert not any("Linear" in targets for targets, _ in found)
-
-
-@pytest.mark.parametrize("bits", LEGAL_BITS)
-@pytest.mark.parametrize("size", [16, PER_CHANNEL])
-@pytest.mark.parametrize("sym", [True, False])
-def test_every_width_reads_back_from_the_config(bits: int, size: int, sym: bool) -> None:
-    scheme = Scheme(bits, size, sym)
-    found = config(plan_of([scheme] * 3))
-    assert quantized_layers(found, ["x"], []) == {"x": scheme}
-
-
-@pytest.mark.parametrize("bits", [0, 1, 9, 16, None, "4"])
-def test_a_width_that_no_grid_has_is_refused(bits: object) -> None:
-    weights = {"num_bits": bits, "group_size": 32}
-    found = {
-        "format": "pack-quantized",
-        "config_groups": {"a": {"targets": ["Linear"], "weights": weights}},
-    }
-    with pytest.raises(FormatError, match=f"layer x: {bits} bits by group .*legal: 2 to 8 bits"):
-        quantized_layers(found, ["x"], [])

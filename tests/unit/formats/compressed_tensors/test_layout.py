@@ -17,6 +17,7 @@ from autoround.errors import FormatError
 from autoround.formats.compressed_tensors import config as compressed
 from autoround.formats.compressed_tensors.clients import notes
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
+from autoround.formats.compressed_tensors.reading import packed_layers
 from autoround.types import (
     LEGAL_BITS,
     PER_CHANNEL,
@@ -254,55 +255,12 @@ def test_the_library_accepts_the_config() -> None:
     ]
 
 
-def test_schemes_come_back_from_the_config() -> None:
-    schemes = {"a": Scheme(4, 32, True), "b": Scheme(8, PER_CHANNEL, False)}
-    config = compressed.config(plan_of(**schemes, c=None))
-    names = [f"model.layers.0.{name}" for name in schemes]
-    read = compressed.quantized_layers(config, names, set())
-    assert list(read.values()) == list(schemes.values())
-    single = compressed.config(plan_of(a=Scheme(4, 32, True)))
-    assert compressed.quantized_layers(single, ["x"], set()) == {"x": Scheme(4, 32, True)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": "int-quantized"}, "format 'int-quantized' cannot be read"),
-        ({"config_groups": []}, "not a table of groups"),
-        ({"config_groups": {"g": {"targets": ["b"]}}}, "no config group targets it"),
-        ({"config_groups": {"g": {"targets": ["re:("]}}}, "is not a regex"),
-        (
-            {"config_groups": {"g": {"targets": ["Linear"], "weights": {"type": "float"}}}},
-            "only groups of integer weights",
-        ),
-        (
-            {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 1}}}},
-            "1 bits by channel cannot be read; legal: 2 to 8 bits",
-        ),
-        (
-            {
-                "config_groups": {
-                    "g": {
-                        "targets": ["Linear"],
-                        "weights": {"num_bits": 4},
-                        "input_activations": {"num_bits": 8},
-                    }
-                }
-            },
-            "only 16-bit activations",
-        ),
-    ],
-)
-def test_what_cannot_be_read_is_refused(change: dict[str, Any], message: str) -> None:
-    config = {**compressed.config(plan_of(a=Scheme(4, 32, True))), **change}
-    with pytest.raises(FormatError, match=message):
-        compressed.quantized_layers(config, ["a"], set())
-
-
-def test_an_activation_order_is_refused() -> None:
-    config = compressed.config(plan_of(a=Scheme(4, 32, True)))
-    with pytest.raises(FormatError, match="actorder"):
-        compressed.quantized_layers(config, ["a"], {"a.weight_g_idx"})
+def test_a_wrong_shape_is_refused() -> None:
+    layer = layer_of(Scheme(4, 32, True))
+    tensors = PACK_QUANTIZED.to_tensors(layer)
+    tensors["weight_shape"] = torch.tensor([64, 95])
+    with pytest.raises(FormatError, match="weight_shape says"):
+        PACK_QUANTIZED.from_tensors(tensors, layer.scheme, name="a")
 
 
 def test_experts_that_are_alike_are_one_target() -> None:
@@ -321,8 +279,8 @@ def test_experts_that_are_alike_are_one_target() -> None:
     targets = [group["targets"] for group in mixed["config_groups"].values()]
     assert targets == [["model.layers.0.self_attn.q_proj"], [r"re:.*\.experts\.\d+\..*"]]
     names = [x.name for x in made(w4, w4).layers]
-    read = compressed.quantized_layers(mixed, names, [])
-    assert list(read.values()) == [w8, w4, w4]
+    read = packed_layers(mixed, dict.fromkeys(names, (0, 0)), {f"{n}.weight_packed" for n in names})
+    assert [layer.scheme for layer in read.values()] == [w8, w4, w4]
     # A regex would take in what is kept or held otherwise.
     for others in ((w4, w8), (w4, None)):
         found = compressed.config(make_plan((made(*others),)))

@@ -116,3 +116,24 @@ def test_words_of_another_width_are_refused() -> None:
         GPTQ_V1.from_tensors(found, Scheme(8, 32, False), name="a")
     with pytest.raises(FormatError, match="does not hold 5-bit values"):
         GPTQ_V1.from_tensors(found, Scheme(5, 32, False), name="a")
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("written", "read", "shown"), [(GPTQ_V1, GPTQ_V2, -1), (GPTQ_V2, GPTQ_V1, 1)]
+)
+def test_a_symmetric_layer_of_the_other_version_is_refused(
+    bits: int, written: GptqLayout, read: GptqLayout, shown: int
+) -> None:
+    middle = 2 ** (bits - 1)
+    symmetric = nearest(torch.randn(64, 96), Scheme(bits, 32, True))
+    assert bool((symmetric.zero == middle).all())
+    tensors = written.to_tensors(symmetric)
+    tensors["scales"] = tensors["scales"].half()
+    words = f"layer a: all its zero points are {middle + shown}, .* which is {middle}"
+    with pytest.raises(FormatError, match=words):
+        read.from_tensors(tensors, symmetric.scheme, name="a")
+    # One that is off is no sign of a version: programs may have their reasons.
+    symmetric.zero[0, 0] += shown
+    tensors = written.to_tensors(symmetric) | {"scales": tensors["scales"]}
+    assert read.from_tensors(tensors, symmetric.scheme, name="a").codes.shape == (64, 96)

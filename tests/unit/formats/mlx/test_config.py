@@ -69,8 +69,9 @@ def test_files_say_which_layers_are_quantized_and_the_config_how() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"mode": "mxfp4"}, "MLX quantization mode 'mxfp4' cannot be read"),
-        ({"bits": "4"}, "bits and group_size of layer a are no numbers"),
+        ({"mode": "mxfp4"}, "MLX quantization mode 'mxfp4' of the model cannot be read"),
+        ({"bits": "four"}, "bits of the model is 'four'; legal"),
+        ({"a": {"mode": "mxfp4"}}, "MLX quantization mode 'mxfp4' of layer a cannot be read"),
         ({"bits": 7}, "layer a: it holds 2, 3, 4, 5, 6, 8 bits, not 7"),
         ({"a": {"group_size": 16}}, "layer a: its groups are 32, 64, 128, not 16"),
     ],

@@ -47,14 +47,17 @@ def test_objects_without_end_are_refused() -> None:
 
 
 def test_defaults_of_every_class_are_taken() -> None:
-    seen = 0
+    seen, refused = 0, {}
     for kind in CONFIG_MAPPING:
         try:
             values = json.loads(CONFIG_MAPPING[kind]().to_json_string(use_diff=False))
-        except Exception:
+        except Exception as error:
+            refused[kind] = error
             continue
         seen += 1
         check_limits(values, f"default of {kind}")
+    # Some classes have no defaults.
+    assert len(refused) < seen / 10
     assert seen > 300
 
 

@@ -123,7 +123,7 @@ def test_config_must_be_an_object(tmp_path: Path, content: str, kind: str) -> No
 
 def test_a_huge_config_is_refused_unread(tmp_path: Path) -> None:
     with open(tmp_path / "config.json", "wb") as file:
-        file.truncate(locate.MAX_CONFIG_BYTES + 1)
+        file.truncate(locate.MAX_BYTES + 1)
     with pytest.raises(ModelError, match="larger than 16 MiB: not a model config"):
         read_config(tmp_path)
 
