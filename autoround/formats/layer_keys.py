@@ -80,7 +80,7 @@ def finds(pattern: str, name: str) -> bool:
         return matches_part(pattern, name)
     except PatternError as error:
         raise FormatError(
-            f"quantization_config: {pattern[:200]!r} is neither a layer nor usable: {error}"
+            f"quantization_config: {pattern[:200]!r} is neither a layer nor a regex: {error}"
         ) from None
 
 

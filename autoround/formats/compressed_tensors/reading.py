@@ -119,7 +119,7 @@ def _matches(pattern: str, name: str) -> bool:
     try:
         return matches_start(pattern, name)
     except PatternError as error:
-        raise FormatError(f"target 're:{pattern[:200]}': {error}") from None
+        raise FormatError(f"target 're:{pattern[:200]}' is not a regex: {error}") from None
 
 
 def _scheme(group: Mapping[str, Any], name: str, key: str) -> Scheme:
