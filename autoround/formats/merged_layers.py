@@ -2,25 +2,43 @@
 
 vLLM and SGLang run q, k and v of one attention as a single product, gate and up of one
 MLP likewise, and all experts of a layer by one kernel. Where the parts differ, they refuse
-the model or, worse, read one part with the scheme of another.
+the model or, worse, read one part with the scheme of another. Where they agree, engines look
+some rules of a config up by the name of the merged layer, which no file has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from autoround.formats.written import written_layers
-from autoround.types import LayerPlan
+from autoround.types import LayerPlan, Scheme
 
-#: Last names of layers that are merged, side by side below one module.
-MERGED = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("q_a_proj", "kv_a_proj_with_mqa"),
-)
-_EXPERT = re.compile(r"^(.*\.experts)\.\d+\.")
+#: Last names of layers that are merged, side by side below one module, and what engines call them.
+MERGED: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("q_proj", "k_proj", "v_proj"): ("qkv_proj",),
+    ("gate_proj", "up_proj"): ("gate_up_proj",),
+    ("w1", "w3"): ("gate_up_proj", "w13"),
+    ("c_fc_0", "c_fc_1"): ("gate_up_proj",),
+    # vLLM's name, then SGLang's.
+    ("q_a_proj", "kv_a_proj_with_mqa"): ("fused_qkv_a_proj", "fused_qkv_a_proj_with_mqa"),
+    ("in_proj_qkv", "in_proj_z"): ("in_proj_qkvz",),
+    ("in_proj_b", "in_proj_a"): ("in_proj_ba",),
+    ("key_proj", "value_proj"): ("kv_proj",),
+    ("wq_a", "wkv"): ("fused_wqa_wkv",),
+    ("wk", "weights_proj"): ("wk_weights_proj",),
+}
+#: What single architectures merge beyond that: named where all parts are there and agree, but not
+#: asked to, because others run the same names one by one.
+_SOMETIMES: Mapping[tuple[str, ...], str] = {
+    ("q_proj", "k_proj", "v_proj", "g_proj"): "in_proj_qkvg",
+    ("q_proj", "k_proj", "v_proj", "b_proj"): "qkvb_proj",
+    ("q_proj", "k_proj", "v_proj", "b_proj", "f_a_proj"): "in_proj_qkvgfab",
+    ("q_a_proj", "kv_a_proj_with_mqa", "g_proj"): "fused_qkv_a_g_proj",
+    ("wkv", "wgate"): "fused_wkv_wgate",
+}
+# An expert by itself, or all of a layer in one tensor.
+_EXPERT = re.compile(r"^(.*\.experts)\.(?:\d+\.)?\w+$")
 
 
 def disagreements(layers: Iterable[LayerPlan]) -> list[str]:
@@ -53,13 +71,76 @@ def merged_under(name: str, *, experts_only: bool = False) -> str:
         merged.
     """
     # All experts of a layer go through one kernel, whatever their projections are called.
-    expert = _EXPERT.match(name)
-    if expert:
-        return f"{expert[1]}.*"
+    experts = experts_of(name)
+    if experts:
+        return f"{experts}.*"
     parent, _, own = name.rpartition(".")
     if experts_only:
         return ""
     return next((f"{parent}.{{{','.join(names)}}}" for names in MERGED if own in names), "")
+
+
+def engine_names(schemes: Mapping[str, Scheme | None]) -> dict[str, Scheme | None]:
+    """Return merged layers by the names that engines have for them, where their parts agree.
+
+    Args:
+        schemes: of layers by their names in files or in the class; None for 16 bit.
+
+    Returns:
+        Such as ``model.layers.0.mlp.gate_up_proj`` or ``model.layers.0.mlp.experts`` with the
+        scheme of the parts; what the files themselves have under such a name is left out.
+    """
+    parents: dict[str, dict[str, Scheme | None]] = {}
+    experts: dict[str, set[Scheme | None]] = {}
+    for name, scheme in schemes.items():
+        module = experts_of(name)
+        if module:
+            experts.setdefault(module, set()).add(scheme)
+        else:
+            parent, _, own = name.rpartition(".")
+            parents.setdefault(parent, {})[own] = scheme
+    merged = {
+        f"{parent}.{name}": next(iter(parts.values()))
+        for parent, inside in parents.items()
+        for name, parts in _side_by_side(inside)
+        if len(set(parts.values())) == 1
+    }
+    merged |= {name: next(iter(kinds)) for name, kinds in experts.items() if len(kinds) == 1}
+    return {name: scheme for name, scheme in merged.items() if name not in schemes}
+
+
+def experts_of(name: str) -> str:
+    """Return the module of the experts that a layer is one of; empty for any other layer.
+
+    Args:
+        name: of the layer in the files.
+    """
+    expert = _EXPERT.match(name)
+    return expert[1] if expert else ""
+
+
+def merges_experts(name: str) -> bool:
+    """Tell whether a merged layer is that of experts.
+
+    Args:
+        name: that engines have for it.
+    """
+    return name.endswith(".experts")
+
+
+def _side_by_side(
+    inside: Mapping[str, Scheme | None],
+) -> list[tuple[str, dict[str, Scheme | None]]]:
+    """Return the merged names below one module, each with the parts that are there."""
+    merged: list[tuple[str, dict[str, Scheme | None]]] = []
+    for names, engines in MERGED.items():
+        # Some attentions have no v of their own: two parts are enough.
+        parts = {name: inside[name] for name in names if name in inside}
+        merged += [(engine, parts) for engine in engines if len(parts) > 1]
+    for names, engine in _SOMETIMES.items():
+        if all(name in inside for name in names):
+            merged.append((engine, {name: inside[name] for name in names}))
+    return merged
 
 
 def _spell(parts: Mapping[str, LayerPlan]) -> str:
@@ -67,20 +148,22 @@ def _spell(parts: Mapping[str, LayerPlan]) -> str:
     return " and ".join(sorted(schemes))
 
 
-def notes(layers: Iterable[LayerPlan]) -> list[str]:
+def notes(layers: Iterable[LayerPlan], formats: Sequence[str]) -> list[str]:
     """Return what a reader of the plan should know.
 
     Args:
         layers: as planned.
+        formats: names of those whose engines merge layers.
 
     Returns:
         One line, or nothing where all merged layers agree.
     """
-    found = disagreements(layers)
-    if not found:
+    differing = disagreements(layers)
+    if not differing or not formats:
         return []
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
     return [
-        f"vLLM and SGLang merge layers that here have different schemes ({found[0]}{more}); "
-        "they will refuse this model or misread it, so give such layers the same scheme"
+        f"{', '.join(formats)}: vLLM and SGLang merge layers that here have different schemes "
+        f"({differing[0]}{more}); they will refuse this model or misread it, so give such layers "
+        "the same scheme"
     ]

@@ -22,11 +22,11 @@ from autoround.planning.code_roles import (
 )
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
-from autoround.planning.kept_dtype import kept_dtype, with_float32
+from autoround.planning.kept_dtype import dtype_notes, kept_dtype, with_float32
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
-from autoround.planning.output_formats import check_formats, plan_outputs
+from autoround.planning.output_formats import check_formats, plan_outputs, weights_asked_for
 from autoround.recipe.schema import Recipe
 from autoround.settings import MachineSettings, TuningSettings
 from autoround.types import LayerPlan, OutputPlan, Plan
@@ -68,11 +68,12 @@ def make_plan(
     every = [matrix for block in inside.values() for matrix in block]
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     rules = apply_rules(recipe, skeleton, inside, outside)
-    dtype, notes = kept_dtype(recipe, skeleton)
-    outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
+    dtype = kept_dtype(recipe, skeleton)
+    weights = weights_asked_for(rules, skeleton, every, outside)
+    schemes = rules.where(m.name for m in every)
+    outputs = plan_outputs(recipe, dtype, schemes=schemes, weights=weights)
     plans = []
     for one in _passes(rules, skeleton, inside, outside, outputs):
-        layers = _layers_to_quantize(one, model)
         plans.append(
             Plan(
                 model=model,
@@ -85,7 +86,7 @@ def make_plan(
                 device=device_name(runtime),
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
-                notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
+                notes=_notes(one, recipe, skeleton, model),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, interrupted),
             )
@@ -131,6 +132,13 @@ def _common_notes(
     """Return the notes that are about the whole run, and stand with its first pass."""
     notes = [*_pass_notes(plans), *_end_to_end_notes(recipe, outputs)]
     return [*notes, *_extra_notes(skeleton, outputs)]
+
+
+def _notes(one: PassPlan, recipe: Recipe, skeleton: Skeleton, model: str) -> tuple[str, ...]:
+    """Return the notes on a pass and its formats."""
+    layers = [*_layers_to_quantize(one, model), *one.kept]
+    kept = dtype_notes(recipe, skeleton, one.outputs)
+    return (*kept, *one.notes, *registry.notes(layers, one.outputs))
 
 
 def _layers_to_quantize(one: PassPlan, model: str) -> list[LayerPlan]:

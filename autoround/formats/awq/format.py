@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats import engine_notes
 from autoround.formats.awq import config as awq_config
 from autoround.formats.awq.layout import AWQ
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
 from autoround.formats.schemes import read_scheme
-from autoround.types import OutputPlan, Plan, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 
 class AwqFormat(Float16Format):
@@ -38,6 +39,10 @@ class AwqFormat(Float16Format):
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return awq_config.config(plan)
 
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
+        """Return what a reader of the plan should know about clients."""
+        return engine_notes.awq_notes(self.name, layers)
+
     def packed_layers(
         self,
         config: Mapping[str, Any],
@@ -52,9 +57,8 @@ class AwqFormat(Float16Format):
         version = str(config.get("version", "gemm")).lower()
         if version != "gemm":
             raise FormatError(f"AWQ version {version!r} cannot be read; legal: gemm")
-        # With zero points or without, the tensors are the same: without, all are the middle level.
-        sym = not config.get("zero_point", True)
-        scheme = read_scheme({**config, "sym": sym}, "of the model")
+        # The tensors are the same: where weights are symmetric, all are the middle level.
+        scheme = read_scheme({**config, "sym": awq_config.symmetric(config)}, "of the model")
         return {
             name: PackedLayer(scheme, AWQ.name) for name in packed_by("qweight", shapes, tensors)
         }
