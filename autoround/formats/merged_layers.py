@@ -119,6 +119,21 @@ def experts_of(name: str) -> str:
     return expert[1] if expert else ""
 
 
+def experts_modules(layers: Iterable[LayerPlan]) -> dict[str, Scheme | None]:
+    """Return the modules of experts that are all alike, by their names in files and in the class.
+
+    Programs that load by transformers' class know no other name; some files have others.
+
+    Args:
+        layers: as planned, experts stacked.
+    """
+    layers = list(layers)
+    by_class = {layer.name: layer.scheme for layer in layers if layer.experts}
+    by_file = {layer.name: layer.scheme for layer in written_layers(layers)}
+    names = engine_names(by_class) | engine_names(by_file)
+    return {name: scheme for name, scheme in names.items() if merges_experts(name)}
+
+
 def merges_experts(name: str) -> bool:
     """Tell whether a merged layer is that of experts.
 

@@ -256,7 +256,7 @@ def _plain_pass(
     kept, notes = plan_non_block_layers(rules, skeleton, outside, outputs)
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
-    return PassPlan(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
+    return PassPlan(blocks, kept, outputs, (*_group_notes(quantized, outputs), *notes), report)
 
 
 def outside_of(skeleton: Skeleton) -> list[Matrix]:
@@ -301,16 +301,20 @@ def _check_group(size: int, widths: list[int], asking: str) -> None:
     )
 
 
-def _group_notes(layers: list[LayerPlan]) -> list[str]:
+def _group_notes(layers: list[LayerPlan], outputs: Iterable[OutputPlan]) -> list[str]:
+    # Weights that are written out have no groups.
+    formats = [x.format for x in outputs if not registry.layout_named(x.packing).dense]
+    if not formats:
+        return []
     short: dict[int, set[int]] = {}
     for x in layers:
         size = 0 if x.scheme is None else x.scheme.group_size
         if size > 0 and x.shape[1] % size:
             short.setdefault(size, set()).add(x.shape[1])
     return [
-        f"group size {size} does not divide input widths "
+        f"{', '.join(formats)}: group size {size} does not divide input widths "
         f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter, which "
-        "some serving engines refuse"
+        "vLLM and auto-round refuse"
         for size, widths in short.items()
     ]
 

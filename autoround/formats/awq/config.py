@@ -7,7 +7,7 @@ from typing import Any
 
 from autoround._version import __version__
 from autoround.formats.layer_patterns import layer_patterns
-from autoround.formats.merged_layers import engine_names
+from autoround.formats.merged_layers import engine_names, experts_modules, experts_of
 from autoround.formats.schemes import group_key, most_common
 from autoround.formats.written import described
 from autoround.types import Plan
@@ -25,8 +25,11 @@ def config(plan: Plan) -> dict[str, Any]:
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     schemes = {layer.name: layer.scheme for layer in (*layers, *outside)}
-    kept = [name for name, scheme in (schemes | engine_names(schemes)).items() if scheme is None]
-    inside = [layer.name for layer in layers if layer.scheme is None]
+    alike = experts_modules(layer for block in plan.blocks for layer in block.layers)
+    merged = engine_names(schemes) | alike
+    kept = [name for name, scheme in (schemes | merged).items() if scheme is None]
+    inside = [x.name for x in layers if x.scheme is None and experts_of(x.name) not in alike]
+    experts = [name for name, scheme in alike.items() if scheme is None]
     result: dict[str, Any] = {
         "quant_method": "awq",
         "version": "gemm",
@@ -38,10 +41,12 @@ def config(plan: Plan) -> dict[str, Any]:
         "modules_to_not_convert": kept or None,
         "meta": {"quantizer": [f"autoround-toolkit:{__version__}"], "sym": base.sym},
     }
-    if inside:
+    if inside or experts:
         # GPTQModel goes by rules of its own, also where it reads AWQ.
         patterns = layer_patterns(plan)
-        result["dynamic"] = {"-:" + patterns.one(name): {} for name in inside}
+        rules = [patterns.one(name) for name in inside]
+        rules += [patterns.one(name, with_inside=True) for name in experts]
+        result["dynamic"] = {f"-:{rule}": {} for rule in rules}
     return result
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from autoround._version import __version__
 from autoround.formats.layer_patterns import is_head, kept_parts, layer_patterns, quantized_heads
-from autoround.formats.merged_layers import engine_names, experts_of, merges_experts
+from autoround.formats.merged_layers import engine_names, experts_modules, experts_of
 from autoround.formats.schemes import group_key, most_common
 from autoround.formats.written import among_blocks, block_lists, described, written_layers
 from autoround.types import OutputPlan, Plan, Scheme
@@ -75,8 +75,8 @@ def dynamic_rules(plan: Plan, base: Scheme) -> dict[str, dict[str, Any]]:
     named = [*layers, *among, *(x for x in beside if patterns.part(x.name) not in whole)]
     schemes = {layer.name: layer.scheme for layer in named}
     rules: dict[str, dict[str, Any]] = {"-:" + patterns.whole(part): {} for part in whole}
-    merged = engine_names(schemes)
-    alike = frozenset(name for name in merged if merges_experts(name))
+    alike = experts_modules(layer for block in plan.blocks for layer in block.layers)
+    merged = engine_names(schemes) | alike
     for name, scheme in (schemes | merged).items():
         if experts_of(name) in alike:
             continue

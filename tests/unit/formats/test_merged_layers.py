@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoround.formats.merged_layers import disagreements, engine_names, notes
+from autoround.formats.merged_layers import disagreements, engine_names, experts_modules, notes
 from autoround.types import LayerPlan, Scheme
 
 W4, W8 = Scheme(4, 32, True), Scheme(8, 32, True)
@@ -82,3 +82,24 @@ def test_more_parts_are_merged_in_some_architectures() -> None:
     linear = dict.fromkeys(("a.q_proj", "a.k_proj", "a.v_proj", "a.g_proj"), W4)
     assert engine_names(linear) == {"a.qkv_proj": W4, "a.in_proj_qkvg": W4}
     assert engine_names({**linear, "a.g_proj": W8}) == {"a.qkv_proj": W4}
+
+
+def test_experts_that_are_alike_are_named_as_the_class_does_too() -> None:
+    def stacked(down: Scheme | None) -> list[LayerPlan]:
+        files = "model.layers.0.block_sparse_moe.experts.{}."
+        return [
+            LayerPlan(
+                f"model.layers.0.mlp.experts.{own}", (128, 64), scheme, "", experts=2, files=f
+            )
+            for own, scheme, f in (
+                ("gate_up_proj", W4, (files + "w1", files + "w3")),
+                ("down_proj", down, (files + "w2",)),
+            )
+        ]
+
+    assert experts_modules(stacked(W4)) == {
+        "model.layers.0.mlp.experts": W4,
+        "model.layers.0.block_sparse_moe.experts": W4,
+    }
+    assert experts_modules(stacked(None)) == {}
+    assert experts_modules(layers(a__q_proj=W4)) == {}

@@ -183,11 +183,13 @@ def test_a_group_size_that_divides_no_width() -> None:
 def test_a_group_size_that_divides_some_widths_is_noted() -> None:
     plan = plan_of(make_model("llama"), {"scheme.group_size": 64})
     assert plan.notes == (
-        "group size 64 does not divide input widths 96: the last group of such a row is "
-        "shorter, which some serving engines refuse",
+        "auto_round: group size 64 does not divide input widths 96: the last group of such a row "
+        "is shorter, which vLLM and auto-round refuse",
     )
     ignoring = plan_of(make_model("llama"), {"scheme.group_size": 64, "ignore": ["down_proj"]})
     assert ignoring.notes == ()
+    dense = plan_of(make_model("llama"), {"scheme.group_size": 64, "output.format": "fake"})
+    assert dense.notes == ()
 
 
 @pytest.mark.parametrize("size", [0, -1, 32])
