@@ -41,7 +41,8 @@ class AwqFormat(Float16Format):
 
     def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
         """Return what a reader of the plan should know about clients."""
-        return engine_notes.awq_notes(self.name, layers)
+        experts = engine_notes.stacked_notes(self.name, layers)
+        return [*engine_notes.awq_notes(self.name, layers), *experts]
 
     def packed_layers(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from autoround.formats.engine_notes import auto_round_notes, awq_notes, gptq_notes
+from autoround.formats.engine_notes import auto_round_notes, awq_notes, gptq_notes, stacked_notes
 from autoround.types import LayerPlan, Scheme
 
 SYM, ASYM, W8 = Scheme(4, 32, True), Scheme(4, 32, False), Scheme(8, 32, True)
@@ -59,3 +61,47 @@ def test_what_runs_slowly_is_said() -> None:
     assert note.startswith("auto_awq: vLLM runs W4 g16 asym on its slow kernels")
     # AWQ's own format says that there are zero points, symmetric or not.
     assert awq_notes("auto_awq", layers(SYM)) == []
+
+
+def test_what_reads_no_rules_is_named() -> None:
+    def note(*schemes: Scheme | None, head: Scheme | None = None) -> bool:
+        inside = [
+            LayerPlan(f"l.{i // 2}.{'ab'[i % 2]}", (64, 128), each, block=f"l.{i // 2}")
+            for i, each in enumerate(schemes)
+        ]
+        notes = gptq_notes("auto_gptq", [*inside, LayerPlan("lm_head", (64, 128), head)])
+        return any("through optimum" in each for each in notes)
+
+    assert not note(SYM, SYM, SYM, SYM)
+    assert not note(SYM, None, SYM, None)
+    assert note(SYM, None, SYM, SYM)
+    assert note(SYM, W8, SYM, W8)
+    assert note(SYM, SYM, head=SYM)
+
+
+def test_experts_of_other_names_are_noted() -> None:
+    layer = LayerPlan(
+        "model.layers.0.mlp.experts.down_proj",
+        (128, 64),
+        SYM,
+        experts=2,
+        files=("model.layers.0.block_sparse_moe.experts.{}.w2",),
+    )
+    for notes in (
+        gptq_notes("auto_gptq", [layer]),
+        awq_notes("auto_awq", [layer]),
+        auto_round_notes("auto_round", "auto_round:auto_gptq", [layer]),
+    ):
+        (note,) = [note for note in notes if "names" in note]
+        assert "model.layers.0.block_sparse_moe.experts.0.w2" in note
+    plain = replace(layer, files=("model.layers.0.mlp.experts.{}.down_proj",))
+    assert awq_notes("auto_awq", [plain]) == awq_notes("auto_awq", [replace(layer, scheme=None)])
+    assert awq_notes("auto_awq", [plain]) == []
+
+
+def test_transformers_by_itself_reads_no_packed_experts() -> None:
+    layer = LayerPlan("l.0.experts.down_proj", (128, 64), SYM, experts=2)
+    (note,) = stacked_notes("auto_awq", [layer])
+    assert note.startswith("auto_awq: transformers without GPTQModel's own loader")
+    assert note.replace("auto_awq", "gptq_v2") in gptq_notes("gptq_v2", [layer])
+    assert stacked_notes("auto_awq", [replace(layer, scheme=None), *layers(SYM)]) == []
