@@ -150,7 +150,9 @@ def auto_round_notes(name: str, packing: str, layers: Sequence[LayerPlan]) -> li
             f"symmetric weights in {_IN_WORDS}"
         )
     if few:
-        notes.append(f"{name}: vLLM runs {_spell(few)} on CUDA only, by its Humming kernels")
+        notes.append(
+            f"{name}: vLLM runs {_spell(few)} by its Humming kernels alone, which need a GPU"
+        )
     return notes
 
 

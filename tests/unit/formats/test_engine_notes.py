@@ -48,7 +48,7 @@ def test_packings_of_auto_round_are_told_apart() -> None:
     (note,) = auto_round_notes("auto_round:auto_gptq", packing, layers(ASYM))
     assert "vLLM refuses W4 g32 asym in packing auto_round:auto_gptq" in note
     (note,) = auto_round_notes("auto_round", packing, layers(Scheme(3, 64, True), W8))
-    assert "W3 g64 sym on CUDA only" in note
+    assert "W3 g64 sym by its Humming kernels alone" in note
     assert auto_round_notes("auto_round", packing, layers(SYM, W8, None)) == []
 
 
