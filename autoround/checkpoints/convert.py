@@ -21,7 +21,7 @@ from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
 from autoround.formats.adapt import adapt
-from autoround.formats.format import PackedLayer
+from autoround.formats.format import PackedLayer, Weight
 from autoround.formats.registry import (
     find_format,
     format_of,
@@ -187,7 +187,8 @@ def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
             chosen=True,
             folder=name.replace(":", "-") if len(formats) > 1 else "",
         )
-        layout = written.layout_for(set(schemes))
+        weights = [Weight(x.shape, x.scheme) for x in layers if x.scheme is not None]
+        layout = written.layout_for(set(schemes), weights)
         outputs.append(dataclasses.replace(output, packing=layout.name))
         reason = written.headless()
         heads = [layer.name for layer in outside if is_head(layer.name)]

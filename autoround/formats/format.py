@@ -17,6 +17,13 @@ from torch import Tensor
 from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
 
+class Weight(NamedTuple):
+    """A matrix that is to be held: its shape (out, in) and its scheme."""
+
+    shape: tuple[int, int]
+    scheme: Scheme
+
+
 class PackedLayer(NamedTuple):
     """How one layer is held in a checkpoint: its scheme, and the name of its layout."""
 
@@ -114,11 +121,12 @@ class Format(Protocol):
     holds_transposed: bool
     holds_tokenizer: bool
 
-    def layout_for(self, schemes: Collection[Scheme]) -> Layout:
+    def layout_for(self, schemes: Collection[Scheme], weights: Collection[Weight] = ()) -> Layout:
         """Return the layout that holds all schemes of a model.
 
         Args:
             schemes: those that its layers may have.
+            weights: what is to be held; empty where it is not known yet.
         """
 
     def unfit(self, layout: Layout, schemes: Mapping[Scheme, str]) -> str:
@@ -161,14 +169,15 @@ class Format(Protocol):
             The content of each, by file name.
         """
 
-    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
         """Return what a reader of the plan should know about clients.
 
         Args:
             layers: all of the plan, unquantized ones too.
+            output: the one that is described.
 
         Returns:
-            A sentence for each note.
+            A sentence for each note, which begins with the name of the format.
         """
 
     def reads(self, config: Mapping[str, Any]) -> bool:
@@ -235,7 +244,7 @@ class BaseFormat:
     holds_transposed = True
     holds_tokenizer = False
 
-    def layout_for(self, schemes: Collection[Scheme]) -> Layout:
+    def layout_for(self, schemes: Collection[Scheme], weights: Collection[Weight] = ()) -> Layout:
         """Return the layout that holds all schemes of a model: the one there is."""
         return self.layouts[0]
 
@@ -259,7 +268,7 @@ class BaseFormat:
         """Return JSON files beside config.json: none."""
         return {}
 
-    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
         """Return what a reader of the plan should know about clients: nothing."""
         return []
 

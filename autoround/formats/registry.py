@@ -7,7 +7,7 @@ A package adds formats with an entry point in the group ``autoround.formats`` th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from autoround.formats.auto_round.format import FORMATS as AUTO_ROUND
 from autoround.formats.awq.format import FORMATS as AWQ
 from autoround.formats.compressed_tensors.format import FORMATS as COMPRESSED_TENSORS
 from autoround.formats.dequantized.format import FORMATS as DEQUANTIZED
-from autoround.formats.format import Format, Layout
+from autoround.formats.format import Format, Layout, Weight
 from autoround.formats.gguf.format import FORMATS as GGUF
 from autoround.formats.gptq.format import FORMATS as GPTQ
 from autoround.formats.mlx.format import FORMATS as MLX
@@ -202,7 +202,13 @@ def method_of(config: Mapping[str, Any]) -> str:
 
 
 def plan_output(
-    name: str, schemes: Mapping[Scheme, str], *, dtype: str, chosen: bool, folder: str
+    name: str,
+    schemes: Mapping[Scheme, str],
+    *,
+    dtype: str,
+    chosen: bool,
+    folder: str,
+    weights: Collection[Weight] = (),
 ) -> OutputPlan:
     """Resolve a format for the schemes of a recipe.
 
@@ -212,6 +218,7 @@ def plan_output(
         dtype: of unquantized tensors.
         chosen: whether the user named the dtype.
         folder: of the output, below that of the run.
+        weights: that are to be held; empty where they are not known.
 
     Returns:
         The output with its packing, and the dtype that the format keeps tensors in.
@@ -220,7 +227,7 @@ def plan_output(
         FormatError: the format cannot hold a scheme, or not all of them in one model.
     """
     one = find_format(name)
-    layout = one.layout_for(schemes)
+    layout = one.layout_for(schemes, weights)
     dtype = one.kept_dtype(dtype, chosen=chosen)
     # GGUF gives each tensor a type of its own, whatever the scheme of the recipe.
     reason = "" if one.gguf_types else one.unfit(layout, schemes)
@@ -274,4 +281,4 @@ def notes(layers: Sequence[LayerPlan], outputs: Sequence[OutputPlan]) -> list[st
     Returns:
         A sentence for each note.
     """
-    return [note for output in outputs for note in format_of(output).notes(layers)]
+    return [note for output in outputs for note in format_of(output).notes(layers, output)]

@@ -10,8 +10,9 @@ from typing import Protocol
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
 from autoround.errors import FormatError, RecipeError
+from autoround.formats.format import Layout
 from autoround.formats.gguf import type_mix
-from autoround.formats.registry import format_of, layout_named, why_not
+from autoround.formats.registry import format_of
 from autoround.formats.written import part_shape
 from autoround.planning.estimate import layer_bytes
 from autoround.planning.gguf_tensors import tensor_bytes
@@ -52,12 +53,17 @@ class BitOptions:
 
     output: OutputPlan
 
+    @property
+    def _layout(self) -> Layout:
+        """The layout that options may need: of several, the last holds every scheme."""
+        return format_of(self.output).layouts[-1]
+
     def scheme_of(self, text: str, base: Scheme) -> Scheme | None:
         """Return the scheme that an option names; None for 16 bit."""
         scheme = parse_option(text, base)
         if isinstance(scheme, str):
             raise _other_kind(text, self.output)
-        reason = "" if scheme is None else layout_named(self.output.packing).illegal(scheme)
+        reason = "" if scheme is None else self._layout.illegal(scheme)
         if reason:
             raise FormatError(
                 f"allocate.options: format {self.output.format} has no {text}: {reason}"
@@ -66,16 +72,16 @@ class BitOptions:
 
     def why_unfit(self, layer: LayerPlan, option: Scheme) -> str:
         """Return why a layer cannot take an option, or an empty text."""
-        return why_not(part_shape(layer), option, [self.output.packing])
+        return self._layout.why_not(part_shape(layer), option)
 
     def layer_bytes(self, layer: LayerPlan, option: Scheme | None) -> int:
         """Return the bytes of a layer in the files, scales and zero points included."""
         if option is None:
             return math.prod(layer.shape) * DTYPES[self.output.dtype].itemsize
-        if layout_named(self.output.packing).dense:
+        if self._layout.dense:
             # Written in 16 bit whatever it is: what it would take is what counts.
             return -(-weight_bits(layer.shape, option) // 8)
-        return layer_bytes(replace(layer, scheme=option), self.output.packing)
+        return layer_bytes(replace(layer, scheme=option), self._layout.name)
 
     def rule(self, option: Scheme, names: Sequence[str]) -> LayerRule:
         """Return the rule of a recipe that gives layers an option."""

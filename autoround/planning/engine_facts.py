@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoround.formats.gptq.config import exactly
+from autoround.formats.layer_patterns import exactly
 from autoround.formats.merged_layers import describe_schemes, engine_name, merged_under
 from autoround.formats.registry import format_of
 from autoround.formats.schemes import most_common

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
-
+from autoround.formats.registry import format_of
 from autoround.model.probe.float32 import computed_in_float32
 from autoround.model.skeleton import Skeleton
 from autoround.recipe.schema import Recipe
-from autoround.types import Plan
+from autoround.types import OutputPlan, Plan
 
 
-def kept_dtype(recipe: Recipe, skeleton: Skeleton) -> tuple[str, list[str]]:
-    """Return the dtype of kept tensors, and what that changes.
+def kept_dtype(recipe: Recipe, skeleton: Skeleton) -> str:
+    """Return the dtype of kept tensors, where a format has no wish of its own.
 
     Args:
         recipe: what the user asked for.
         skeleton: the model.
+    """
+    if recipe.output.dtype != "auto":
+        return recipe.output.dtype
+    stored = stored_dtype(skeleton)
+    return stored if stored in ("float16", "bfloat16") else "bfloat16"
 
-    Returns:
-        The dtype's name, and notes for the plan.
+
+def stored_dtype(skeleton: Skeleton) -> str:
+    """Return the dtype of most of a model's tensors.
+
+    Args:
+        skeleton: the model.
     """
     stored = [skeleton.header(name)[1] for name in skeleton.keys]
     floats = [dtype for dtype in stored if dtype.is_floating_point]
-    common = max(dict.fromkeys(floats), key=floats.count)
-    name = str(common).removeprefix("torch.")
-    if recipe.output.dtype != "auto":
-        changed = (
-            []
-            if recipe.output.dtype == name
-            else [f"kept tensors: {name} in the model, written as {recipe.output.dtype} as asked"]
-        )
-        return recipe.output.dtype, changed
-    if common in (torch.float16, torch.bfloat16):
-        return name, []
-    return "bfloat16", [
-        f"kept tensors: {name} in the model, written as bfloat16 (set output.dtype to change)"
+    return str(max(dict.fromkeys(floats), key=floats.count)).removeprefix("torch.")
+
+
+def dtype_notes(recipe: Recipe, skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> list[str]:
+    """Say in which formats kept tensors get another dtype than the model has.
+
+    Args:
+        recipe: what the user asked for.
+        skeleton: the model.
+        outputs: the formats with the dtype that each is written in.
+    """
+    stored = stored_dtype(skeleton)
+    why = " (set output.dtype to change)" if recipe.output.dtype == "auto" else " as asked"
+    formats: dict[str, list[str]] = {}
+    for output in outputs:
+        # A file of types of its own says of each tensor what it is held in.
+        if output.dtype != stored and not format_of(output).gguf_types:
+            formats.setdefault(output.dtype, []).append(output.format)
+    return [
+        f"{', '.join(names)}: kept tensors are {stored} in the model, written as {dtype}{why}"
+        for dtype, names in formats.items()
     ]
 
 

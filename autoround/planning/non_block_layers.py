@@ -27,11 +27,7 @@ def plan_non_block_layers(
     towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
     found: list[LayerPlan] = []
     for m in outside:
-        asked = RequestedScheme(None, "")
-        if m.name == head:
-            asked = rules.asked(m.name, recipe.lm_head.as_scheme(recipe.scheme))
-        elif recipe.quantize_vision and m.name.startswith(towers):
-            asked = rules.asked(m.name, recipe.scheme.as_scheme())
+        asked = asked_outside(rules, skeleton, m)
         if asked.scheme is not None or asked.reason:
             found.append(plan_scheme(skeleton, m, asked, recipe.ignore, outputs))
             continue
@@ -41,6 +37,24 @@ def plan_non_block_layers(
         found.append(plan_layer(skeleton, m, None, reason))
     _check_head(rules, head, next((x for x in found if x.name == head), None), outputs)
     return (*found, *_strangers(skeleton)), _outside_notes(skeleton, found, head)
+
+
+def asked_outside(rules: Rules, skeleton: Skeleton, matrix: Matrix) -> RequestedScheme:
+    """Return what a recipe asks for a matrix outside the decoder blocks.
+
+    Args:
+        rules: of the recipe.
+        skeleton: the model.
+        matrix: a head, one of a tower, or another.
+    """
+    recipe = rules.recipe
+    if matrix.name == head_path(skeleton.model):
+        return rules.asked(matrix.name, recipe.lm_head.as_scheme(recipe.scheme))
+    if recipe.quantize_vision:
+        towers = tuple(path + "." for path in vision_blocks(skeleton.model, skeleton.blocks))
+        if matrix.name.startswith(towers):
+            return rules.asked(matrix.name, recipe.scheme.as_scheme())
+    return RequestedScheme(None, "")
 
 
 def _strangers(skeleton: Skeleton) -> list[LayerPlan]:

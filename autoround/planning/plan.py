@@ -23,11 +23,11 @@ from autoround.planning.code_roles import (
 from autoround.planning.engine_findings import with_engine_findings
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
-from autoround.planning.kept_dtype import kept_dtype, with_float32
+from autoround.planning.kept_dtype import dtype_notes, kept_dtype, with_float32
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
-from autoround.planning.output_formats import check_formats, plan_outputs
+from autoround.planning.output_formats import check_formats, plan_outputs, weights_asked_for
 from autoround.recipe.schema import Recipe
 from autoround.settings import MachineSettings, TuningSettings
 from autoround.types import LayerPlan, OutputPlan, Plan
@@ -69,11 +69,12 @@ def make_plan(
     every = [matrix for block in inside.values() for matrix in block]
     _check_patterns(recipe.ignore, [m.name for m in [*every, *outside]])
     rules = apply_rules(recipe, skeleton, inside, outside)
-    dtype, notes = kept_dtype(recipe, skeleton)
-    outputs = plan_outputs(recipe, dtype, schemes=rules.where(m.name for m in every))
+    dtype = kept_dtype(recipe, skeleton)
+    weights = weights_asked_for(rules, skeleton, every, outside)
+    schemes = rules.where(m.name for m in every)
+    outputs = plan_outputs(recipe, dtype, schemes=schemes, weights=weights)
     plans = []
     for one in _passes(rules, skeleton, inside, outside, outputs):
-        layers = _layers_to_quantize(one, model)
         plans.append(
             Plan(
                 model=model,
@@ -86,7 +87,7 @@ def make_plan(
                 device=device_name(runtime),
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
-                notes=(*notes, *one.notes, *registry.notes(layers, one.outputs)),
+                notes=_notes(one, recipe, skeleton, model),
                 rules=one.rules,
                 tuning=_settle(one, recipe, skeleton, runtime, interrupted),
             )
@@ -132,6 +133,13 @@ def _common_notes(
     """Return the notes that are about the whole run, and stand with its first pass."""
     notes = [*_pass_notes(plans), *_end_to_end_notes(recipe, outputs)]
     return [*notes, *_extra_notes(skeleton, outputs)]
+
+
+def _notes(one: PassPlan, recipe: Recipe, skeleton: Skeleton, model: str) -> tuple[str, ...]:
+    """Return the notes on a pass and its formats."""
+    layers = [*_layers_to_quantize(one, model), *one.kept]
+    kept = dtype_notes(recipe, skeleton, one.outputs)
+    return (*kept, *one.notes, *registry.notes(layers, one.outputs))
 
 
 def _layers_to_quantize(one: PassPlan, model: str) -> list[LayerPlan]:
@@ -249,7 +257,7 @@ def _plain_pass(
     kept, notes = plan_non_block_layers(rules, skeleton, outside, outputs)
     every = [layer for block in blocks for layer in block.layers]
     report = rules.report([*every, *kept], gguf=False)
-    return PassPlan(blocks, kept, outputs, (*_group_notes(quantized), *notes), report)
+    return PassPlan(blocks, kept, outputs, (*_group_notes(quantized, outputs), *notes), report)
 
 
 def outside_of(skeleton: Skeleton) -> list[Matrix]:
@@ -294,14 +302,18 @@ def _check_group(size: int, widths: list[int], asking: str) -> None:
     )
 
 
-def _group_notes(layers: list[LayerPlan]) -> list[str]:
+def _group_notes(layers: list[LayerPlan], outputs: Iterable[OutputPlan]) -> list[str]:
+    # Weights that are written out have no groups.
+    formats = [x.format for x in outputs if not registry.layout_named(x.packing).dense]
+    if not formats:
+        return []
     short: dict[int, set[int]] = {}
     for x in layers:
         size = 0 if x.scheme is None else x.scheme.group_size
         if size > 0 and x.shape[1] % size:
             short.setdefault(size, set()).add(x.shape[1])
     return [
-        f"group size {size} does not divide input widths "
+        f"{', '.join(formats)}: group size {size} does not divide input widths "
         f"{', '.join(map(str, sorted(widths)))}: the last group of such a row is shorter"
         for size, widths in short.items()
     ]

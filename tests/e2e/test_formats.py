@@ -54,7 +54,7 @@ def test_the_codes_of_all_formats_are_equal(
     assert sorted(p.name for p in out.iterdir()) == sorted(["auto_round", *PACKINGS])
     assert result.disk_bytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     layer, scheme = "model.layers.1.mlp.down_proj", Scheme(4, 32, sym)
-    packing = "auto_round:auto_gptq" if sym else "auto_round"
+    packing = "auto_round:auto_gptq" if sym else "auto_round:auto_awq"
     first = from_tensors(
         parts(tensors_of(out / "auto_round"), layer), scheme, packing=packing, name=layer
     )

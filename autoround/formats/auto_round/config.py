@@ -1,8 +1,9 @@
 """The ``auto_round`` format: the tensors of GPTQ or AWQ with a config of its own.
 
 Three packings: ``auto_round:auto_gptq`` stores ``zero - 1`` (the GPTQ v1 convention;
-readers add 1) and serves symmetric grids, whose zero is never 0; plain ``auto_round``
-stores the zero point itself, in the same layout; ``auto_round:auto_awq`` is AWQ's.
+readers add 1) and serves symmetric grids, whose zero is never 0; ``auto_round:auto_awq`` is
+AWQ's, which serving engines read asymmetric weights of 4 bits in; plain ``auto_round`` stores
+the zero point itself, in GPTQ's layout, and holds the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from autoround.formats.awq.layout import AUTO_ROUND_AWQ
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
+from autoround.formats.merged_layers import engine_names, merges_experts
 from autoround.formats.schemes import group_key, most_common
 from autoround.formats.written import among_blocks, block_lists, described
 from autoround.types import OutputPlan, Plan, Scheme
@@ -32,11 +34,14 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
     extra: dict[str, dict[str, Any]] = {}
-    for layer in layers:
-        if layer.scheme is None:
-            extra[layer.name] = {"bits": 16, "data_type": "float"}
-        elif layer.scheme != base:
-            extra[layer.name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
+    schemes = {layer.name: layer.scheme for layer in layers}
+    # vLLM asks for the experts of a layer by the name of their module.
+    schemes |= {n: s for n, s in engine_names(schemes).items() if merges_experts(n)}
+    for name, scheme in schemes.items():
+        if scheme is None:
+            extra[name] = {"bits": 16, "data_type": "float"}
+        elif scheme != base:
+            extra[name] = {**_scheme_keys(scheme), "data_type": "int"}
     for layer in outside:
         # The rest of a model is kept unless it is named, but for what lies among the blocks.
         if layer.scheme is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from autoround.formats import engine_notes
 from autoround.formats.auto_round import config as auto_round_config
 from autoround.formats.auto_round import reading
 from autoround.formats.awq.layout import AUTO_ROUND_AWQ
-from autoround.formats.format import BaseFormat, Layout, PackedLayer
+from autoround.formats.format import BaseFormat, Layout, PackedLayer, Weight
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
-from autoround.types import OutputPlan, Plan, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 
 class AutoRoundFormat(BaseFormat):
@@ -18,7 +19,7 @@ class AutoRoundFormat(BaseFormat):
 
     Args:
         name: of the format.
-        layouts: that it uses; with several, the schemes of a model decide.
+        layouts: that it uses; with several, the weights of a model decide.
     """
 
     method = "auto-round"
@@ -26,14 +27,22 @@ class AutoRoundFormat(BaseFormat):
     def __init__(self, name: str, *layouts: Layout) -> None:
         self.name, self.layouts = name, layouts
 
-    def layout_for(self, schemes: Collection[Scheme]) -> Layout:
-        """Return the layout of all layers: the first that holds every zero point.
+    def layout_for(self, schemes: Collection[Scheme], weights: Collection[Weight] = ()) -> Layout:
+        """Return the layout of all layers: the first that holds every zero point and weight.
 
-        Symmetric grids have none below the middle level, so that zero points stored minus one,
-        which most programs read, do for them; asymmetric ones may have a zero point of 0.
+        Symmetric grids have no zero point below the middle level, so that zero points stored minus
+        one, which most programs read, do for them; asymmetric ones may have a zero point of 0.
+        Those of 4 bits stand as AWQ's do where that costs no layer, because serving engines refuse
+        the packing that holds all.
         """
-        symmetric = all(scheme.sym for scheme in schemes)
-        return self.layouts[0] if symmetric else self.layouts[-1]
+        *better, last = self.layouts
+        if all(scheme.sym for scheme in schemes):
+            return self.layouts[0]
+        plain = [weight for weight in weights if not last.why_not(*weight)]
+        if not plain:
+            return last
+        whole = (one for one in better if not one.lowest_zero and _holds(one, schemes, plain))
+        return next(whole, last)
 
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
         """Return the ``quantization_config`` that describes a plan to loaders."""
@@ -42,6 +51,10 @@ class AutoRoundFormat(BaseFormat):
     def reads(self, config: Mapping[str, Any]) -> bool:
         """Tell whether a config is of auto-round, whichever way it spells its name."""
         return reading.is_auto_round(config)
+
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
+        """Return what a reader of the plan should know about clients."""
+        return engine_notes.auto_round_notes(self.name, output.packing, layers)
 
     def packed_layers(
         self,
@@ -57,7 +70,14 @@ class AutoRoundFormat(BaseFormat):
         return reading.packed_layers(config, shapes, tensors)
 
 
-AUTO_ROUND = AutoRoundFormat("auto_round", AUTO_ROUND_V1, AUTO_ROUND_V2)
+def _holds(layout: Layout, schemes: Collection[Scheme], weights: Collection[Weight]) -> bool:
+    schemes = {*schemes, *(weight.scheme for weight in weights)}
+    legal = not any(map(layout.illegal, schemes))
+    return legal and not any(layout.why_not(*weight) for weight in weights)
+
+
+#: The last layout is the one that holds every scheme.
+AUTO_ROUND = AutoRoundFormat("auto_round", AUTO_ROUND_V1, AUTO_ROUND_AWQ, AUTO_ROUND_V2)
 FORMATS = (
     AUTO_ROUND,
     AutoRoundFormat("auto_round:auto_gptq", AUTO_ROUND_V1),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autoround.errors import FormatError
+from autoround.formats import engine_notes
 from autoround.formats.awq import config as awq_config
 from autoround.formats.awq.layout import AWQ
-from autoround.formats.config_values import read_flag
 from autoround.formats.fitting import Candidate, choose_scheme, headers_in
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
 from autoround.formats.schemes import read_scheme
-from autoround.types import OutputPlan, Plan, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 
 class AwqFormat(Float16Format):
@@ -40,6 +40,11 @@ class AwqFormat(Float16Format):
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return awq_config.config(plan)
 
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
+        """Return what a reader of the plan should know about clients."""
+        experts = engine_notes.stacked_notes(self.name, layers)
+        return [*engine_notes.awq_notes(self.name, layers), *experts]
+
     def packed_layers(
         self,
         config: Mapping[str, Any],
@@ -55,11 +60,9 @@ class AwqFormat(Float16Format):
         if version != "gemm":
             raise FormatError(f"AWQ version {version!r} cannot be read; legal: gemm")
         where = "of the model"
-        zero_point = read_flag(
-            config.get("zero_point"), key="zero_point", where=where, missing=True
-        )
-        # With zero points or without, the tensors are the same: without, all are the middle level.
-        offered = [Candidate(read_scheme({**config, "sym": not zero_point}, where), where)]
+        # The tensors are the same: where weights are symmetric, all are the middle level.
+        sym = awq_config.symmetric(config)
+        offered = [Candidate(read_scheme({**config, "sym": sym}, where), where)]
         headers = headers_in(tensors)
         # Layers that are kept need no list: the files hold no qweight of theirs.
         return {

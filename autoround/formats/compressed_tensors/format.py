@@ -25,7 +25,7 @@ class CompressedTensorsFormat(Float16Format):
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return compressed_config.config(plan)
 
-    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
         """Return what a reader of the plan should know about clients."""
         return clients.notes(layers)
 

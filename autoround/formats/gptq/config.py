@@ -2,19 +2,25 @@
 
 Version 1 stores zero points minus one and is what every client reads; version 2 stores
 them as they are. Layers that differ from the rest are named by ``dynamic`` rules, which
-GPTQModel and vLLM read, and kept ones also by ``modules_in_block_to_quantize``, which
-transformers does.
+GPTQModel, vLLM and SGLang read: the last two by the names of merged layers. Kept ones stand also
+in ``modules_in_block_to_quantize``, which transformers reads.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from autoround._version import __version__
+from autoround.formats.layer_patterns import (
+    has_head_name,
+    kept_parts,
+    layer_patterns,
+    quantized_heads,
+)
+from autoround.formats.merged_layers import engine_names, experts_modules, experts_of
 from autoround.formats.schemes import group_key, most_common
-from autoround.formats.written import among_blocks, block_lists, described, is_head, written_layers
-from autoround.types import OutputPlan, Plan
+from autoround.formats.written import among_blocks, block_lists, described, written_layers
+from autoround.types import OutputPlan, Plan, Scheme
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
@@ -29,20 +35,8 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     """
     layers, outside = described(plan)
     base = most_common([layer.scheme for layer in layers if layer.scheme is not None])
-    head = next((x for x in outside if x.scheme is not None and is_head(x.name)), None)
-    dynamic: dict[str, dict[str, Any]] = {}
-    named = [x for x in outside if x.scheme is not None or among_blocks(plan, x.name)]
-    # GPTQModel: `-:` leaves a layer as it is, `+:` gives it other keys than the model.
-    for layer in [*layers, *named]:
-        if layer.scheme is None:
-            dynamic["-:" + exactly(layer.name)] = {}
-        elif layer.scheme != base:
-            dynamic["+:" + exactly(layer.name)] = {
-                "bits": layer.scheme.bits,
-                "group_size": group_key(layer.scheme),
-                "sym": layer.scheme.sym,
-            }
-    found: dict[str, Any] = {
+    heads = quantized_heads(layer_patterns(plan), outside)
+    result: dict[str, Any] = {
         "quant_method": "gptq",
         "checkpoint_format": output.packing,
         "bits": base.bits,
@@ -50,26 +44,57 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
         "sym": base.sym,
         "desc_act": False,
         "true_sequential": False,
-        "lm_head": head is not None,
+        "lm_head": bool(heads),
         "damp_percent": 0.01,
         "block_name_to_quantize": block_lists(plan)[0],
         "meta": {"quantizer": [f"autoround-toolkit:{__version__}"]},
     }
-    if dynamic:
-        found["dynamic"] = dynamic
+    rules = dynamic_rules(plan, base)
+    if rules:
+        result["dynamic"] = rules
     inside = modules_in_block(plan)
     if inside is not None:
-        found["modules_in_block_to_quantize"] = inside
-    return found
+        # vLLM takes what is not in the list for kept, the head too; transformers looks for these
+        # names in the blocks alone.
+        result["modules_in_block_to_quantize"] = [*inside, heads] if heads else inside
+    return result
 
 
-def exactly(name: str) -> str:
-    """Return a regex that matches one name only.
+def dynamic_rules(plan: Plan, base: Scheme) -> dict[str, dict[str, Any]]:
+    """Return a rule for each layer that differs from the rest, and for what engines merge.
 
     Args:
-        name: of a layer.
+        plan: its layers with their schemes.
+        base: the scheme of a layer without a rule.
+
+    Returns:
+        Regexes after ``-:``, which leaves a layer as it is, or ``+:``, which gives it other keys
+        than the model.
     """
-    return "^" + re.escape(name) + "$"
+    layers, outside = described(plan)
+    patterns = layer_patterns(plan)
+    among = [x for x in outside if among_blocks(plan, x.name)]
+    # The key `lm_head` speaks of a head that is kept.
+    beside = [x for x in outside if x not in among and (x.scheme or not has_head_name(x.name))]
+    whole = kept_parts(patterns, beside)
+    named = [*layers, *among, *(x for x in beside if patterns.part(x.name) not in whole)]
+    schemes = {layer.name: layer.scheme for layer in named}
+    rules: dict[str, dict[str, Any]] = {"-:" + patterns.whole(part): {} for part in whole}
+    alike = experts_modules(layer for block in plan.blocks for layer in block.layers)
+    merged = engine_names(schemes) | alike
+    for name, scheme in (schemes | merged).items():
+        if experts_of(name) in alike:
+            continue
+        pattern = patterns.one(name, with_inside=name in alike)
+        if scheme is None:
+            rules["-:" + pattern] = {}
+        elif scheme != base:
+            rules["+:" + pattern] = {
+                "bits": scheme.bits,
+                "group_size": group_key(scheme),
+                "sym": scheme.sym,
+            }
+    return rules
 
 
 def modules_in_block(plan: Plan) -> list[list[str]] | None:

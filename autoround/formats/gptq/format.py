@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from autoround.formats import engine_notes
 from autoround.formats.format import Float16Format, Layout, PackedLayer
 from autoround.formats.gptq import config as gptq_config
 from autoround.formats.gptq import reading
@@ -34,13 +35,16 @@ class GptqFormat(Float16Format):
         """Return the file that GPTQModel looks for."""
         return {"quantize_config.json": quantization}
 
-    def notes(self, layers: Sequence[LayerPlan]) -> list[str]:
+    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
         """Return what a reader of the plan should know about clients."""
-        if self.layouts[0].lowest_zero == 0 or all(
-            layer.scheme is None or layer.scheme.sym for layer in layers
-        ):
-            return []
-        return ["auto_gptq holds no zero point of 0, so asymmetric groups keep to 1 and above"]
+        notes = engine_notes.gptq_notes(self.name, layers)
+        if self.layouts[0].lowest_zero and any(x.scheme and not x.scheme.sym for x in layers):
+            notes.append(
+                f"{self.name}: it holds no zero point of 0, so asymmetric groups keep to 1 and "
+                "above in all formats of this run; GPTQModel reads asymmetric files of other "
+                "programs only as gptq_v2, which has no such limit"
+            )
+        return notes
 
     def packed_layers(
         self,

@@ -44,7 +44,7 @@ def take_first_blocks(
         run, in words.
     """
     full = copy.deepcopy(config)
-    if full._attn_implementation not in (None, "eager"):
+    if getattr(full, "_attn_implementation", None) not in (None, "eager"):
         # Others (flash attention, for one) do not run on a CPU.
         full._attn_implementation = "sdpa"
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from autoround._version import __version__
 from autoround.errors import FormatError
 from autoround.formats import registry
 from autoround.formats.dequantized.format import DequantizedFormat
@@ -109,18 +110,19 @@ def test_blocks_that_differ_cannot_be_told_by_one_list() -> None:
     assert "modules_in_block_to_quantize" not in config(plan, output("auto_gptq"))
 
 
-@pytest.mark.parametrize(("scheme", "zero_point"), [(W4, False), (ASYM, True)])
-def test_awq_lists_what_is_kept(scheme: Scheme, zero_point: bool) -> None:
+@pytest.mark.parametrize("scheme", [W4, ASYM])
+def test_awq_lists_what_is_kept(scheme: Scheme) -> None:
     found = config(plan_of(block(0, scheme, scheme, None)), output("auto_awq", scheme))
     assert found == {
         "quant_method": "awq",
         "version": "gemm",
         "bits": 4,
         "group_size": 32,
-        "zero_point": zero_point,
+        "zero_point": True,
         "modules_to_not_convert": ["model.layers.0.mlp.up", "lm_head"],
         # GPTQModel reads no other key, and takes what lies outside the blocks for plain.
         "dynamic": {r"-:^model\.layers\.0\.mlp\.up$": {}},
+        "meta": {"quantizer": [f"autoround-toolkit:{__version__}"], "sym": scheme.sym},
     }
     plain = config(plan_of(block(0, scheme, scheme, scheme)), output("auto_awq", scheme))
     assert "dynamic" not in plain
@@ -134,8 +136,13 @@ def test_gptq_has_its_config_in_a_file_of_its_own_too() -> None:
 
 def test_the_plan_says_what_version_1_does_to_zero_points() -> None:
     layers = block(0, ASYM, ASYM, None).layers
-    assert len(notes(layers, [output("auto_gptq", ASYM)])) == 1
-    assert notes(layers, [output("gptq_v2", ASYM), output("auto_awq", ASYM)]) == []
+    first = notes(layers, [output("auto_gptq", ASYM)])
+    assert [note.startswith("auto_gptq: it holds no zero point of 0") for note in first] == [
+        False,
+        True,
+    ]
+    others = notes(layers, [output("gptq_v2", ASYM), output("auto_awq", ASYM)])
+    assert not any("zero point" in note for note in others)
     assert notes(block(0, W4, W4, None).layers, [output("auto_gptq")]) == []
 
 

@@ -9,9 +9,9 @@ import torch
 
 from autoround.device.registry import open_device
 from autoround.model.skeleton import adopt_model
-from autoround.planning.kept_dtype import kept_dtype
+from autoround.planning.kept_dtype import dtype_notes, kept_dtype
 from autoround.planning.plan import make_plan
-from autoround.types import Plan
+from autoround.types import OutputPlan, Plan
 
 from ...runs import NEAREST, small
 from ...tiny import make_model
@@ -41,17 +41,38 @@ def planned(model: Any, **values: object) -> Plan:
     [
         (torch.bfloat16, "auto", "bfloat16", ""),
         (torch.float16, "auto", "float16", ""),
-        (torch.float32, "auto", "bfloat16", "written as bfloat16 (set output.dtype"),
+        (
+            torch.float32,
+            "auto",
+            "bfloat16",
+            "float32 in the model, written as bfloat16 (set output",
+        ),
         (torch.bfloat16, "float16", "float16", "written as float16 as asked"),
     ],
 )
 def test_16_bit_stays_and_float32_becomes_bfloat16(
     dtype: torch.dtype, asked: str, written: str, noted: str
 ) -> None:
-    recipe = small({"output.dtype": asked})
-    name, notes = kept_dtype(recipe, adopt_model(model_in(dtype)))
-    assert name == written
+    recipe, skeleton = small({"output.dtype": asked}), adopt_model(model_in(dtype))
+    assert kept_dtype(recipe, skeleton) == written
+    outputs = [OutputPlan("auto_round", "auto_round", written)]
+    notes = dtype_notes(recipe, skeleton, outputs)
     assert [noted in note for note in notes] == ([True] if noted else [])
+
+
+def test_each_format_is_named_with_what_is_written_in_it() -> None:
+    formats = "auto_round,auto_gptq,auto_awq,gguf:q8_0"
+    model = model_in(torch.float32)
+    plan = planned(model, **{"output.format": formats.rpartition(",")[0]})
+    assert [note for note in plan.notes if "kept tensors" in note] == [
+        "auto_round: kept tensors are float32 in the model, written as bfloat16 "
+        "(set output.dtype to change)",
+        "auto_gptq, auto_awq: kept tensors are float32 in the model, written as float16 "
+        "(set output.dtype to change)",
+    ]
+    # Files with types of their own tell them tensor by tensor.
+    gguf = [OutputPlan("gguf:q8_0", "gguf:q8_0", "float32")]
+    assert dtype_notes(small({}), adopt_model(model_in(torch.bfloat16)), gguf) == []
 
 
 def test_what_is_wider_is_named_and_a_quantized_layer_is_not() -> None:

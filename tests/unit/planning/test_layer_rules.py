@@ -270,7 +270,14 @@ def test_compressed_tensors_takes_rules_of_every_width(bits: int) -> None:
 def test_one_asymmetric_rule_decides_the_packing() -> None:
     assert plan_of([{"kind": "mlp", "bits": 8}]).outputs[0].packing == "auto_round:auto_gptq"
     plan = plan_of([{"kind": "mlp", "sym": False}])
+    assert plan.outputs[0].packing == "auto_round:auto_awq"
+    plan = plan_of([{"kind": "mlp", "sym": False}, {"kind": "attention", "bits": 8}])
     assert plan.outputs[0].packing == "auto_round"
+    # The head decides with the rest.
+    plan = plan_of([{"kind": "mlp", "sym": False}, {"kind": "lm_head", "bits": 8}])
+    assert plan.outputs[0].packing == "auto_round"
+    kept = plan_of([{"kind": "mlp", "sym": False}, {"kind": "attention", "bits": 16}])
+    assert kept.outputs[0].packing == "auto_round:auto_awq"
 
 
 def test_layers_that_engines_merge_are_told() -> None:

@@ -23,7 +23,7 @@ def test_an_unknown_format_is_named_where_the_recipe_says_it(tmp_path: Path) -> 
 
 def test_several_formats_get_a_folder_each() -> None:
     recipe = load_recipe("light", overrides=["output.format=auto_gptq,gguf:q4_k_m"])
-    gptq, gguf = plan_outputs(recipe, "bfloat16", schemes={})
+    gptq, gguf = plan_outputs(recipe, "bfloat16", schemes={}, weights=[])
     assert (gptq.packing, gptq.dtype, gptq.folder) == ("gptq", "float16", "auto_gptq")
     assert (gguf.packing, gguf.dtype, gguf.folder) == ("gguf:q4_k_m", "float32", "gguf-q4_k_m")
 
@@ -31,4 +31,4 @@ def test_several_formats_get_a_folder_each() -> None:
 def test_a_format_that_lacks_the_bits_is_refused() -> None:
     recipe = load_recipe("light", overrides=["output.format=auto_awq", "scheme.bits=3"])
     with pytest.raises(FormatError, match="auto_awq cannot hold"):
-        plan_outputs(recipe, "bfloat16", schemes={})
+        plan_outputs(recipe, "bfloat16", schemes={}, weights=[])

@@ -93,7 +93,15 @@ def test_every_matrix_gets_a_scheme_or_a_reason() -> None:
 
 
 def test_an_asymmetric_plan_stores_zero_points_as_they_are() -> None:
-    assert plan_of(make_model("llama"), {"scheme.sym": False}).outputs[0].packing == "auto_round"
+    asym = {"scheme.sym": False}
+    plan = plan_of(make_model("llama"), asym)
+    assert plan.outputs[0].packing == "auto_round:auto_awq"
+    # Groups that do not divide a width have no place in AWQ's layout, which would cost the layer.
+    uneven = plan_of(make_model("llama"), {**asym, "scheme.group_size": 64})
+    assert uneven.outputs[0].packing == "auto_round"
+    assert (
+        plan_of(make_model("llama"), {**asym, "scheme.bits": 3}).outputs[0].packing == "auto_round"
+    )
 
 
 def test_conv1d_is_planned_the_way_it_multiplies() -> None:
@@ -175,10 +183,13 @@ def test_a_group_size_that_divides_no_width() -> None:
 def test_a_group_size_that_divides_some_widths_is_noted() -> None:
     plan = plan_of(make_model("llama"), {"scheme.group_size": 64})
     assert plan.notes == (
-        "group size 64 does not divide input widths 96: the last group of such a row is shorter",
+        "auto_round: group size 64 does not divide input widths 96: the last group of such a row "
+        "is shorter",
     )
     ignoring = plan_of(make_model("llama"), {"scheme.group_size": 64, "ignore": ["down_proj"]})
     assert ignoring.notes == ()
+    dense = plan_of(make_model("llama"), {"scheme.group_size": 64, "output.format": "fake"})
+    assert dense.notes == ()
 
 
 @pytest.mark.parametrize("size", [0, -1, 32])
@@ -190,7 +201,7 @@ def test_a_float32_model_is_written_as_bfloat16_and_that_is_noted() -> None:
     plan = plan_of(make_model("llama"), {"output.dtype": "auto"})
     assert plan.dtype == "bfloat16"
     (note,) = plan.notes
-    assert note.startswith("kept tensors: float32 in the model, written as bfloat16")
+    assert note.startswith("auto_round: kept tensors are float32 in the model, written as bfloat16")
     assert "output.dtype" in note
 
 
@@ -213,7 +224,7 @@ def test_an_output_dtype_that_was_asked_is_given(wish: str) -> None:
     assert plan.dtype == wish
     assert len(plan.notes) == (wish != "float16")
     for note in plan.notes:
-        assert note.startswith(f"kept tensors: float16 in the model, written as {wish}")
+        assert f"kept tensors are float16 in the model, written as {wish} as asked" in note
 
 
 def test_tensors_that_the_class_does_not_know_are_noted(
