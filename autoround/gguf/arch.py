@@ -17,30 +17,17 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.gguf.rope import rope_factors
+from autoround.gguf.architectures import Architecture, architecture_of
+from autoround.gguf.rope import rotary
+from autoround.gguf.understood import refuse_unknown_keys
+from autoround.gguf.windows import window_plan
 
 Transform = Literal["none", "permute", "plus_one", "transpose", "first_half", "second_half", "made"]
 
-#: Model types of transformers, and the architecture of llama.cpp that runs them.
-ARCHITECTURES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen2_moe": "qwen2moe",
-    "qwen3_moe": "qwen3moe",
-    "gemma": "gemma",
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "phi3": "phi3",
-    "gpt2": "gpt2",
-}
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _EXPERTS = re.compile(
     r"^(?:model|transformer)\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)$"
 )
-_PLUS_ONE = ("gemma", "gemma2", "gemma3")
 #: Names of tensors that are computed from the config; no checkpoint holds them.
 _MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
@@ -72,12 +59,7 @@ def architecture(config: Mapping[str, Any]) -> str:
     Raises:
         FormatError: The architecture cannot be written.
     """
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise FormatError(
-            f"GGUF: model type {kind!r} cannot be written; legal: {', '.join(ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[str(kind)]
+    return architecture_of(config).name
 
 
 def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
@@ -93,9 +75,9 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     """
     import gguf
 
-    arch = architecture(config)
+    arch = architecture_of(config)
     _refuse_incompatible(config, arch, shapes)
-    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch.name)
     names = gguf.get_tensor_name_map(number, block_count(config))
     mapped: list[Target] = []
     for source, shape in shapes.items():
@@ -107,9 +89,10 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise FormatError(f"GGUF: tensor {source} has no place in a {arch} file")
+            raise FormatError(f"GGUF: tensor {source} has no place in a {arch.name} file")
         mapped.append(_target(config, arch, name, source=source, shape=shape))
-    for name, values in rope_factors(config, arch).items():
+    factors = {} if arch.name == "gpt2" else rotary(config, arch).tensors
+    for name, values in factors.items():
         mapped.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
     return tuple(sorted(mapped, key=_order))
 
@@ -139,18 +122,18 @@ def _expert_targets(source: str, shape: tuple[int, ...], match: re.Match[str]) -
 
 
 def _target(
-    config: Mapping[str, Any], arch: str, name: str, *, source: str, shape: tuple[int, ...]
+    config: Mapping[str, Any], arch: Architecture, name: str, *, source: str, shape: tuple[int, ...]
 ) -> Target:
     module = name.split(".")[-2]
-    if arch == "llama" and module in ("attn_q", "attn_k"):
+    if arch.pairs and module in ("attn_q", "attn_k"):
         heads = int(config["num_attention_heads"])
         if module == "attn_k":
             heads = int(config.get("num_key_value_heads") or heads)
         return Target(name, (source,), shape, "permute", heads)
-    if arch in _PLUS_ONE and len(shape) == 1 and module.endswith("norm"):
+    if arch.plus_one and len(shape) == 1 and module.endswith("norm"):
         return Target(name, (source,), shape, "plus_one")
     # GPT-2 multiplies from the other side in its blocks, and nowhere else.
-    if arch == "gpt2" and len(shape) == 2 and name.startswith("blk."):
+    if arch.name == "gpt2" and len(shape) == 2 and name.startswith("blk."):
         return Target(name, (source,), (shape[1], shape[0]), "transpose")
     # One router of a single row is a vector in the file.
     if module == "ffn_gate_inp_shexp":
@@ -235,32 +218,31 @@ def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> T
 
 
 def _refuse_incompatible(
-    config: Mapping[str, Any], arch: str, shapes: Mapping[str, tuple[int, ...]]
+    config: Mapping[str, Any], arch: Architecture, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a config that llama.cpp would compute in another way than transformers."""
-    supported = {"gpt2": ("gelu_new", "gelu_pytorch_tanh")}.get(arch, ("silu",))
-    if arch in _PLUS_ONE:
-        supported = ("gelu_pytorch_tanh",)
+    refuse_unknown_keys(config, frozenset(arch.keys))
     keys = ("hidden_activation", "activation_function", "hidden_act")
-    activation = next((config[key] for key in keys if config.get(key)), supported[0])
-    if activation not in supported:
+    activation = next((config[key] for key in keys if config.get(key)), arch.activations[0])
+    if activation not in arch.activations:
         raise FormatError(
-            f"GGUF: activation {activation!r} of a {arch} model; llama.cpp computes "
-            f"{' or '.join(supported)} only"
+            f"GGUF: activation {activation!r} of a {arch.name} model; llama.cpp computes "
+            f"{' or '.join(arch.activations)} only"
         )
-    if arch in ("gemma2", "gemma3"):
-        _refuse_gemma(config, arch)
-    normed = {"qwen2moe": False, "qwen3moe": True}.get(arch)
+    if arch.name in ("gemma2", "gemma3"):
+        _refuse_gemma(config, arch.name)
+    window_plan(config, arch)
+    normed = {"qwen2moe": False, "qwen3moe": True}.get(arch.name)
     if normed is not None and bool(config.get("norm_topk_prob")) != normed:
         raise FormatError(
-            f"GGUF: norm_topk_prob={bool(config.get('norm_topk_prob'))} of a {arch} model; "
+            f"GGUF: norm_topk_prob={bool(config.get('norm_topk_prob'))} of a {arch.name} model; "
             f"llama.cpp computes with {normed} only"
         )
     dense = [n for n in shapes if normed is not None and n.endswith("mlp.gate_proj.weight")]
     if dense:
-        raise FormatError(f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch}")
-    if arch in ("qwen2", "qwen3") and "sliding_attention" in (config.get("layer_types") or ()):
-        raise FormatError(f"GGUF: sliding attention of a {arch} model is not run by llama.cpp")
+        raise FormatError(
+            f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch.name}"
+        )
 
 
 def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
@@ -276,12 +258,12 @@ def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
             f"GGUF: query_pre_attn_scalar={config.get('query_pre_attn_scalar')} of a {arch} "
             f"model; llama.cpp scales by {scale}"
         )
-    pattern = {"gemma2": 2, "gemma3": 6}[arch]
-    expected = [
-        "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)
-    ]
-    if list(config.get("layer_types") or expected) != expected:
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        # llama.cpp takes the published value where a file has none.
+        if arch == "gemma2" and not config.get(key, True):
+            raise FormatError(f"GGUF: {key} of a gemma2 model is off; llama.cpp computes with one")
+    if arch == "gemma3" and config.get("attn_logit_softcapping"):
         raise FormatError(
-            f"GGUF: layer_types of this {arch} model; llama.cpp takes every {pattern}th layer to "
-            "have full attention"
+            f"GGUF: attn_logit_softcapping={config['attn_logit_softcapping']} of a gemma3 model; "
+            "llama.cpp computes without"
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoround.gguf.arch import architecture, block_count
+from autoround.gguf.arch import block_count
+from autoround.gguf.architectures import Architecture, architecture_of
 from autoround.gguf.fields import Field
-from autoround.gguf.rope import head_width, rope_of, rotated_width
+from autoround.gguf.rope import head_width, rotary
+from autoround.gguf.windows import window_plan
 
 #: Numbers of file types in llama.cpp.
 FILE_TYPES = {
@@ -44,7 +45,7 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
     Raises:
         FormatError: The architecture or its rotary embedding cannot be expressed.
     """
-    arch = architecture(config)
+    arch = architecture_of(config)
     general = [
         Field("general.type", "model", "text"),
         Field("general.name", name, "text"),
@@ -52,9 +53,12 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
         Field("general.quantization_version", QUANTIZATION_VERSION, "u32"),
     ]
     # GPT-2 has learned positions, no grouped heads, and other keys in its config.
-    specific = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
+    if arch.name == "gpt2":
+        specific = _gpt2(config)
+    else:
+        specific = [*_shape(config), *rotary(config, arch).fields]
     specific += _experts(config) + _attention(config, arch)
-    return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in specific]
+    return general + [Field(f"{arch.name}.{key}", value, kind) for key, value, kind in specific]
 
 
 def _gpt2(config: Mapping[str, Any]) -> list[Field]:
@@ -86,43 +90,6 @@ def _shape(config: Mapping[str, Any]) -> list[Field]:
     ]
 
 
-def _rope(config: Mapping[str, Any], arch: str) -> list[Field]:
-    rope = rope_of(config)
-    fields = [
-        Field("rope.dimension_count", rotated_width(config), "u32"),
-        Field("rope.freq_base", float(rope.get("rope_theta", 10000.0)), "f32"),
-    ]
-    kind = rope["rope_type"]
-    original = rope.get("original_max_position_embeddings") or config.get(
-        "original_max_position_embeddings"
-    )
-    if kind in ("linear", "yarn"):
-        fields += [
-            Field("rope.scaling.type", kind, "text"),
-            Field("rope.scaling.factor", float(rope["factor"]), "f32"),
-        ]
-    # Phi-3 switches between two sets of factors at the original length, scaled or not.
-    if kind == "yarn" or arch == "phi3":
-        context = int(original or config["max_position_embeddings"])
-        fields.append(Field("rope.scaling.original_context_length", context, "u32"))
-    if kind == "longrope":
-        fields.append(Field("rope.scaling.attn_factor", _long_attention(config, rope), "f32"))
-    return fields
-
-
-def _long_attention(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
-    """Return LongRoPE's factor on attention: √(1 + ln ratio / ln original length)."""
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    original = int(
-        rope.get("original_max_position_embeddings")
-        or config.get("original_max_position_embeddings")
-        or config["max_position_embeddings"]
-    )
-    ratio = int(config["max_position_embeddings"]) / original
-    return 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
-
-
 def _experts(config: Mapping[str, Any]) -> list[Field]:
     count = config.get("num_local_experts") or config.get("num_experts")
     if not count:
@@ -140,7 +107,7 @@ def _experts(config: Mapping[str, Any]) -> list[Field]:
     return fields
 
 
-def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
+def _attention(config: Mapping[str, Any], arch: Architecture) -> list[Field]:
     fields = []
     for key, name in (
         ("attn_logit_softcapping", "attn_logit_softcapping"),
@@ -148,6 +115,4 @@ def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
     ):
         if config.get(key):
             fields.append(Field(name, float(config[key]), "f32"))
-    if arch in ("gemma2", "gemma3", "phi3") and config.get("sliding_window"):
-        fields.append(Field("attention.sliding_window", int(config["sliding_window"]), "u32"))
-    return fields
+    return fields + window_plan(config, arch).fields

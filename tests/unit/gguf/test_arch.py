@@ -8,7 +8,6 @@ import torch
 from autoround.errors import FormatError
 from autoround.gguf.arch import Target, apply, architecture, restore, row_order, targets
 from autoround.gguf.metadata import metadata
-from autoround.gguf.rope import head_width, rope_factors, rope_of, rotated_width
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -119,42 +118,9 @@ def test_metadata_tells_the_shape() -> None:
     assert "llama.expert_count" not in found
     experts = values({**CONFIG, "num_local_experts": 8, "num_experts_per_tok": 2})
     assert (experts["llama.expert_count"], experts["llama.expert_used_count"]) == (8, 2)
-    gemma = {**CONFIG, "model_type": "gemma2", "head_dim": 16, "sliding_window": 64}
+    layers = {"layer_types": ["sliding_attention"]}
+    gemma = {**CONFIG, "model_type": "gemma2", "head_dim": 16, "sliding_window": 64, **layers}
     found = values({**gemma, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
     assert found["gemma2.attn_logit_softcapping"] == 50.0
     assert found["gemma2.attention.sliding_window"] == 64
     assert found["gemma2.attention.key_length"] == 16
-
-
-def test_rotary_embeddings_old_and_new() -> None:
-    old = rope_of({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}})
-    new = rope_of({"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0}})
-    assert (old["rope_type"], old["rope_theta"], old["factor"]) == ("linear", 1e6, 2.0)
-    assert new["rope_theta"] == old["rope_theta"]
-    assert rope_of({})["rope_type"] == "default"
-    with pytest.raises(FormatError, match=r"'dynamic'.*legal: default, linear"):
-        rope_of({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
-    local = {"rope_theta": 20000.0, "rope_type": "default"}
-    with pytest.raises(FormatError, match="10000"):
-        rope_of({"rope_parameters": {"full_attention": {}, "sliding_attention": local}})
-    assert head_width({"hidden_size": 64, "num_attention_heads": 4}) == 16
-    partial = {"hidden_size": 64, "num_attention_heads": 4, "partial_rotary_factor": 0.5}
-    assert rotated_width(partial) == 8
-    scaled = values({**CONFIG, "rope_scaling": {"type": "linear", "factor": 4.0}})
-    assert scaled["llama.rope.scaling.factor"] == 4.0
-
-
-def test_llama3_factors_are_those_of_transformers() -> None:
-    import transformers
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    config = transformers.LlamaConfig(
-        hidden_size=512, num_attention_heads=4, max_position_embeddings=131072
-    )
-    config.rope_parameters = LLAMA3
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = 1.0 / (500000.0 ** (torch.arange(0, 128, 2).float() / 128))
-    ours = torch.tensor(rope_factors(config.to_dict(), "llama")["rope_freqs"])
-    torch.testing.assert_close(plain / ours, scaled, rtol=1e-5, atol=0)
-    assert ours.min() == 1.0
-    assert ours.max() == 8.0

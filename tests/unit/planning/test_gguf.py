@@ -131,7 +131,7 @@ def test_an_architecture_that_llama_cpp_does_not_run_is_refused() -> None:
 
 def test_a_window_that_llama_cpp_does_not_have_is_noted() -> None:
     notes = plan_of(kind="MistralConfig", sliding_window=64).notes
-    assert any("full attention: beyond 64 tokens" in note for note in notes)
+    assert any("full attention: up to 64 tokens" in note for note in notes)
     assert not any(
         "full attention" in n for n in plan_of(kind="MistralConfig", sliding_window=None).notes
     )

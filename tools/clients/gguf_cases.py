@@ -1,0 +1,201 @@
+"""The tiny models of :mod:`gguf_archs`: each architecture, plain and with every option it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+VOCABULARY = 512
+COMMON: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.08,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+#: Where distributions are compared: before and far beyond windows and original lengths.
+POSITIONS = (0, 1, 5, 14, 29, 40, 63, 80, 101, 127, 140, 159)
+
+
+class Case(NamedTuple):
+    """One model.
+
+    name: architecture, and the option after a comma. config: class of transformers. values: of the
+    config. wanted: that it is written, that the plan refuses it, or either. positions: where
+    distributions are compared.
+    """
+
+    name: str
+    config: str
+    values: Mapping[str, Any]
+    wanted: Literal["written", "refused", "either"] = "written"
+    positions: Sequence[int] = POSITIONS
+
+
+def _rope(kind: str, **values: Any) -> dict[str, Any]:
+    """Return rotary parameters, as configs hold them."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **values}}
+
+
+YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+#: Options of rotary embeddings that every architecture with one is tried with.
+SCALINGS: dict[str, dict[str, Any]] = {
+    "theta": _rope("default", rope_theta=1e6),
+    "linear": _rope("linear", factor=4.0),
+    "llama3": _rope("llama3", **LLAMA3),
+    "dynamic": _rope("dynamic", factor=4.0),
+    "yarn": _rope("yarn", **YARN),
+    "yarn, attention_factor": _rope("yarn", **YARN, attention_factor=1.5),
+    "yarn, mscale": _rope("yarn", **YARN, mscale=0.7, mscale_all_dim=1.0),
+    "yarn, mscale of DeepSeek": _rope("yarn", **YARN, mscale=1.0, mscale_all_dim=1.0),
+    "yarn, betas": _rope("yarn", **YARN, beta_fast=20.0, beta_slow=2.0),
+    "yarn, truncate": _rope("yarn", **YARN, truncate=False),
+    "partial": _rope("default", partial_rotary_factor=0.5),
+    "an unknown key": _rope("linear", factor=4.0, surprise=1.5),
+}
+#: An option that no plan may let pass.
+NEVER = ("an unknown key",)
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+#: A window in the layers that the class gives one, and where Qwen's have it.
+WINDOW = {"sliding_window": 32}
+QWEN_WINDOW = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1}
+
+
+def _family(
+    name: str,
+    config: str,
+    *options: tuple[str, Mapping[str, Any]],
+    scalings: bool = True,
+    **values: Any,
+) -> list[Case]:
+    """Return an architecture's plain case, one with each option, and one with each scaling."""
+    plain = {**COMMON, **values}
+    more = [*options, *(SCALINGS.items() if scalings else ())]
+    return [
+        Case(name, config, plain, "written"),
+        *(
+            Case(f"{name}, {key}", config, {**plain, **v}, "refused" if key in NEVER else "either")
+            for key, v in more
+        ),
+    ]
+
+
+GPT2 = {
+    "n_embd": 256,
+    "n_layer": 3,
+    "n_head": 8,
+    "vocab_size": VOCABULARY,
+    "n_positions": 512,
+    "initializer_range": 0.08,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MOE = {**EXPERTS, "head_dim": 32}
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32}
+LONG = _rope(
+    "longrope",
+    long_factor=[1.0 + 0.1 * k for k in range(16)],
+    short_factor=[1.0] * 16,
+    original_max_position_embeddings=64,
+)
+LONG_LENGTH = {"original_max_position_embeddings": 64}
+PHI3 = {"sliding_window": None, "original_max_position_embeddings": 512}
+#: llama.cpp has the long factors at every length, so that only long texts agree.
+BEYOND = tuple(p for p in POSITIONS if p >= 64)
+CASES: list[Case] = [
+    *_family(
+        "llama",
+        "LlamaConfig",
+        ("tied, wide heads", {"head_dim": 64, "tie_word_embeddings": True}),
+        ("biases", {"attention_bias": True, "mlp_bias": True}),
+    ),
+    *_family("mistral", "MistralConfig", ("window", WINDOW), sliding_window=None),
+    *_family(
+        "mixtral",
+        "MixtralConfig",
+        ("window", WINDOW),
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=None,
+        head_dim=32,
+    ),
+    *_family("qwen2", "Qwen2Config", ("window", QWEN_WINDOW)),
+    *_family(
+        "qwen3",
+        "Qwen3Config",
+        ("window", QWEN_WINDOW),
+        ("biases", {"attention_bias": True}),
+        head_dim=32,
+    ),
+    *_family(
+        "qwen2_moe",
+        "Qwen2MoeConfig",
+        ("window", QWEN_WINDOW),
+        ("normed", {"norm_topk_prob": True}),
+        ("every second layer", {"decoder_sparse_step": 2}),
+        **EXPERTS,
+        shared_expert_intermediate_size=512,
+        norm_topk_prob=False,
+    ),
+    *_family(
+        "qwen3_moe",
+        "Qwen3MoeConfig",
+        ("window", QWEN_WINDOW),
+        ("not normed", {"norm_topk_prob": False}),
+        **MOE,
+        norm_topk_prob=True,
+    ),
+    *_family("gemma", "GemmaConfig", head_dim=32),
+    *_family(
+        "gemma2",
+        "Gemma2Config",
+        ("softcaps", {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.0}),
+        ("no softcaps", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+        ("no window", {"sliding_window": None}),
+        ("another scale", {"query_pre_attn_scalar": 64}),
+        ("other layers", {"layer_types": ["full_attention"] * 3}),
+        **GEMMA,
+        sliding_window=32,
+    ),
+    *_family(
+        "gemma3_text",
+        "Gemma3TextConfig",
+        ("softcap", {"final_logit_softcapping": 1.0}),
+        (
+            "local base",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                }
+            },
+        ),
+        ("other layers", {"layer_types": ["full_attention"] * 7}),
+        scalings=False,
+        **GEMMA,
+        sliding_window=32,
+        num_hidden_layers=7,
+    ),
+    *_family("phi3", "Phi3Config", ("window", WINDOW), **PHI3),
+    Case(
+        "phi3, long rope",
+        "Phi3Config",
+        {**COMMON, **PHI3, **LONG, **LONG_LENGTH},
+        "written",
+        BEYOND,
+    ),
+    Case("gpt2", "GPT2Config", GPT2),
+    Case("gpt2, scales", "GPT2Config", {**GPT2, "scale_attn_by_inverse_layer_idx": True}, "either"),
+]
