@@ -26,8 +26,10 @@ from autoround.gguf import arch
 from autoround.gguf.arch import Target
 from autoround.gguf.container import Container
 from autoround.gguf.metadata import metadata
+from autoround.gguf.names import name_for_stripping, published_name
 from autoround.gguf.reader import Reader
-from autoround.gguf.tokenizer import tokenizer_metadata
+from autoround.gguf.tokenizer import strips_like_phi3, tokenizer_json, tokenizer_metadata
+from autoround.model.files.locate import read_config
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.session.block_output import BlockOutput
@@ -173,8 +175,12 @@ def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: st
         for name in skeleton.keys
         if "embed_tokens" in name or "wte" in name
     )
+    raw = config if skeleton.folder is None else read_config(skeleton.folder)
+    name = published_name(raw, folder=skeleton.folder, called=model)
+    if tokenizer is not None:
+        name = name_for_stripping(name, strips_like_phi3(tokenizer_json(tokenizer)))
     return [
-        *metadata(config, name=Path(model).name, file_type=file_type),
+        *metadata(config, name=name, file_type=file_type),
         *tokenizer_metadata(tokenizer, vocab_size=rows, config=config),
     ]
 

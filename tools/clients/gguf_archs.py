@@ -150,7 +150,7 @@ def reason_of(errors: str) -> str:
     return (telling or lines)[0][:200].replace("|", "/")
 
 
-def write_plain(model: Any, path: Path) -> list[str]:
+def write_plain(model: Any, path: Path, tokenizer: Any = None) -> list[str]:
     """Write a model without rounding anything; returns what a plan would note."""
     from autoround.export.gguf_writer import gguf_fields
     from autoround.gguf import arch
@@ -166,7 +166,9 @@ def write_plain(model: Any, path: Path) -> list[str]:
         path,
         [(target.name, target.shape, "f32") for target, _ in layout.tensors],
         arch=arch.architecture(skeleton.config.to_dict()),
-        fields=gguf_fields(skeleton, small_tokenizer(), model="random", file_type="f32"),
+        fields=gguf_fields(
+            skeleton, tokenizer or small_tokenizer(), model="random", file_type="f32"
+        ),
     )
     for target, _ in layout.tensors:
         tensors = list(skeleton.read(target.sources).values())

@@ -43,8 +43,8 @@ def _rope(kind: str, **values: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **values}}
 
 
-YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
-LLAMA3 = {
+YARN: dict[str, Any] = {"factor": 4.0, "original_max_position_embeddings": 128}
+LLAMA3: dict[str, Any] = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -67,10 +67,14 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 #: An option that no plan may let pass.
 NEVER = ("an unknown key",)
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
 #: A window in the layers that the class gives one, and where Qwen's have it.
-WINDOW = {"sliding_window": 32}
-QWEN_WINDOW = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1}
+WINDOW: dict[str, Any] = {"sliding_window": 32}
+QWEN_WINDOW: dict[str, Any] = {
+    "sliding_window": 32,
+    "use_sliding_window": True,
+    "max_window_layers": 1,
+}
 
 
 def _family(
@@ -92,7 +96,7 @@ def _family(
     ]
 
 
-GPT2 = {
+GPT2: dict[str, Any] = {
     "n_embd": 256,
     "n_layer": 3,
     "n_head": 8,
@@ -102,16 +106,16 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MOE = {**EXPERTS, "head_dim": 32}
-GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32}
-LONG = _rope(
+MOE: dict[str, Any] = {**EXPERTS, "head_dim": 32}
+GEMMA: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32}
+LONG: dict[str, Any] = _rope(
     "longrope",
     long_factor=[1.0 + 0.1 * k for k in range(16)],
     short_factor=[1.0] * 16,
     original_max_position_embeddings=64,
 )
-LONG_LENGTH = {"original_max_position_embeddings": 64}
-PHI3 = {"sliding_window": None, "original_max_position_embeddings": 512}
+LONG_LENGTH: dict[str, Any] = {"original_max_position_embeddings": 64}
+PHI3: dict[str, Any] = {"sliding_window": None, "original_max_position_embeddings": 512}
 #: llama.cpp has the long factors at every length, so that only long texts agree.
 BEYOND = tuple(p for p in POSITIONS if p >= 64)
 CASES: list[Case] = [
