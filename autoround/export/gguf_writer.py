@@ -173,7 +173,7 @@ def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: st
     rows = next(
         skeleton.header(name)[0][0]
         for name in skeleton.keys
-        if "embed_tokens" in name or "wte" in name
+        if re.search(r"embed_tokens|wte|embed_in|word_embeddings", name)
     )
     raw = config if skeleton.folder is None else read_config(skeleton.folder)
     name = published_name(raw, folder=skeleton.folder, called=model)

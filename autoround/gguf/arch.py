@@ -20,13 +20,15 @@ from autoround.errors import FormatError
 from autoround.gguf.architectures import Architecture, architecture_of
 from autoround.gguf.rope import rotary
 from autoround.gguf.understood import refuse_unknown_keys
-from autoround.gguf.windows import window_plan
+from autoround.gguf.windows import sliding_layers, window_plan
 
-Transform = Literal["none", "permute", "plus_one", "transpose", "first_half", "second_half", "made"]
+Transform = Literal[
+    "none", "permute", "plus_one", "transpose", "first_half", "second_half", "made", "by_head"
+]
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _EXPERTS = re.compile(
-    r"^(?:model|transformer)\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)$"
+    r"^model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)$"
 )
 #: Names of tensors that are computed from the config; no checkpoint holds them.
 _MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
@@ -88,6 +90,8 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
             mapped += _expert_targets(source, shape, experts)
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        for pattern, given in arch.renames:
+            name = re.sub(pattern, given, source) if re.match(pattern, source) else name
         if name is None:
             raise FormatError(f"GGUF: tensor {source} has no place in a {arch.name} file")
         mapped.append(_target(config, arch, name, source=source, shape=shape))
@@ -130,22 +134,28 @@ def _target(
         if module == "attn_k":
             heads = int(config.get("num_key_value_heads") or heads)
         return Target(name, (source,), shape, "permute", heads)
-    if arch.plus_one and len(shape) == 1 and module.endswith("norm"):
+    if arch.plus_one and module.endswith("norm") and name.endswith(".weight"):
         return Target(name, (source,), shape, "plus_one")
     # GPT-2 multiplies from the other side in its blocks, and nowhere else.
     if arch.name == "gpt2" and len(shape) == 2 and name.startswith("blk."):
         return Target(name, (source,), (shape[1], shape[0]), "transpose")
-    # One router of a single row is a vector in the file.
-    if module == "ffn_gate_inp_shexp":
+    if arch.name == "gptneox" and module == "attn_qkv":
+        heads = int(config["num_attention_heads"])
+        return Target(name, (source,), shape, "by_head", heads)
+    # One router of a single row is a vector in the file, and so are biases of routers.
+    if module in ("ffn_gate_inp_shexp", "exp_probs_b"):
         return Target(name, (source,), shape[-1:])
     return Target(name, (source,), shape)
 
 
 def row_order(target: Target) -> Tensor | None:
     """Return the source row of each row of the file, int64 [rows]; None where they stay."""
-    if target.transform != "permute":
+    if target.transform not in ("permute", "by_head"):
         return None
     rows = torch.arange(target.shape[0])
+    if target.transform == "by_head":
+        # Queries of all heads, keys of all, values of all, where each head had its three.
+        return rows.reshape(target.heads, 3, -1).transpose(0, 1).reshape(-1)
     # Row j of the second half of a head follows row j of the first.
     return rows.reshape(target.heads, 2, -1).transpose(1, 2).reshape(-1)
 
@@ -221,7 +231,22 @@ def _refuse_incompatible(
     config: Mapping[str, Any], arch: Architecture, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a config that llama.cpp would compute in another way than transformers."""
-    refuse_unknown_keys(config, frozenset(arch.keys))
+    refuse_unknown_keys(config, arch.understood())
+    for key, legal in arch.legal:
+        if config.get(key, legal[0]) not in legal:
+            raise FormatError(
+                f"GGUF: {key}={config[key]!r} of a {arch.name} model; llama.cpp computes with "
+                f"{' or '.join(map(str, legal))} only"
+            )
+    heads = config.get("num_attention_heads")
+    if not arch.grouped and config.get("num_key_value_heads", heads) not in (heads, None):
+        raise FormatError(
+            f"GGUF: num_key_value_heads={config['num_key_value_heads']} of a {arch.name} model; "
+            f"llama.cpp has as many as heads of queries ({heads})"
+        )
+    _refuse_by_depth(config, arch)
+    if "no_rope_layers" in arch.keys:
+        _refuse_turns(config, arch)
     keys = ("hidden_activation", "activation_function", "hidden_act")
     activation = next((config[key] for key in keys if config.get(key)), arch.activations[0])
     if activation not in arch.activations:
@@ -232,14 +257,8 @@ def _refuse_incompatible(
     if arch.name in ("gemma2", "gemma3"):
         _refuse_gemma(config, arch.name)
     window_plan(config, arch)
-    normed = {"qwen2moe": False, "qwen3moe": True}.get(arch.name)
-    if normed is not None and bool(config.get("norm_topk_prob")) != normed:
-        raise FormatError(
-            f"GGUF: norm_topk_prob={bool(config.get('norm_topk_prob'))} of a {arch.name} model; "
-            f"llama.cpp computes with {normed} only"
-        )
-    dense = [n for n in shapes if normed is not None and n.endswith("mlp.gate_proj.weight")]
-    if dense:
+    dense = [n for n in shapes if n.endswith("mlp.gate_proj.weight")]
+    if dense and "decoder_sparse_step" in arch.keys:
         raise FormatError(
             f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch.name}"
         )
@@ -266,4 +285,30 @@ def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
         raise FormatError(
             f"GGUF: attn_logit_softcapping={config['attn_logit_softcapping']} of a gemma3 model; "
             "llama.cpp computes without"
+        )
+
+
+def _refuse_turns(config: Mapping[str, Any], arch: Architecture) -> None:
+    """Refuse layers without a rotary embedding that are not llama.cpp's, each fourth."""
+    expected = [int((i + 1) % 4 != 0) for i in range(block_count(config))]
+    turns = config.get("no_rope_layers")
+    if turns and list(map(int, turns)) != expected:
+        raise FormatError(
+            f"GGUF: no_rope_layers of this {arch.name} model; llama.cpp turns all layers but each "
+            "fourth"
+        )
+
+
+def _refuse_by_depth(config: Mapping[str, Any], arch: Architecture) -> None:
+    """Refuse what llama.cpp computes for models of certain depths only, by which it tells them."""
+    layers = block_count(config)
+    if arch.name == "exaone4" and any(sliding_layers(config)) and layers != 64:
+        raise FormatError(
+            f"GGUF: an exaone4 model of {layers} layers with a sliding window; llama.cpp has "
+            "windows in those of 64 layers only, and turns all heads in others"
+        )
+    if arch.name == "deepseek2" and not config.get("q_lora_rank") and layers not in (26, 27):
+        raise FormatError(
+            f"GGUF: a deepseek2 model of {layers} layers without q_lora_rank; llama.cpp takes "
+            "those of 26 and 27 layers to have none"
         )

@@ -134,17 +134,31 @@ def _local_base(config: Mapping[str, Any], arch: Architecture) -> list[Field]:
     local = rope.get("sliding_attention") if "full_attention" in rope else None
     if local is None:
         return []
+    full = rope["full_attention"]
     plain = (local.get("rope_type") or "default") == "default" and set(local) <= set(COMMON)
-    if not plain or not arch.local_base:
+    base = float(local.get("rope_theta") or 10000.0)
+    fits = {
+        "own": plain,
+        "unscaled": plain and base == float(full.get("rope_theta") or 10000.0),
+        "same": local == full,
+    }[arch.local]
+    if not fits:
+        what = {
+            "own": "takes a plain rotary embedding there",
+            "unscaled": "takes that of the other layers there, without scaling",
+            "same": "has one for all layers",
+        }[arch.local]
         raise FormatError(
-            f"GGUF: rope_parameters of sliding attention {local} in a {arch.name} model; llama.cpp "
-            + ("takes a plain rotary embedding there" if arch.local_base else "has one for all")
+            f"GGUF: rope_parameters of sliding attention {local} in a {arch.name} model; "
+            f"llama.cpp {what}"
         )
-    return [Field("rope.freq_base_swa", float(local.get("rope_theta") or 10000.0), "f32")]
+    return [Field("rope.freq_base_swa", base, "f32")] if arch.local == "own" else []
 
 
 def head_width(config: Mapping[str, Any]) -> int:
-    """Return the width of one attention head."""
+    """Return the width of one attention head, or of the part that turns where it is one of two."""
+    if config.get("qk_rope_head_dim"):
+        return int(config["qk_rope_head_dim"])
     heads = config.get("num_attention_heads") or config.get("n_head")
     width = config.get("hidden_size") or config.get("n_embd")
     return int(config.get("head_dim") or int(width or 0) // int(heads or 1))
@@ -161,6 +175,11 @@ def rotated_width(config: Mapping[str, Any]) -> int:
 
 
 def _linear(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architecture) -> Rotary:
+    if config.get("qk_rope_head_dim"):
+        # It would take the factor for YaRN's, and scale attention by it.
+        raise FormatError(
+            f"GGUF: rope scaling 'linear' of a {arch.name} model is not computed by llama.cpp"
+        )
     return Rotary(
         [
             Field("rope.scaling.type", "linear", "text"),
@@ -223,11 +242,33 @@ def _yarn(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architecture
             "u32",
         ),
     ]
+    if config.get("qk_rope_head_dim") and factor > 1:
+        return Rotary([*fields, *_latent_yarn(rope, wanted)], {}, [])
     # It multiplies what llama.cpp makes of the factor by itself.
     ratio = wanted / (1.0 + 0.1 * math.log(factor))
     if abs(ratio - 1.0) > 1e-6:
         fields.append(Field("rope.scaling.attn_factor", ratio, "f32"))
     return Rotary(fields, {}, [])
+
+
+def _latent_yarn(rope: Mapping[str, Any], wanted: float) -> list[Field]:
+    """Return the entries for attention with a latent, whose softmax llama.cpp scales, too.
+
+    It multiplies logits by (attn_factor * (1 + 0.1 * multiplier * ln factor))^2, queries and
+    keys by attn_factor; the model has the square of YaRN's scale with ``mscale_all_dim``. The two
+    entries are those that make both equal.
+    """
+    growth = 0.1 * math.log(float(rope["factor"]))
+    softmax = 1.0 + growth * float(rope.get("mscale_all_dim") or 0.0)
+    multiplier = (softmax / wanted - 1.0) / growth
+    if abs(multiplier) < 1e-6:
+        # Without the multiplier it has the scale of the factor in attn_factor by itself.
+        return [Field("rope.scaling.attn_factor", wanted / (1.0 + growth), "f32")]
+    return [
+        Field("rope.scaling.attn_factor", wanted, "f32"),
+        # A tenth of it is what files of this architecture hold.
+        Field("rope.scaling.yarn_log_multiplier", 0.1 * multiplier, "f32"),
+    ]
 
 
 def _yarn_attention(rope: Mapping[str, Any]) -> float:

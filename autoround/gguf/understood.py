@@ -24,8 +24,6 @@ COMMON = frozenset(
         *("sliding_window", "layer_types", "use_sliding_window", "max_window_layers"),
         *("sliding_window_pattern", "num_local_experts", "num_experts", "n_routed_experts"),
         *("num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size"),
-        # Their tensors say it.
-        *("attention_bias", "mlp_bias", "use_bias", "bias", "qkv_bias"),
     )
 )
 #: Keys that decide nothing of what a written model computes.

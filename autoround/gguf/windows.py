@@ -66,7 +66,10 @@ def window_plan(config: Mapping[str, Any], arch: Architecture) -> WindowPlan:
             "otherwise"
         )
         return WindowPlan([], [note])
-    if not any(sliding) and not arch.local_base:
+    if not any(sliding) and arch.name == "exaone4" and len(sliding) != 64:
+        # It has windows at one depth, and no key for them at others.
+        return WindowPlan([], [])
+    if not any(sliding) and arch.windowless:
         # Some architectures have a default: one that holds the whole context is none.
         sliding, window = _expected(arch, len(sliding)) or sliding, context
     fields = [Field("attention.sliding_window", window, "u32")]

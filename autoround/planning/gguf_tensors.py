@@ -20,6 +20,7 @@ from autoround.types import OutputPlan, Scheme
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 #: What the reason of a layer that the recipe ignores begins with.
 IGNORED = "ignored by the recipe"
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _BYTES = {gguf_mix.F16: 2, gguf_mix.F32: 4}
 
 
@@ -143,7 +144,7 @@ def _traits(config: Mapping[str, Any], layers: int, targets: tuple[Target, ...])
         architecture=arch.architecture(config),
         layers=layers,
         sharing=heads // (config.get("num_key_value_heads") or heads),
-        experts=config.get("num_local_experts") or config.get("num_experts") or 0,
+        experts=next((config[key] for key in _EXPERTS if config.get(key)), 0),
         tied=all(target.name != "output.weight" for target in targets),
     )
 

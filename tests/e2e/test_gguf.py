@@ -49,6 +49,12 @@ EXPERTS = {
     "moe_intermediate_size": 256,
     "norm_topk_prob": True,
 }
+DEEP = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "first_k_dense_replace": 1,
+}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 TEXT = ["The quick brown fox jumps over the lazy dog 1234 times.", "Tokens and tokens again!"] * 20
 
@@ -129,6 +135,8 @@ def dense(folder: Path) -> dict[str, Tensor]:
         ("MixtralConfig", {"num_local_experts": 4}),
         ("Qwen2MoeConfig", {"num_experts": 4, "moe_intermediate_size": 256}),
         ("Qwen3MoeConfig", EXPERTS),
+        ("GPTNeoXConfig", {"num_key_value_heads": 4}),
+        ("Glm4MoeConfig", {**DEEP, "head_dim": 64}),
     ],
 )
 def test_every_architecture_comes_back(kind: str, values: dict[str, Any], tmp_path: Path) -> None:

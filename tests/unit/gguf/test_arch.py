@@ -75,6 +75,7 @@ def test_rows_of_query_and_key_go_in_pairs() -> None:
     ("target", "shape"),
     [
         (Target("a", ("x",), (32, 6), "permute", heads=4), (32, 6)),
+        (Target("a", ("x",), (24, 6), "by_head", heads=4), (24, 6)),
         (Target("a", ("x",), (7,), "plus_one"), (7,)),
         (Target("a", ("x",), (5, 3), "transpose"), (3, 5)),
         (Target("a", ("x",), (5, 3)), (5, 3)),
@@ -124,3 +125,41 @@ def test_metadata_tells_the_shape() -> None:
     assert found["gemma2.attn_logit_softcapping"] == 50.0
     assert found["gemma2.attention.sliding_window"] == 64
     assert found["gemma2.attention.key_length"] == 16
+
+
+def test_queries_keys_and_values_of_each_head_come_apart() -> None:
+    config = {**CONFIG, "model_type": "gpt_neox", "num_key_value_heads": 4}
+    shapes = {"gpt_neox.layers.0.attention.query_key_value.weight": (24, 32)}
+    (target,) = targets(config, shapes)
+    order = row_order(target)
+    assert order is not None
+    # Four heads, two rows each of query, key and value: the queries of all heads come first.
+    assert order[:8].tolist() == [0, 1, 6, 7, 12, 13, 18, 19]
+    assert order[8:12].tolist() == [2, 3, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "olmoe"}, "num_key_value_heads=2 of a olmoe model"),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": False}, "computes with True only"),
+        ({"model_type": "phi", "hidden_act": "gelu_new", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "smollm3", "no_rope_layers": [0]}, "no_rope_layers"),
+        ({"model_type": "exaone4", "sliding_window": 8}, "windows in those of 64 layers"),
+        ({"model_type": "deepseek_v2", "q_lora_rank": None}, "without q_lora_rank"),
+        ({"attention_bias": True, "model_type": "qwen3"}, "attention_bias=True"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        targets({**CONFIG, **values}, {})
+
+
+def test_router_biases_have_names_that_the_package_lacks() -> None:
+    experts = {"model_type": "dots1", "num_key_value_heads": 4, "hidden_act": "silu"}
+    name = "model.layers.0.mlp.gate.e_score_correction_bias"
+    (target,) = targets({**CONFIG, **experts}, {name: (8,)})
+    assert target.name == "blk.0.exp_probs_b.bias"
+    ernie = "model.layers.0.mlp.gate.moe_statics.e_score_correction_bias"
+    (target,) = targets({**CONFIG, "model_type": "ernie4_5_moe"}, {ernie: (1, 8)})
+    assert (target.name, target.shape) == ("blk.0.exp_probs_b.bias", (8,))

@@ -193,3 +193,45 @@ def test_longrope_takes_the_factor_that_is_stated() -> None:
     assert "above 128 tokens" in rotary(config, ARCHITECTURES["phi3"]).notes[0]
     with pytest.raises(FormatError, match="'longrope' of a qwen2 model"):
         rotary(config, ARCHITECTURES["qwen2"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"attention_factor": 1.5},
+        {"mscale": 0.7, "mscale_all_dim": 0.7},
+        {"mscale_all_dim": 1.0},
+    ],
+)
+def test_attention_with_a_latent_has_two_scales_from_two_entries(values: dict[str, float]) -> None:
+    config = {**yarn(**values), "qk_rope_head_dim": 64}
+    _, wanted = transformers_yarn(yarn(**values))
+    stated = fields(config, "deepseek_v3")
+    growth = 0.1 * math.log(4.0)
+    factor = stated["rope.scaling.attn_factor"]
+    multiplier = 10 * stated.get("rope.scaling.yarn_log_multiplier", 0.0)
+    # What llama.cpp makes of them: without a multiplier it has the scale of the factor by itself.
+    queries = factor if multiplier else factor * (1 + growth)
+    assert queries == pytest.approx(wanted)
+    softmax = 1 + growth * values.get("mscale_all_dim", 0.0)
+    assert queries * (1 + growth * multiplier) == pytest.approx(softmax)
+
+
+def test_linear_scaling_of_attention_with_a_latent_is_refused() -> None:
+    rope = {"rope_type": "linear", "factor": 2.0}
+    with pytest.raises(FormatError, match="'linear' of a deepseek2 model"):
+        rotary(
+            {**CONFIG, "qk_rope_head_dim": 32, "rope_parameters": rope},
+            ARCHITECTURES["deepseek_v2"],
+        )
+
+
+def test_layers_with_a_window_may_be_those_without_scaling() -> None:
+    full = {"rope_type": "yarn", **YARN}
+    local = {"rope_type": "default", "rope_theta": 1e4}
+    config = {**CONFIG, "rope_parameters": {"full_attention": full, "sliding_attention": local}}
+    assert "rope.freq_base_swa" not in fields(config, "olmo3")
+    local["rope_theta"] = 5e5
+    with pytest.raises(FormatError, match="takes that of the other layers there, without scaling"):
+        rotary(config, ARCHITECTURES["olmo3"])

@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
 }
 MIXED = ["sliding_attention", "full_attention"] * 2
 NONE = Architecture("llama")
-SECOND = Architecture("gemma2", windows=2)
+SECOND = Architecture("gemma2", windows=2, windowless=True)
 LISTED = Architecture("olmo2", windows="listed")
 
 
@@ -57,6 +57,6 @@ def test_other_layers_than_those_of_llama_cpp_are_refused() -> None:
 
 def test_no_window_is_one_that_holds_the_context() -> None:
     assert stated({**CONFIG, "sliding_window": None}, SECOND) == {"window": 512}
-    bases = Architecture("gemma3", windows=2, local_base=True)
+    bases = Architecture("gemma3", windows=2)
     with pytest.raises(FormatError, match="layer_types"):
         window_plan({**CONFIG, "sliding_window": None}, bases)

@@ -125,8 +125,8 @@ def test_a_rule_for_what_must_stay_is_an_error() -> None:
 
 
 def test_an_architecture_that_llama_cpp_does_not_run_is_refused() -> None:
-    with pytest.raises(FormatError, match="model type 'olmo2' cannot be written"):
-        plan_of(kind="Olmo2Config")
+    with pytest.raises(FormatError, match="model type 'opt' cannot be written"):
+        plan_of(kind="OPTConfig", ffn_dim=512)
 
 
 def test_a_window_that_llama_cpp_does_not_have_is_noted() -> None:
