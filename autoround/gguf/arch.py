@@ -9,7 +9,7 @@ matrices transposed, experts of a layer in one tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.gguf.architectures import Architecture, architecture_of
+from autoround.gguf.architectures import Architecture, architecture_of, text_part
 from autoround.gguf.rope import rotary
 from autoround.gguf.understood import refuse_unknown_keys
 from autoround.gguf.windows import sliding_layers, window_plan
@@ -26,6 +26,8 @@ Transform = Literal[
     "none", "permute", "plus_one", "transpose", "first_half", "second_half", "made", "by_head"
 ]
 
+#: Where models with towers have their text part.
+_TEXT = re.compile(r"^model\.(?:language_model|text_model)\.(?:model\.)?")
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _EXPERTS = re.compile(
     r"^model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)$"
@@ -78,20 +80,23 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     import gguf
 
     arch = architecture_of(config)
+    names_of_text = text_names(config, shapes)
+    config = text_part(config)
     _refuse_incompatible(config, arch, shapes)
     number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch.name)
     names = gguf.get_tensor_name_map(number, block_count(config))
     mapped: list[Target] = []
-    for source, shape in shapes.items():
-        if bool(config.get("tie_word_embeddings")) and source == "lm_head.weight":
+    for source, own_name in names_of_text.items():
+        shape = shapes[source]
+        if bool(config.get("tie_word_embeddings")) and own_name == "lm_head.weight":
             continue
-        experts = _EXPERTS.match(source)
+        experts = _EXPERTS.match(own_name)
         if experts:
             mapped += _expert_targets(source, shape, experts)
             continue
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        name = names.get_name(own_name, try_suffixes=(".weight", ".bias"))
         for pattern, given in arch.renames:
-            name = re.sub(pattern, given, source) if re.match(pattern, source) else name
+            name = re.sub(pattern, given, own_name) if re.match(pattern, own_name) else name
         if name is None:
             raise FormatError(f"GGUF: tensor {source} has no place in a {arch.name} file")
         mapped.append(_target(config, arch, name, source=source, shape=shape))
@@ -99,6 +104,24 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     for name, values in factors.items():
         mapped.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
     return tuple(sorted(mapped, key=_order))
+
+
+def text_names(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Return the tensors of a model's text part: their names as those of a model of text, by name.
+
+    Args:
+        config: As transformers writes it.
+        names: The model's own tensors, those of towers for images or sound among them.
+    """
+    if text_part(config) is config:
+        return {name: name for name in names}
+    return {
+        name: _TEXT.sub("model.", name) for name in names if _TEXT.match(name) or _is_head(name)
+    }
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("lm_head.")
 
 
 def block_count(config: Mapping[str, Any]) -> int:

@@ -220,8 +220,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of a model's text part: that of the model where it has no other.
+
+    Args:
+        config: As transformers writes it.
+    """
+    text = config.get("text_config")
+    if config.get("model_type") in ARCHITECTURES or not isinstance(text, Mapping):
+        return config
+    # The head belongs to the whole, and so does whether it is the embeddings.
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    return {**text, "tie_word_embeddings": tied}
+
+
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of a model.
+    """Return the architecture of a model, or of its text part.
 
     Args:
         config: As transformers writes it.
@@ -229,9 +243,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     Raises:
         FormatError: It cannot be written.
     """
-    kind = config.get("model_type")
+    kind = text_part(config).get("model_type")
     if kind not in ARCHITECTURES:
+        outer = config.get("model_type")
+        part = f" (text part of {outer!r})" if outer != kind else ""
         raise FormatError(
-            f"GGUF: model type {kind!r} cannot be written; legal: {', '.join(ARCHITECTURES)}"
+            f"GGUF: model type {kind!r}{part} cannot be written; legal: {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[str(kind)]

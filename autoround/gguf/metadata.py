@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoround.gguf.arch import block_count
-from autoround.gguf.architectures import Architecture, architecture_of
+from autoround.gguf.architectures import Architecture, architecture_of, text_part
 from autoround.gguf.fields import Field
 from autoround.gguf.rope import head_width, rotary
 from autoround.gguf.windows import window_plan
@@ -47,7 +47,7 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
     Raises:
         FormatError: The architecture or its rotary embedding cannot be expressed.
     """
-    arch = architecture_of(config)
+    arch, config = architecture_of(config), text_part(config)
     general = [
         Field("general.type", "model", "text"),
         Field("general.name", name, "text"),

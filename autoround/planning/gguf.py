@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from autoround.formats.gguf import type_mix as gguf_mix
-from autoround.gguf.architectures import architecture_of
+from autoround.gguf.arch import text_names
+from autoround.gguf.architectures import architecture_of, text_part
 from autoround.gguf.rope import rotary
 from autoround.gguf.windows import window_plan
 from autoround.model.blocks import Matrix
@@ -74,9 +75,30 @@ def gguf_pass(
     layers = [layer for block in blocks for layer in block.layers]
     report = rules.report([*layers, *around, *_outer(rules, skeleton, layout, kept)], gguf=True)
     notes = layout.notes(rules.recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
-    return PassPlan(
-        blocks, around, outputs, (*notes, *computing_notes(skeleton.config.to_dict())), report
-    )
+    return PassPlan(blocks, around, outputs, (*notes, *_computing(skeleton)), report)
+
+
+def _computing(skeleton: Skeleton) -> list[str]:
+    config = skeleton.config.to_dict()
+    return [*tower_notes(config, skeleton.keys), *computing_notes(config)]
+
+
+def tower_notes(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Say what of a model for more than text the file does not hold.
+
+    Args:
+        config: of the model, as transformers writes it.
+        names: its tensors.
+    """
+    names = list(names)
+    text = text_names(config, names)
+    parts = sorted({".".join(name.split(".")[:2]) for name in names if name not in text})
+    if not parts:
+        return []
+    return [
+        f"the file holds the text model only: {len(names) - len(text)} tensors of "
+        f"{', '.join(parts)} are left out, and no mmproj file is written for them"
+    ]
 
 
 def computing_notes(config: Mapping[str, Any]) -> list[str]:
@@ -85,7 +107,7 @@ def computing_notes(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: of the model, as transformers writes it.
     """
-    architecture = architecture_of(config)
+    architecture, config = architecture_of(config), text_part(config)
     rope = [] if architecture.name == "gpt2" else rotary(config, architecture).notes
     return [*window_plan(config, architecture).notes, *rope]
 

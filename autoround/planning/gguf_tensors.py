@@ -14,6 +14,7 @@ from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.gguf.format import file_type_of
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
+from autoround.gguf.architectures import text_part
 from autoround.model.skeleton import Skeleton
 from autoround.types import OutputPlan, Scheme
 
@@ -139,9 +140,10 @@ def _given(target: Target, own: Mapping[str, str]) -> str:
 
 
 def _traits(config: Mapping[str, Any], layers: int, targets: tuple[Target, ...]) -> gguf_mix.Traits:
+    name, config = arch.architecture(config), text_part(config)
     heads = config.get("num_attention_heads") or config.get("n_head") or 1
     return gguf_mix.Traits(
-        architecture=arch.architecture(config),
+        architecture=name,
         layers=layers,
         sharing=heads // (config.get("num_key_value_heads") or heads),
         experts=next((config[key] for key in _EXPERTS if config.get(key)), 0),

@@ -359,3 +359,32 @@ def test_several_files_in_a_folder_are_ambiguous(tmp_path: Path) -> None:
 def test_adopted_models_have_no_missing_tensor() -> None:
     skeleton = adopt_model(tiny())
     assert len(skeleton.keys) == 2 * 9 + 3
+
+
+def test_the_text_part_of_a_model_with_a_tower_is_written_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.LlavaConfig(
+        text_config={"model_type": "llama", **COMMON},
+        vision_config=vision,
+        image_token_index=319,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlavaForConditionalGeneration(config).eval().float()
+    result = quantize(model, tmp_path / "out", "gguf:q8_0", **NEAREST)
+    assert any("text model only" in note for note in result.plan.notes)
+    weights = dense(tmp_path / "out")
+    assert len(weights) == 2 * 9 + 3
+    up = model.state_dict()["model.language_model.layers.1.mlp.up_proj.weight"]
+    error = float((weights["blk.1.ffn_up.weight"] - up).square().mean() / up.square().mean())
+    assert error < 1e-4
+    with pytest.raises(FormatError, match="text part of a llava model only"):
+        load_any(tmp_path / "out", device="cpu")

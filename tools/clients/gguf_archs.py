@@ -101,7 +101,9 @@ def tiny_model(case: Case) -> Any:
         torch.manual_seed(0)
         # A copy: configs complete the dicts that they are given.
         config = getattr(transformers, case.config)(**deepcopy(dict(case.values)))
-        model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
+        towers = config.get_text_config() is not config
+        auto = "AutoModelForImageTextToText" if towers else "AutoModelForCausalLM"
+        model = getattr(transformers, auto).from_config(config).eval().float()
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms of one and biases of zero would hide mistakes
                 torch.nn.init.normal_(parameter, 0.0 if "bias" in name else 1.0, 0.2)
@@ -159,7 +161,7 @@ def write_plain(model: Any, path: Path, tokenizer: Any = None) -> list[str]:
     from autoround.gguf import arch
     from autoround.gguf.container import Container
     from autoround.model.skeleton import adopt_model
-    from autoround.planning.gguf import computing_notes
+    from autoround.planning.gguf import computing_notes, tower_notes
     from autoround.planning.gguf_tensors import gguf_layout
     from autoround.types import OutputPlan
 
@@ -177,7 +179,8 @@ def write_plain(model: Any, path: Path, tokenizer: Any = None) -> list[str]:
         tensors = list(skeleton.read(target.sources).values())
         container.add(target.name, arch.apply(target, tensors).float())
     container.finish()
-    return computing_notes(skeleton.config.to_dict())
+    config = skeleton.config.to_dict()
+    return [*tower_notes(config, skeleton.keys), *computing_notes(config)]
 
 
 @cache

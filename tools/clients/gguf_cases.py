@@ -96,6 +96,35 @@ def _family(
     ]
 
 
+CLIP: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+SIGLIP: dict[str, Any] = {**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
+INTERN: dict[str, Any] = {
+    **CLIP,
+    "model_type": "internvl_vision",
+    "image_size": [28, 28],
+    "patch_size": [14, 14],
+}
+
+
+def _towers(kind: str, vision: Mapping[str, Any], **text: Any) -> dict[str, Any]:
+    """Return the config of a model with a tower for images beside its text part."""
+    return {
+        "text_config": {"model_type": kind, **COMMON, **text},
+        "vision_config": dict(vision),
+        "tie_word_embeddings": False,
+        "image_token_id": VOCABULARY - 1,
+        "image_token_index": VOCABULARY - 1,
+    }
+
+
 GPT2: dict[str, Any] = {
     "n_embd": 256,
     "n_layer": 3,
@@ -365,4 +394,19 @@ CASES: list[Case] = [
         n_group=4,
         topk_group=2,
     ),
+    Case("llava (text part)", "LlavaConfig", _towers("llama", CLIP), "written"),
+    Case(
+        "gemma3 (text part)",
+        "Gemma3Config",
+        _towers("gemma3_text", SIGLIP, num_hidden_layers=6, **GEMMA, sliding_window=32),
+        "written",
+    ),
+    Case(
+        "mistral3 (text part)",
+        "Mistral3Config",
+        _towers("mistral", {**CLIP, "model_type": "pixtral", "head_dim": 32}, sliding_window=None),
+        "written",
+    ),
+    Case("internvl (text part)", "InternVLConfig", _towers("qwen2", INTERN), "written"),
+    Case("qwen2_vl (text part)", "Qwen2VLConfig", {"text_config": COMMON}, "either"),
 ]

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from autoround.errors import FormatError
-from autoround.gguf.arch import Target, apply, architecture, restore, row_order, targets
+from autoround.gguf.arch import (
+    Target,
+    apply,
+    architecture,
+    restore,
+    row_order,
+    targets,
+    text_names,
+)
 from autoround.gguf.metadata import metadata
 
 CONFIG: dict[str, Any] = {
@@ -163,3 +171,18 @@ def test_router_biases_have_names_that_the_package_lacks() -> None:
     ernie = "model.layers.0.mlp.gate.moe_statics.e_score_correction_bias"
     (target,) = targets({**CONFIG, "model_type": "ernie4_5_moe"}, {ernie: (1, 8)})
     assert (target.name, target.shape) == ("blk.0.exp_probs_b.bias", (8,))
+
+
+def test_tensors_of_towers_are_no_part_of_the_text() -> None:
+    names = [
+        "model.language_model.layers.0.mlp.up_proj.weight",
+        "model.vision_tower.encoder.layers.0.mlp.fc1.weight",
+        "model.multi_modal_projector.linear_1.weight",
+        "lm_head.weight",
+    ]
+    config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    assert text_names(config, names) == {
+        names[0]: "model.layers.0.mlp.up_proj.weight",
+        names[3]: "lm_head.weight",
+    }
+    assert text_names(CONFIG, names) == {name: name for name in names}
