@@ -95,8 +95,8 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
             mapped += _expert_targets(source, shape, experts)
             continue
         name = names.get_name(own_name, try_suffixes=(".weight", ".bias"))
-        for pattern, given in arch.renames:
-            name = re.sub(pattern, given, own_name) if re.match(pattern, own_name) else name
+        for pattern, renamed in arch.renames:
+            name = re.sub(pattern, renamed, own_name) if re.match(pattern, own_name) else name
         if name is None:
             raise FormatError(f"GGUF: tensor {source} has no place in a {arch.name} file")
         mapped.append(_target(config, arch, name, source=source, shape=shape))
@@ -254,7 +254,7 @@ def _refuse_incompatible(
     config: Mapping[str, Any], arch: Architecture, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a config that llama.cpp would compute in another way than transformers."""
-    refuse_unknown_keys(config, arch.understood())
+    refuse_unknown_keys(config, arch.known_keys())
     for key, legal in arch.legal:
         if config.get(key, legal[0]) not in legal:
             raise FormatError(

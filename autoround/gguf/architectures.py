@@ -69,7 +69,7 @@ class Architecture:
     legal: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     keys: tuple[str, ...] = ()
 
-    def understood(self) -> frozenset[str]:
+    def known_keys(self) -> frozenset[str]:
         """Return the keys of a config that are written or refused, beside the common ones."""
         written = (key for key, _, _ in self.fields)
         return frozenset((*self.keys, *written, *(key for key, _ in self.legal)))

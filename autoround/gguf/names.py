@@ -39,8 +39,8 @@ def _card_name(card: Path) -> str:
         return ""
     text = card.read_text(encoding="utf-8", errors="replace")
     front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
-    found = re.search(r"^model_name:[ \t]*(\S.*)$", front, re.MULTILINE)
-    return found[1].strip().strip("'\"") if found else ""
+    stated = re.search(r"^model_name:[ \t]*(\S.*)$", front, re.MULTILINE)
+    return stated[1].strip().strip("'\"") if stated else ""
 
 
 def name_for_stripping(name: str, strips: bool) -> str:

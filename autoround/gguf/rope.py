@@ -92,14 +92,23 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     rope = config.get("rope_parameters")
     if rope and "full_attention" in rope:
-        rope = rope["full_attention"]
+        rope = _of_full_attention(rope)
     if not rope:
         # Configs of older transformers have the base beside the scaling, not in it.
         rope = dict(config.get("rope_scaling") or {})
-    return _checked({"rope_theta": config.get("rope_theta") or 10000.0, **rope}, config)
+    return _check_keys({"rope_theta": config.get("rope_theta") or 10000.0, **rope}, config)
 
 
-def _checked(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _of_full_attention(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of full attention, where kinds of layers have their own."""
+    outer = {key: value for key, value in rope.items() if not isinstance(value, Mapping)}
+    full = {k: v for k, v in rope["full_attention"].items() if k != "truncate"}
+    # Beside the kinds, transformers reads nothing but this key, and reads it nowhere else.
+    unknown = {key: outer[key] for key in outer if key not in KNOWN or key == "truncate"}
+    return {**unknown, **full}
+
+
+def _check_keys(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind not in SCALINGS:
         raise FormatError(
@@ -190,7 +199,7 @@ def _linear(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architectu
     )
 
 
-def _divided(arch: Architecture, divisors: tuple[float, ...], why: str) -> dict[str, Any]:
+def _frequency_tensor(arch: Architecture, divisors: tuple[float, ...], why: str) -> dict[str, Any]:
     """Return the tensor that divides frequencies.
 
     Raises:
@@ -221,7 +230,7 @@ def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architectu
         else:
             smooth = (context / wavelength - low) / (high - low)
             divisors.append(1.0 / ((1.0 - smooth) / factor + smooth))
-    return Rotary([], _divided(arch, tuple(divisors), "rope scaling 'llama3'"), [])
+    return Rotary([], _frequency_tensor(arch, tuple(divisors), "rope scaling 'llama3'"), [])
 
 
 def _yarn(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architecture) -> Rotary:
@@ -231,7 +240,7 @@ def _yarn(config: Mapping[str, Any], rope: Mapping[str, Any], arch: Architecture
     if betas != _BETAS or not rope.get("truncate", True):
         # llama.cpp reads no such key for most architectures, and has none for the truncation.
         why = "rope scaling 'yarn' with other beta_fast or beta_slow than 32 and 1, or truncate off"
-        tensors = _divided(arch, _yarn_divisors(config, rope, betas), why)
+        tensors = _frequency_tensor(arch, _yarn_divisors(config, rope, betas), why)
         return Rotary([Field("rope.scaling.attn_factor", wanted, "f32")], tensors, [])
     fields = [
         Field("rope.scaling.type", "yarn", "text"),

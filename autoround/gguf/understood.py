@@ -70,6 +70,6 @@ def _defaults(kind: str) -> dict[str, Any]:
 
     if kind not in CONFIG_MAPPING:
         return {}
-    every: dict[str, Any] = CONFIG_MAPPING[kind]().to_dict()
+    defaults: dict[str, Any] = CONFIG_MAPPING[kind]().to_dict()
     shared = PreTrainedConfig().to_dict().keys()
-    return {key: value for key, value in every.items() if key not in shared}
+    return {key: value for key, value in defaults.items() if key not in shared}

@@ -71,11 +71,11 @@ def window_plan(config: Mapping[str, Any], arch: Architecture) -> WindowPlan:
         return WindowPlan([], [])
     if not any(sliding) and arch.windowless:
         # Some architectures have a default: one that holds the whole context is none.
-        sliding, window = _expected(arch, len(sliding)) or sliding, context
+        sliding, window = _layers_by_period(arch, len(sliding)) or sliding, context
     fields = [Field("attention.sliding_window", window, "u32")]
     if arch.windows == "listed":
         fields.append(Field("attention.sliding_window_pattern", sliding, "bools"))
-    elif sliding != _expected(arch, len(sliding)):
+    elif sliding != _layers_by_period(arch, len(sliding)):
         raise FormatError(
             f"GGUF: layer_types of this {arch.name} model; llama.cpp takes every "
             f"{arch.windows}th layer to have full attention, and the others a sliding window"
@@ -83,7 +83,7 @@ def window_plan(config: Mapping[str, Any], arch: Architecture) -> WindowPlan:
     return WindowPlan(fields, [])
 
 
-def _expected(arch: Architecture, layers: int) -> list[bool]:
+def _layers_by_period(arch: Architecture, layers: int) -> list[bool]:
     if not isinstance(arch.windows, int):
         return []
     return [(layer + 1) % arch.windows != 0 for layer in range(layers)]

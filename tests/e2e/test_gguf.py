@@ -308,8 +308,8 @@ def test_the_plan_counts_the_very_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_list(tmp_path: Path) -> None:
-    model = tiny("StableLmConfig")
-    with pytest.raises(FormatError, match=r"stablelm.*llama, mistral"):
+    model = tiny("PersimmonConfig")
+    with pytest.raises(FormatError, match=r"persimmon.*llama, mistral"):
         quantize(model, tmp_path / "out", "gguf:q4_0", **NEAREST)
     assert list(tmp_path.iterdir()) == []
 

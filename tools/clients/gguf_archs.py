@@ -1,7 +1,7 @@
 """Compare llama.cpp with transformers on tiny random models of every architecture and option.
 
     python tools/clients/gguf_archs.py --work DIR --python VENV/bin/python [--only NAME]
-        [--table docs/gguf-architectures.md]
+        [--rows EARLIER ...] [--table docs/formats.md]
 
 Each model is written in float32, so that nothing is rounded, and run by both; what is
 compared is names, turns, permutations and metadata. The client is the server of xllamacpp.
@@ -22,10 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguf_cases import CASES, VOCABULARY, Case
+from gguf_cases import CASES, Case
+from gguf_options import VOCABULARY
 
 LIMIT = 3e-4
 LENGTH = 160
+#: Where the table stands in a page.
+MARKS = ("<!-- gguf architectures -->", "<!-- end of gguf architectures -->")
 #: Where distributions are compared: before and far beyond windows and original lengths.
 POSITIONS = (0, 1, 5, 14, 29, 40, 63, 80, 101, 127, 140, 159)
 
@@ -44,7 +47,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--python", required=True)
     parser.add_argument("--only", default="", help="Cases or architectures, split by ;")
-    parser.add_argument("--table", type=Path, help="Write the table here, too.")
+    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="Of earlier runs.")
+    parser.add_argument("--table", type=Path, help="The page whose table is made of all rows.")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     lines = ["| model | KL | |", "|---|---|---|"]
@@ -60,8 +64,32 @@ def main() -> None:
         lines.append(f"| {case.name} | {outcome.kl} | {outcome.words}{wrong} |")
         print(lines[-1], flush=True)
     if args.table is not None:
-        args.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        earlier = [path.read_text(encoding="utf-8").splitlines() for path in args.rows]
+        write_summary(args.table, [row for rows in (*earlier, lines) for row in rows])
     sys.exit(failed)
+
+
+def write_summary(page: Path, rows: Sequence[str]) -> None:
+    """Replace the part of a page between two marks with a line for each architecture."""
+    by_family: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")]
+        if len(cells) == 5 and cells[1] not in ("model", "---"):
+            name, _, option = cells[1].partition(", ")
+            by_family.setdefault(name, []).append((option, cells[2], cells[3]))
+    lines = ["| model type | largest KL | equal | refused |", "|---|---|---|---|"]
+    for name, options in by_family.items():
+        equal = [f"{o or 'plain'}{'*' * bool(words)}" for o, kl, words in options if kl]
+        refused = [option for option, kl, words in options if words.startswith("refused")]
+        worst = max((abs(float(kl)) for _, kl, _ in options if kl), default=0.0)
+        lines.append(
+            f"| `{name}` | {worst:.1e} | {'; '.join(equal)} | {'; '.join(refused) or 'none'} |"
+        )
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    table = "\n".join(lines)
+    page.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def run_case(work: Path, python: str, case: Case) -> Outcome:

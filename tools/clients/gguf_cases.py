@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-VOCABULARY = 512
-COMMON: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.08,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+from gguf_options import (
+    APART,
+    CLIP,
+    COMMON,
+    DEEP,
+    EXAONE,
+    EXPERTS,
+    GEMMA,
+    GPT2,
+    GRANITE,
+    INTERN,
+    LATENT,
+    LONG,
+    LONG_LENGTH,
+    MOE,
+    PHI3,
+    QWEN_WINDOW,
+    SCALINGS,
+    SIGLIP,
+    WINDOW,
+    apart,
+    towers,
+)
+
 #: Where distributions are compared: before and far beyond windows and original lengths.
 POSITIONS = (0, 1, 5, 14, 29, 40, 63, 80, 101, 127, 140, 159)
 
@@ -38,43 +48,8 @@ class Case(NamedTuple):
     positions: Sequence[int] = POSITIONS
 
 
-def _rope(kind: str, **values: Any) -> dict[str, Any]:
-    """Return rotary parameters, as configs hold them."""
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **values}}
-
-
-YARN: dict[str, Any] = {"factor": 4.0, "original_max_position_embeddings": 128}
-LLAMA3: dict[str, Any] = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-#: Options of rotary embeddings that every architecture with one is tried with.
-SCALINGS: dict[str, dict[str, Any]] = {
-    "theta": _rope("default", rope_theta=1e6),
-    "linear": _rope("linear", factor=4.0),
-    "llama3": _rope("llama3", **LLAMA3),
-    "dynamic": _rope("dynamic", factor=4.0),
-    "yarn": _rope("yarn", **YARN),
-    "yarn, attention_factor": _rope("yarn", **YARN, attention_factor=1.5),
-    "yarn, mscale": _rope("yarn", **YARN, mscale=0.7, mscale_all_dim=1.0),
-    "yarn, mscale of DeepSeek": _rope("yarn", **YARN, mscale=1.0, mscale_all_dim=1.0),
-    "yarn, betas": _rope("yarn", **YARN, beta_fast=20.0, beta_slow=2.0),
-    "yarn, truncate": _rope("yarn", **YARN, truncate=False),
-    "partial": _rope("default", partial_rotary_factor=0.5),
-    "an unknown key": _rope("linear", factor=4.0, surprise=1.5),
-}
 #: An option that no plan may let pass.
 NEVER = ("an unknown key",)
-EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
-#: A window in the layers that the class gives one, and where Qwen's have it.
-WINDOW: dict[str, Any] = {"sliding_window": 32}
-QWEN_WINDOW: dict[str, Any] = {
-    "sliding_window": 32,
-    "use_sliding_window": True,
-    "max_window_layers": 1,
-}
 
 
 def _family(
@@ -96,78 +71,6 @@ def _family(
     ]
 
 
-CLIP: dict[str, Any] = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-SIGLIP: dict[str, Any] = {**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
-INTERN: dict[str, Any] = {
-    **CLIP,
-    "model_type": "internvl_vision",
-    "image_size": [28, 28],
-    "patch_size": [14, 14],
-}
-
-
-def _towers(kind: str, vision: Mapping[str, Any], **text: Any) -> dict[str, Any]:
-    """Return the config of a model with a tower for images beside its text part."""
-    return {
-        "text_config": {"model_type": kind, **COMMON, **text},
-        "vision_config": dict(vision),
-        "tie_word_embeddings": False,
-        "image_token_id": VOCABULARY - 1,
-        "image_token_index": VOCABULARY - 1,
-    }
-
-
-GPT2: dict[str, Any] = {
-    "n_embd": 256,
-    "n_layer": 3,
-    "n_head": 8,
-    "vocab_size": VOCABULARY,
-    "n_positions": 512,
-    "initializer_range": 0.08,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MOE: dict[str, Any] = {**EXPERTS, "head_dim": 32}
-GEMMA: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32}
-LONG: dict[str, Any] = _rope(
-    "longrope",
-    long_factor=[1.0 + 0.1 * k for k in range(16)],
-    short_factor=[1.0] * 16,
-    original_max_position_embeddings=64,
-)
-LONG_LENGTH: dict[str, Any] = {"original_max_position_embeddings": 64}
-PHI3: dict[str, Any] = {"sliding_window": None, "original_max_position_embeddings": 512}
-GRANITE: dict[str, Any] = {
-    "attention_multiplier": 0.3,
-    "embedding_multiplier": 2.0,
-    "logits_scaling": 0.5,
-    "residual_multiplier": 0.7,
-}
-DEEP: dict[str, Any] = {
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 256,
-    "first_k_dense_replace": 1,
-}
-EXAONE = ["sliding_attention"] * 3 + ["full_attention"]
-LATENT: dict[str, Any] = {
-    "kv_lora_rank": 64,
-    "q_lora_rank": 64,
-    "qk_rope_head_dim": 32,
-    "qk_nope_head_dim": 32,
-    "v_head_dim": 32,
-    "head_dim": 32,
-    "num_key_value_heads": 8,
-}
 #: llama.cpp has the long factors at every length, so that only long texts agree.
 BEYOND = tuple(p for p in POSITIONS if p >= 64)
 CASES: list[Case] = [
@@ -256,7 +159,15 @@ CASES: list[Case] = [
     Case("gpt2, scales", "GPT2Config", {**GPT2, "scale_attn_by_inverse_layer_idx": True}, "either"),
     *_family("olmo", "OlmoConfig", ("clip", {"clip_qkv": 0.5})),
     *_family("olmo2", "Olmo2Config"),
-    *_family("olmo3", "Olmo3Config", num_hidden_layers=4, sliding_window=32),
+    *_family(
+        "olmo3",
+        "Olmo3Config",
+        *((key, apart(SCALINGS[key])) for key in APART),
+        ("an unknown key", apart(SCALINGS["an unknown key"])),
+        scalings=False,
+        num_hidden_layers=4,
+        sliding_window=32,
+    ),
     *_family(
         "olmoe",
         "OlmoeConfig",
@@ -313,6 +224,8 @@ CASES: list[Case] = [
         ("norms of heads", {"use_qk_norm": True}),
         ("scale", {"logit_scale": 0.25}),
         ("untied", {"tie_word_embeddings": False}),
+        # At its default of 1/16 the distributions of random weights are nearly flat.
+        logit_scale=1.0,
     ),
     *_family(
         "cohere2",
@@ -322,6 +235,7 @@ CASES: list[Case] = [
         num_hidden_layers=4,
         sliding_window=32,
         head_dim=32,
+        logit_scale=1.0,
     ),
     *_family("glm", "GlmConfig", head_dim=32),
     *_family("glm4", "Glm4Config", head_dim=32),
@@ -394,19 +308,23 @@ CASES: list[Case] = [
         n_group=4,
         topk_group=2,
     ),
-    Case("llava (text part)", "LlavaConfig", _towers("llama", CLIP), "written"),
+    Case("llava (text part)", "LlavaConfig", towers("llama", CLIP, {}), "written"),
     Case(
         "gemma3 (text part)",
         "Gemma3Config",
-        _towers("gemma3_text", SIGLIP, num_hidden_layers=6, **GEMMA, sliding_window=32),
+        towers("gemma3_text", SIGLIP, {"num_hidden_layers": 6, **GEMMA, "sliding_window": 32}),
         "written",
     ),
     Case(
         "mistral3 (text part)",
         "Mistral3Config",
-        _towers("mistral", {**CLIP, "model_type": "pixtral", "head_dim": 32}, sliding_window=None),
+        towers(
+            "mistral",
+            {**CLIP, "model_type": "pixtral", "head_dim": 32},
+            {"sliding_window": None},
+        ),
         "written",
     ),
-    Case("internvl (text part)", "InternVLConfig", _towers("qwen2", INTERN), "written"),
+    Case("internvl (text part)", "InternVLConfig", towers("qwen2", INTERN, {}), "written"),
     Case("qwen2_vl (text part)", "Qwen2VLConfig", {"text_config": COMMON}, "either"),
 ]

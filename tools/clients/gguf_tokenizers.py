@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_archs import reason_of, write_plain
-from gguf_cases import COMMON
+from gguf_options import COMMON
 
 SIZE = 2000
 TEXTS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -235,3 +236,20 @@ def test_layers_with_a_window_may_be_those_without_scaling() -> None:
     local["rope_theta"] = 5e5
     with pytest.raises(FormatError, match="takes that of the other layers there, without scaling"):
         rotary(config, ARCHITECTURES["olmo3"])
+
+
+def test_beside_kinds_of_layers_transformers_reads_truncate_alone() -> None:
+    full = {"rope_type": "yarn", **YARN, "truncate": False}
+    local = {"rope_type": "default", "rope_theta": 1e4}
+    kinds = {"full_attention": full, "sliding_attention": local}
+    config = {**CONFIG, "rope_parameters": kinds, "layer_types": list(kinds)}
+    assert "truncate" not in rope_of(config)
+    made = transformers.Olmo3Config(**deepcopy(config), num_hidden_layers=2)
+    plain, _ = ROPE_INIT_FUNCTIONS["yarn"](made, torch.device("cpu"), layer_type="full_attention")
+    outer = {**config, "rope_parameters": {**kinds, "truncate": False}}
+    assert rope_of(outer)["truncate"] is False
+    made = transformers.Olmo3Config(**deepcopy(outer), num_hidden_layers=2)
+    other, _ = ROPE_INIT_FUNCTIONS["yarn"](made, torch.device("cpu"), layer_type="full_attention")
+    assert not torch.equal(plain, other)
+    with pytest.raises(FormatError, match="surprise=1.5"):
+        rope_of({**CONFIG, "rope_parameters": {**kinds, "surprise": 1.5}})
