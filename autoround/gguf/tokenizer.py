@@ -190,7 +190,8 @@ def _refuse_other_merges(data: Mapping[str, Any], merges: list[str]) -> None:
     made: set[str] = set()
     for merge in merges:
         token = merge.replace(" ", "")
-        if token != last and token in made:
+        # Runs of spaces have one score in published vocabularies, and are cut alike nevertheless.
+        if token != last and token in made and set(token) != {"▁"}:
             raise FormatError(
                 f"GGUF: merges of the tokenizer make {token!r} at several ranks; llama.cpp has one "
                 "for each token of a tokenizer with byte fallback"

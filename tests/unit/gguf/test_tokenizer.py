@@ -141,6 +141,18 @@ def test_merges_of_one_token_at_several_ranks_are_refused() -> None:
         fields(tokenizer, 900)
 
 
+def test_runs_of_spaces_may_share_a_rank() -> None:
+    names = ["<unk>", *("▁" * k for k in range(1, 5))]
+    merges = [("▁", "▁"), ("▁", "▁▁"), ("▁", "▁▁▁"), ("▁▁", "▁"), ("▁▁", "▁▁"), ("▁▁▁", "▁")]
+    model = models.BPE(
+        {name: i for i, name in enumerate(names)}, merges, unk_token="<unk>", byte_fallback=True
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), unk_token="<unk>"
+    )
+    assert fields(tokenizer, 900)["scores"][2:5] == [-0.0, -1.0, -2.0]
+
+
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
 def test_flags_that_llama_cpp_has_no_key_for_are_refused(flag: str) -> None:
     tokenizer = byte_level()
