@@ -24,10 +24,13 @@ from autoround.formats.gguf.format import file_type_of
 from autoround.formats.gguf.tensors import nested_tensor
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
+from autoround.gguf.architectures import text_part
 from autoround.gguf.container import Container
 from autoround.gguf.metadata import metadata
+from autoround.gguf.names import name_for_stripping, published_name
 from autoround.gguf.reader import Reader
-from autoround.gguf.tokenizer import tokenizer_metadata
+from autoround.gguf.tokenizer import strips_like_phi3, tokenizer_json, tokenizer_metadata
+from autoround.model.files.locate import read_config
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.session.block_output import BlockOutput
@@ -66,6 +69,7 @@ class GgufWriter:
         # Tuned layers come by their module, targets go by the tensors of the model.
         self._tensors = {x.name: x.tensor for block in plan.blocks for x in block.layers}
         self._expected = list(layout.tensors)
+        self._sources = {name for target, _ in layout.tensors for name in target.sources}
         self._pending: dict[str, Part] = {}
         self._rounded: dict[str, list[tuple[Target, Tensor]]] = {}
         self._path = staging.staging / file_name(plan.model, part)
@@ -87,7 +91,10 @@ class GgufWriter:
     def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
         """Take other tensors, and write whatever is complete."""
         tied = self._skeleton.tied
-        self._pending.update({n: t for n, t in tensors.items() if n not in tied})
+        # A tower beside the text model has no place in the file; the plan says so.
+        self._pending.update(
+            {n: t for n, t in tensors.items() if n not in tied and n in self._sources}
+        )
         # The file takes tensors in the order of its header: what comes early waits.
         while self._expected:
             target, kind = self._expected[0]
@@ -171,11 +178,15 @@ def gguf_fields(skeleton: Skeleton, tokenizer: Any, *, model: str, file_type: st
     rows = next(
         skeleton.header(name)[0][0]
         for name in skeleton.keys
-        if "embed_tokens" in name or "wte" in name
+        if re.search(r"embed_tokens|wte|embed_in|word_embeddings", name)
     )
+    raw = config if skeleton.folder is None else read_config(skeleton.folder)
+    name = published_name(raw, folder=skeleton.folder, called=model)
+    if tokenizer is not None:
+        name = name_for_stripping(name, strips_like_phi3(tokenizer_json(tokenizer)))
     return [
-        *metadata(config, name=Path(model).name, file_type=file_type),
-        *tokenizer_metadata(tokenizer, vocab_size=rows, config=config),
+        *metadata(config, name=name, file_type=file_type),
+        *tokenizer_metadata(tokenizer, vocab_size=rows, config=text_part(config)),
     ]
 
 

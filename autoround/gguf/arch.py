@@ -9,7 +9,7 @@ matrices transposed, experts of a layer in one tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,30 +17,21 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.gguf.rope import rope_factors
+from autoround.gguf.architectures import Architecture, architecture_of, text_part
+from autoround.gguf.rope import rotary
+from autoround.gguf.understood import refuse_unknown_keys
+from autoround.gguf.windows import sliding_layers, window_plan
 
-Transform = Literal["none", "permute", "plus_one", "transpose", "first_half", "second_half", "made"]
+Transform = Literal[
+    "none", "permute", "plus_one", "transpose", "first_half", "second_half", "made", "by_head"
+]
 
-#: Model types of transformers, and the architecture of llama.cpp that runs them.
-ARCHITECTURES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen2_moe": "qwen2moe",
-    "qwen3_moe": "qwen3moe",
-    "gemma": "gemma",
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "phi3": "phi3",
-    "gpt2": "gpt2",
-}
+#: Where models with towers have their text part.
+_TEXT = re.compile(r"^model\.(?:language_model|text_model)\.(?:model\.)?")
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _EXPERTS = re.compile(
-    r"^(?:model|transformer)\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)$"
+    r"^model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)$"
 )
-_PLUS_ONE = ("gemma", "gemma2", "gemma3")
 #: Names of tensors that are computed from the config; no checkpoint holds them.
 _MADE = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
@@ -72,12 +63,7 @@ def architecture(config: Mapping[str, Any]) -> str:
     Raises:
         FormatError: The architecture cannot be written.
     """
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise FormatError(
-            f"GGUF: model type {kind!r} cannot be written; legal: {', '.join(ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[str(kind)]
+    return architecture_of(config).name
 
 
 def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
@@ -93,25 +79,49 @@ def targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     """
     import gguf
 
-    arch = architecture(config)
+    arch = architecture_of(config)
+    names_of_text = text_names(config, shapes)
+    config = text_part(config)
     _refuse_incompatible(config, arch, shapes)
-    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch.name)
     names = gguf.get_tensor_name_map(number, block_count(config))
     mapped: list[Target] = []
-    for source, shape in shapes.items():
-        if bool(config.get("tie_word_embeddings")) and source == "lm_head.weight":
+    for source, own_name in names_of_text.items():
+        shape = shapes[source]
+        if bool(config.get("tie_word_embeddings")) and own_name == "lm_head.weight":
             continue
-        experts = _EXPERTS.match(source)
+        experts = _EXPERTS.match(own_name)
         if experts:
             mapped += _expert_targets(source, shape, experts)
             continue
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        name = names.get_name(own_name, try_suffixes=(".weight", ".bias"))
+        for pattern, renamed in arch.renames:
+            name = re.sub(pattern, renamed, own_name) if re.match(pattern, own_name) else name
         if name is None:
-            raise FormatError(f"GGUF: tensor {source} has no place in a {arch} file")
+            raise FormatError(f"GGUF: tensor {source} has no place in a {arch.name} file")
         mapped.append(_target(config, arch, name, source=source, shape=shape))
-    for name, values in rope_factors(config, arch).items():
+    factors = {} if arch.name == "gpt2" else rotary(config, arch).tensors
+    for name, values in factors.items():
         mapped.append(Target(f"{name}.weight", (), (len(values),), "made", values=values))
     return tuple(sorted(mapped, key=_order))
+
+
+def text_names(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Return the tensors of a model's text part: their names as those of a model of text, by name.
+
+    Args:
+        config: As transformers writes it.
+        names: The model's own tensors, those of towers for images or sound among them.
+    """
+    if text_part(config) is config:
+        return {name: name for name in names}
+    return {
+        name: _TEXT.sub("model.", name) for name in names if _TEXT.match(name) or _is_head(name)
+    }
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("lm_head.")
 
 
 def block_count(config: Mapping[str, Any]) -> int:
@@ -139,30 +149,36 @@ def _expert_targets(source: str, shape: tuple[int, ...], match: re.Match[str]) -
 
 
 def _target(
-    config: Mapping[str, Any], arch: str, name: str, *, source: str, shape: tuple[int, ...]
+    config: Mapping[str, Any], arch: Architecture, name: str, *, source: str, shape: tuple[int, ...]
 ) -> Target:
     module = name.split(".")[-2]
-    if arch == "llama" and module in ("attn_q", "attn_k"):
+    if arch.pairs and module in ("attn_q", "attn_k"):
         heads = int(config["num_attention_heads"])
         if module == "attn_k":
             heads = int(config.get("num_key_value_heads") or heads)
         return Target(name, (source,), shape, "permute", heads)
-    if arch in _PLUS_ONE and len(shape) == 1 and module.endswith("norm"):
+    if arch.plus_one and module.endswith("norm") and name.endswith(".weight"):
         return Target(name, (source,), shape, "plus_one")
     # GPT-2 multiplies from the other side in its blocks, and nowhere else.
-    if arch == "gpt2" and len(shape) == 2 and name.startswith("blk."):
+    if arch.name == "gpt2" and len(shape) == 2 and name.startswith("blk."):
         return Target(name, (source,), (shape[1], shape[0]), "transpose")
-    # One router of a single row is a vector in the file.
-    if module == "ffn_gate_inp_shexp":
+    if arch.name == "gptneox" and module == "attn_qkv":
+        heads = int(config["num_attention_heads"])
+        return Target(name, (source,), shape, "by_head", heads)
+    # One router of a single row is a vector in the file, and so are biases of routers.
+    if module in ("ffn_gate_inp_shexp", "exp_probs_b"):
         return Target(name, (source,), shape[-1:])
     return Target(name, (source,), shape)
 
 
 def row_order(target: Target) -> Tensor | None:
     """Return the source row of each row of the file, int64 [rows]; None where they stay."""
-    if target.transform != "permute":
+    if target.transform not in ("permute", "by_head"):
         return None
     rows = torch.arange(target.shape[0])
+    if target.transform == "by_head":
+        # Queries of all heads, keys of all, values of all, where each head had its three.
+        return rows.reshape(target.heads, 3, -1).transpose(0, 1).reshape(-1)
     # Row j of the second half of a head follows row j of the first.
     return rows.reshape(target.heads, 2, -1).transpose(1, 2).reshape(-1)
 
@@ -235,32 +251,40 @@ def restore(parts: Sequence[tuple[Target, Tensor]], shape: tuple[int, ...]) -> T
 
 
 def _refuse_incompatible(
-    config: Mapping[str, Any], arch: str, shapes: Mapping[str, tuple[int, ...]]
+    config: Mapping[str, Any], arch: Architecture, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a config that llama.cpp would compute in another way than transformers."""
-    supported = {"gpt2": ("gelu_new", "gelu_pytorch_tanh")}.get(arch, ("silu",))
-    if arch in _PLUS_ONE:
-        supported = ("gelu_pytorch_tanh",)
+    refuse_unknown_keys(config, arch.known_keys())
+    for key, legal in arch.legal:
+        if config.get(key, legal[0]) not in legal:
+            raise FormatError(
+                f"GGUF: {key}={config[key]!r} of a {arch.name} model; llama.cpp computes with "
+                f"{' or '.join(map(str, legal))} only"
+            )
+    heads = config.get("num_attention_heads")
+    if not arch.grouped and config.get("num_key_value_heads", heads) not in (heads, None):
+        raise FormatError(
+            f"GGUF: num_key_value_heads={config['num_key_value_heads']} of a {arch.name} model; "
+            f"llama.cpp has as many as heads of queries ({heads})"
+        )
+    _refuse_by_depth(config, arch)
+    if "no_rope_layers" in arch.keys:
+        _refuse_turns(config, arch)
     keys = ("hidden_activation", "activation_function", "hidden_act")
-    activation = next((config[key] for key in keys if config.get(key)), supported[0])
-    if activation not in supported:
+    activation = next((config[key] for key in keys if config.get(key)), arch.activations[0])
+    if activation not in arch.activations:
         raise FormatError(
-            f"GGUF: activation {activation!r} of a {arch} model; llama.cpp computes "
-            f"{' or '.join(supported)} only"
+            f"GGUF: activation {activation!r} of a {arch.name} model; llama.cpp computes "
+            f"{' or '.join(arch.activations)} only"
         )
-    if arch in ("gemma2", "gemma3"):
-        _refuse_gemma(config, arch)
-    normed = {"qwen2moe": False, "qwen3moe": True}.get(arch)
-    if normed is not None and bool(config.get("norm_topk_prob")) != normed:
+    if arch.name in ("gemma2", "gemma3"):
+        _refuse_gemma(config, arch.name)
+    window_plan(config, arch)
+    dense = [n for n in shapes if n.endswith("mlp.gate_proj.weight")]
+    if dense and "decoder_sparse_step" in arch.keys:
         raise FormatError(
-            f"GGUF: norm_topk_prob={bool(config.get('norm_topk_prob'))} of a {arch} model; "
-            f"llama.cpp computes with {normed} only"
+            f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch.name}"
         )
-    dense = [n for n in shapes if normed is not None and n.endswith("mlp.gate_proj.weight")]
-    if dense:
-        raise FormatError(f"GGUF: {dense[0]} is a dense layer among those of experts, in {arch}")
-    if arch in ("qwen2", "qwen3") and "sliding_attention" in (config.get("layer_types") or ()):
-        raise FormatError(f"GGUF: sliding attention of a {arch} model is not run by llama.cpp")
 
 
 def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
@@ -276,12 +300,38 @@ def _refuse_gemma(config: Mapping[str, Any], arch: str) -> None:
             f"GGUF: query_pre_attn_scalar={config.get('query_pre_attn_scalar')} of a {arch} "
             f"model; llama.cpp scales by {scale}"
         )
-    pattern = {"gemma2": 2, "gemma3": 6}[arch]
-    expected = [
-        "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)
-    ]
-    if list(config.get("layer_types") or expected) != expected:
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        # llama.cpp takes the published value where a file has none.
+        if arch == "gemma2" and not config.get(key, True):
+            raise FormatError(f"GGUF: {key} of a gemma2 model is off; llama.cpp computes with one")
+    if arch == "gemma3" and config.get("attn_logit_softcapping"):
         raise FormatError(
-            f"GGUF: layer_types of this {arch} model; llama.cpp takes every {pattern}th layer to "
-            "have full attention"
+            f"GGUF: attn_logit_softcapping={config['attn_logit_softcapping']} of a gemma3 model; "
+            "llama.cpp computes without"
+        )
+
+
+def _refuse_turns(config: Mapping[str, Any], arch: Architecture) -> None:
+    """Refuse layers without a rotary embedding that are not llama.cpp's, each fourth."""
+    expected = [int((i + 1) % 4 != 0) for i in range(block_count(config))]
+    turns = config.get("no_rope_layers")
+    if turns and list(map(int, turns)) != expected:
+        raise FormatError(
+            f"GGUF: no_rope_layers of this {arch.name} model; llama.cpp turns all layers but each "
+            "fourth"
+        )
+
+
+def _refuse_by_depth(config: Mapping[str, Any], arch: Architecture) -> None:
+    """Refuse what llama.cpp computes for models of certain depths only, by which it tells them."""
+    layers = block_count(config)
+    if arch.name == "exaone4" and any(sliding_layers(config)) and layers != 64:
+        raise FormatError(
+            f"GGUF: an exaone4 model of {layers} layers with a sliding window; llama.cpp has "
+            "windows in those of 64 layers only, and turns all heads in others"
+        )
+    if arch.name == "deepseek2" and not config.get("q_lora_rank") and layers not in (26, 27):
+        raise FormatError(
+            f"GGUF: a deepseek2 model of {layers} layers without q_lora_rank; llama.cpp takes "
+            "those of 26 and 27 layers to have none"
         )

@@ -179,6 +179,7 @@ def _add_field(writer: Any, field: Field) -> None:
         "texts": writer.add_array,
         "i32s": writer.add_array,
         "f32s": writer.add_array,
+        "bools": writer.add_array,
     }[field.kind]
     add(field.key, field.value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["u32", "f32", "bool", "text", "texts", "i32s", "f32s"]
+Kind = Literal["u32", "f32", "bool", "text", "texts", "i32s", "f32s", "bools"]
 
 
 class Field(NamedTuple):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoround.gguf.arch import architecture, block_count
+from autoround.gguf.arch import block_count
+from autoround.gguf.architectures import Architecture, architecture_of, text_part
 from autoround.gguf.fields import Field
-from autoround.gguf.rope import head_width, rope_of, rotated_width
+from autoround.gguf.rope import head_width, rotary
+from autoround.gguf.windows import window_plan
 
 #: Numbers of file types in llama.cpp.
 FILE_TYPES = {
@@ -29,6 +30,8 @@ FILE_TYPES = {
     "q5_k_m": 17,
     "q6_k": 18,
 }
+#: Keys for the number of experts of a layer.
+_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 #: Version of the block layouts.
 QUANTIZATION_VERSION = 2
 
@@ -44,7 +47,7 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
     Raises:
         FormatError: The architecture or its rotary embedding cannot be expressed.
     """
-    arch = architecture(config)
+    arch, config = architecture_of(config), text_part(config)
     general = [
         Field("general.type", "model", "text"),
         Field("general.name", name, "text"),
@@ -52,9 +55,12 @@ def metadata(config: Mapping[str, Any], *, name: str, file_type: str) -> list[Fi
         Field("general.quantization_version", QUANTIZATION_VERSION, "u32"),
     ]
     # GPT-2 has learned positions, no grouped heads, and other keys in its config.
-    specific = _gpt2(config) if arch == "gpt2" else [*_shape(config), *_rope(config, arch)]
-    specific += _experts(config) + _attention(config, arch)
-    return general + [Field(f"{arch}.{key}", value, kind) for key, value, kind in specific]
+    if arch.name == "gpt2":
+        specific = _gpt2(config)
+    else:
+        specific = [*_shape(config), *rotary(config, arch).fields]
+    specific += _experts(config) + _attention(config, arch) + _specific(config, arch)
+    return general + [Field(f"{arch.name}.{key}", value, kind) for key, value, kind in specific]
 
 
 def _gpt2(config: Mapping[str, Any]) -> list[Field]:
@@ -72,75 +78,70 @@ def _gpt2(config: Mapping[str, Any]) -> list[Field]:
 
 def _shape(config: Mapping[str, Any]) -> list[Field]:
     heads = int(config["num_attention_heads"])
+    groups = int(config.get("num_key_value_heads") or heads)
+    key = value = head_width(config)
+    if config.get("qk_nope_head_dim"):
+        # A latent that is shared by heads: each has a key and a value of its own behind it.
+        groups, value = heads, int(config["v_head_dim"])
+        key = int(config["qk_nope_head_dim"]) + int(config["qk_rope_head_dim"])
     return [
         Field("context_length", int(config["max_position_embeddings"]), "u32"),
         Field("embedding_length", int(config["hidden_size"]), "u32"),
         Field("feed_forward_length", int(config["intermediate_size"]), "u32"),
         Field("block_count", block_count(config), "u32"),
         Field("attention.head_count", heads, "u32"),
-        Field("attention.head_count_kv", int(config.get("num_key_value_heads") or heads), "u32"),
-        Field("attention.key_length", head_width(config), "u32"),
-        Field("attention.value_length", head_width(config), "u32"),
-        Field("attention.layer_norm_rms_epsilon", float(config["rms_norm_eps"]), "f32"),
+        Field("attention.head_count_kv", groups, "u32"),
+        Field("attention.key_length", key, "u32"),
+        Field("attention.value_length", value, "u32"),
+        *_epsilon(config),
         Field("vocab_size", int(config["vocab_size"]), "u32"),
     ]
 
 
-def _rope(config: Mapping[str, Any], arch: str) -> list[Field]:
-    rope = rope_of(config)
-    fields = [
-        Field("rope.dimension_count", rotated_width(config), "u32"),
-        Field("rope.freq_base", float(rope.get("rope_theta", 10000.0)), "f32"),
-    ]
-    kind = rope["rope_type"]
-    original = rope.get("original_max_position_embeddings") or config.get(
-        "original_max_position_embeddings"
-    )
-    if kind in ("linear", "yarn"):
-        fields += [
-            Field("rope.scaling.type", kind, "text"),
-            Field("rope.scaling.factor", float(rope["factor"]), "f32"),
-        ]
-    # Phi-3 switches between two sets of factors at the original length, scaled or not.
-    if kind == "yarn" or arch == "phi3":
-        context = int(original or config["max_position_embeddings"])
-        fields.append(Field("rope.scaling.original_context_length", context, "u32"))
-    if kind == "longrope":
-        fields.append(Field("rope.scaling.attn_factor", _long_attention(config, rope), "f32"))
-    return fields
-
-
-def _long_attention(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
-    """Return LongRoPE's factor on attention: √(1 + ln ratio / ln original length)."""
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    original = int(
-        rope.get("original_max_position_embeddings")
-        or config.get("original_max_position_embeddings")
-        or config["max_position_embeddings"]
-    )
-    ratio = int(config["max_position_embeddings"]) / original
-    return 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
+def _epsilon(config: Mapping[str, Any]) -> list[Field]:
+    """Return the epsilon of norms: of RMS, or of those that subtract the mean, too."""
+    if config.get("rms_norm_eps") is not None:
+        return [Field("attention.layer_norm_rms_epsilon", float(config["rms_norm_eps"]), "f32")]
+    for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):
+        if config.get(key) is not None:
+            return [Field("attention.layer_norm_epsilon", float(config[key]), "f32")]
+    return []
 
 
 def _experts(config: Mapping[str, Any]) -> list[Field]:
-    count = config.get("num_local_experts") or config.get("num_experts")
-    if not count:
-        return []
-    fields = [
-        Field("expert_count", int(count), "u32"),
-        Field("expert_used_count", int(config["num_experts_per_tok"]), "u32"),
-    ]
+    count = next((config[key] for key in _COUNTS if config.get(key)), 0)
+    fields = []
+    if count and config.get("num_experts_per_tok"):
+        fields = [
+            Field("expert_count", int(count), "u32"),
+            Field("expert_used_count", int(config["num_experts_per_tok"]), "u32"),
+        ]
     if config.get("moe_intermediate_size"):
         width = int(config["moe_intermediate_size"])
         fields.append(Field("expert_feed_forward_length", width, "u32"))
+        if config.get("moe_num_shared_experts"):
+            shared = width * int(config["moe_num_shared_experts"])
+            fields.append(Field("expert_shared_feed_forward_length", shared, "u32"))
     if config.get("shared_expert_intermediate_size"):
         width = int(config["shared_expert_intermediate_size"])
         fields.append(Field("expert_shared_feed_forward_length", width, "u32"))
     return fields
 
 
-def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
+def _specific(config: Mapping[str, Any], arch: Architecture) -> list[Field]:
+    """Return the entries that the table of architectures has for this one."""
+    cast = {"u32": int, "f32": float, "bool": bool}
+    return [
+        *arch.constants,
+        *(
+            Field(name, cast[kind](config[key]), kind)
+            for key, name, kind in arch.fields
+            if config.get(key) is not None
+        ),
+    ]
+
+
+def _attention(config: Mapping[str, Any], arch: Architecture) -> list[Field]:
     fields = []
     for key, name in (
         ("attn_logit_softcapping", "attn_logit_softcapping"),
@@ -148,6 +149,4 @@ def _attention(config: Mapping[str, Any], arch: str) -> list[Field]:
     ):
         if config.get(key):
             fields.append(Field(name, float(config[key]), "f32"))
-    if arch in ("gemma2", "gemma3", "phi3") and config.get("sliding_window"):
-        fields.append(Field("attention.sliding_window", int(config["sliding_window"]), "u32"))
-    return fields
+    return fields + window_plan(config, arch).fields

@@ -14,21 +14,10 @@ from typing import Any
 
 from autoround.errors import FormatError
 from autoround.gguf.fields import Field
+from autoround.gguf.pretokenizers import pre_tokenizer_name
+from autoround.gguf.templates import template_fields
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-#: llama.cpp's names of pre-tokenizers that split text by a regex before byte-level merges.
-REGEXES = {
-    rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
-    rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_REST}": "qwen2",
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
-}
-KNOWN = ("gpt-2", "smollm", *REGEXES.values())
 
 
 def tokenizer_metadata(
@@ -46,13 +35,11 @@ def tokenizer_metadata(
     """
     if tokenizer is None:
         return [Field("tokenizer.ggml.model", "no_vocab", "text")]
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise FormatError("GGUF: only fast tokenizers can be written, those with a tokenizer.json")
-    data = json.loads(backend.to_str())
+    data = tokenizer_json(tokenizer)
     model = data["model"]
     if model.get("type") != "BPE":
         raise FormatError(f"GGUF: a {model.get('type')} tokenizer is not supported; legal: BPE")
+    _refuse_flags(data)
     tokens, types = _tokens(data, vocab_size)
     # Pairs in newer files of the tokenizers library, texts in older ones.
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
@@ -61,12 +48,80 @@ def tokenizer_metadata(
     else:
         fields = [
             Field("tokenizer.ggml.model", "gpt2", "text"),
-            Field("tokenizer.ggml.pre", pre_tokenizer_name(data), "text"),
+            Field("tokenizer.ggml.pre", pre_tokenizer_name(data, whole=_all_merged(data)), "text"),
             Field("tokenizer.ggml.tokens", tokens, "texts"),
             Field("tokenizer.ggml.token_type", types, "i32s"),
             Field("tokenizer.ggml.merges", merges, "texts"),
         ]
     return fields + _special(tokenizer, config)
+
+
+def tokenizer_json(tokenizer: Any) -> dict[str, Any]:
+    """Return the content of a tokenizer.json.
+
+    Args:
+        tokenizer: Of transformers.
+
+    Raises:
+        FormatError: It is none that has one.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise FormatError("GGUF: only fast tokenizers can be written, those with a tokenizer.json")
+    data: dict[str, Any] = json.loads(backend.to_str())
+    return data
+
+
+def strips_like_phi3(data: Mapping[str, Any]) -> bool:
+    """Tell whether special tokens drop the spaces after them as llama.cpp does for Phi-3.
+
+    Args:
+        data: The content of a tokenizer.json.
+    """
+    added = data.get("added_tokens") or ()
+    kept = ("<unk>", "<s>", "<|endoftext|>")
+    return any(entry.get("rstrip") for entry in added) and all(
+        bool(entry.get("rstrip")) == (entry["content"] not in kept) for entry in added
+    )
+
+
+def _refuse_flags(data: Mapping[str, Any]) -> None:
+    """Refuse flags of a tokenizer.json that llama.cpp has no key for.
+
+    Raises:
+        FormatError: There is one, with what to do about it.
+    """
+    known = ("rstrip",) if strips_like_phi3(data) else ()
+    for entry in data.get("added_tokens") or ():
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if entry.get(flag) and flag not in known:
+                raise FormatError(
+                    f"GGUF: added token {entry['content']!r} of the tokenizer has {flag} set, and "
+                    "llama.cpp keeps the text around it; set it to false in tokenizer.json and "
+                    "tokenizer_config.json if the model does not depend on it"
+                )
+    for flag in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if data["model"].get(flag):
+            raise FormatError(
+                f"GGUF: {flag}={data['model'][flag]!r} of the tokenizer's merges is not computed "
+                "by llama.cpp"
+            )
+
+
+def _all_merged(data: Mapping[str, Any]) -> bool:
+    """Tell whether merges make every token, so that whole words never win over them."""
+    from tokenizers import Tokenizer, models
+
+    model = data["model"]
+    pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+    bare = Tokenizer(models.BPE(model["vocab"], [(first, second) for first, second in pairs]))
+    added = {entry["content"] for entry in data.get("added_tokens") or ()}
+    words = [word for word in model["vocab"] if word not in added]
+    return all(
+        len(encoding.ids) == 1
+        for start in range(0, len(words), 4096)
+        for encoding in bare.encode_batch(words[start : start + 4096], add_special_tokens=False)
+    )
 
 
 def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
@@ -98,42 +153,10 @@ def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     return tokens, types
 
 
-def pre_tokenizer_name(data: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of a pre-tokenizer.
-
-    Args:
-        data: The content of a tokenizer.json.
-
-    Raises:
-        FormatError: llama.cpp has no name for this pre-tokenizer.
-    """
-    rules = data.get("pre_tokenizer") or {}
-    parts: list[dict[str, Any]] = [dict(rules)]
-    if rules.get("type") == "Sequence":
-        parts = list(rules.get("pretokenizers") or ())
-    kinds = [part.get("type") for part in parts]
-    normalizer = (data.get("normalizer") or {}).get("type")
-    if kinds and kinds[-1] == "ByteLevel" and not parts[-1].get("add_prefix_space"):
-        # ByteLevel splits by GPT-2's regex unless it is told not to.
-        splits = parts[-1].get("use_regex", True)
-        if kinds == ["ByteLevel"] and splits and normalizer is None:
-            return "gpt-2"
-        digits = kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits")
-        if digits and splits and normalizer is None:
-            return "smollm"
-        if kinds == ["Split", "ByteLevel"] and not splits and normalizer in (None, "NFC"):
-            regex = (parts[0].get("pattern") or {}).get("Regex")
-            if regex in REGEXES and parts[0].get("behavior") == "Isolated":
-                return REGEXES[regex]
-    raise FormatError(
-        f"GGUF: llama.cpp has no name for this tokenizer's pre-tokenizer ({rules}, "
-        f"normalizer {normalizer}); known: {', '.join(KNOWN)}"
-    )
-
-
 def _sentencepiece(
     data: Mapping[str, Any], tokens: list[str], types: list[int], merges: list[str]
 ) -> list[Field]:
+    _refuse_other_merges(data, merges)
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         first, _, second = merge.partition(" ")
@@ -150,6 +173,42 @@ def _sentencepiece(
         Field("tokenizer.ggml.token_type", types, "i32s"),
         Field("tokenizer.ggml.add_space_prefix", _adds_space(data), "bool"),
     ]
+
+
+def _refuse_other_merges(data: Mapping[str, Any], merges: list[str]) -> None:
+    """Refuse merges that are not those of SentencePiece: by the rank of what they make.
+
+    llama.cpp's "llama" model merges any two neighbours that make a token, the best token first.
+
+    Raises:
+        FormatError: A token could be made there of two that no merge names, or at another rank.
+    """
+    added = {entry["content"] for entry in data.get("added_tokens") or ()}
+    vocabulary = data["model"]["vocab"].keys() - added
+    pairs = {tuple(merge.split(" ")) for merge in merges}
+    last = ""
+    made: set[str] = set()
+    for merge in merges:
+        token = merge.replace(" ", "")
+        # Runs of spaces have one score in published vocabularies, and are cut alike nevertheless.
+        if token != last and token in made and set(token) != {"▁"}:
+            raise FormatError(
+                f"GGUF: merges of the tokenizer make {token!r} at several ranks; llama.cpp has one "
+                "for each token of a tokenizer with byte fallback"
+            )
+        made.add(token)
+        last = token
+    for token in sorted(vocabulary):
+        for cut in range(1, len(token)):
+            pair = (token[:cut], token[cut:])
+            if pair not in pairs and pair[0] in vocabulary and pair[1] in vocabulary:
+                if len(token) == 6 and token.startswith("<0x"):
+                    continue
+                raise FormatError(
+                    f"GGUF: no merge of the tokenizer makes {token!r} of {pair[0]!r} and "
+                    f"{pair[1]!r}, and llama.cpp would: with byte fallback it knows the merges of "
+                    "SentencePiece only"
+                )
 
 
 def _adds_space(data: Mapping[str, Any]) -> bool:
@@ -184,6 +243,4 @@ def _special(tokenizer: Any, config: Mapping[str, Any]) -> list[Field]:
     bos, eos = getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)
     fields.append(Field("tokenizer.ggml.add_bos_token", bool(ids) and ids[0] == bos, "bool"))
     fields.append(Field("tokenizer.ggml.add_eos_token", bool(ids) and ids[-1] == eos, "bool"))
-    if isinstance(getattr(tokenizer, "chat_template", None), str):
-        fields.append(Field("tokenizer.chat_template", tokenizer.chat_template, "text"))
-    return fields
+    return fields + template_fields(getattr(tokenizer, "chat_template", None))

@@ -10,6 +10,7 @@ from torch import nn
 
 from autoround.device.registry import open_device
 from autoround.errors import FormatError
+from autoround.gguf.architectures import text_part
 from autoround.gguf.reader import Reader
 from autoround.model.blocks import tied_names
 from autoround.model.build import build_empty
@@ -33,8 +34,14 @@ def load_gguf(model: str | Path, *, device: str = "auto") -> Any:
     tied = tied_names(built)
     state = {name: tensor for name, tensor in built.state_dict().items() if name not in tied}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    reader = Reader(folder / file, built.config.to_dict(), shapes)  # type: ignore[operator,union-attr]
+    config = built.config.to_dict()  # type: ignore[operator,union-attr]
+    reader = Reader(folder / file, config, shapes)
     missing = sorted(set(state) - set(reader.names()))
+    if missing and text_part(config) is not config:
+        raise FormatError(
+            f"{folder / file} holds the text part of a {config['model_type']} model only, and "
+            f"{missing[0]} is not in it: load it with llama.cpp"
+        )
     if missing:
         raise FormatError(f"{folder / file}: nothing in it becomes {missing[0]} of the model")
     for name in state:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.gguf.arch import text_names
+from autoround.gguf.architectures import architecture_of, text_part
+from autoround.gguf.rope import rotary
+from autoround.gguf.windows import window_plan
 from autoround.model.blocks import Matrix
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED, GgufLayout, gguf_layout
@@ -15,8 +19,6 @@ from autoround.planning.layer_rules import Rules, kept_by_rule
 from autoround.planning.layer_scheme import matches, plan_block, plan_layer
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, RulePlan, Scheme
 
-#: Types of models that GGUF files hold as llama, which has no window.
-_WITHOUT_WINDOW = ("mistral", "mixtral")
 OUTSIDE = "outside the decoder blocks"
 
 
@@ -73,19 +75,41 @@ def gguf_pass(
     layers = [layer for block in blocks for layer in block.layers]
     report = rules.report([*layers, *around, *_outer(rules, skeleton, layout, kept)], gguf=True)
     notes = layout.notes(rules.recipe.scheme.as_scheme(), ruled=bool(outputs[0].types))
-    return PassPlan(blocks, around, outputs, (*notes, *_window_notes(skeleton)), report)
+    return PassPlan(blocks, around, outputs, (*notes, *_computing(skeleton)), report)
 
 
-def _window_notes(skeleton: Skeleton) -> list[str]:
-    """Say where llama.cpp computes another attention than the model."""
+def _computing(skeleton: Skeleton) -> list[str]:
     config = skeleton.config.to_dict()
-    window = config.get("sliding_window")
-    if config.get("model_type") not in _WITHOUT_WINDOW or not window:
+    return [*tower_notes(config, skeleton.keys), *computing_notes(config)]
+
+
+def tower_notes(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Say what of a model for more than text the file does not hold.
+
+    Args:
+        config: of the model, as transformers writes it.
+        names: its tensors.
+    """
+    names = list(names)
+    text = text_names(config, names)
+    parts = sorted({".".join(name.split(".")[:2]) for name in names if name not in text})
+    if not parts:
         return []
     return [
-        f"llama.cpp runs this architecture with full attention: beyond {window} tokens (the "
-        "model's sliding window) it computes otherwise than the model"
+        f"the file holds the text model only: {len(names) - len(text)} tensors of "
+        f"{', '.join(parts)} are left out, and no mmproj file is written for them"
     ]
+
+
+def computing_notes(config: Mapping[str, Any]) -> list[str]:
+    """Say where llama.cpp computes another attention than the model.
+
+    Args:
+        config: of the model, as transformers writes it.
+    """
+    architecture, config = architecture_of(config), text_part(config)
+    rope = [] if architecture.name == "gpt2" else rotary(config, architecture).notes
+    return [*window_plan(config, architecture).notes, *rope]
 
 
 def _asked(rules: Rules, name: str) -> str:

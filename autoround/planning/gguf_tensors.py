@@ -14,12 +14,14 @@ from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.formats.gguf.format import file_type_of
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
+from autoround.gguf.architectures import text_part
 from autoround.model.skeleton import Skeleton
 from autoround.types import OutputPlan, Scheme
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 #: What the reason of a layer that the recipe ignores begins with.
 IGNORED = "ignored by the recipe"
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _BYTES = {gguf_mix.F16: 2, gguf_mix.F32: 4}
 
 
@@ -138,12 +140,13 @@ def _given(target: Target, own: Mapping[str, str]) -> str:
 
 
 def _traits(config: Mapping[str, Any], layers: int, targets: tuple[Target, ...]) -> gguf_mix.Traits:
+    name, config = arch.architecture(config), text_part(config)
     heads = config.get("num_attention_heads") or config.get("n_head") or 1
     return gguf_mix.Traits(
-        architecture=arch.architecture(config),
+        architecture=name,
         layers=layers,
         sharing=heads // (config.get("num_key_value_heads") or heads),
-        experts=config.get("num_local_experts") or config.get("num_experts") or 0,
+        experts=next((config[key] for key in _EXPERTS if config.get(key)), 0),
         tied=all(target.name != "output.weight" for target in targets),
     )
 

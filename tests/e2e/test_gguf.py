@@ -49,6 +49,12 @@ EXPERTS = {
     "moe_intermediate_size": 256,
     "norm_topk_prob": True,
 }
+DEEP = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "first_k_dense_replace": 1,
+}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 TEXT = ["The quick brown fox jumps over the lazy dog 1234 times.", "Tokens and tokens again!"] * 20
 
@@ -129,6 +135,8 @@ def dense(folder: Path) -> dict[str, Tensor]:
         ("MixtralConfig", {"num_local_experts": 4}),
         ("Qwen2MoeConfig", {"num_experts": 4, "moe_intermediate_size": 256}),
         ("Qwen3MoeConfig", EXPERTS),
+        ("GPTNeoXConfig", {"num_key_value_heads": 4}),
+        ("Glm4MoeConfig", {**DEEP, "head_dim": 64}),
     ],
 )
 def test_every_architecture_comes_back(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
@@ -300,8 +308,8 @@ def test_the_plan_counts_the_very_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_list(tmp_path: Path) -> None:
-    model = tiny("StableLmConfig")
-    with pytest.raises(FormatError, match=r"stablelm.*llama, mistral"):
+    model = tiny("PersimmonConfig")
+    with pytest.raises(FormatError, match=r"persimmon.*llama, mistral"):
         quantize(model, tmp_path / "out", "gguf:q4_0", **NEAREST)
     assert list(tmp_path.iterdir()) == []
 
@@ -351,3 +359,32 @@ def test_several_files_in_a_folder_are_ambiguous(tmp_path: Path) -> None:
 def test_adopted_models_have_no_missing_tensor() -> None:
     skeleton = adopt_model(tiny())
     assert len(skeleton.keys) == 2 * 9 + 3
+
+
+def test_the_text_part_of_a_model_with_a_tower_is_written_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.LlavaConfig(
+        text_config={"model_type": "llama", **COMMON},
+        vision_config=vision,
+        image_token_index=319,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlavaForConditionalGeneration(config).eval().float()
+    result = quantize(model, tmp_path / "out", "gguf:q8_0", **NEAREST)
+    assert any("text model only" in note for note in result.plan.notes)
+    weights = dense(tmp_path / "out")
+    assert len(weights) == 2 * 9 + 3
+    up = model.state_dict()["model.language_model.layers.1.mlp.up_proj.weight"]
+    error = float((weights["blk.1.ffn_up.weight"] - up).square().mean() / up.square().mean())
+    assert error < 1e-4
+    with pytest.raises(FormatError, match="text part of a llava model only"):
+        load_any(tmp_path / "out", device="cpu")

@@ -2,9 +2,9 @@
 # Load our files with the programs that serve them, each in an environment of its own.
 #
 #   tools/clients/check.sh [CLIENT ...]      by default all:
-#       auto-round gptqmodel compressed-tensors llama.cpp mlx transformers peft
+#       auto-round gptqmodel compressed-tensors llama.cpp xllamacpp mlx transformers peft
 #
-# Three tables: our files read by clients; architectures of GGUF; files that auto-round and
+# Tables: our files read by clients; architectures and tokenizers of GGUF (xllamacpp); files that auto-round and
 # GPTQModel quantized, taken through every format and back. peft runs the tests of adapters.
 # Makes the environments under out/clients, which takes minutes and gigabytes the first time;
 # needs the project's own environment (tools/setup.sh demo).
@@ -13,7 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=out/clients
 mkdir -p "$work"
 clients=("$@")
-if [ ${#clients[@]} -eq 0 ]; then clients=(auto-round gptqmodel compressed-tensors llama.cpp mlx transformers peft); fi
+all=(auto-round gptqmodel compressed-tensors llama.cpp xllamacpp mlx transformers peft)
+if [ ${#clients[@]} -eq 0 ]; then clients=("${all[@]}"); fi
 
 make_env() { # NAME: an environment with torch, and the client on top
     local env="$work/env-$1" pip="$work/env-$1/bin/pip"
@@ -24,6 +25,8 @@ make_env() { # NAME: an environment with torch, and the client on top
         # Without its kernels for CPUs it has none for AWQ's packing.
         auto-round) "$pip" install -q auto-round==0.16.1 auto-round-lib ;;
         llama.cpp) "$pip" install -q llama-cpp-python==0.3.36 numpy ;;
+        # A wheel with a recent llama.cpp and its server.
+        xllamacpp) "$pip" install -q xllamacpp==2026.10.11549 numpy ;;
         mlx) "$pip" install -q "mlx[cpu]==0.32.4" mlx-lm==0.32.2 numpy ;;
         # The tests of adapters run in it, so it has this package and what that needs, too.
         peft) "$pip" install -q peft==0.21.2 transformers==5.23.0 pytest -e . ;;
@@ -33,7 +36,7 @@ make_env() { # NAME: an environment with torch, and the client on top
             "$pip" install -q --no-build-isolation gptqmodel==7.6.0 ;;
         compressed-tensors) "$pip" install -q compressed-tensors==0.20.0 transformers==5.23.0 accelerate ;;
         *) echo "check: no client is named $1; legal: auto-round, gptqmodel," \
-            "compressed-tensors, llama.cpp, mlx, transformers, peft" >&2
+            "compressed-tensors, llama.cpp, xllamacpp, mlx, transformers, peft" >&2
             exit 2 ;;
     esac
     touch "$env/ready"
@@ -53,9 +56,11 @@ fi
 if [ ${#pythons[@]} -gt 0 ]; then
     .venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
 fi
-if [[ " ${clients[*]} " == *" llama.cpp "* ]]; then
-    .venv/bin/python tools/clients/gguf_archs.py --work "$work/archs" \
-        --python "$work/env-llama.cpp/bin/python" || failed=1
+if [[ " ${clients[*]} " == *" xllamacpp "* ]]; then
+    for script in gguf_archs gguf_tokenizers; do
+        .venv/bin/python "tools/clients/$script.py" --work "$work/$script" \
+            --python "$work/env-xllamacpp/bin/python" || failed=1
+    done
 fi
 if [[ " ${clients[*]} " == *" auto-round "* || " ${clients[*]} " == *" gptqmodel "* ]]; then
     .venv/bin/python tools/clients/peers.py --work "$work/peers" "${pythons[@]}" || failed=1

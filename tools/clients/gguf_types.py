@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gguf_archs import COMMON, write_plain
+from gguf_archs import write_plain
+from gguf_options import COMMON
 
 from autoround.formats.gguf.type_mix import BASES
 from autoround.gguf.metadata import FILE_TYPES

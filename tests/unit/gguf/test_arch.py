@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from autoround.errors import FormatError
-from autoround.gguf.arch import Target, apply, architecture, restore, row_order, targets
+from autoround.gguf.arch import (
+    Target,
+    apply,
+    architecture,
+    restore,
+    row_order,
+    targets,
+    text_names,
+)
 from autoround.gguf.metadata import metadata
-from autoround.gguf.rope import head_width, rope_factors, rope_of, rotated_width
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -76,6 +83,7 @@ def test_rows_of_query_and_key_go_in_pairs() -> None:
     ("target", "shape"),
     [
         (Target("a", ("x",), (32, 6), "permute", heads=4), (32, 6)),
+        (Target("a", ("x",), (24, 6), "by_head", heads=4), (24, 6)),
         (Target("a", ("x",), (7,), "plus_one"), (7,)),
         (Target("a", ("x",), (5, 3), "transpose"), (3, 5)),
         (Target("a", ("x",), (5, 3)), (5, 3)),
@@ -119,42 +127,62 @@ def test_metadata_tells_the_shape() -> None:
     assert "llama.expert_count" not in found
     experts = values({**CONFIG, "num_local_experts": 8, "num_experts_per_tok": 2})
     assert (experts["llama.expert_count"], experts["llama.expert_used_count"]) == (8, 2)
-    gemma = {**CONFIG, "model_type": "gemma2", "head_dim": 16, "sliding_window": 64}
+    layers = {"layer_types": ["sliding_attention"]}
+    gemma = {**CONFIG, "model_type": "gemma2", "head_dim": 16, "sliding_window": 64, **layers}
     found = values({**gemma, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
     assert found["gemma2.attn_logit_softcapping"] == 50.0
     assert found["gemma2.attention.sliding_window"] == 64
     assert found["gemma2.attention.key_length"] == 16
 
 
-def test_rotary_embeddings_old_and_new() -> None:
-    old = rope_of({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}})
-    new = rope_of({"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0}})
-    assert (old["rope_type"], old["rope_theta"], old["factor"]) == ("linear", 1e6, 2.0)
-    assert new["rope_theta"] == old["rope_theta"]
-    assert rope_of({})["rope_type"] == "default"
-    with pytest.raises(FormatError, match=r"'dynamic'.*legal: default, linear"):
-        rope_of({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
-    local = {"rope_theta": 20000.0, "rope_type": "default"}
-    with pytest.raises(FormatError, match="10000"):
-        rope_of({"rope_parameters": {"full_attention": {}, "sliding_attention": local}})
-    assert head_width({"hidden_size": 64, "num_attention_heads": 4}) == 16
-    partial = {"hidden_size": 64, "num_attention_heads": 4, "partial_rotary_factor": 0.5}
-    assert rotated_width(partial) == 8
-    scaled = values({**CONFIG, "rope_scaling": {"type": "linear", "factor": 4.0}})
-    assert scaled["llama.rope.scaling.factor"] == 4.0
+def test_queries_keys_and_values_of_each_head_come_apart() -> None:
+    config = {**CONFIG, "model_type": "gpt_neox", "num_key_value_heads": 4}
+    shapes = {"gpt_neox.layers.0.attention.query_key_value.weight": (24, 32)}
+    (target,) = targets(config, shapes)
+    order = row_order(target)
+    assert order is not None
+    # Four heads, two rows each of query, key and value: the queries of all heads come first.
+    assert order[:8].tolist() == [0, 1, 6, 7, 12, 13, 18, 19]
+    assert order[8:12].tolist() == [2, 3, 8, 9]
 
 
-def test_llama3_factors_are_those_of_transformers() -> None:
-    import transformers
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "olmoe"}, "num_key_value_heads=2 of a olmoe model"),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": False}, "computes with True only"),
+        ({"model_type": "phi", "hidden_act": "gelu_new", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "smollm3", "no_rope_layers": [0]}, "no_rope_layers"),
+        ({"model_type": "exaone4", "sliding_window": 8}, "windows in those of 64 layers"),
+        ({"model_type": "deepseek_v2", "q_lora_rank": None}, "without q_lora_rank"),
+        ({"attention_bias": True, "model_type": "qwen3"}, "attention_bias=True"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        targets({**CONFIG, **values}, {})
 
-    config = transformers.LlamaConfig(
-        hidden_size=512, num_attention_heads=4, max_position_embeddings=131072
-    )
-    config.rope_parameters = LLAMA3
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = 1.0 / (500000.0 ** (torch.arange(0, 128, 2).float() / 128))
-    ours = torch.tensor(rope_factors(config.to_dict(), "llama")["rope_freqs"])
-    torch.testing.assert_close(plain / ours, scaled, rtol=1e-5, atol=0)
-    assert ours.min() == 1.0
-    assert ours.max() == 8.0
+
+def test_router_biases_have_names_that_the_package_lacks() -> None:
+    experts = {"model_type": "dots1", "num_key_value_heads": 4, "hidden_act": "silu"}
+    name = "model.layers.0.mlp.gate.e_score_correction_bias"
+    (target,) = targets({**CONFIG, **experts}, {name: (8,)})
+    assert target.name == "blk.0.exp_probs_b.bias"
+    ernie = "model.layers.0.mlp.gate.moe_statics.e_score_correction_bias"
+    (target,) = targets({**CONFIG, "model_type": "ernie4_5_moe"}, {ernie: (1, 8)})
+    assert (target.name, target.shape) == ("blk.0.exp_probs_b.bias", (8,))
+
+
+def test_tensors_of_towers_are_no_part_of_the_text() -> None:
+    names = [
+        "model.language_model.layers.0.mlp.up_proj.weight",
+        "model.vision_tower.encoder.layers.0.mlp.fc1.weight",
+        "model.multi_modal_projector.linear_1.weight",
+        "lm_head.weight",
+    ]
+    config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    assert text_names(config, names) == {
+        names[0]: "model.layers.0.mlp.up_proj.weight",
+        names[3]: "lm_head.weight",
+    }
+    assert text_names(CONFIG, names) == {name: name for name in names}

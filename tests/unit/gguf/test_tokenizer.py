@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Any
 
 import pytest
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from autoround.errors import FormatError
 from autoround.gguf.tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,
-    REGEXES,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    pre_tokenizer_name,
+    strips_like_phi3,
+    tokenizer_json,
     tokenizer_metadata,
 )
 
@@ -45,18 +54,27 @@ def byte_level(cut: Any = None, **values: Any) -> Any:
     )
 
 
-def sentencepiece(prefix: bool = True) -> Any:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+def sentencepiece(prefix: bool = True, *, dropped: int = 0) -> Any:
+    """Make one of SentencePiece's kind; dropped: merges that are missing at the end."""
+    pieces = list(dict.fromkeys("".join(TEXT).replace(" ", "▁")))
+    words = {word[:k] for text in TEXT for word in text.split() for k in range(2, len(word) + 1)}
+    pieces += sorted(words, key=lambda word: (len(word), word))
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {name: i for i, name in enumerate([*names, *pieces])}
+    merges = [
+        (piece[:k], piece[k:])
+        for piece in pieces
+        for k in range(1, len(piece))
+        if piece[:k] in vocabulary and piece[k:] in vocabulary
+    ]
+    kept = merges[: len(merges) - dropped]
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, kept, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     steps = [normalizers.Replace(" ", "▁")]
     if prefix:
         steps.insert(0, normalizers.Prepend("▁"))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    tokenizer.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=330, special_tokens=special[:3])
-    )
-    vocabulary = tokenizer.get_vocab()
-    tokenizer.add_tokens([token for token in special if token not in vocabulary])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
@@ -83,7 +101,7 @@ def test_byte_level_merges() -> None:
 @pytest.mark.parametrize("prefix", [True, False])
 def test_merges_with_byte_fallback_have_scores_by_rank(prefix: bool) -> None:
     tokenizer = sentencepiece(prefix)
-    found = fields(tokenizer, 700)
+    found = fields(tokenizer, 900)
     assert found["model"] == "llama"
     assert found["add_space_prefix"] is prefix
     vocabulary = tokenizer.get_vocab()
@@ -95,7 +113,7 @@ def test_merges_with_byte_fallback_have_scores_by_rank(prefix: bool) -> None:
     scores = found["scores"]
     assert scores[vocabulary[first]] > scores[vocabulary[second]]
     assert min(scores) == -len(merges)
-    assert len(scores) == 700
+    assert len(scores) == 900
 
 
 def _merges(tokenizer: Any) -> list[Any]:
@@ -105,33 +123,74 @@ def _merges(tokenizer: Any) -> list[Any]:
     return merges
 
 
-def test_rules_of_cutting_are_told_by_their_parts() -> None:
-    digits = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+def test_merges_that_are_not_those_of_sentencepiece_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"no merge of the tokenizer makes .* llama.cpp would"):
+        fields(sentencepiece(dropped=1), 900)
+
+
+def test_merges_of_one_token_at_several_ranks_are_refused() -> None:
+    names = ["<unk>", "a", "b", "c", "ab", "bc", "abc", "ca"]
+    merges = [("a", "b"), ("b", "c"), ("a", "bc"), ("c", "a"), ("ab", "c")]
+    model = models.BPE(
+        {name: i for i, name in enumerate(names)}, merges, unk_token="<unk>", byte_fallback=True
     )
-    assert fields(byte_level(digits))["pre"] == "smollm"
-    for regex, name in REGEXES.items():
-        cut = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(regex), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        assert fields(byte_level(cut))["pre"] == name
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), unk_token="<unk>"
+    )
+    with pytest.raises(FormatError, match="make 'abc' at several ranks"):
+        fields(tokenizer, 900)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"pre_tokenizer": {"type": "Whitespace"}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
-        {"pre_tokenizer": {"type": "ByteLevel"}, "normalizer": {"type": "Lowercase"}},
-        {},
-    ],
-)
-def test_rules_without_a_name_are_refused(data: dict[str, Any]) -> None:
-    with pytest.raises(FormatError, match=r"known: gpt-2, smollm"):
-        pre_tokenizer_name(data)
+def test_runs_of_spaces_may_share_a_rank() -> None:
+    names = ["<unk>", *("▁" * k for k in range(1, 5))]
+    merges = [("▁", "▁"), ("▁", "▁▁"), ("▁", "▁▁▁"), ("▁▁", "▁"), ("▁▁", "▁▁"), ("▁▁▁", "▁")]
+    model = models.BPE(
+        {name: i for i, name in enumerate(names)}, merges, unk_token="<unk>", byte_fallback=True
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), unk_token="<unk>"
+    )
+    assert fields(tokenizer, 900)["scores"][2:5] == [-0.0, -1.0, -2.0]
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_flags_that_llama_cpp_has_no_key_for_are_refused(flag: str) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken("<extra>", **{flag: True})])
+    with pytest.raises(FormatError, match=rf"'<extra>' of the tokenizer has {flag} set.*to false"):
+        fields(tokenizer)
+
+
+def test_tokens_that_strip_as_those_of_phi_3_are_told_by_their_flags() -> None:
+    tokenizer = byte_level()
+    assert not strips_like_phi3(tokenizer_json(tokenizer))
+    entries = [
+        {"content": "<s>", "rstrip": False},
+        {"content": "</s>", "rstrip": True},
+        {"content": "<|user|>", "rstrip": True},
+    ]
+    assert strips_like_phi3({"added_tokens": entries})
+    assert not strips_like_phi3({"added_tokens": [*entries, {"content": "<x>", "rstrip": False}]})
+
+
+def test_whole_words_decide_the_name_only_where_merges_do_not_make_them() -> None:
+    tokenizer = byte_level()
+    data = tokenizer_json(tokenizer)
+    data["model"]["ignore_merges"] = True
+    alike = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(dumps(data)))
+    assert fields(alike)["pre"] == "gpt-2"
+    data["model"]["vocab"]["zqxj"] = len(data["model"]["vocab"])
+    other = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(dumps(data)))
+    with pytest.raises(FormatError, match="ignore_merges True"):
+        fields(other)
+
+
+def test_templates_by_name_are_written_with_their_names() -> None:
+    several = byte_level(chat_template={"default": "{{ messages }}", "tool_use": "{{ tools }}"})
+    found = fields(several)
+    assert found["tokenizer.chat_template"] == "{{ messages }}"
+    assert found["tokenizer.chat_template.tool_use"] == "{{ tools }}"
+    assert found["tokenizer.chat_templates"] == ["tool_use"]
 
 
 def test_other_tokenizers_are_refused() -> None:

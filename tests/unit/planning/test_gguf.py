@@ -8,6 +8,7 @@ import pytest
 
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, RecipeError
+from autoround.planning.gguf import tower_notes
 from autoround.planning.plan import make_plan
 from autoround.types import Plan, Scheme
 
@@ -125,13 +126,23 @@ def test_a_rule_for_what_must_stay_is_an_error() -> None:
 
 
 def test_an_architecture_that_llama_cpp_does_not_run_is_refused() -> None:
-    with pytest.raises(FormatError, match="model type 'olmo2' cannot be written"):
-        plan_of(kind="Olmo2Config")
+    with pytest.raises(FormatError, match="model type 'opt' cannot be written"):
+        plan_of(kind="OPTConfig", ffn_dim=512)
 
 
 def test_a_window_that_llama_cpp_does_not_have_is_noted() -> None:
     notes = plan_of(kind="MistralConfig", sliding_window=64).notes
-    assert any("full attention: beyond 64 tokens" in note for note in notes)
+    assert any("full attention: up to 64 tokens" in note for note in notes)
     assert not any(
         "full attention" in n for n in plan_of(kind="MistralConfig", sliding_window=None).notes
     )
+
+
+def test_towers_that_a_file_leaves_out_are_noted() -> None:
+    config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    names = ["model.language_model.norm.weight", "model.vision_tower.a", "model.projector.b"]
+    assert tower_notes(config, names) == [
+        "the file holds the text model only: 2 tensors of model.projector, model.vision_tower are "
+        "left out, and no mmproj file is written for them"
+    ]
+    assert tower_notes({"model_type": "llama"}, names) == []
