@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils import quantization_config as theirs
@@ -242,8 +243,8 @@ def _say_who_loads(checkpoint: Mapping[str, Any]) -> None:
     )
 
 
-#: What stood in transformers' tables before ours.
-_BEFORE: dict[str, Any] = {}
+#: What stood in transformers' tables before ours was put there, by the module that holds them.
+_BEFORE: WeakKeyDictionary[ModuleType, dict[str, Any]] = WeakKeyDictionary()
 
 
 def register(tables: ModuleType) -> None:
@@ -253,11 +254,11 @@ def register(tables: ModuleType) -> None:
     """
     quantizers, configs = tables.AUTO_QUANTIZER_MAPPING, tables.AUTO_QUANTIZATION_CONFIG_MAPPING
     if quantizers.get(METHOD) is not AutoRoundQuantizer:
-        _BEFORE.update(
-            quantizer=quantizers.get(METHOD),
-            config=configs.get(METHOD),
-            given=getattr(tables, "AutoRoundConfig", None),
-        )
+        _BEFORE[tables] = {
+            "quantizer": quantizers.get(METHOD),
+            "config": configs.get(METHOD),
+            "given": getattr(tables, "AutoRoundConfig", None),
+        }
     quantizers[METHOD] = AutoRoundQuantizer
     configs[METHOD] = AutoRoundConfig
     # Where a user gives such a config, checkpoints are read by this class whatever wrote them.
@@ -271,9 +272,10 @@ def unregister(tables: ModuleType) -> None:
     """
     if tables.AUTO_QUANTIZER_MAPPING.get(METHOD) is not AutoRoundQuantizer:
         return
-    tables.AUTO_QUANTIZER_MAPPING[METHOD] = _BEFORE["quantizer"]
-    tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = _BEFORE["config"]
-    tables.AutoRoundConfig = _BEFORE["given"]  # type: ignore[attr-defined]
+    before = _BEFORE[tables]
+    tables.AUTO_QUANTIZER_MAPPING[METHOD] = before["quantizer"]
+    tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = before["config"]
+    tables.AutoRoundConfig = before["given"]  # type: ignore[attr-defined]
 
 
 # Where importing this module is what made transformers run, the tables were filled before.

@@ -97,7 +97,10 @@ def test_the_folder_holds_all_that_describes_it(
     plan = json.loads((out / "plan.json").read_text())
     version = plan.pop("version")
     assert isinstance(version, str)
-    assert plan == json.loads(json.dumps(dataclasses.asdict(result.plan)))
+    # What engines make of it depends on a table that changes, and not on the run.
+    planned = json.loads(json.dumps(dataclasses.asdict(result.plan)))
+    assert planned.pop("serving")
+    assert plan == planned
     report = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
     assert report == [dataclasses.asdict(block) for block in result.blocks]
 
