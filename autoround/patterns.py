@@ -40,35 +40,20 @@ def compile_pattern(pattern: str) -> Any:
         raise PatternError(f"not a regular expression: {error}") from None
 
 
-def matches_start(pattern: str, name: str, seconds: float = SECONDS) -> bool:
-    """Tell whether a name begins with what an expression describes.
+def matches(pattern: str, name: str, *, anywhere: bool = False, seconds: float = SECONDS) -> bool:
+    """Tell whether a name begins with what an expression describes, or holds it.
 
     Args:
         pattern: in the syntax of Python's ``re``.
         name: such as that of a layer.
+        anywhere: whether it may begin anywhere in the name, and not at its start only.
         seconds: that it may take.
 
     Raises:
         PatternError: it is not a regular expression, or takes too long.
     """
-    return _run(compile_pattern(pattern).match, pattern, name, seconds)
-
-
-def matches_part(pattern: str, name: str, seconds: float = SECONDS) -> bool:
-    """Tell whether a name holds what an expression describes.
-
-    Args:
-        pattern: in the syntax of Python's ``re``.
-        name: such as that of a layer.
-        seconds: that it may take.
-
-    Raises:
-        PatternError: it is not a regular expression, or takes too long.
-    """
-    return _run(compile_pattern(pattern).search, pattern, name, seconds)
-
-
-def _run(find: Any, pattern: str, name: str, seconds: float) -> bool:
+    compiled = compile_pattern(pattern)
+    find = compiled.search if anywhere else compiled.match
     try:
         return find(name, timeout=seconds) is not None
     except (TimeoutError, MemoryError):

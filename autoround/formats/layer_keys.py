@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.patterns import PatternError, matches_part
+from autoround.patterns import PatternError, matches
 
 #: Names with a number among them, and nothing that only regexes have: a place in a model.
 _NUMBERED = re.compile(r"(?:[\w-]+\.)*\d+(?:\.[\w-]+)*")
@@ -77,7 +77,7 @@ def finds(pattern: str, name: str) -> bool:
         FormatError: it is no regex, or takes too long.
     """
     try:
-        return matches_part(pattern, name)
+        return matches(pattern, name, anywhere=True)
     except PatternError as error:
         raise FormatError(
             f"quantization_config: {pattern[:200]!r} is neither a layer nor a regex: {error}"

@@ -14,7 +14,8 @@ from autoround.formats.written import part_shape
 from autoround.model.blocks import Matrix
 from autoround.model.names import files_of
 from autoround.model.skeleton import Skeleton
-from autoround.patterns import PatternError, matches_part
+from autoround.patterns import PatternError
+from autoround.patterns import matches as matches_pattern
 from autoround.planning.gguf_tensors import IGNORED
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Scheme
 
@@ -87,7 +88,7 @@ def matches(pattern: str, name: str) -> bool:
     """
     if pattern.startswith("re:"):
         try:
-            return matches_part(pattern[3:], name)
+            return matches_pattern(pattern[3:], name, anywhere=True)
         except PatternError as error:
             raise RecipeError(str(error)) from None
     if not _GLOB.search(pattern):

@@ -16,7 +16,7 @@ from autoround.formats.config_values import read_bits, read_flag, read_group_siz
 from autoround.formats.fitting import Candidate, choose_scheme, headers_in
 from autoround.formats.format import PackedLayer, packed_by
 from autoround.formats.layer_keys import flat_names, table
-from autoround.patterns import PatternError, matches_start
+from autoround.patterns import PatternError, matches
 from autoround.types import PER_CHANNEL, Scheme
 
 #: A config whose groups are in different formats, each of which names its own.
@@ -117,7 +117,7 @@ def _targeting(name: str, groups: Groups) -> Iterator[tuple[str, str]]:
 
 def _matches(pattern: str, name: str) -> bool:
     try:
-        return matches_start(pattern, name)
+        return matches(pattern, name)
     except PatternError as error:
         raise FormatError(f"target 're:{pattern[:200]}' is not a regex: {error}") from None
 

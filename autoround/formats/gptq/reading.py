@@ -15,7 +15,7 @@ from autoround.formats.format import PackedLayer, packed_by
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2, GPTQ_V1, GPTQ_V2
 from autoround.formats.layer_keys import table
 from autoround.formats.schemes import read_scheme
-from autoround.patterns import PatternError, matches_start
+from autoround.patterns import PatternError, matches
 
 #: Layouts by what configs call them, with and without the group of each input.
 _VERSIONS = {"gptq": (GPTQ_V1, AUTO_ROUND_V1), "gptq_v2": (GPTQ_V2, AUTO_ROUND_V2)}
@@ -73,7 +73,7 @@ def _offers(config: Mapping[str, Any], rules: Mapping[str, Any], name: str) -> I
     where = f"of layer {name}"
     for rule, values in rules.items():
         try:
-            matched = matches_start(rule.removeprefix("+:"), name)
+            matched = matches(rule.removeprefix("+:"), name)
         except PatternError as error:
             raise FormatError(f"dynamic rule {rule[:200]!r} is not a regex: {error}") from None
         if not rule.startswith("-:") and matched:
