@@ -39,7 +39,10 @@ OTHERS: tuple[Any, ...] = (
     *([], {}, [[]], {"": None}, "x" * 5000, "\ud800"),
 )
 #: Bytes that readers look for.
-WORDS = (b"\xff" * 8, b"\0" * 8, b"{", b"[" * 200, b'"', b"\n", b"\\u0000", b"1e999", b"- " * 50)
+WORDS = (
+    *(b"\xff" * 8, b"\0" * 8, b"{", b"[" * 200, b'"', b"\n", b"1e999", b"- " * 50),
+    *(b"\\u0000", b'"\\U00110000"', b"\\x", b"&a *a", b"!!python/object:os.system x"),
+)
 
 
 class Target(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -254,7 +254,7 @@ def at_revision(model: str, revision: str | None) -> str:
         return model
     from autoround.model.files.hub import parse_hub_name
 
-    name = None if Path(model).expanduser().exists() else parse_hub_name(model)
+    name = None if os.path.exists(os.path.expanduser(model)) else parse_hub_name(model)
     if name is None:
         raise UsageError(
             f"--revision {revision}: {model!r} is no hub id such as owner/name; leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +152,7 @@ def _own_name(model: str) -> str:
     from autoround.model.files.hub import parse_hub_name
 
     path = Path(model)
-    hub = None if path.expanduser().exists() else parse_hub_name(model)
+    hub = None if os.path.exists(os.path.expanduser(model)) else parse_hub_name(model)
     return path.name if hub is None else Path(hub.repo).name
 
 

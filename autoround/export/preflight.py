@@ -11,12 +11,32 @@ from autoround.storage.durable import existing_parent
 from autoround.types import Destination, Estimate
 
 
+def check_name(folder: Path) -> None:
+    """Refuse a name that no folder can have.
+
+    Args:
+        folder: of an output.
+
+    Raises:
+        OutputError: it is too long for the file system, or has characters that none takes.
+    """
+    try:
+        # What is written until it is complete has a longer name.
+        os.stat(folder.with_name(f"{folder.name}.journal.tmp"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"output folder {str(folder)[:100]} cannot be made: {reason}") from error
+
+
 def check_output(folder: Path) -> None:
     """Refuse an output folder that would be overwritten or cannot be made.
 
     Raises:
         OutputError: it is a file, is not empty, or its parent cannot be written to.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"output {folder} is a file; name a folder that does not exist yet")
     if folder.is_dir() and any(folder.iterdir()):

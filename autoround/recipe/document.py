@@ -127,13 +127,16 @@ def parse_value(data: bytes, source: str) -> tuple[Node | None, list[Problem]]:
         line = data.count(b"\n", 0, error.start) + 1
         return None, [Problem(Origin(source, line), "not UTF-8 text; save the file as UTF-8")]
     try:
-        root = _Composer(text).get_single_node()
+        composer = _Composer(text)
+        root = composer.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"character {chr(int(error.character))!a} is not allowed in YAML"
         return None, [Problem(Origin(source, line), message)]
     except yaml.MarkedYAMLError as error:
         return None, [_syntax_problem(error, source)]
+    except (ValueError, OverflowError) as error:  # of an escape such as \\U00110000
+        return None, [Problem(Origin(source, composer.line + 1), f"YAML syntax: {error}")]
     if root is None:
         message = "the file is empty; write at least 'extends: default'"
         return None, [Problem(Origin(source, 1), message)]

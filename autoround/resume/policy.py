@@ -12,6 +12,7 @@ from typing import Any
 from autoround._version import __version__
 from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
+from autoround.export.preflight import check_name
 from autoround.resume.fingerprint import differences, is_of_streamed_model, plan_values
 from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
 from autoround.settings import MachineSettings
@@ -100,10 +101,11 @@ def check_leftover(destination: Destination) -> int:
 
     Raises:
         UsageError: resume and restart are both asked for.
-        OutputError: there are some, and neither is.
+        OutputError: there are some, and neither is; or no folder can have that name.
     """
     if destination.resume and destination.restart:
         raise UsageError("resume goes on and restart begins again: ask for one of them")
+    check_name(destination.folder)
     done = blocks_in(destination.folder)
     if done and not destination.resume and not destination.restart:
         raise OutputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +59,16 @@ def find_model(model: str | Path) -> ModelFiles:
     Raises:
         ModelError: there is no such folder, or the hub does not have or give it.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    # Unlike methods of Path, these take any text for a name: ~nobody, one of 5,000 letters.
+    path = Path(os.path.expanduser(model))
+    if os.path.isdir(path):
         if (path / "INCOMPLETE").is_file():
             raise ModelError(
                 f"{path} is the unfinished output of a run that was cut off, not a model; run it "
                 "again, or delete the folder"
             )
         return ModelFiles(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ModelError(
             f"model {str(model)!r} is a file; name the folder that holds config.json and "
             "the .safetensors files"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoround.errors import OutputError
-from autoround.export.preflight import check_output, check_room, room_for_journal
+from autoround.export.preflight import check_name, check_output, check_room, room_for_journal
 from autoround.types import Destination, Estimate
 
 Usage = namedtuple("Usage", "total used free")
@@ -118,3 +118,11 @@ def test_a_run_that_keeps_none_needs_no_room_for_it(
     must = replace(ESTIMATE, streams_on_disk=True)
     with pytest.raises(OutputError, match=r"need 10.00 GB \(2.00 GB of them .* has 9.00 GB free"):
         room_for_journal(destination, must, max_shard_bytes=SHARD)
+
+
+@pytest.mark.parametrize("name", ["b" * 300, "b" * 250, "a\0b"])
+def test_names_that_no_folder_can_have_are_refused(name: str, tmp_path: Path) -> None:
+    for check in (check_name, check_output):
+        with pytest.raises(OutputError, match="cannot be made"):
+            check(tmp_path / name)
+    check_name(tmp_path / ("b" * 200))

@@ -185,3 +185,12 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     root, problems = parse_document(data, "r.yaml")
     assert root is not None or problems
+
+
+@pytest.mark.parametrize("escape", ["\\U00110000", "\\UFFFFFFFF", "\\x"])
+def test_an_escape_that_is_no_character_is_a_mistake_with_its_line(escape: str) -> None:
+    root, problems = parse_document(f'a: 1\nb: "{escape}"\n'.encode(), "r.yaml")
+    assert root is None
+    (problem,) = problems
+    assert problem.origin.line == 2
+    assert "YAML syntax" in problem.message

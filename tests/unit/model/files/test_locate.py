@@ -151,3 +151,11 @@ def test_what_cannot_be_quantized_is_refused(config: dict[str, Any], message: st
 def test_plain_models_are_not_refused() -> None:
     refuse_unquantizable({"model_type": "llama", "quantization_config": None}, where="here")
     refuse_unquantizable({"model_type": "llama", "is_encoder_decoder": False}, where="here")
+
+
+@pytest.mark.parametrize(
+    "name", ["~nosuchuser", "~nosuchuser/model", "a" * 5000, "a/" * 3000, "a\0b"]
+)
+def test_any_text_may_be_given_for_a_model(name: str) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        find_model(name)
