@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from typer.models import OptionInfo
+
+from autoround.cli._options import Engines
+from autoround.planning.engine_table import engine_table
 
 from .conftest import Command
 
@@ -156,6 +162,12 @@ def test_an_unknown_engine_is_a_mistake_in_usage(autoround: Command, model: Path
         assert (done.code, done.out) == (2, "")
         assert "--for tgi" in done.err
         assert "legal: vllm, sglang, llama.cpp, mlx, transformers" in done.err
+
+
+def test_help_names_every_engine() -> None:
+    (option,) = [x for x in get_args(Engines) if isinstance(x, OptionInfo)]
+    words = re.findall(r"[\w.-]+", option.help or "")
+    assert engine_table().keys() <= set(words)
 
 
 def test_json_has_what_engines_do(autoround: Command, model: Path) -> None:
