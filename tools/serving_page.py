@@ -27,7 +27,7 @@ from autoround.planning.engine_table import (  # noqa: E402
 
 HEAD = """# Serving
 
-What serving engines and loaders do with the formats that are written here, and the command for each.
+What serving engines and loaders do with the formats written here, and the command for each.
 This page is written by `tools/serving_page.py` from `autoround/planning/engines.yaml`;
 `autoround plan` and `autoround quantize` hold every plan against the same table, before any work:
 
