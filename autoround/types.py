@@ -194,10 +194,10 @@ class EngineFinding:
 
     engine: its name in the table of engines. version, looked_at: what was looked at, and the day.
     format: of the output. effect: takes, refuses, slow, reads otherwise or unknown. says: what
-    happens, in words. instead: what to choose, or the command that serves the format where it is
-    taken. evidence: run, loaded (and compared) or source (read), and what was seen with it.
-    rule: of the table; empty for what is about the format as such. on: the machines it is about;
-    empty for all. layers: how many matrices, 0 for all of the format. example: one of them.
+    happens. instead: what to choose, or the command that serves a format that is taken. evidence:
+    run, loaded (and compared) or source (read). rule: of the table; empty for the format as such.
+    on: the machines, empty for all. before: the version that ends it, where it is about earlier
+    ones than that looked at. layers: how many matrices, 0 for all. example: one of them.
     """
 
     engine: str
@@ -210,6 +210,7 @@ class EngineFinding:
     evidence: str
     rule: str = ""
     on: str = ""
+    before: str = ""
     layers: int = 0
     example: str = ""
 

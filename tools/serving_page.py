@@ -27,7 +27,7 @@ from autoround.planning.engine_table import (  # noqa: E402
 
 HEAD = """# Serving
 
-What serving engines do with the formats that are written here, and the command that serves each.
+What serving engines and loaders do with the formats written here, and the command for each.
 This page is written by `tools/serving_page.py` from `autoround/planning/engines.yaml`;
 `autoround plan` and `autoround quantize` hold every plan against the same table, before any work:
 
@@ -49,20 +49,28 @@ _OPTION = re.compile(r"--(?:format|group-size|set|dtype) [^\s,]+|--[\w-]+")
 _SAYS = {
     "sym": ("symmetric", "asymmetric"),
     "experts": ("experts", "no experts"),
+    "stacked": ("experts that the class holds stacked", "not stacked in the class"),
+    "renamed": (
+        "experts under other names than the class's",
+        "experts under the class's names",
+    ),
+    "narrow": (
+        "experts in widths that Marlin's kernel does not take",
+        "experts in widths that Marlin's kernel takes",
+    ),
+    "of_most": ("of the most common scheme", "not of the most common scheme, or kept in 16 bit"),
     "head": ("the output head", "not the output head"),
+    "crosses_words": ("values across words (3, 5, 6, 7 bits)", "whole values in words"),
     "short_groups": ("the last group of a row shorter", "whole groups"),
     "merged_differ": ("merged with layers of another scheme", "merged layers that agree"),
-    "unnamed_merged": (
-        "merged, not of the most common scheme, and no rule by the merged name",
-        "named by a rule",
+    "cut_words": (
+        "merged, their zero points ending inside a word",
+        "zero points in whole words",
     ),
-    "kept_unnamed": (
-        "kept in 16 bit and merged, and not kept by the merged name",
-        "kept by the merged name",
-    ),
-    "untargeted": ("not targeted by name in the config", "targeted by name in the config"),
     "several_schemes": ("several schemes in the model", "one scheme in the model"),
     "experts_differ": ("experts of several schemes", "experts of one scheme"),
+    "experts_symmetric": ("no asymmetric experts in the model", "asymmetric experts in the model"),
+    "uneven": ("other kept layers in every block", "the same kept layers in every block"),
     "desc_act": ("`desc_act`", "no `desc_act`"),
 }
 
@@ -121,7 +129,7 @@ def _rule_row(rule: Rule) -> str:
     cells = (
         _formats(rule.packings),
         describe_conditions(rule.when) or "all",
-        rule.on or "everywhere",
+        f"versions before {rule.before}" if rule.before else rule.on or "everywhere",
         f"{does[rule.effect]}: {rule.says}",
         _code(rule.instead),
         rule.evidence,
@@ -147,14 +155,11 @@ def describe_conditions(when: Conditions) -> str:
         words.append(f"groups other than {_in_words(map(str, when.other_group_sizes))}")
     if when.kinds:
         words.append(f"block types {_in_words(f'`{kind}`' for kind in when.kinds)}")
-    if when.dtypes:
-        words.append(f"kept tensors in {_in_words(when.dtypes)}")
     for unit, what in (
         (when.inputs_not_multiple_of, "inputs"),
         (when.outputs_not_multiple_of, "outputs"),
     ):
         words += [f"{what} no multiple of {unit}"] if unit else []
-    words += [f"`{key}: {str(value).lower()}` in the config" for key, value in when.config.items()]
     return ", ".join(words)
 
 

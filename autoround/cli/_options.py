@@ -66,8 +66,9 @@ Engines: TypeAlias = Annotated[
     typer.Option(
         "--for",
         metavar="ENGINE",
-        help="Say what this serving engine does with every format: vllm, sglang, llama.cpp, mlx "
-        "or transformers; repeatable, or several with commas.",
+        help="Say what this serving engine or loader does with every format: vllm, sglang, "
+        "llama.cpp, mlx, transformers, gptqmodel, auto-round or compressed-tensors; repeatable, or "
+        "several with commas.",
         show_default=False,
     ),
 ]

@@ -62,22 +62,6 @@ def merged_under(name: str, *, experts_only: bool = False) -> str:
     return next((f"{parent}.{{{','.join(names)}}}" for names in MERGED if own in names), "")
 
 
-def engine_name(name: str) -> str:
-    """Return what serving engines call the layer that they merge one into.
-
-    Args:
-        name: of the layer in the files.
-
-    Returns:
-        Such as ``model.layers.0.self_attn.qkv_proj``; the name itself for one that is not merged.
-    """
-    module = experts_of(name)
-    if module:
-        return module
-    parent, _, own = name.rpartition(".")
-    return next((f"{parent}.{merged[0]}" for names, merged in MERGED.items() if own in names), name)
-
-
 def describe_schemes(layers: Iterable[LayerPlan]) -> str:
     """Return the schemes of layers that are merged, in words.
 

@@ -22,6 +22,10 @@ from autoround.types import EngineFinding, Plan
 
 #: Formats of other packages have packings that no engine of the table is said to read.
 UNKNOWN = "nothing is known of this format"
+_WORD = 32
+#: Conditions that are facts of the same name.
+_OF_LAYER = ("experts", "stacked", "renamed", "narrow", "head", "of_most", "cut_words")
+_OF_FORMAT = ("uneven", "desc_act")
 
 
 def with_engine_findings(plan: Plan) -> Plan:
@@ -33,7 +37,6 @@ def with_engine_findings(plan: Plan) -> Plan:
     findings: list[EngineFinding] = []
     for one_pass in plan.passes:
         for output in one_pass.outputs:
-            # The config of a format that nobody knows may have any shape.
             known = _is_known(output.packing)
             facts = format_facts(one_pass, output) if known else None
             findings += findings_of(output.format, facts)
@@ -82,7 +85,9 @@ def _of_engine(
         if matches_packing(facts.packing, rule.packings)
         for finding in _of_rule(name, engine, format_name, rule, facts)
     ]
-    if any(x.effect in ("refuses", "reads otherwise") and not x.on for x in findings):
+    if any(
+        x.effect in ("refuses", "reads otherwise") and not x.on and not x.before for x in findings
+    ):
         return findings
     needs = f" (with {served.needs})" if served.needs else ""
     taken = _whole(
@@ -94,16 +99,14 @@ def _of_engine(
 def _of_rule(
     name: str, engine: Engine, format_name: str, rule: Rule, facts: FormatFacts
 ) -> Iterator[EngineFinding]:
-    layers = [layer for layer in facts.layers if meets(rule.when, layer, facts)]
-    kept = facts.kept_unnamed if rule.when.kept_unnamed else ()
-    if kept:
-        count, example = len(kept), f"{kept[0]} (16 bit)"
-    elif layers:
-        count = sum(layer.count for layer in layers)
-        first = layers[0]
-        example = first.merged if rule.when.merged_differ else f"{first.name} ({first.scheme})"
-    else:
+    # A kept layer has no bits and no groups: only a rule about other schemes can be about it.
+    about = facts.layers if rule.when.of_most is not False else (*facts.layers, *facts.kept)
+    layers = [layer for layer in about if meets(rule.when, layer, facts)]
+    if not layers:
         return
+    first = layers[0]
+    scheme = first.scheme or "16 bit"
+    example = first.merged if rule.when.merged_differ else f"{first.name} ({scheme})"
     whole = _whole(
         name, engine, format_name, effect=rule.effect, says=rule.says, instead=rule.instead
     )
@@ -111,8 +114,9 @@ def _of_rule(
         whole,
         rule=rule.id,
         on=rule.on,
+        before=rule.before,
         evidence=rule.evidence,
-        layers=count,
+        layers=sum(layer.count for layer in layers),
         example=example,
     )
 
@@ -142,26 +146,22 @@ def meets(when: Conditions, layer: LayerFacts, facts: FormatFacts) -> bool:
         facts: about the whole output.
     """
     scheme = layer.scheme
-    size = group_key(scheme)
+    size = group_key(scheme) if scheme else 0
     truths = {
-        "sym": scheme.sym,
-        "experts": layer.experts,
-        "head": layer.head,
+        "sym": scheme and scheme.sym,
+        "crosses_words": scheme is not None and _WORD % scheme.bits != 0,
         "short_groups": size > 0 and layer.inputs % size != 0,
         "merged_differ": bool(layer.merged),
-        "unnamed_merged": layer.unnamed,
-        # A rule about kept layers is about none that is quantized.
-        "kept_unnamed": False,
-        "untargeted": layer.untargeted,
         "several_schemes": len(facts.schemes) > 1,
         "experts_differ": len(facts.experts) > 1,
-        "desc_act": facts.desc_act,
+        "experts_symmetric": all(x is None or x.sym for x in facts.experts),
+        **{key: getattr(layer, key) for key in _OF_LAYER},
+        **{key: getattr(facts, key) for key in _OF_FORMAT},
     }
     of_lists = (
-        (when.bits, scheme.bits),
+        (when.bits, scheme and scheme.bits),
         (when.group_sizes, size),
-        (when.kinds, scheme.kind),
-        (when.dtypes, facts.dtype),
+        (when.kinds, scheme and scheme.kind),
     )
     multiples = (
         (when.inputs_not_multiple_of, layer.inputs),
@@ -172,5 +172,4 @@ def meets(when: Conditions, layer: LayerFacts, facts: FormatFacts) -> bool:
         and all(not legal or value in legal for legal, value in of_lists)
         and size not in when.other_group_sizes
         and all(not unit or value % unit for unit, value in multiples)
-        and all(facts.config.get(key) == value for key, value in when.config.items())
     )

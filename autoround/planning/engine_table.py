@@ -33,17 +33,20 @@ class _Strict(BaseModel):
 class Conditions(_Strict):
     """What one layer must be for a rule to speak of it; what is left out is met by all.
 
-    bits, group_sizes, kinds (block types of GGUF), dtypes (of kept tensors): any of a list.
-    other_group_sizes: none of it. sym, experts (a matrix of experts), head (the output head).
-    short_groups: the last group of a row is shorter. merged_differ: engines merge the layer with
-    others, which have another scheme. unnamed_merged: they merge it, its scheme is not the most
-    common one, and no rule in the config fits the name of what they make of it. kept_unnamed: of
-    layers that are kept in 16 bit: they merge these, and nothing in the config keeps what they
-    make of them; such a rule has no other condition. untargeted: the
-    config has groups, and none targets it by its name. several_schemes, experts_differ: the model
-    has several schemes; its experts have, kept ones counted. desc_act: inputs are reordered.
-    inputs_not_multiple_of, outputs_not_multiple_of: outputs of merged layers are counted together.
-    config: keys of the ``quantization_config`` and their values.
+    bits, group_sizes, kinds (block types of GGUF): any of a list. other_group_sizes: none of it.
+    sym, experts (a matrix of experts), head (the output head). crosses_words: values lie across
+    two 32-bit words. short_groups: the last group of a row is shorter. inputs_not_multiple_of,
+    outputs_not_multiple_of: outputs of merged layers are counted together.
+
+    Of experts: stacked, whether the model's class holds them in one tensor; renamed, under other
+    names than the files; narrow, of a width that Marlin's kernel for experts does not take.
+    of_most: the scheme is that of most layers. A rule about others is about layers that are kept in
+    16 bit, too; no other rule is. merged_differ: engines merge the layer with others, which have
+    another scheme. cut_words: they merge it, and its outputs' zero points end inside a word.
+
+    Of the whole model: several_schemes; experts_differ in scheme, kept ones counted;
+    experts_symmetric, all that are quantized; uneven, layers are kept, others in every block;
+    desc_act, inputs are reordered.
     """
 
     bits: tuple[int, ...] = ()
@@ -51,27 +54,31 @@ class Conditions(_Strict):
     group_sizes: tuple[int, ...] = ()
     other_group_sizes: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ()
+    crosses_words: bool | None = None
     experts: bool | None = None
+    stacked: bool | None = None
+    renamed: bool | None = None
+    narrow: bool | None = None
     head: bool | None = None
     short_groups: bool | None = None
+    of_most: bool | None = None
     merged_differ: bool | None = None
-    unnamed_merged: bool | None = None
-    kept_unnamed: bool | None = None
-    untargeted: bool | None = None
+    cut_words: bool | None = None
     several_schemes: bool | None = None
     experts_differ: bool | None = None
+    experts_symmetric: bool | None = None
+    uneven: bool | None = None
     desc_act: bool | None = None
     inputs_not_multiple_of: int | None = None
     outputs_not_multiple_of: int | None = None
-    config: dict[str, bool | int | str] = Field(default_factory=dict)
 
 
 class Rule(_Strict):
     """What an engine does with some layers of a format.
 
-    packings: names or globs. on: the machines that it is about; empty for all. says: what happens.
-    instead: what to choose. evidence: how that is known.
+    packings: names or globs. on: the machines that it is about; empty for all. before: the version
+    that it is no longer about, where not the one of the table is meant but earlier ones. says: what
+    happens. instead: what to choose. evidence: how that is known.
     """
 
     id: str
@@ -79,6 +86,7 @@ class Rule(_Strict):
     when: Conditions = Conditions()
     effect: Effect
     on: str = ""
+    before: str = ""
     says: str = Field(min_length=1)
     instead: str = Field(min_length=1)
     evidence: Evidence

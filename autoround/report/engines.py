@@ -42,7 +42,7 @@ def describe_finding(finding: EngineFinding) -> str:
         finding: of a plan.
     """
     title = engine_table()[finding.engine].title
-    start = f"{title} {finding.version}"
+    start = f"{title} {f'before {finding.before}' if finding.before else finding.version}"
     known = f"[{finding.evidence}, {finding.looked_at}]"
     if finding.effect == "takes":
         return f"{start} takes {finding.format}: {finding.instead} {known}"
@@ -67,7 +67,9 @@ def _summary(name: str, findings: Sequence[EngineFinding]) -> str:
     words: dict[str, set[str]] = {}
     for finding in about:
         word = "limited" if finding.on else finding.effect
-        words.setdefault(finding.engine, set()).add(word)
+        # Earlier versions are named beside the one that was looked at.
+        before = f" before {finding.before}" if finding.before else ""
+        words.setdefault(f"{finding.engine}{before}", set()).add(word)
     by_worst: dict[str, list[str]] = {}
     for engine, effects in words.items():
         worst = next(word for word in _WORDS if word in effects)

@@ -1,4 +1,4 @@
-"""What the plan's notes say of each format, held against the files that are written."""
+"""What a plan says of formats and of engines, held against the files that are written."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ def test_zero_points_and_packings_are_as_the_notes_say(tmp_path: Path, group_siz
         assert any("holds no zero point of 0" in note for note in notes) == (name == "auto_gptq")
         short = tensors["model.layers.0.mlp.down_proj.scales"].shape[0] * group_size != 96
         assert any("last group of such a row is shorter" in note for note in notes) == short
+        rules = {x.rule for x in result.plan.serving if (x.engine, x.format) == ("vllm", name)}
         if name == "auto_round":
-            refused = any("refuse packing auto_round" in note for note in notes)
             packing = config["quantization_config"]["packing_format"]
-            assert (packing == "auto_round") == refused == (group_size == 64)
+            plain = "plain-packing" in rules
+            assert (packing == "auto_round") == plain == (group_size == 64)
         else:
-            assert any("vLLM refuses" in note for note in notes)
+            assert "gptq-zero-points" in rules
 
 
 def test_a_tied_head_is_written_as_the_note_says(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_tied_head_is_written_as_the_note_says(tmp_path: Path) -> None:
 def test_plain_weights_of_differing_parts_are_nobodys_trouble(tmp_path: Path) -> None:
     rules = [{"match": "q_proj", "bits": 8}]
     result = run(tmp_path / "out", ("auto_round", "fake"), layers=rules)
-    (note,) = [note for note in result.plan.notes if "merge layers" in note]
-    assert note.partition(": ")[0] == "auto_round"
+    differing = {x.format for x in result.plan.serving if x.rule == "merged-differ"}
+    assert differing == {"auto_round"}
     _, tensors = files(tmp_path / "out", "fake")
     assert {name.rpartition(".")[2] for name in tensors} == {"weight"}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from autoround.formats import engine_notes
 from autoround.formats.auto_round import config as auto_round_config
 from autoround.formats.auto_round import reading
 from autoround.formats.awq.layout import AUTO_ROUND_AWQ
 from autoround.formats.format import BaseFormat, Layout, PackedLayer, Weight
 from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
-from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+from autoround.types import OutputPlan, Plan, Scheme
 
 
 class AutoRoundFormat(BaseFormat):
@@ -51,10 +50,6 @@ class AutoRoundFormat(BaseFormat):
     def reads(self, config: Mapping[str, Any]) -> bool:
         """Tell whether a config is of auto-round, whichever way it spells its name."""
         return reading.is_auto_round(config)
-
-    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
-        return engine_notes.auto_round_notes(self.name, output.packing, layers)
 
     def packed_layers(
         self,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats import engine_notes
 from autoround.formats.awq import config as awq_config
 from autoround.formats.awq.layout import AWQ
 from autoround.formats.fitting import Candidate, choose_scheme, headers_in
 from autoround.formats.format import Float16Format, Layout, PackedLayer, packed_by
 from autoround.formats.schemes import read_scheme
-from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
+from autoround.types import OutputPlan, Plan, Scheme
 
 
 class AwqFormat(Float16Format):
@@ -39,11 +38,6 @@ class AwqFormat(Float16Format):
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return awq_config.config(plan)
-
-    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
-        experts = engine_notes.stacked_notes(self.name, layers)
-        return [*engine_notes.awq_notes(self.name, layers), *experts]
 
     def packed_layers(
         self,

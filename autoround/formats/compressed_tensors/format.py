@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from autoround.formats.compressed_tensors import clients, reading
 from autoround.formats.compressed_tensors import config as compressed_config
+from autoround.formats.compressed_tensors import reading
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.formats.format import Float16Format, Layout, PackedLayer
-from autoround.types import LayerPlan, OutputPlan, Plan
+from autoround.types import OutputPlan, Plan
 
 
 class CompressedTensorsFormat(Float16Format):
@@ -24,10 +24,6 @@ class CompressedTensorsFormat(Float16Format):
     def config(self, plan: Plan, output: OutputPlan) -> dict[str, Any]:
         """Return the ``quantization_config`` that describes a plan to loaders."""
         return compressed_config.config(plan)
-
-    def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
-        return clients.notes(layers)
 
     def packed_layers(
         self,

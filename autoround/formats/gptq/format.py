@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from autoround.formats import engine_notes
 from autoround.formats.format import Float16Format, Layout, PackedLayer
 from autoround.formats.gptq import config as gptq_config
 from autoround.formats.gptq import reading
@@ -36,15 +35,13 @@ class GptqFormat(Float16Format):
         return {"quantize_config.json": quantization}
 
     def notes(self, layers: Sequence[LayerPlan], output: OutputPlan) -> list[str]:
-        """Return what a reader of the plan should know about clients."""
-        notes = engine_notes.gptq_notes(self.name, layers)
-        if self.layouts[0].lowest_zero and any(x.scheme and not x.scheme.sym for x in layers):
-            notes.append(
-                f"{self.name}: it holds no zero point of 0, so asymmetric groups keep to 1 and "
-                "above in all formats of this run; GPTQModel reads asymmetric files of other "
-                "programs only as gptq_v2, which has no such limit"
-            )
-        return notes
+        """Return what version 1 does to zero points."""
+        if all(not x.scheme or x.scheme.sym for x in layers) or not self.layouts[0].lowest_zero:
+            return []
+        return [
+            f"{self.name}: it holds no zero point of 0, so asymmetric groups keep to 1 and above "
+            "in all formats of this run; gptq_v2 has no such limit"
+        ]
 
     def packed_layers(
         self,

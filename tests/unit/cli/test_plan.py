@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from typer.models import OptionInfo
+
+from autoround.cli._options import Engines
+from autoround.planning.engine_table import engine_table
 
 from .conftest import Command
 
@@ -135,6 +141,21 @@ def test_what_engines_do_is_said_when_asked(autoround: Command, model: Path) -> 
     assert written == asked
 
 
+def test_facts_about_clients_are_said_when_asked_and_once(autoround: Command, model: Path) -> None:
+    options = [*NEAREST, "--bits", 3, "--asym", "--format", "compressed-tensors,gptq_v2"]
+    short = autoround("plan", model, *options)
+    lines = [line for line in short.out.splitlines() if line.startswith("serving")]
+    assert len(lines) == 2
+    # Earlier versions of the library misread these without an error, which nobody would ask about.
+    assert "read otherwise by compressed-tensors before 0.18.0" in lines[0]
+    assert not any(line.startswith("note") and "vLLM" in line for line in short.out.splitlines())
+    asked = autoround("plan", model, *options, "--for", "compressed-tensors")
+    assert (
+        "serving      library compressed-tensors before 0.18.0 reads 14 layers of "
+        "compressed-tensors otherwise, such as"
+    ) in asked.out
+
+
 def test_an_unknown_engine_is_a_mistake_in_usage(autoround: Command, model: Path) -> None:
     for command in ("plan", "quantize"):
         done = autoround(command, model, *NEAREST, "--for", "vllm", "--for", "tgi")
@@ -143,10 +164,17 @@ def test_an_unknown_engine_is_a_mistake_in_usage(autoround: Command, model: Path
         assert "legal: vllm, sglang, llama.cpp, mlx, transformers" in done.err
 
 
+def test_help_names_every_engine() -> None:
+    (option,) = [x for x in get_args(Engines) if isinstance(x, OptionInfo)]
+    words = re.findall(r"[\w.-]+", option.help or "")
+    assert engine_table().keys() <= set(words)
+
+
 def test_json_has_what_engines_do(autoround: Command, model: Path) -> None:
     every = json.loads(autoround("plan", model, *NEAREST, "--json").out)["plan"]["serving"]
     assert {finding["engine"] for finding in every} == {
-        *("vllm", "sglang", "llama.cpp", "mlx", "transformers")
+        *("vllm", "sglang", "llama.cpp", "mlx", "transformers"),
+        *("gptqmodel", "auto-round", "compressed-tensors"),
     }
     asked = json.loads(autoround("plan", model, *NEAREST, "--json", "--for", "vllm").out)
     (finding,) = asked["plan"]["serving"]

@@ -6,7 +6,6 @@ import pytest
 
 from autoround.formats.merged_layers import (
     describe_schemes,
-    engine_name,
     engine_names,
     experts_modules,
     merged_under,
@@ -17,24 +16,22 @@ PATH = "model.layers.0"
 
 
 @pytest.mark.parametrize(
-    ("name", "group", "merged"),
+    ("name", "group"),
     [
-        ("self_attn.k_proj", "self_attn.{q_proj,k_proj,v_proj}", "self_attn.qkv_proj"),
-        ("mlp.up_proj", "mlp.{gate_proj,up_proj}", "mlp.gate_up_proj"),
-        ("feed_forward.w3", "feed_forward.{w1,w3}", "feed_forward.gate_up_proj"),
-        ("mlp.experts.7.w2", "mlp.experts.*", "mlp.experts"),
-        ("mlp.experts.7.gate_proj", "mlp.experts.*", "mlp.experts"),
+        ("self_attn.k_proj", "self_attn.{q_proj,k_proj,v_proj}"),
+        ("mlp.up_proj", "mlp.{gate_proj,up_proj}"),
+        ("feed_forward.w3", "feed_forward.{w1,w3}"),
+        ("mlp.experts.7.w2", "mlp.experts.*"),
+        ("mlp.experts.7.gate_proj", "mlp.experts.*"),
     ],
 )
-def test_merged_layers_share_a_name(name: str, group: str, merged: str) -> None:
+def test_merged_layers_share_a_name(name: str, group: str) -> None:
     assert merged_under(f"{PATH}.{name}") == f"{PATH}.{group}"
-    assert engine_name(f"{PATH}.{name}") == f"{PATH}.{merged}"
 
 
 def test_others_are_not_merged() -> None:
     for name in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate"):
         assert merged_under(f"{PATH}.{name}") == ""
-        assert engine_name(f"{PATH}.{name}") == f"{PATH}.{name}"
 
 
 def test_attentions_of_different_layers_are_not_one() -> None:

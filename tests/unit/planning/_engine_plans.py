@@ -19,12 +19,12 @@ def layer(name: str, scheme: Scheme | None = W4, **changes: Any) -> LayerPlan:
     return LayerPlan(f"{PATH}.{name}", scheme=scheme, **values)
 
 
-def experts(name: str, scheme: Scheme | None = W4) -> LayerPlan:
-    files = (f"{PATH}.mlp.experts.{{}}.{name}_proj",)
-    return layer(f"mlp.experts.{name}", scheme, shape=(1024, 256), experts=4, files=files)
+def experts(name: str, scheme: Scheme | None = W4, **changes: Any) -> LayerPlan:
+    values = {"shape": (1024, 256), "files": (f"{PATH}.mlp.experts.{{}}.{name}_proj",), **changes}
+    return layer(f"mlp.experts.{name}", scheme, experts=4, **values)
 
 
-def plan_of(packing: str, *layers: LayerPlan, dtype: str = "float16") -> Plan:
+def plan_of(packing: str, *layers: LayerPlan) -> Plan:
     one = next(x for x in BUILT_IN if any(layout.name == packing for layout in x.layouts))
     return Plan(
         model="m",
@@ -32,13 +32,13 @@ def plan_of(packing: str, *layers: LayerPlan, dtype: str = "float16") -> Plan:
         blocks=(BlockPlan(0, PATH, layers),),
         kept=(),
         recipe={},
-        outputs=(OutputPlan(one.name, packing, dtype),),
-        dtype=dtype,
+        outputs=(OutputPlan(one.name, packing, "float16"),),
+        dtype="float16",
         device="cpu",
         calibration="none",
     )
 
 
-def facts(packing: str, *layers: LayerPlan, dtype: str = "float16", **changes: Any) -> FormatFacts:
-    plan = plan_of(packing, *(layers or (layer("self_attn.q_proj"),)), dtype=dtype)
+def facts(packing: str, *layers: LayerPlan, **changes: Any) -> FormatFacts:
+    plan = plan_of(packing, *(layers or (layer("self_attn.q_proj"),)))
     return dataclasses.replace(format_facts(plan, plan.outputs[0]), **changes)

@@ -11,7 +11,7 @@ import pytest
 from autoround.planning.engine_facts import FormatFacts, format_facts
 from autoround.planning.engine_findings import findings_of, meets, with_engine_findings
 from autoround.planning.engine_table import Rule, engine_table, matches_packing
-from autoround.types import EngineFinding, LayerPlan, OutputPlan, Scheme
+from autoround.types import BlockPlan, EngineFinding, LayerPlan, OutputPlan, Scheme
 
 from ._engine_plans import PATH, W4, experts, facts, layer, plan_of
 
@@ -30,14 +30,28 @@ def several(packing: str, *layers: LayerPlan) -> Make:
     return lambda: facts(packing, *layers)
 
 
-def with_head(*, untargeted: bool) -> FormatFacts:
-    head = LayerPlan("lm_head", (512, 256), W4)
-    plan = dataclasses.replace(plan_of("pack-quantized", Q), kept=(head,))
-    output = format_facts(plan, plan.outputs[0])
-    assert [x.head for x in output.layers] == [False, True]
-    first, last = output.layers
-    last = dataclasses.replace(last, untargeted=untargeted)
-    return dataclasses.replace(output, layers=(first, last))
+def outside(name: str) -> Make:
+    """Make an output with a quantized layer outside the blocks."""
+    kept = (LayerPlan(name, (512, 256), W4),)
+    plan = dataclasses.replace(plan_of("gptq", Q), kept=kept)
+    return lambda: format_facts(plan, plan.outputs[0])
+
+
+def two_blocks(first: Scheme | None, second: Scheme | None) -> Make:
+    """Make an output of two blocks whose second layers are given."""
+    blocks = tuple(
+        BlockPlan(
+            i,
+            f"h.{i}",
+            tuple(
+                LayerPlan(f"h.{i}.{n}", (256, 256), s, block=f"h.{i}")
+                for n, s in (("a", W4), ("b", scheme))
+            ),
+        )
+        for i, scheme in enumerate((first, second))
+    )
+    plan = dataclasses.replace(plan_of("gptq", Q), blocks=blocks)
+    return lambda: format_facts(plan, plan.outputs[0])
 
 
 W8, A4 = Scheme(8, 128, True), Scheme(4, 128, False)
@@ -47,10 +61,8 @@ V, DOWN = layer("self_attn.v_proj"), layer("mlp.down_proj")
 GATE, UP = layer("mlp.gate_proj"), layer("mlp.up_proj")
 Q64, K64, V64, O64 = (layer(f"self_attn.{x}_proj", G64) for x in "qkvo")
 EXPERTS = [experts("gate"), experts("up"), experts("down")]
-GPTQ_NAMES = (
-    several("gptq", Q64, K64, V64, GATE, UP, DOWN, layer("mlp.other")),
-    several("gptq", Q, K, V, O64, GATE, UP, DOWN),
-)
+MIXTRAL = experts("down", files=(f"{PATH}.block_sparse_moe.experts.{{}}.w2",))
+NARROW = {"shape": (1024, 192)}
 MERGED = (several("pack-quantized", Q, K, V64), several("pack-quantized", Q, K, V, O64))
 #: For every rule, an output that meets it and one near it that does not.
 CASES: dict[str, tuple[Make, Make]] = {
@@ -64,19 +76,14 @@ CASES: dict[str, tuple[Make, Make]] = {
     "vllm/gptq-groups": (one("gptq", size=16), one("gptq", size=0)),
     "vllm/gptq-order": (one("gptq", desc_act=True), one("gptq", size=-1, desc_act=True)),
     "vllm/short-groups": (one("gptq", shape=(256, 320)), one("gptq", shape=(256, 384))),
-    "vllm/gptq-names": GPTQ_NAMES,
-    "vllm/merged-differ": MERGED,
-    "vllm/packed-head": (
-        lambda: with_head(untargeted=True),
-        lambda: with_head(untargeted=False),
+    "vllm/gptq-experts": (
+        several("gptq", Q, K, V, GATE, UP, experts("up", W8, **NARROW)),
+        several("gptq", Q, K, V, GATE, UP, experts("up", W8)),
     ),
+    "vllm/merged-differ": MERGED,
     "vllm/auto-awq-cpu": (one("auto_round:auto_awq"), one("auto_round:auto_awq", sym=False)),
     "vllm/awq-bits": (one("awq", 8), one("awq")),
     "vllm/awq-groups": (one("awq", size=256), one("awq", size=-1)),
-    "vllm/awq-symmetric": (
-        one("awq", config={"zero_point": False}),
-        one("awq", config={"zero_point": True}),
-    ),
     "vllm/auto-awq-symmetric": (
         one("auto_round:auto_awq"),
         one("auto_round:auto_awq", sym=False),
@@ -85,7 +92,26 @@ CASES: dict[str, tuple[Make, Make]] = {
         one("auto_round:auto_awq", size=16, sym=False),
         one("auto_round:auto_awq", size=32, sym=False),
     ),
-    "vllm/packed-groups": (one("pack-quantized", size=16), one("pack-quantized", size=32)),
+    "vllm/packed-groups": (
+        one("pack-quantized", size=16),
+        one("pack-quantized", size=16, sym=False),
+    ),
+    "vllm/packed-group-zero-points": (
+        one("pack-quantized", size=16, sym=False),
+        one("pack-quantized", size=-1, sym=False),
+    ),
+    "vllm/packed-words": (
+        several("pack-quantized", layer("mlp.up_proj", A4, shape=(500, 256))),
+        several("pack-quantized", layer("mlp.down_proj", A4, shape=(500, 256))),
+    ),
+    "vllm/packed-expert-rows": (
+        several("pack-quantized", experts("up", Scheme(3, 0, True))),
+        several("pack-quantized", experts("up", Scheme(8, -1, True))),
+    ),
+    "vllm/packed-expert-8": (
+        several("pack-quantized", experts("up", Scheme(8, 32, False))),
+        one("pack-quantized", 8, 32, sym=False),
+    ),
     "vllm/humming-bits": (one("pack-quantized", 6), one("pack-quantized", 8)),
     "vllm/packed-8-zero-points": (one("pack-quantized", 8, sym=False), one("pack-quantized", 8)),
     "vllm/cpu-bits": (one("gptq", 8), one("gptq", 4)),
@@ -100,25 +126,12 @@ CASES: dict[str, tuple[Make, Make]] = {
     "sglang/gptq-bits": (one("auto_round:auto_gptq", 2), one("auto_round:auto_gptq", 8)),
     "sglang/gptq-groups": (one("pack-quantized", size=256), one("pack-quantized", size=64)),
     "sglang/short-groups": (one("gptq", shape=(256, 320)), one("gptq", shape=(256, 384))),
-    "sglang/gptq-names": GPTQ_NAMES,
-    "sglang/kept-names": (
-        several("awq", *(layer(f"self_attn.{x}_proj", None) for x in "qkv"), DOWN),
-        several("awq", Q, K, V, layer("mlp.down_proj", None)),
-    ),
     "sglang/merged-differ": MERGED,
     "sglang/awq-bits": (one("auto_round:auto_awq", 8), one("auto_round:auto_awq")),
     "sglang/awq-groups": (one("awq", size=16), one("awq", size=32)),
-    "sglang/awq-symmetric": (
-        one("awq", config={"zero_point": False}),
-        one("awq", config={"zero_point": True}),
-    ),
     "sglang/auto-awq-symmetric": (
         one("auto_round:auto_awq"),
         one("auto_round:auto_awq", sym=False),
-    ),
-    "sglang/awq-bfloat16": (
-        one("awq", dtype="bfloat16", config={"zero_point": False}),
-        one("awq", dtype="float16", config={"zero_point": False}),
     ),
     "sglang/packed-bits": (one("pack-quantized", 3), one("pack-quantized", 8)),
     "sglang/packed-8-zero-points": (one("pack-quantized", 8, sym=False), one("pack-quantized", 8)),
@@ -147,9 +160,23 @@ CASES: dict[str, tuple[Make, Make]] = {
     "mlx/gptq-index": (one("gptq"), one("awq")),
     "mlx/packed": (one("pack-quantized"), one("mlx")),
     "transformers/gptq-zero-points": (one("gptq", sym=False), one("gptq_v2", sym=False)),
+    "transformers/gptq-schemes": (
+        several("gptq", layer("self_attn.o_proj", W8), DOWN),
+        several("gptq", layer("self_attn.o_proj", None), DOWN),
+    ),
+    "transformers/gptq-uneven": (two_blocks(W4, None), two_blocks(None, None)),
+    "transformers/gptq-head": (outside("lm_head"), outside("tower.0.proj")),
+    "transformers/stacked-experts": (
+        several("awq", Q, *EXPERTS),
+        several("awq", Q, layer("mlp.experts.0.up_proj")),
+    ),
     "transformers/packed-zero-points": (
         one("pack-quantized", sym=False),
         several("pack-quantized", layer("self_attn.o_proj", A4), DOWN),
+    ),
+    "transformers/packed-expert-zero-points": (
+        several("pack-quantized", experts("up", A4)),
+        several("pack-quantized", layer("self_attn.q_proj", A4), experts("up")),
     ),
     "transformers/packed-mixed-zero-points": (
         several("pack-quantized", layer("self_attn.o_proj", A4), DOWN),
@@ -160,6 +187,13 @@ CASES: dict[str, tuple[Make, Make]] = {
         several("pack-quantized", layer("self_attn.q_proj", W8), *EXPERTS),
     ),
     "transformers/gguf-dense": (one("gguf:q8_0", kind="q8_0"), one("fake")),
+    "gptqmodel/gptq-zero-points": (one("gptq", sym=False), one("gptq_v2", sym=False)),
+    "gptqmodel/renamed-experts": (several("awq", Q, MIXTRAL), several("awq", Q, *EXPERTS)),
+    "auto-round/renamed-experts": (
+        several("auto_round:auto_awq", Q, MIXTRAL),
+        several("auto_round:auto_awq", Q, *EXPERTS),
+    ),
+    "compressed-tensors/old-versions": (one("pack-quantized", 6), one("pack-quantized", 2)),
 }
 RULES = {
     f"{name}/{rule.id}": rule for name, engine in engine_table().items() for rule in engine.rules
@@ -167,9 +201,8 @@ RULES = {
 
 
 def speaks(rule: Rule, output: FormatFacts) -> bool:
-    kept = rule.when.kept_unnamed and output.kept_unnamed
-    return matches_packing(output.packing, rule.packings) and bool(
-        kept or any(meets(rule.when, one_layer, output) for one_layer in output.layers)
+    return matches_packing(output.packing, rule.packings) and any(
+        meets(rule.when, one_layer, output) for one_layer in (*output.layers, *output.kept)
     )
 
 
@@ -224,11 +257,24 @@ def test_experts_of_a_layer_are_merged() -> None:
     assert finding.layers == 8
 
 
-def test_kept_layers_are_counted_by_themselves() -> None:
-    kept = [layer(f"self_attn.{x}_proj", None) for x in "qkv"]
-    (finding,) = of_engine("sglang", facts("gptq_v2", *kept, DOWN))
-    assert (finding.effect, finding.layers) == ("reads otherwise", 3)
-    assert finding.example == f"{PATH}.self_attn.q_proj (16 bit)"
+def test_kept_experts_are_of_another_scheme_than_most_layers() -> None:
+    output = facts("gptq", Q, K, V, experts("up", None, **NARROW))
+    (finding,) = [x for x in of_engine("vllm", output) if x.rule == "gptq-experts"]
+    assert (finding.effect, finding.layers) == ("reads otherwise", 4)
+    assert finding.example == f"{PATH}.mlp.experts.0.up_proj (16 bit)"
+    # Rules about other things are about quantized layers alone.
+    assert "cpu-experts" not in {x.rule for x in of_engine("vllm", output)}
+
+
+def test_earlier_versions_do_not_keep_a_format_from_being_taken() -> None:
+    taken, old = of_engine("compressed-tensors", one("pack-quantized", 3)())
+    assert (taken.effect, taken.before) == ("takes", "")
+    assert (old.effect, old.before, old.layers) == ("reads otherwise", "0.18.0", 1)
+
+
+def test_asymmetric_experts_get_no_advice_that_is_about_other_layers() -> None:
+    output = facts("pack-quantized", layer("self_attn.q_proj", A4), experts("up", A4))
+    assert [x.rule for x in of_engine("transformers", output)] == ["packed-expert-zero-points"]
 
 
 def test_a_kept_expert_is_one_of_another_scheme() -> None:

@@ -25,7 +25,10 @@ PACKINGS = [layout.name for one in BUILT_IN for layout in one.layouts]
 
 
 def test_the_engines_are_those_of_the_command_line() -> None:
-    assert list(TABLE) == ["vllm", "sglang", "llama.cpp", "mlx", "transformers"]
+    assert list(TABLE) == [
+        *("vllm", "sglang", "llama.cpp", "mlx", "transformers"),
+        *("gptqmodel", "auto-round", "compressed-tensors"),
+    ]
 
 
 @ENGINES
@@ -97,5 +100,6 @@ def test_an_unknown_engine_is_named_with_the_legal_ones() -> None:
     with pytest.raises(UsageError) as caught:
         check_engines(["vllm, tgi"])
     assert str(caught.value) == (
-        "--for tgi: nothing is known of it; legal: vllm, sglang, llama.cpp, mlx, transformers"
+        "--for tgi: nothing is known of it; legal: vllm, sglang, llama.cpp, mlx, transformers, "
+        "gptqmodel, auto-round, compressed-tensors"
     )

@@ -46,6 +46,8 @@ def test_a_finding_is_a_sentence_with_its_date() -> None:
     assert slow.startswith("SGLang 0.5.23 runs 3 layers of auto_gptq slowly, such as")
     other = describe_finding(dataclasses.replace(UNREAD, effect="reads otherwise"))
     assert other.startswith("mlx-lm 0.5.23 reads auto_gptq otherwise: it takes")
+    old = describe_finding(dataclasses.replace(REFUSED, before="0.4"))
+    assert old.startswith("SGLang before 0.4 refuses 3 layers of auto_gptq, such as")
     unknown = describe_finding(dataclasses.replace(UNREAD, effect="unknown"))
     assert unknown == "mlx-lm 0.5.23, auto_gptq: it takes 4 bits"
 
@@ -60,6 +62,14 @@ def test_without_a_question_every_format_has_one_line() -> None:
     assert engine_lines(both, ()) == [
         "serving      auto_gptq: with limits on some machines by vllm (--for ENGINE says more)",
         "serving      fake: taken by vllm (--for ENGINE says more)",
+    ]
+
+
+def test_earlier_versions_are_named_beside_the_one_that_takes_a_format() -> None:
+    old = dataclasses.replace(REFUSED, engine="vllm", effect="reads otherwise", before="0.4")
+    assert engine_lines(dataclasses.replace(plan(), serving=(TAKEN, old)), ()) == [
+        "serving      auto_gptq: taken by vllm; read otherwise by vllm before 0.4 "
+        "(--for ENGINE says more)"
     ]
 
 

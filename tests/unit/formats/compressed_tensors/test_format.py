@@ -9,7 +9,7 @@ import pytest
 from autoround.formats.compressed_tensors.format import FORMATS
 from autoround.types import Scheme
 
-from .._plans import output_of, plan_of, read_back, schemes
+from .._plans import plan_of, read_back, schemes
 
 W4, W8 = Scheme(4, 32, True), Scheme(8, -1, False)
 
@@ -31,9 +31,3 @@ def test_both_names_are_of_one_format() -> None:
     assert (first.name, second.name) == ("compressed-tensors", "llm_compressor")
     assert first.layouts == second.layouts
     assert all(one.reads({"quant_method": "compressed-tensors"}) for one in FORMATS)
-
-
-def test_clients_are_told_of_by_the_config() -> None:
-    plan = plan_of([W4, W8, None])
-    output = output_of(FORMATS[0], plan)
-    assert any("is asymmetric" in note for note in FORMATS[0].notes(plan.layers, output))
