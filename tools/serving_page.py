@@ -1,7 +1,7 @@
 """Write docs/serving.md from the table of serving engines: serving_page.py [--check].
 
 --check writes nothing, and fails where the page is not the one that the table gives. The table is
-autoround/planning/engines.yaml; what is wrong on the page is put right there.
+autoround/planning/serving/engines.yaml; what is wrong on the page is put right there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 TARGET = ROOT / "docs" / "serving.md"
 
 from autoround.formats.registry import BUILT_IN  # noqa: E402
-from autoround.planning.engine_table import (  # noqa: E402
+from autoround.planning.serving.table import (  # noqa: E402
     Conditions,
     Engine,
     Rule,
@@ -28,7 +28,7 @@ from autoround.planning.engine_table import (  # noqa: E402
 HEAD = """# Serving
 
 What serving engines and loaders do with the formats written here, and the command for each.
-This page is written by `tools/serving_page.py` from `autoround/planning/engines.yaml`;
+This page is written by `tools/serving_page.py` from `autoround/planning/serving/engines.yaml`;
 `autoround plan` and `autoround quantize` hold every plan against the same table, before any work:
 
 ```bash

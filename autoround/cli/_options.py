@@ -197,7 +197,7 @@ def parse_engines(names: Sequence[str] | None) -> tuple[str, ...]:
     """
     if not names:
         return ()
-    from autoround.planning.engine_table import check_engines
+    from autoround.planning.serving.table import check_engines
 
     return check_engines(names)
 

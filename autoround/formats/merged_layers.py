@@ -2,7 +2,7 @@
 
 vLLM and SGLang run q, k and v of one attention as a single product, gate and up of one
 MLP likewise, and all experts of a layer by one kernel. What they do where the parts differ is in
-the table of engines, :mod:`autoround.planning.engine_table`. Where they agree, engines look some
+the table of engines, :mod:`autoround.planning.serving.table`. Where they agree, engines look some
 rules of a config up by the name of the merged layer, which no file has.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from autoround.planning.engine_table import engine_table
+from autoround.planning.serving.table import engine_table
 from autoround.types import EngineFinding, Plan
 
 #: Effects from the worst to the best, each in the words of one line about all engines.

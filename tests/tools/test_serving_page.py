@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from autoround.planning.engine_table import Conditions, engine_table
+from autoround.planning.serving.table import Conditions, engine_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from typer.models import OptionInfo
 
 from autoround.cli._options import Engines
-from autoround.planning.engine_table import engine_table
+from autoround.planning.serving.table import engine_table
 
 from .conftest import Command
 

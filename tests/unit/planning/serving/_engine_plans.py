@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from autoround.formats.registry import BUILT_IN
-from autoround.planning.engine_facts import FormatFacts, format_facts
+from autoround.planning.serving.facts import FormatFacts, format_facts
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 PATH = "model.layers.0"

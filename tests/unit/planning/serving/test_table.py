@@ -10,7 +10,7 @@ import yaml
 
 from autoround.errors import UsageError
 from autoround.formats.registry import BUILT_IN
-from autoround.planning.engine_table import (
+from autoround.planning.serving.table import (
     FILE,
     Engine,
     check_engines,

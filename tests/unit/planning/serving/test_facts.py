@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from autoround.planning.engine_facts import format_facts
+from autoround.planning.serving.facts import format_facts
 from autoround.types import BlockPlan, LayerPlan, Scheme
 
 from ._engine_plans import PATH, W4, experts, facts, layer, plan_of

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from autoround.planning.engine_facts import FormatFacts, format_facts
-from autoround.planning.engine_findings import findings_of, meets, with_engine_findings
-from autoround.planning.engine_table import Rule, engine_table, matches_packing
+from autoround.planning.serving.facts import FormatFacts, format_facts
+from autoround.planning.serving.findings import findings_of, meets, with_engine_findings
+from autoround.planning.serving.table import Rule, engine_table, matches_packing
 from autoround.types import BlockPlan, EngineFinding, LayerPlan, OutputPlan, Scheme
 
 from ._engine_plans import PATH, W4, experts, facts, layer, plan_of

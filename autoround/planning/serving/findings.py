@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autoround.formats.schemes import group_key
-from autoround.planning.engine_facts import FormatFacts, LayerFacts, format_facts
-from autoround.planning.engine_table import (
+from autoround.planning.serving.facts import FormatFacts, LayerFacts, format_facts
+from autoround.planning.serving.table import (
     Conditions,
     Engine,
     Rule,
