@@ -55,6 +55,8 @@ NAMES: Mapping[tuple[tuple[str, ...], bool], str] = {
 #: Names of those that cut as GPT-2 does, alone or after each digit.
 GPT2, DIGITS = "gpt-2", "smollm"
 KNOWN = (GPT2, DIGITS, *NAMES.values())
+#: Names under which llama.cpp's classes of letters lack combining marks; seen in its client.
+SPLIT_MARKS = frozenset({"tekken", "gpt-4o"})
 
 
 def pre_tokenizer_name(data: Mapping[str, Any], *, whole: bool = False) -> str:
@@ -82,6 +84,29 @@ def pre_tokenizer_name(data: Mapping[str, Any], *, whole: bool = False) -> str:
         f"GGUF: llama.cpp has no name for this tokenizer's pre-tokenizer ({rules}, "
         f"normalizer {normalizer}, ignore_merges {ignores}); known: {', '.join(KNOWN)}"
     )
+
+
+def cutting_notes(data: Mapping[str, Any]) -> list[str]:
+    """Say which texts llama.cpp cuts otherwise than the tokenizer.
+
+    Args:
+        data: The content of a tokenizer.json.
+    """
+    notes = []
+    regexes = _regexes(data.get("pre_tokenizer") or {})
+    names = {NAMES.get((regexes, flag)) for flag in (True, False)} if regexes else set()
+    splitting = sorted(name for name in names if name in SPLIT_MARKS)
+    if splitting:
+        notes.append(
+            f"llama.cpp's pre-tokenizer {splitting[0]} takes combining marks for no letters: "
+            "Hindi, Thai, Tamil and decomposed accents become other tokens than in the model"
+        )
+    if (data.get("normalizer") or {}).get("type") == "NFC":
+        notes.append(
+            "llama.cpp does not compose characters (NFC), as this tokenizer does: give it composed "
+            "text"
+        )
+    return notes
 
 
 def _regexes(rules: Mapping[str, Any]) -> tuple[str, ...] | None:

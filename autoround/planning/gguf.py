@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoround.formats.gguf import type_mix as gguf_mix
 from autoround.gguf.arch import text_names
 from autoround.gguf.architectures import architecture_of, text_part
+from autoround.gguf.pretokenizers import cutting_notes
 from autoround.gguf.rope import rotary
 from autoround.gguf.windows import window_plan
 from autoround.model.blocks import Matrix
@@ -20,6 +23,8 @@ from autoround.planning.layer_scheme import matches, plan_block, plan_layer
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, RulePlan, Scheme
 
 OUTSIDE = "outside the decoder blocks"
+#: A larger file holds no vocabulary.
+MAX_TOKENIZER_BYTES = 256 << 20
 
 
 class PassPlan(NamedTuple):
@@ -80,7 +85,23 @@ def gguf_pass(
 
 def _computing(skeleton: Skeleton) -> list[str]:
     config = skeleton.config.to_dict()
-    return [*tower_notes(config, skeleton.keys), *computing_notes(config)]
+    computing = [*tower_notes(config, skeleton.keys), *computing_notes(config)]
+    return [*computing, *tokenizer_notes(skeleton.folder)]
+
+
+def tokenizer_notes(folder: Path | None) -> list[str]:
+    """Say which texts llama.cpp cuts otherwise than a model's tokenizer.
+
+    Args:
+        folder: of the model; None for one from Python, whose tokenizer is not known here.
+    """
+    path = None if folder is None else folder / "tokenizer.json"
+    if path is None or not path.is_file() or path.stat().st_size > MAX_TOKENIZER_BYTES:
+        return []
+    try:
+        return cutting_notes(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return []  # what is wrong with it is said where it is opened to be written
 
 
 def tower_notes(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from autoround.errors import FormatError
-from autoround.gguf.pretokenizers import NAMES, pre_tokenizer_name
+from autoround.gguf.pretokenizers import NAMES, SPLIT_MARKS, cutting_notes, pre_tokenizer_name
 
 
 def data_of(cut: Any, ignores: bool = False) -> dict[str, Any]:
@@ -72,3 +72,14 @@ def test_a_split_of_another_kind_has_no_name(values: dict[str, Any]) -> None:
 def test_rules_without_a_name_are_refused(data: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"known: gpt-2, smollm"):
         pre_tokenizer_name(data)
+
+
+@pytest.mark.parametrize(("rules", "name"), list(NAMES.items()))
+def test_texts_that_are_cut_otherwise_are_noted(rules: Any, name: str) -> None:
+    data = data_of(cuts(rules[0]), rules[1])
+    assert [f"pre-tokenizer {name}" in note for note in cutting_notes(data)] == (
+        [True] if name in SPLIT_MARKS else []
+    )
+    (*_, note) = cutting_notes({**data, "normalizer": {"type": "NFC"}})
+    assert "NFC" in note
+    assert cutting_notes({}) == []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoround.device.registry import open_device
 from autoround.errors import FormatError, RecipeError
-from autoround.planning.gguf import tower_notes
+from autoround.planning.gguf import tokenizer_notes, tower_notes
 from autoround.planning.plan import make_plan
 from autoround.types import Plan, Scheme
 
@@ -146,3 +147,12 @@ def test_towers_that_a_file_leaves_out_are_noted() -> None:
         "left out, and no mmproj file is written for them"
     ]
     assert tower_notes({"model_type": "llama"}, names) == []
+
+
+def test_a_tokenizer_that_llama_cpp_cuts_otherwise_is_noted(tmp_path: Path) -> None:
+    assert tokenizer_notes(None) == tokenizer_notes(tmp_path) == []
+    for text in ("{", "[]", "{}", '{"normalizer": [1]}', '{"pre_tokenizer": 3}'):
+        (tmp_path / "tokenizer.json").write_text(text)
+        assert tokenizer_notes(tmp_path) == []
+    (tmp_path / "tokenizer.json").write_text('{"normalizer": {"type": "NFC"}}')
+    assert "NFC" in tokenizer_notes(tmp_path)[0]
