@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils import quantization_config as theirs
@@ -243,8 +242,8 @@ def _say_who_loads(checkpoint: Mapping[str, Any]) -> None:
     )
 
 
-#: What stood in transformers' tables before ours was put there, by the module that holds them.
-_BEFORE: WeakKeyDictionary[ModuleType, dict[str, Any]] = WeakKeyDictionary()
+#: Attribute of the module of tables: what stood in them before ours was put there.
+_BEFORE = "before_autoround"
 
 
 def register(tables: ModuleType) -> None:
@@ -254,11 +253,12 @@ def register(tables: ModuleType) -> None:
     """
     quantizers, configs = tables.AUTO_QUANTIZER_MAPPING, tables.AUTO_QUANTIZATION_CONFIG_MAPPING
     if quantizers.get(METHOD) is not AutoRoundQuantizer:
-        _BEFORE[tables] = {
+        before = {
             "quantizer": quantizers.get(METHOD),
             "config": configs.get(METHOD),
             "given": getattr(tables, "AutoRoundConfig", None),
         }
+        setattr(tables, _BEFORE, before)
     quantizers[METHOD] = AutoRoundQuantizer
     configs[METHOD] = AutoRoundConfig
     # Where a user gives such a config, checkpoints are read by this class whatever wrote them.
@@ -272,7 +272,7 @@ def unregister(tables: ModuleType) -> None:
     """
     if tables.AUTO_QUANTIZER_MAPPING.get(METHOD) is not AutoRoundQuantizer:
         return
-    before = _BEFORE[tables]
+    before: dict[str, Any] = getattr(tables, _BEFORE)
     tables.AUTO_QUANTIZER_MAPPING[METHOD] = before["quantizer"]
     tables.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = before["config"]
     tables.AutoRoundConfig = before["given"]  # type: ignore[attr-defined]
