@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+from autoround.model.build import plain_floats
 from autoround.model.files.legacy_config import with_legacy_keys
 from autoround.model.files.locate import read_config
 from autoround.model.skeleton import Skeleton
@@ -66,7 +66,7 @@ def _same_but(read: dict[str, Any], plain: dict[str, Any], key: str) -> bool:
 def _as_read(config: dict[str, Any], kind: Any) -> dict[str, Any] | None:
     """Return a config as its class reads it; None where it refuses it."""
     try:
-        values: dict[str, Any] = kind.from_dict(copy.deepcopy(config)).to_dict()
+        values: dict[str, Any] = kind.from_dict(plain_floats(config)).to_dict()
     except Exception:  # classes check their values in many unrelated ways
         return None
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,25 @@ def build_from_values(values: dict[str, Any]) -> nn.Module:
 
     try:
         kind: Any = CONFIG_MAPPING[values["model_type"]]
-        return build_from(kind.from_dict(copy.deepcopy(values)))
+        return build_from(kind.from_dict(plain_floats(values)))
     except Exception as error:  # an odd config fails in many unrelated ways
         raise ModelError(why_unbuildable(values, error)) from error
+
+
+def plain_floats(value: Any) -> Any:
+    """Return a copy of what a config.json holds, infinite numbers as such.
+
+    JSON has none: transformers writes them as ``{"__float__": "Infinity"}``, and undoes that when
+    it reads a file.
+
+    Args:
+        value: an object of the file, or anything in it.
+    """
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {name: plain_floats(item) for name, item in value.items()}
+    return [plain_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def class_of(folder: Path) -> Any:

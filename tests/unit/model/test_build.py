@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from autoround.errors import ModelError
-from autoround.model.build import build_empty, build_from, build_from_values, class_of
+from autoround.model.build import build_empty, build_from, build_from_values, class_of, plain_floats
 
 from ...tiny import KINDS, make_model
 from ...zoo import make_config
@@ -116,3 +117,13 @@ def test_nothing_is_allocated_for_the_weights() -> None:
     model = build_from_values(values)
     assert sum(p.numel() for p in model.parameters()) > 20 * 2**30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_infinite_numbers_of_a_config_are_read_as_transformers_writes_them(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("bamba", num_hidden_layers=2, attn_layer_indices=[1])
+    config.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert "__float__" in json.dumps(values)
+    assert type(build_from_values(values)) is type(build_empty(tmp_path))
+    assert plain_floats({"a": [0, {"__float__": "Infinity"}]}) == {"a": [0, float("inf")]}
+    assert plain_floats({"__float__": "-Infinity"}) == float("-inf")
