@@ -24,7 +24,7 @@ from autoround import api
 from autoround.errors import AutoRoundError
 from autoround.inference.load import load
 from autoround.model.blocks import decoder_blocks
-from autoround.model.build import build_from, class_of
+from autoround.model.build import build_empty, build_from
 from autoround.model.probe.narrow import layer_count, narrow_config
 from autoround.model.probe.small_copy import make_small_copy, signature
 from autoround.planning.code_roles import unasked_share, why_partial
@@ -165,7 +165,9 @@ def _checked(name: str, state: str, reason: str, plan: Plan, out: Path) -> Outco
     """Load what was written, packed and dequantized, compare the logits, and save it again."""
     ids = _tokens(2, seed=3)
     packed = load(out / "auto_round", device="cpu", backend="torch", dtype=torch.float32)
-    plain = class_of(out / "fake").from_pretrained(out / "fake", dtype=torch.float32).eval()
+    plain = (
+        type(build_empty(out / "fake")).from_pretrained(out / "fake", dtype=torch.float32).eval()
+    )
     with torch.no_grad():
         one = packed(input_ids=ids, use_cache=False).logits
         other = plain(input_ids=ids, use_cache=False).logits

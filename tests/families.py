@@ -16,7 +16,7 @@ from autoround.events import ignore
 from autoround.inference.hf_quantizer import AutoRoundConfig
 from autoround.inference.load import load
 from autoround.model.block_calls import Media, batch_media
-from autoround.model.build import class_of
+from autoround.model.build import build_empty
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 from autoround.pipeline import run
@@ -108,7 +108,7 @@ def write_quantized_family(name: str, folder: Path) -> Path:
 def loaded_both_ways(folder: Path) -> dict[str, Any]:
     """Load a quantized checkpoint by autoround, and by transformers through us, in float32."""
     config = AutoRoundConfig(backend="torch")
-    through = class_of(folder).from_pretrained(
+    through = type(build_empty(folder)).from_pretrained(
         folder, dtype=torch.float32, quantization_config=config
     )
     own = load(folder, device="cpu", backend="torch", dtype=torch.float32)
@@ -142,7 +142,7 @@ def come_back(folder: Path, again: Path) -> None:
     assert torch.equal(logits(models["load"], ids), expected)
     # Unpacked it is a checkpoint like any other, for transformers without us.
     load(folder, device="cpu", dense=True, dtype=torch.float32).save_pretrained(again / "plain")
-    plain = class_of(folder).from_pretrained(again / "plain", dtype=torch.float32).eval()
+    plain = type(build_empty(folder)).from_pretrained(again / "plain", dtype=torch.float32).eval()
     assert not hasattr(plain.config, "quantization_config")
     torch.testing.assert_close(logits(plain, ids), expected, atol=1e-4, rtol=1e-4)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoround.device.registry import open_device
 from autoround.inference.fill import Filler
-from autoround.inference.load import load_plainly, open_empty
+from autoround.inference.load import load, open_empty
 from autoround.model.blocks import head_path
 
 #: Times the bytes of the files that a model loaded whole takes in float32, with what runs it.
@@ -35,7 +35,8 @@ def load_to_check(folder: Path, blocks: Sequence[str], *, free: int | None = Non
     """
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if WHOLE * size <= (open_device("cpu").memory().free if free is None else free):
-        return load_plainly(folder)
+        whole: nn.Module = load(folder, device="cpu", backend="torch", dtype=torch.float32)
+        return whole
     return load_by_block(folder, blocks)
 
 

@@ -93,19 +93,6 @@ def open_empty(folder: Path) -> tuple[Any, Opened, dict[str, str]]:
     return built, opened, packed
 
 
-def load_plainly(folder: Path) -> nn.Module:
-    """Load a quantized checkpoint onto the CPU in float32, run by the plain kernel.
-
-    Args:
-        folder: of the checkpoint.
-
-    Raises:
-        AutoRoundError: as for :func:`load`.
-    """
-    model: nn.Module = load(folder, device="cpu", backend="torch", dtype=torch.float32)
-    return model
-
-
 def dtype_for(model: str | Path, runtime: Runtime) -> torch.dtype:
     """Return the dtype to compute in: the checkpoint's, where float32 is not the faster one.
 

@@ -97,11 +97,6 @@ def plain_floats(value: Any) -> Any:
     return [plain_floats(item) for item in value] if isinstance(value, list) else value
 
 
-def class_of(folder: Path) -> Any:
-    """Return the class of a checkpoint's model, to load it by transformers itself."""
-    return type(build_empty(folder))
-
-
 def build_from(config: Any) -> nn.Module:
     """Build the modules of a config's own class.
 

@@ -45,26 +45,26 @@ def check_limits(config: dict[str, Any], where: str) -> None:
     Raises:
         ModelError: with the key, its number and what would be possible.
     """
-    for name, value, depth in _entries(config, "", 0):
+    for name, value, depth in _entries(config):
         if depth > DEEPEST:
             raise ModelError(f"{where}: {name[:80]} lies {depth} objects deep: not a model config")
         if isinstance(value, dict | list) and len(value) > MOST_ENTRIES:
             raise ModelError(f"{where}: {name[:80]} has {len(value)} entries: not a model config")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int):
             continue
         key = name.rpartition(".")[2]
         limit = next(limit for limit in LIMITS if limit.names.search(key))
-        # Not negated: token ids of -1 and NaN are other people's business.
-        if isinstance(value, int) and value > limit.largest:
+        # Token ids of -1 are other people's business.
+        if value > limit.largest:
             shown = str(value) if value < 10**18 else "a number of many digits"
             raise ModelError(
                 f"{where}: {name[:80]} is {shown}; at most {limit.largest} {limit.what} are built"
             )
 
 
-def _entries(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any, int]]:
-    """Yield everything in a config with its name."""
-    waiting = [(name, value, depth)]
+def _entries(config: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+    """Yield everything in a config with its name, and how deep it lies."""
+    waiting: list[tuple[str, Any, int]] = [("", config, 0)]
     while waiting:
         path, item, level = waiting.pop()
         yield path, item, level
