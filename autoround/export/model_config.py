@@ -7,6 +7,7 @@ from typing import Any
 from autoround.model.build import plain_floats
 from autoround.model.files.legacy_config import with_legacy_keys
 from autoround.model.files.locate import read_config
+from autoround.model.files.quantization_config import without_quantization
 from autoround.model.skeleton import Skeleton
 
 
@@ -29,8 +30,8 @@ def model_config(skeleton: Skeleton, architecture: str, dtype: str) -> dict[str,
     if not config["architectures"]:
         config["architectures"] = [architecture]
     # What the original says of its own files; transformers 5 calls the first one dtype.
-    for key in ("torch_dtype", "quantization_config", "quantization"):
-        config.pop(key, None)
+    config = without_quantization(config)
+    config.pop("torch_dtype", None)
     config["dtype"] = dtype
     return with_harmless_keys(config, with_legacy_keys(config), type(skeleton.config))
 

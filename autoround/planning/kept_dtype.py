@@ -25,6 +25,22 @@ def kept_dtype(recipe: Recipe, skeleton: Skeleton) -> str:
     return stored if stored in ("float16", "bfloat16") else "bfloat16"
 
 
+def dtype_of_run(dtype: str, skeleton: Skeleton, outputs: Iterable[OutputPlan]) -> str:
+    """Return the dtype that a run gives kept tensors before any format does.
+
+    A model of wider tensors is not brought to one 16-bit dtype on the way to another.
+
+    Args:
+        dtype: of kept tensors, where a format has no wish of its own.
+        skeleton: the model.
+        outputs: the formats with the dtype that each is written in.
+    """
+    if stored_dtype(skeleton) in ("float16", "bfloat16"):
+        return dtype
+    written = {output.dtype for output in outputs}
+    return written.pop() if len(written) == 1 else "float32"
+
+
 def stored_dtype(skeleton: Skeleton) -> str:
     """Return the dtype of most of a model's tensors.
 

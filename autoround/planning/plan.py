@@ -22,7 +22,7 @@ from autoround.planning.code_roles import (
 )
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
-from autoround.planning.kept_dtype import dtype_notes, kept_dtype, with_float32
+from autoround.planning.kept_dtype import dtype_notes, dtype_of_run, kept_dtype, with_float32
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
@@ -83,7 +83,7 @@ def make_plan(
                 kept=one.kept,
                 recipe=recipe.to_dict(),
                 outputs=one.outputs,
-                dtype=dtype,
+                dtype=dtype_of_run(dtype, skeleton, outputs),
                 device=device_name(runtime),
                 calibration=calibration,
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),

@@ -13,7 +13,7 @@ from autoround import api
 from autoround.events import Event, Planned
 from autoround.inference.load import load
 
-from ..runs import even_device, small, tensors_of
+from ..runs import NEAREST, even_device, small, tensors_of
 from ..tiny import token_ids
 from ..zoo import make_model
 
@@ -79,3 +79,23 @@ def test_the_plan_says_so(folder: Path, make_tokens: Callable[[], torch.Tensor])
 @pytest.fixture
 def make_tokens() -> Callable[[], torch.Tensor]:
     return lambda: token_ids(4, 16)
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"), [("auto_awq", torch.float16), ("auto_round", torch.bfloat16)]
+)
+def test_a_float32_model_is_rounded_to_the_written_dtype_at_once(
+    tmp_path: Path, format: str, dtype: torch.dtype
+) -> None:
+    model = make_model("llama")
+    for name, tensor in model.named_parameters():
+        if name.endswith("norm.weight"):
+            torch.nn.init.normal_(tensor, 1.0, 0.1)
+    model.save_pretrained(tmp_path / "model")
+    values = {**NEAREST, "output.format": format, "output.dtype": "auto"}
+    api.quantize(tmp_path / "model", small(values), output_dir=tmp_path / "out")
+    out = tensors_of(tmp_path / "out")
+    norms = {n: t for n, t in model.state_dict().items() if n.endswith("norm.weight")}
+    assert norms
+    for name, tensor in norms.items():
+        assert torch.equal(out[name], tensor.to(dtype)), name

@@ -13,6 +13,7 @@ import torch
 
 from autoround.export.model_config import model_config, untie, with_harmless_keys
 from autoround.model.files.legacy_config import with_legacy_keys
+from autoround.model.files.quantization_config import KEYS
 from autoround.model.skeleton import Skeleton, adopt_model, open_model
 
 from ...tiny import make_model
@@ -60,10 +61,10 @@ def test_what_a_quantized_original_says_of_itself_is_left_out(
     shutil.copytree(checkpoint("llama"), folder)
     skeleton = open_model(folder)
     config = json.loads((folder / "config.json").read_text())
-    for key in ("quantization_config", "quantization"):
+    for key in KEYS:
         config[key] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
-    assert not {"quantization_config", "quantization"} & set(model_config(skeleton, "T", "float16"))
+    assert not set(KEYS) & set(model_config(skeleton, "T", "float16"))
 
 
 def test_a_model_in_memory_has_its_own_config_with_the_words_of_older_programs() -> None:

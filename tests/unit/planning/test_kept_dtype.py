@@ -91,3 +91,18 @@ def test_nothing_is_wide_in_a_model_of_one_dtype() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         assert planned(model_in(dtype)).stored_in_float32 == ()
     assert planned(model_in(torch.float32), **{"output.dtype": "float32"}).float32 == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "formats", "run"),
+    [
+        (torch.float32, "auto_awq", "float16"),
+        (torch.float32, "auto_round", "bfloat16"),
+        (torch.float32, "gguf:q8_0", "float32"),
+        (torch.float32, "auto_round,auto_awq", "float32"),
+        (torch.bfloat16, "auto_awq", "bfloat16"),
+        (torch.float16, "auto_round,auto_awq", "float16"),
+    ],
+)
+def test_wider_tensors_are_not_rounded_twice(dtype: torch.dtype, formats: str, run: str) -> None:
+    assert planned(model_in(dtype), **{"output.format": formats}).dtype == run
