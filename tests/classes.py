@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import resource
+import signal
 import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -47,7 +49,8 @@ LAYERS = 12
 LENGTH, SAMPLES = 16, 6
 #: Largest difference between logits of packed and of dequantized weights, relative to the largest.
 LOGITS = 1e-3
-SECONDS = 300
+#: Of the processor, that a class may take.
+SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,12 @@ def _line(error: Exception) -> str:
 def _in_process(name: str) -> str:
     import logging
 
+    def stop(_signal: int, _frame: object) -> NoReturn:
+        raise TimeoutError(f"it took more than {SECONDS} seconds of the processor")
+
+    # Not by the clock: other work beside must not change what comes of a class.
+    signal.signal(signal.SIGXCPU, stop)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     return json.dumps(asdict(go_through(name)))
@@ -213,7 +222,7 @@ def go_through_all(names: Sequence[str], *, workers: int = 2) -> list[Outcome]:
         pending = {name: pool.apply_async(_in_process, (name,)) for name in names}
         for name, result in pending.items():
             try:
-                outcomes.append(Outcome(**json.loads(result.get(SECONDS))))
+                outcomes.append(Outcome(**json.loads(result.get())))
             except Exception as error:
                 outcomes.append(Outcome(name, "fault", f"{type(error).__name__}: {_line(error)}"))
             print(outcomes[-1], flush=True)
