@@ -14,8 +14,6 @@ from autoround.recipe.flags import BUDGET_FLAGS, flags_named
 
 app = typer.Typer()
 
-#: Options of which a run is given one.
-_BUDGETS = ("avg_bits", "target_size", "max_kl")
 #: What scoring layers depends on; the rest is for tuning, which this command does not do.
 _SCORING_FLAGS = flags_named("nsamples", "seqlen", "dataset", "format")
 
@@ -56,9 +54,6 @@ def allocate(
       autoround allocate path/to/model --target-size 3.8GB --options W3,W4,W8,16
       autoround quantize path/to/model --recipe mixed.yaml
     """
-    if any(budget[key] is not None for key in _BUDGETS):
-        # A budget of the command line takes the place of the recipe's, whichever that has.
-        budget |= {key: "none" for key in _BUDGETS if budget[key] is None}
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)
     _check_writable(export, plot)

@@ -11,7 +11,7 @@ import typer
 from autoround.cli import _options as options
 from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 
 if TYPE_CHECKING:
     from autoround.recipe.schema import Recipe
@@ -20,7 +20,7 @@ app = typer.Typer()
 
 
 @app.command()
-@options.with_flags({"flags": FLAGS})
+@options.with_flags({"flags": RUN_FLAGS})
 def plan(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,

@@ -15,7 +15,7 @@ from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
 from autoround.cli.plan import PlanView, show_plan
 from autoround.errors import AutoRoundError, UsageError
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ app = typer.Typer()
 
 
 @app.command()
-@options.with_flags({"flags": FLAGS})
+@options.with_flags({"flags": RUN_FLAGS})
 def quantize(
     context: typer.Context,
     model: options.ModelArgument = None,

@@ -199,6 +199,21 @@ class CalibrationOptions(Section):
     nsamples: Annotated[Count, Field(description="Samples read."), COUNT] = 128
     seqlen: Annotated[Count, Field(description="Tokens per sample."), COUNT] = 2048
 
+    _dataset_named: bool = PrivateAttr(False)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is read, whoever named it."""
+        return isinstance(other, CalibrationOptions) and self.__dict__ == other.__dict__
+
+    @property
+    def dataset_named(self) -> bool:
+        """Whether somebody chose the dataset: no built-in recipe, and not the default."""
+        return self._dataset_named or self.dataset != type(self)().dataset
+
+    def note_named_dataset(self) -> None:
+        """Note that the dataset was asked for, though it may be the default's too."""
+        self._dataset_named = True
+
 
 class EvaluationOptions(Section):
     """How the quality of the result is measured."""

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 import autoround
-from autoround.api import AutoRound, open_any
+from autoround.auto_round import AutoRound
 from autoround.errors import DataError, DeviceError, OutputError, RecipeError, UsageError
 from autoround.events import BlockDone, Event, Planned
 from autoround.recipe.flags import FLAGS
 from autoround.recipe.load import load_recipe
+from autoround.request import open_any
 from autoround.tuning import block as tune
 from autoround.types import LayerPlan
 
