@@ -9,6 +9,7 @@ from autoround.auto_round import AutoRound
 from autoround.calls import explain_calls
 from autoround.errors import UsageError
 from autoround.events import Sink, ignore
+from autoround.mixed_precision.budget import describe_budget
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
     ChosenAllocation,
@@ -143,4 +144,7 @@ def allocate(
         session = scoring_session(request, sink=sink)
         scores = score_layers(loaded, session, folder=work_dir)
     chosen = choose_allocation(loaded, session.skeleton, session.plan, scores)
-    return to_layer_rules(loaded, chosen, session.plan.outputs[0]), chosen, scores
+    explicit = to_layer_rules(loaded, chosen, session.plan.outputs[0])
+    # The description that it came with is of a recipe with other bits.
+    described = f"Bits of {request.model_name} by its layers' scores; {describe_budget(chosen)}."
+    return explicit.model_copy(update={"description": described}), chosen, scores

@@ -190,8 +190,10 @@ def _evaluate(
     from autoround.evaluate.compare import compare
     from autoround.model.files.embedded import embedded_model
     from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.report.windows import WindowProgress
 
     echo("eval: reloading the result and the original")
+    progress = WindowProgress(make_console())
     scores = compare(
         folder,
         str(embedded_model() if model is None else Path(model)),
@@ -199,6 +201,7 @@ def _evaluate(
         seqlen=recipe.evaluation.seqlen,
         max_tokens=recipe.evaluation.max_tokens,
         device=device,
+        on_window=progress,
     )
     for line in evaluation_lines(scores) + prediction_lines(folder, scores):
         echo(line)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from autoround.cli import _options as options
 from autoround.cli.main import app
 from autoround.errors import RecipeError, UsageError
-from autoround.recipe.flags import BUDGET_FLAGS, FLAGS, Flag, flags_named
+from autoround.recipe.flags import BUDGET_FLAGS, RUN_FLAGS, Flag, flags_named
 from autoround.recipe.load import load_recipe
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -27,7 +27,7 @@ def spellings(flag: Flag) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["quantize", "plan"])
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", RUN_FLAGS, ids=lambda flag: flag.name)
 def test_every_flag_is_an_option_of_both_commands(flag: Flag, command: str) -> None:
     assert sorted(options_of(command)[flag.name]) == sorted(spellings(flag))
     (parameter,) = (p for p in COMMANDS[command].params if p.name == flag.name)
@@ -59,7 +59,7 @@ def test_flags_stand_where_the_parameter_stood_and_come_as_one_mapping() -> None
         received.extend((first, flags, middle, more))
 
     assert list(inspect.signature(command).parameters) == [
-        "first", "bits", "sym", "middle", "avg_bits",
+        "first", "bits", "sym", "middle", "avg_bits", "bit", "target_bits",
     ]  # fmt: skip
     result = CliRunner().invoke(app, ["x", "--asym", "--avg_bits", "2.5", "--middle"])
     assert result.exit_code == 0
