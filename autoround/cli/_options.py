@@ -28,6 +28,18 @@ Command: TypeAlias = Callable[..., None]
 #: Values of options by the names of their flags; None for those that were not given.
 FlagValues: TypeAlias = dict[str, Any]
 
+
+def complete_recipes(incomplete: str) -> list[str]:
+    """Return the built-in recipes that a word may become, for completion in a shell.
+
+    Args:
+        incomplete: the letters that are typed.
+    """
+    from autoround.recipe.find import builtin_names
+
+    return [name for name in builtin_names() if name.startswith(incomplete)]
+
+
 RecipeName: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +47,7 @@ RecipeName: TypeAlias = Annotated[
         help="Built-in recipe (see 'recipes list') or YAML file; 'default', or 'demo' for the "
         "embedded model.",
         show_default=False,
+        autocompletion=complete_recipes,
     ),
 ]
 Settings: TypeAlias = Annotated[

@@ -48,11 +48,15 @@ def allocate(
     """Find how many bits each layer needs, and write that as a recipe.
 
     \b
-    Examples:
-      autoround allocate path/to/model --avg-bits 3 --save scores.json --export mixed.yaml
-      autoround allocate path/to/model --avg-bits 2.5 --save scores.json    # in seconds
+    With a model of your own:
       autoround allocate path/to/model --target-size 3.8GB --options W3,W4,W8,16
+      autoround allocate path/to/model --avg-bits 3 --export mixed.yaml
       autoround quantize path/to/model --recipe mixed.yaml
+
+    \b
+    Examples:
+      autoround allocate --avg-bits 5 --save scores.json --export mixed.yaml
+      autoround allocate --max-kl 0.5 --save scores.json      # in seconds: scores are there
     """
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)

@@ -37,9 +37,13 @@ def evaluate(
     """Print the perplexity of a model on a text.
 
     \b
-    Examples:
-      autoround eval out
+    With a model of your own:
       autoround eval out --text book.txt --original path/to/model
+
+    \b
+    Examples:
+      autoround eval out                             # what quantize -o out wrote
+      autoround eval out --max-tokens 2048 --json
     """
     from autoround.evaluate.compare import compare
     from autoround.report.evaluation import evaluation_lines, prediction_lines

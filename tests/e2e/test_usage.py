@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import autoround
 from autoround.cli.main import run
 from autoround.errors import AutoRoundError
 from autoround.recipe import find
 
+from ..quick import write_quick_recipes, write_wide_model
 from ..runs import even_device
-from ..tiny import make_tokenizer, token_ids
+from ..tiny import token_ids
 
 __all__ = ["even_device"]
-RECIPES = Path(__file__).parents[2] / "recipes"
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
@@ -111,22 +111,7 @@ FORMATS = ("auto_round", "auto_awq", "auto_gptq")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model whose layers take groups of 128, and texts of 2048 tokens."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=128,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        pad_token_id=2,
-    )
-    folder = tmp_path_factory.mktemp("usage") / "model"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
+    return write_wide_model(tmp_path_factory.mktemp("usage") / "model")
 
 
 @pytest.fixture(autouse=True)
@@ -134,14 +119,7 @@ def quick_recipes(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Give built-in recipes few steps, and few and short samples."""
-    folder = tmp_path_factory.mktemp("recipes")
-    for path in RECIPES.glob("*.yaml"):
-        text = path.read_text("utf-8")
-        text = re.sub(r"(?m)^  iters: [1-9]\d*", "  iters: 3", text)
-        text = re.sub(r"(?m)^  steps: [1-9]\d*", "  steps: 1", text)
-        text = re.sub(r"(?m)^  nsamples: \d+", "  nsamples: 8", text)
-        text = re.sub(r"(?m)^  seqlen: \d+", "  seqlen: 16", text)
-        (folder / path.name).write_text(text, "utf-8")
+    folder = write_quick_recipes(tmp_path_factory.mktemp("recipes"))
     monkeypatch.setattr(find, "_builtin_folder", lambda: folder)
 
 

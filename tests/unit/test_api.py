@@ -1,3 +1,4 @@
+# Tests: autoround/auto_round.py, autoround/request.py
 from __future__ import annotations
 
 import dataclasses
