@@ -247,9 +247,9 @@ class AutoRound:
     def _choose(self, name: str, *, default: Any = None) -> Any:
         """Return the value of an argument that has two names."""
         value = getattr(self, name)
-        given = {name: None if value == default else value}
-        given |= {alias: getattr(self, alias) for alias in _ALIASES[name]}
-        chosen = choose_spelling(given, name, _ALIASES[name], typed=str)
+        spellings = {name: None if value == default else value}
+        spellings |= {alias: getattr(self, alias) for alias in _ALIASES[name]}
+        chosen = choose_spelling(spellings, name, _ALIASES[name], typed=str)
         return value if chosen is None else chosen
 
     def _dataset_name(self) -> str | None:

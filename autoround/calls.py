@@ -30,13 +30,13 @@ def explain_calls(called: _Called) -> _Called:
         The same with the same signature.
     """
     if isinstance(called, type):
-        called.__init__ = _checked(called.__init__, called.__name__)  # type: ignore[misc]
+        called.__init__ = _check_calls_of(called.__init__, called.__name__)  # type: ignore[misc]
         return called
-    wrapped: Any = _checked(called, called.__name__)
+    wrapped: Any = _check_calls_of(called, called.__name__)
     return wrapped  # type: ignore[no-any-return]
 
 
-def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _check_calls_of(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -69,11 +69,11 @@ def _explain(
     problems += [
         f"{name}() has two values for {word}" for word in places[: len(arguments)] if word in named
     ]
-    given = {*places[: len(arguments)], *named}
+    filled = {*places[: len(arguments)], *named}
     problems += [
         f"{name}() lacks {p.name}"
         for p in parameters
-        if p.default is p.empty and p.name not in given
+        if p.default is p.empty and p.name not in filled
     ]
     return f"{'; '.join(problems)}. Arguments of {name}(): {', '.join(legal)}"
 
@@ -87,9 +87,9 @@ def _unknown(name: str, word: str, legal: list[str]) -> str:
             return f"{start}: it is {where}"
         if word in flag.aliases and flag.name in legal:
             return f"{start}: it is {flag.name} here"
-    for own, aliases in RUN_ALIASES.items():
-        if word in aliases and own in legal:
-            return f"{start}: it is {own} here"
+    for argument, aliases in RUN_ALIASES.items():
+        if word in aliases and argument in legal:
+            return f"{start}: it is {argument} here"
     words = our_word(word)
     if words:
         return f"{start} of auto-round's: {words}"

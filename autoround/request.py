@@ -52,8 +52,8 @@ def resolve_destination(output_dir: str | Path | Destination) -> Destination:
         UsageError: it is no name of a folder.
         OutputError: something is in the way.
     """
-    given: object = output_dir
-    if not isinstance(given, str | Path | Destination) or given == "":
+    wanted: object = output_dir
+    if not isinstance(wanted, str | Path | Destination) or wanted == "":
         raise UsageError(
             f"output_dir is {_shown(output_dir)}: name the folder to write, such as "
             "output_dir='out', or give a Destination"

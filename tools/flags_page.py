@@ -42,7 +42,7 @@ def _names(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def filled(text: str) -> str:
+def fill_tables(text: str) -> str:
     """Return the page with its tables as they should be."""
     for mark, rows in (("flags", flags_table()), ("unsupported", unsupported_table())):
         start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
@@ -55,7 +55,7 @@ def filled(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Write or check the page; returns the exit code."""
     text = PAGE.read_text(encoding="utf-8")
-    wanted = filled(text)
+    wanted = fill_tables(text)
     if "--check" in arguments:
         return int(text != wanted)
     PAGE.write_text(wanted, encoding="utf-8")

@@ -199,8 +199,8 @@ def _hidden(alias: str, kind: type) -> inspect.Parameter:
 
 def _pop_value(options: dict[str, Any], flag: Flag) -> Any:
     """Take the value of a flag out of options, by whichever of its names it was given."""
-    given = {name: options.pop(name) for name in (flag.name, *flag.aliases)}
-    return choose_spelling(given, flag.name, flag.aliases, typed=_as_option)
+    spellings = {name: options.pop(name) for name in (flag.name, *flag.aliases)}
+    return choose_spelling(spellings, flag.name, flag.aliases, typed=_as_option)
 
 
 def _pop_shared(
@@ -208,10 +208,10 @@ def _pop_shared(
 ) -> Any:
     """Take the value of an option that is no flag, by whichever of its names it was given."""
     name, value = _argument_of(parameter), options.pop(parameter)
-    given = {alias: options.pop(alias) for alias in aliases}
+    spellings = {alias: options.pop(alias) for alias in aliases}
     # What is the default was not typed, as far as this goes.
-    given[name] = None if value == default else str(value)
-    chosen = choose_spelling(given, name, aliases, typed=_as_option)
+    spellings[name] = None if value == default else str(value)
+    chosen = choose_spelling(spellings, name, aliases, typed=_as_option)
     if chosen is None:
         return value
     return Path(chosen) if name == "output_dir" else chosen

@@ -60,17 +60,7 @@ def evaluate(
         DataError: The text has fewer than two tokens.
         UsageError: seqlen is less than two, or more than a model has positions for.
     """
-    if seqlen < 2:
-        raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
-    if len(ids) < 2:
-        raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
-    for scored in (model, *([] if reference is None else [reference])):
-        limit = position_limit(scored)
-        if limit is not None and min(seqlen, len(ids)) > limit:
-            raise UsageError(
-                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
-                f"use a seqlen of {limit} or less"
-            )
+    _check_windows(model, reference, ids, seqlen=seqlen)
     loss = reference_loss = divergence = 0.0
     agreed = count = 0
     parts = list(windows(ids, seqlen))
@@ -99,6 +89,21 @@ def evaluate(
     return EvalResult(
         _exp(loss / count), count, _exp(reference_loss / count), divergence / count, agreed / count
     )
+
+
+def _check_windows(model: Any, reference: Any | None, ids: Tensor, *, seqlen: int) -> None:
+    """Refuse a text that is too short, and windows that a model cannot take."""
+    if seqlen < 2:
+        raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
+    if len(ids) < 2:
+        raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
+    for scored in (model, *([] if reference is None else [reference])):
+        limit = position_limit(scored)
+        if limit is not None and min(seqlen, len(ids)) > limit:
+            raise UsageError(
+                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
+                f"use a seqlen of {limit} or less"
+            )
 
 
 def _logits(model: Any, window: Tensor) -> Tensor:

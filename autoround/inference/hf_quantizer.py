@@ -217,9 +217,8 @@ class AutoRoundQuantizer(HfQuantizer):
         from autoround.formats.auto_round.config import restated_config
         from autoround.model.blocks import decoder_blocks, is_matrix
 
-        checkpoint = self._config.checkpoint
         # Its packings have no place for inputs that are grouped out of order.
-        if checkpoint.get("quant_method") not in ("gptq", "awq") or checkpoint.get("desc_act"):
+        if self._config.checkpoint.get("desc_act"):
             return None
         try:
             blocks = decoder_blocks(model)

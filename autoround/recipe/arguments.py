@@ -26,13 +26,13 @@ def read_arguments(
         given: values by names of flags; None for those not given.
         typed: says a flag with its value the way it was given.
     """
-    if any(given.get(key) is not None for key in BUDGETS):
-        # A budget that is given takes the place of the recipe's, whichever that has.
-        given = {**given, **{key: "none" for key in BUDGETS if given.get(key) is None}}
+    # A budget that is given takes the place of the recipe's, whichever that has.
+    budgeted = any(given.get(key) is not None for key in BUDGETS)
+    others = {key: "none" for key in BUDGETS if budgeted and given.get(key) is None}
     values: dict[str, object] = {}
     additions: dict[str, OverrideSource] = {}
     for flag in flags:
-        value = given.get(flag.name)
+        value = others.get(flag.name, given.get(flag.name))
         if value is None:
             continue
         origin = typed(flag, value)

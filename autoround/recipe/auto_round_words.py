@@ -55,8 +55,11 @@ def read_scheme(value: object) -> dict[str, object]:
     match = _PRESET.fullmatch(text.strip())
     if match is not None:
         return {"bits": int(match[1]), "group_size": int(match[2] or _GROUP), "sym": True}
-    if text.lower().startswith("gguf:"):
-        raise ValueError(f"GGUF is a format: write format {text.lower()} (--format {text.lower()})")
+    if ":" in text:
+        name = text.lower()
+        raise ValueError(
+            f"{name} is a format, and no scheme: write format {name} (--format {name})"
+        )
     raise ValueError(
         f"expected {_LEGAL}: integers of 2 to 8 bits, activations in 16; got {text[:60]!r}"
     )
@@ -128,10 +131,10 @@ def read_layer(described: object) -> dict[str, object]:
     keys = read_scheme(values.pop("scheme")) if "scheme" in values else {}
     kept = values.get("bits") in (16, 32)
     for key, legal in _FIXED.items():
-        given = values.pop(key, None)
-        if given is not None and given not in legal and legal and not kept:
+        value = values.pop(key, None)
+        if value is not None and value not in legal and legal and not kept:
             raise ValueError(
-                f"{key} is {given!r}, and here it can only be {legal[0]!r}: weights are integers, "
+                f"{key} is {value!r}, and here it can only be {legal[0]!r}: weights are integers, "
                 "activations stay in 16 bit"
             )
     unknown = [key for key in values if key not in _KEYS]

@@ -36,8 +36,6 @@ DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 
 #: Types that ``output.dtype`` may name; auto keeps each tensor as the model stores it.
 LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
-
-
 #: More threads than any machine has cores: a mistake, and memory for their stacks.
 MAX_THREADS = 1024
 
@@ -126,7 +124,6 @@ class TuningOptions(Section):
     validation_samples: Annotated[
         Count, Field(description="Samples of a validation, the same ones each time."), COUNT
     ] = 16
-
     compute_dtype: Annotated[
         DType,
         Field(
@@ -211,7 +208,7 @@ class CalibrationOptions(Section):
         return self._dataset_named or self.dataset != type(self)().dataset
 
     def note_named_dataset(self) -> None:
-        """Note that the dataset was asked for, though it may be the default's too."""
+        """Note that the dataset was asked for."""
         self._dataset_named = True
 
 

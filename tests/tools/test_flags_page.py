@@ -16,5 +16,5 @@ def test_the_page_is_what_the_tool_writes() -> None:
 
 def test_a_page_that_is_not_is_told() -> None:
     text = TOOL["PAGE"].read_text("utf-8")
-    assert TOOL["filled"](text) == text
-    assert TOOL["filled"](text.replace("`--bits`", "`--bitz`", 1)) == text
+    assert TOOL["fill_tables"](text) == text
+    assert TOOL["fill_tables"](text.replace("`--bits`", "`--bitz`", 1)) == text
