@@ -11,13 +11,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from autoround.errors import CallError
+from autoround.errors import UsageError
 from autoround.recipe.auto_round_flags import our_word
 from autoround.recipe.flags import RUN_ALIASES, RUN_FLAGS
 
 _Called = TypeVar("_Called", bound=Callable[..., Any])
 #: The class that takes what the table of flags has.
 _CLASS = "AutoRound"
+
+
+class CallError(UsageError, TypeError):
+    """A call with arguments that a function does not have, or without one that it needs."""
 
 
 def explain_calls(called: _Called) -> _Called:

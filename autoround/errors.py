@@ -19,10 +19,6 @@ class UsageError(AutoRoundError):
     exit_code = 2
 
 
-class CallError(UsageError, TypeError):
-    """A call with arguments that a function does not have, or without one that it needs."""
-
-
 class RecipeError(AutoRoundError):
     """One or more mistakes in a recipe; the message lists all of them."""
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import autoround
-from autoround.calls import explain_calls
-from autoround.errors import CallError, UsageError
+from autoround.calls import CallError, explain_calls
+from autoround.errors import UsageError
 
 
 @explain_calls
