@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
-from autoround.core.metrics import weight_bits
 from autoround.errors import OutputError, UsageError
 from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
 from autoround.export.open_writer import OutputTarget, open_writer
@@ -28,6 +27,7 @@ from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
+from autoround.planning.estimate import quantized_bits
 from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
@@ -302,8 +302,6 @@ def _write_rest(
 
 def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) -> RunResult:
     """Put the figures of a run together, but for its times."""
-    layers = [x for block in prepared.plan.blocks for x in block.quantized]
-    bits = sum(weight_bits(x.shape, x.scheme) for x in layers if x.scheme is not None)
     return RunResult(
         output_dir=folder,
         plan=prepared.plan,
@@ -312,5 +310,5 @@ def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) ->
         tuning_seconds=0.0,
         peak_bytes=prepared.request.runtime.peak_bytes(),
         disk_bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
-        bits_per_weight=bits / sum(x.shape[0] * x.shape[1] for x in layers),
+        bits_per_weight=quantized_bits(prepared.plan),
     )

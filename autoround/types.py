@@ -296,7 +296,7 @@ class Estimate:
     run lasts, streams included.
     codes_on_disk: whether tuning the whole model unpacks one block at a time.
     graphs_held: whether it runs each block once a step; else twice, with less in memory.
-    bits_per_weight: of quantized layers. block_bits: of all layers of the blocks, kept ones too.
+    bits_per_weight: on the disk, of quantized layers in the first format. block_bits: of all.
     fetched_bytes: of files of weights in the hub's cache at once, where they are streamed.
     peak_bytes_on_disk: these, journal and output together; 0 where nothing is streamed.
     """

@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from autoround.checkpoints.packed_layers import match_packed_layers
 from autoround.errors import FormatError, ModelError
 from autoround.formats.checkpoints import packed_shape
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, method_of
 from autoround.formats.unpacking import UnpackingSource, owned_tensors
-from autoround.model.build import build_empty
 from autoround.model.files.locate import UNPACKED, read_config, read_quantization
 from autoround.model.files.source import CheckpointSource, WeightSource
 
@@ -68,12 +66,16 @@ class Inspection:
         )
 
 
-def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspection:
+def inspect_folder(
+    folder: Path, files: WeightSource | None = None, *, against_class: bool = True
+) -> Inspection:
     """Read what a model folder holds; no weight is read.
 
     Args:
         folder: the checkpoint.
         files: its tensors; None for those in the folder.
+        against_class: whether packed layers are held against the model's class, where that is
+            known: takes importing it.
 
     Raises:
         ModelError, FormatError: the folder is no model, or cannot be understood.
@@ -85,7 +87,7 @@ def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspectio
     packed: dict[str, PackedLayer] = {}
     notes: list[str] = []
     if isinstance(quantization, dict):
-        packed, notes = _packed_layers(folder, files, quantization)
+        packed, notes = _packed_layers(folder, files, quantization, against_class=against_class)
         if not packed and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
     architectures = config.get("architectures") or ["unknown"]
@@ -102,11 +104,18 @@ def inspect_folder(folder: Path, files: WeightSource | None = None) -> Inspectio
 
 
 def _packed_layers(
-    folder: Path, files: WeightSource, quantization: Mapping[str, Any]
+    folder: Path, files: WeightSource, quantization: Mapping[str, Any], *, against_class: bool
 ) -> tuple[dict[str, PackedLayer], list[str]]:
-    """Return the packed layers, held against the model where its class is known, and notes."""
+    """Return the packed layers, held against the model if that is asked for, and notes."""
     if method_of(quantization) in UNPACKED:
         return {}, []
+    if not against_class:
+        unpacking = UnpackingSource(files, quantization)
+        return unpacking.layers, unpacking.notes
+    # Not at the top of the module: what matches files with classes takes as long as all else here.
+    from autoround.checkpoints.packed_layers import match_packed_layers
+    from autoround.model.build import build_empty
+
     try:
         built = build_empty(folder)
     except ModelError:

@@ -8,11 +8,18 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from autoround.recipe.flags import BUDGET_FLAGS, FLAGS, Flag
+from autoround.recipe.flags import (
+    RUN_ALIASES,
+    RUN_FLAGS,
+    Flag,
+    choose_spelling,
+    option_spellings,
+)
 
 if TYPE_CHECKING:
     from autoround.recipe.schema import Recipe
@@ -21,6 +28,18 @@ Command: TypeAlias = Callable[..., None]
 #: Values of options by the names of their flags; None for those that were not given.
 FlagValues: TypeAlias = dict[str, Any]
 
+
+def complete_recipes(incomplete: str) -> list[str]:
+    """Return the built-in recipes that a word may become, for completion in a shell.
+
+    Args:
+        incomplete: the letters that are typed.
+    """
+    from autoround.recipe.find import builtin_names
+
+    return [name for name in builtin_names() if name.startswith(incomplete)]
+
+
 RecipeName: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -28,6 +47,7 @@ RecipeName: TypeAlias = Annotated[
         help="Built-in recipe (see 'recipes list') or YAML file; 'default', or 'demo' for the "
         "embedded model.",
         show_default=False,
+        autocompletion=complete_recipes,
     ),
 ]
 Settings: TypeAlias = Annotated[
@@ -103,7 +123,8 @@ def with_flags(groups: Mapping[str, Sequence[Flag]]) -> Callable[[Command], Comm
     """Give a command the options of flags, which it takes as one mapping of their values.
 
     Typer reads options off a signature, so the command gets one with a parameter for each flag
-    in place of the parameter that takes their values.
+    in place of the parameter that takes their values. Other names of flags, and of what else a
+    run takes, become options too, which ``--help`` leaves out.
 
     Args:
         groups: flags, by the keyword-only parameter that takes their values.
@@ -113,17 +134,31 @@ def with_flags(groups: Mapping[str, Sequence[Flag]]) -> Callable[[Command], Comm
         @functools.wraps(command)
         def command_with_flags(*arguments: Any, **options: Any) -> None:
             values = {
-                name: {flag.name: options.pop(flag.name) for flag in flags}
+                name: {flag.name: _pop_value(options, flag) for flag in flags}
                 for name, flags in groups.items()
             }
+            for name, aliases in shared.items():
+                options[name] = _pop_shared(options, name, aliases, defaults[name])
             command(*arguments, **options, **values)
 
         # Annotations are texts until somebody evaluates them, and are the command's own module's.
         signature = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
+        shared, defaults = {}, {}
         for parameter in signature.parameters.values():
             flags = groups.get(parameter.name)
             parameters += [parameter] if flags is None else map(_as_parameter, flags)
+            aliases = RUN_ALIASES.get(_argument_of(parameter.name), ())
+            if flags is None and aliases:
+                shared[parameter.name], defaults[parameter.name] = aliases, parameter.default
+        hidden = [
+            _hidden(alias, flag.kind)
+            for flags in groups.values()
+            for flag in flags
+            for alias in flag.aliases
+        ]
+        hidden += [_hidden(alias, str) for aliases in shared.values() for alias in aliases]
+        parameters += hidden
         command_with_flags.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=parameters
         )
@@ -143,6 +178,49 @@ def _as_parameter(flag: Flag) -> inspect.Parameter:
     )
 
 
+#: Parameters of commands that have another name than the argument in Python.
+_PARAMETERS = {"model_option": "model"}
+
+
+def _argument_of(parameter: str) -> str:
+    """Return the name in the table of aliases of a command's parameter; the MODEL has none."""
+    return "" if parameter == "model" else _PARAMETERS.get(parameter, parameter)
+
+
+def _hidden(alias: str, kind: type) -> inspect.Parameter:
+    """Return a parameter for another name of an option, which the help leaves out."""
+    return inspect.Parameter(
+        alias,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(None, *option_spellings(alias), hidden=True),
+        annotation=kind | None,
+    )
+
+
+def _pop_value(options: dict[str, Any], flag: Flag) -> Any:
+    """Take the value of a flag out of options, by whichever of its names it was given."""
+    spellings = {name: options.pop(name) for name in (flag.name, *flag.aliases)}
+    return choose_spelling(spellings, flag.name, flag.aliases, typed=_as_option)
+
+
+def _pop_shared(
+    options: dict[str, Any], parameter: str, aliases: Sequence[str], default: Any
+) -> Any:
+    """Take the value of an option that is no flag, by whichever of its names it was given."""
+    name, value = _argument_of(parameter), options.pop(parameter)
+    spellings = {alias: options.pop(alias) for alias in aliases}
+    # What is the default was not typed, as far as this goes.
+    spellings[name] = None if value == default else str(value)
+    chosen = choose_spelling(spellings, name, aliases, typed=_as_option)
+    if chosen is None:
+        return value
+    return Path(chosen) if name == "output_dir" else chosen
+
+
+def _as_option(name: str) -> str:
+    return option_spellings(name)[0]
+
+
 def resolve_recipe(
     name: str | None,
     model: str | None,
@@ -155,23 +233,22 @@ def resolve_recipe(
     Args:
         name: built-in recipe or file; None for ``default``, or ``demo`` without a model.
         model: the model that was named, if one was.
-        flags: values by names of ``FLAGS`` and ``BUDGET_FLAGS``; None for those not given.
+        flags: values by names of ``RUN_FLAGS``; None for those not given.
         overrides: ``PATH=VALUE`` texts of ``--set``, which win over flags.
 
     Raises:
         RecipeError: one line for each mistake, with the words that were typed.
     """
     # Not at the top of the module: pydantic and yaml would slow down every --help.
-    from autoround.recipe.load import OverrideSource, load_recipe
+    from autoround.recipe.arguments import read_arguments
+    from autoround.recipe.load import load_recipe
 
-    values: dict[str, object] = {
-        flag.key: OverrideSource(flag.read(flags[flag.name]), flag.as_typed(flags[flag.name]))
-        for flag in (*FLAGS, *BUDGET_FLAGS)
-        if flags.get(flag.name) is not None
-    }
+    changes = read_arguments(RUN_FLAGS, flags, typed=Flag.as_typed)
     if name is None:
         name = "demo" if model is None else "default"
-    return load_recipe(name, values=values, overrides=overrides or ())
+    return load_recipe(
+        name, values=changes.values, additions=changes.additions, overrides=overrides or ()
+    )
 
 
 def parse_max_memory(size: str | None) -> int | None:

@@ -14,8 +14,6 @@ from autoround.recipe.flags import BUDGET_FLAGS, flags_named
 
 app = typer.Typer()
 
-#: Options of which a run is given one.
-_BUDGETS = ("avg_bits", "target_size", "max_kl")
 #: What scoring layers depends on; the rest is for tuning, which this command does not do.
 _SCORING_FLAGS = flags_named("nsamples", "seqlen", "dataset", "format")
 
@@ -50,15 +48,16 @@ def allocate(
     """Find how many bits each layer needs, and write that as a recipe.
 
     \b
-    Examples:
-      autoround allocate path/to/model --avg-bits 3 --save scores.json --export mixed.yaml
-      autoround allocate path/to/model --avg-bits 2.5 --save scores.json    # in seconds
+    With a model of your own:
       autoround allocate path/to/model --target-size 3.8GB --options W3,W4,W8,16
+      autoround allocate path/to/model --avg-bits 3 --export mixed.yaml
       autoround quantize path/to/model --recipe mixed.yaml
+
+    \b
+    Examples:
+      autoround allocate --avg-bits 5 --save scores.json --export mixed.yaml
+      autoround allocate --max-kl 0.5 --save scores.json      # in seconds: scores are there
     """
-    if any(budget[key] is not None for key in _BUDGETS):
-        # A budget of the command line takes the place of the recipe's, whichever that has.
-        budget |= {key: "none" for key in _BUDGETS if budget[key] is None}
     name = options.choose_model(model, model_option, revision)
     resolved = options.resolve_recipe(recipe, name, flags | budget, overrides=settings)
     _check_writable(export, plot)

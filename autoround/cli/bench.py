@@ -36,10 +36,13 @@ def bench(
     """Print tokens a second of prefill and decode (batch 1), and memory.
 
     \b
-    Examples:
-      autoround bench out
+    With a model of your own:
       autoround bench out --original path/to/model
-      autoround bench out --backend torch
+
+    \b
+    Examples:
+      autoround bench out                            # what quantize -o out wrote
+      autoround bench out --backend torch --new-tokens 16
     """
     from autoround.evaluate.bench import bench as measure
     from autoround.report.bench import rate_lines

@@ -29,8 +29,12 @@ def convert(
     What cannot be kept exactly is refused, unless --allow-lossy is given.
 
     \b
-    Examples:
+    With a model of your own:
       autoround convert some-gptq-model --to auto_round -o out
+
+    \b
+    Examples:
+      autoround convert out --to auto_gptq -o gptq     # what quantize -o out wrote
       autoround convert out --to auto_awq,compressed-tensors -o served
     """
     from autoround.checkpoints.convert import convert as convert_model

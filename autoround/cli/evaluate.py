@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo
+from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -37,18 +37,31 @@ def evaluate(
     """Print the perplexity of a model on a text.
 
     \b
-    Examples:
-      autoround eval out
+    With a model of your own:
       autoround eval out --text book.txt --original path/to/model
+
+    \b
+    Examples:
+      autoround eval out                             # what quantize -o out wrote
+      autoround eval out --max-tokens 2048 --json
     """
     from autoround.evaluate.compare import compare
     from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.report.windows import WindowProgress
     from autoround.storage.json_text import to_json
 
     model = options.at_revision(model, revision)
+    # What is printed on stdout is the scores alone.
+    progress = WindowProgress(make_console(stderr=True))
     with quiet_libraries():
         scores = compare(
-            model, original, text=text, seqlen=seqlen, max_tokens=max_tokens, device=device
+            model,
+            original,
+            text=text,
+            seqlen=seqlen,
+            max_tokens=max_tokens,
+            device=device,
+            on_window=progress,
         )
     if as_json:
         echo(to_json(dataclasses.asdict(scores)))

@@ -36,9 +36,8 @@ def generate(
 
     \b
     Examples:
-      autoround generate out "Write a haiku."
-      autoround generate out "The capital of France is" --no-chat
-      autoround generate out "Write a haiku." --backend torch
+      autoround generate out "Write a haiku."         # what quantize -o out wrote
+      autoround generate out "The capital of France is" --no-chat --backend torch
     """
     from autoround.evaluate.generate import generate as continue_text
 

@@ -23,22 +23,33 @@ def inspect(
     layers: Annotated[
         bool, typer.Option("--layers", help="List every quantized layer with its scheme.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Hold the files against the model's class too: layers that lack or are beyond.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print what is quantized how, what is kept, and the bits each weight takes on disk.
 
-    Reads headers only, so it is quick whatever the size of the model.
+    Reads headers only, so it is quick whatever the size of the model. That the layers are those of
+    the model's class is looked at with --check, by convert, and whenever it is loaded.
+
+    \b
+    With a model of your own:
+      autoround inspect path/to/model --layers
 
     \b
     Examples:
-      autoround inspect out
-      autoround inspect out --layers
+      autoround inspect out                          # what quantize -o out wrote
       autoround inspect out --json
     """
     from autoround.report.inspection import inspection_lines, inspection_values
     from autoround.storage.json_text import to_json
 
-    inspection = _inspect(options.at_revision(model, revision))
+    inspection = _inspect(options.at_revision(model, revision), check=check)
     if as_json:
         echo(to_json(inspection_values(inspection)))
         return
@@ -46,7 +57,7 @@ def inspect(
         echo(line)
 
 
-def _inspect(model: str) -> Inspection:
+def _inspect(model: str, *, check: bool) -> Inspection:
     """Inspect the GGUF file that is meant, by its own name or its folder's, else the folder."""
     from autoround.checkpoints.inspect import inspect_folder
     from autoround.checkpoints.inspect_gguf import inspect_gguf
@@ -60,4 +71,4 @@ def _inspect(model: str) -> Inspection:
     if file is not None:
         return inspect_gguf(model_files.folder / file)
     read_config(model_files.folder)  # a folder without one is no model, whatever else it lacks
-    return inspect_folder(model_files.folder, model_files.weights())
+    return inspect_folder(model_files.folder, model_files.weights(), against_class=check)

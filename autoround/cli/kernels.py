@@ -30,8 +30,7 @@ def kernels(
     \b
     Examples:
       autoround kernels
-      autoround kernels out
-      autoround kernels out --device cpu
+      autoround kernels out --device cpu              # of what quantize -o out wrote
     """
     from autoround.device.registry import open_device
     from autoround.inference.kernels import explain, installed

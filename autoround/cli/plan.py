@@ -11,7 +11,7 @@ import typer
 from autoround.cli import _options as options
 from autoround.cli._output import echo
 from autoround.cli._quiet import quiet_libraries
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 
 if TYPE_CHECKING:
     from autoround.recipe.schema import Recipe
@@ -20,7 +20,7 @@ app = typer.Typer()
 
 
 @app.command()
-@options.with_flags({"flags": FLAGS})
+@options.with_flags({"flags": RUN_FLAGS})
 def plan(
     model: options.ModelArgument = None,
     model_option: options.ModelOption = None,
@@ -41,12 +41,14 @@ def plan(
     """Print what quantize would do and what it would cost, and do nothing.
 
     \b
-    Examples:
+    With a model of your own:
       autoround plan path/to/model --recipe light
-      autoround plan path/to/model --bits 2 --group-size 64 --layers
-      autoround plan path/to/model --format auto_gptq,gguf:q4_k_m
-      autoround plan path/to/model --format auto_gptq --asym --for vllm,sglang
-      autoround plan path/to/model --json > plan.json
+      autoround plan path/to/model --format auto_gptq,gguf:q4_k_m --json > plan.json
+
+    \b
+    Examples:
+      autoround plan --format auto_gptq --asym --for vllm,sglang
+      autoround plan --bits 2 --group-size 64 --layers
     """
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)

@@ -15,7 +15,7 @@ from autoround.cli._output import echo, make_console
 from autoround.cli._quiet import quiet_libraries
 from autoround.cli.plan import PlanView, show_plan
 from autoround.errors import AutoRoundError, UsageError
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ app = typer.Typer()
 
 
 @app.command()
-@options.with_flags({"flags": FLAGS})
+@options.with_flags({"flags": RUN_FLAGS})
 def quantize(
     context: typer.Context,
     model: options.ModelArgument = None,
@@ -85,15 +85,19 @@ def quantize(
     """Quantize a model and write it.
 
     \b
-    Examples:
-      autoround quantize                                   # embedded model and text
-      autoround quantize path/to/model --recipe light.yaml
+    With a model of your own:
+      autoround quantize path/to/model --recipe light --eval -o out
       autoround quantize --model path/to/model --bits 4 --group_size 128 --asym \\
           --iters 200 --dataset calib.jsonl --output_dir out --device cpu
       autoround quantize Qwen/Qwen3-0.6B --revision main --bits 4 -o out
       autoround quantize owner/larger-than-the-disk --stream-hub -o out
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
+
+    \b
+    Examples:
+      autoround quantize --recipe rtn -o out         # the embedded model, in seconds
+      autoround quantize --scheme W3A16G64 --iters 0 --format auto_round,auto_gptq -o both
     """
     from autoround import api
     from autoround.report.progress import Progress
@@ -190,8 +194,10 @@ def _evaluate(
     from autoround.evaluate.compare import compare
     from autoround.model.files.embedded import embedded_model
     from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.report.windows import WindowProgress
 
     echo("eval: reloading the result and the original")
+    progress = WindowProgress(make_console())
     scores = compare(
         folder,
         str(embedded_model() if model is None else Path(model)),
@@ -199,6 +205,7 @@ def _evaluate(
         seqlen=recipe.evaluation.seqlen,
         max_tokens=recipe.evaluation.max_tokens,
         device=device,
+        on_window=progress,
     )
     for line in evaluation_lines(scores) + prediction_lines(folder, scores):
         echo(line)

@@ -15,10 +15,8 @@ app = typer.Typer(
 
 \b
 Examples:
-  autoround recipes list
   autoround recipes show light --resolved
-  autoround recipes copy default mine.yaml
-  autoround recipes validate mine.yaml
+  autoround recipes list
 """,
 )
 
@@ -30,6 +28,7 @@ def list_recipes() -> None:
     \b
     Examples:
       autoround recipes list
+      autoround recipes list > recipes.txt
     """
     from autoround.recipe.find import builtin_names
     from autoround.recipe.load import load_recipe
@@ -75,7 +74,7 @@ def copy(
     \b
     Examples:
       autoround recipes copy default
-      autoround recipes copy w2 experiments/w2-long.yaml
+      autoround recipes copy w2 my-w2.yaml
     """
     from autoround.recipe.find import builtin_path
 
@@ -97,11 +96,11 @@ def validate(
 
     \b
     Examples:
-      autoround recipes validate mine.yaml
-      autoround recipes validate experiments/*.yaml
+      autoround recipes validate my-w2.yaml          # of recipes copy w2 my-w2.yaml
+      autoround recipes validate my-w2.yaml default.yaml
     """
     from autoround.errors import RecipeError
-    from autoround.planning.output_formats import check_formats
+    from autoround.planning.format_names import check_formats
     from autoround.recipe.load import load_recipe
 
     mistakes: list[str] = []

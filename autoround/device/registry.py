@@ -18,6 +18,8 @@ NOT_BUILT = {
     "mps": "Apple's GPUs are not supported",
     "hpu": "Intel Gaudi accelerators are not supported",
 }
+#: The device that computes nothing.
+NOTHING = "null"
 #: What a runtime has to have; the protocol says what it is for.
 _PARTS = (
     *("name", "device", "own_memory", "ops", "speeds", "memory", "peak_bytes", "synchronize"),
@@ -95,7 +97,7 @@ def open_device(device: str = "auto") -> Runtime:
     """Open a device by name.
 
     Args:
-        device: ``auto``, a backend's name, or ``name:index``.
+        device: ``auto``, a backend's name, ``name:index``, or a number: that of an accelerator.
 
     Returns:
         The device's runtime, which has all that the protocol asks for.
@@ -103,7 +105,13 @@ def open_device(device: str = "auto") -> Runtime:
     Raises:
         DeviceError: no such device here; the message says why and which there are.
     """
+    if re.fullmatch(r"\d{1,4}", device):
+        return _open_numbered(int(device))
     match = re.fullmatch(r"([a-z][a-z0-9_]*)(?::(\d+))?", device)
+    if not match and "," in device:
+        raise DeviceError(
+            f"device {device!r} names several, and a run has one; name one; {_choices()}"
+        )
     if not match:
         raise DeviceError(f"device {device!r} is not of the form NAME or NAME:INDEX; {_choices()}")
     name, index = match.group(1), match.group(2)
@@ -130,6 +138,17 @@ def open_device(device: str = "auto") -> Runtime:
     raise DeviceError(f"there is no backend named {name!r}; {_choices()}")
 
 
+def _open_numbered(index: int) -> Runtime:
+    """Open the accelerator of a number: of the first backend whose devices have numbers."""
+    for entry in backends():
+        name = f"{entry.name}:{index}"
+        if entry.backend and entry.availability.available and name in entry.availability.devices:
+            return _open(entry.backend, index)
+    raise DeviceError(
+        f"device {index} is the accelerator of that number, and there is none here; {_choices()}"
+    )
+
+
 def _open(backend: Backend, index: int | None) -> Runtime:
     """Open a device; whatever goes wrong in it is told as the backend's own."""
     try:
@@ -153,7 +172,9 @@ def _open(backend: Backend, index: int | None) -> Runtime:
 
 def _choices() -> str:
     """Return a sentence that lists the devices that exist here."""
-    names = [d for f in backends() if f.availability.available for d in f.availability.devices]
+    # One that computes nothing is no choice: plans that want it name it.
+    able = [f for f in backends() if f.availability.available and f.name != NOTHING]
+    names = [device for f in able for device in f.availability.devices]
     if not names:
         return (
             "no backend is registered: reinstall the package, or check that its entry "

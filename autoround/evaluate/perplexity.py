@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from autoround.types import EvalResult
 
 #: Rows of logits compared at a time: a vocabulary of 150,000 in float32 is 77 MB a chunk.
 ROWS = 128
+#: Is told how many windows are scored, of how many.
+OnWindow: TypeAlias = Callable[[int, int], None]
 
 
 def windows(ids: Tensor, seqlen: int) -> Iterator[Tensor]:
@@ -31,7 +33,14 @@ def windows(ids: Tensor, seqlen: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = None) -> EvalResult:
+def evaluate(
+    model: Any,
+    ids: Tensor,
+    *,
+    seqlen: int,
+    reference: Any | None = None,
+    on_window: OnWindow | None = None,
+) -> EvalResult:
     """Score a model on a text, each window by itself, its first token unscored.
 
     Args:
@@ -40,6 +49,7 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
         seqlen: Tokens of a window.
         reference: The unquantized model, with the same vocabulary; None to score perplexity
             alone.
+        on_window: Called with the number of windows that are scored, and of all.
 
     Returns:
         Perplexity and the number of scored tokens; with a reference also its perplexity, the
@@ -50,20 +60,11 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
         DataError: The text has fewer than two tokens.
         UsageError: seqlen is less than two, or more than a model has positions for.
     """
-    if seqlen < 2:
-        raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
-    if len(ids) < 2:
-        raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
-    for scored in (model, *([] if reference is None else [reference])):
-        limit = position_limit(scored)
-        if limit is not None and min(seqlen, len(ids)) > limit:
-            raise UsageError(
-                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
-                f"use a seqlen of {limit} or less"
-            )
+    _check_windows(model, reference, ids, seqlen=seqlen)
     loss = reference_loss = divergence = 0.0
     agreed = count = 0
-    for window in windows(ids, seqlen):
+    parts = list(windows(ids, seqlen))
+    for number, window in enumerate(parts, start=1):
         logits = _logits(model, window)
         reference_logits = None if reference is None else _logits(reference, window)
         labels = window[1:].to(logits.device)
@@ -81,11 +82,28 @@ def evaluate(model: Any, ids: Tensor, *, seqlen: int, reference: Any | None = No
                 )
                 agreed += int((expected.argmax(-1) == log_probs.argmax(-1)).sum())
         count += len(labels)
+        if on_window is not None:
+            on_window(number, len(parts))
     if reference is None:
         return EvalResult(_exp(loss / count), count)
     return EvalResult(
         _exp(loss / count), count, _exp(reference_loss / count), divergence / count, agreed / count
     )
+
+
+def _check_windows(model: Any, reference: Any | None, ids: Tensor, *, seqlen: int) -> None:
+    """Refuse a text that is too short, and windows that a model cannot take."""
+    if seqlen < 2:
+        raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
+    if len(ids) < 2:
+        raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
+    for scored in (model, *([] if reference is None else [reference])):
+        limit = position_limit(scored)
+        if limit is not None and min(seqlen, len(ids)) > limit:
+            raise UsageError(
+                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
+                f"use a seqlen of {limit} or less"
+            )
 
 
 def _logits(model: Any, window: Tensor) -> Tensor:

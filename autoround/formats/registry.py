@@ -110,7 +110,9 @@ def find_format(name: str) -> Format:
     formats, broken = registry()
     if name in formats:
         return formats[name]
-    close = difflib.get_close_matches(name, formats, n=1, cutoff=0.5)
+    # What a method is called is more often meant than the name that looks most like it.
+    close = [key for key, each in formats.items() if each.method and each.method == name]
+    close += difflib.get_close_matches(name, formats, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     text = f"{name!r} is no format{hint}; legal: {', '.join(formats)}"
     for entry, reason in broken.items():

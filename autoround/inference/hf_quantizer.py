@@ -89,6 +89,7 @@ class AutoRoundQuantizer(HfQuantizer):
         #: Names in the files of packed layers, by their paths, and of their tensors.
         self._packed: dict[str, str] = {}
         self._as_stored: set[str] = set()
+        self._restated: dict[str, Any] | None = None
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Note what activations will be."""
@@ -182,6 +183,8 @@ class AutoRoundQuantizer(HfQuantizer):
         )
         for note in self._opened.notes:
             warnings.warn(note, stacklevel=2)
+        # Once they are replaced there are no layers that blocks could be found by.
+        self._restated = self._restate(model, self._opened)
         self._packed = replace_layers(model, self._opened, dtype=self._dtype)
         self._refuse_offloading(options.get("device_map"))
         for path, layer in quant_layers(model):
@@ -204,8 +207,26 @@ class AutoRoundQuantizer(HfQuantizer):
                 layer.prepare(dtype, backend=self._config.backend)
         assert self._opened is not None
         use_file_names(model, self._opened, self._packed)
+        self._config.checkpoint = self._restated or self._config.checkpoint
         self._model = self._opened = None
         advise(model)
+
+    def _restate(self, model: nn.Module, opened: Opened) -> dict[str, Any] | None:
+        """Return auto-round's config for a checkpoint of others that ours was given for."""
+        from autoround.errors import ModelError
+        from autoround.formats.auto_round.config import restated_config
+        from autoround.model.blocks import decoder_blocks, is_matrix
+
+        # Its packings have no place for inputs that are grouped out of order.
+        if self._config.checkpoint.get("desc_act"):
+            return None
+        try:
+            blocks = decoder_blocks(model)
+        except ModelError:
+            return None
+        plain = {n for n, m in model.named_modules() if is_matrix(m) and n not in opened.linears}
+        files = opened.tensors.files_of(plain)
+        return restated_config(opened.layers, files, blocks)
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         import torch

@@ -73,9 +73,14 @@ def predicted_kl(folder: Path) -> float | None:
 def describe_allocation(chosen: ChosenAllocation) -> str:
     """Say an allocation in one line."""
     counts = ", ".join(f"{count} × {name}" for name, count in chosen.counts.items())
+    return f"{describe_budget(chosen)}; layers: {counts}"
+
+
+def describe_budget(chosen: ChosenAllocation) -> str:
+    """Say what the budget of an allocation was, and what came of it."""
     return (
         f"{chosen.budget[0]} {chosen.budget[1]:g}: {chosen.bits:.3f} bits a weight, "
-        f"predicted KL {chosen.loss:.4g}; layers: {counts}"
+        f"predicted KL {chosen.loss:.4g}"
     )
 
 

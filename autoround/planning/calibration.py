@@ -15,9 +15,9 @@ from autoround.formats.registry import find_format
 from autoround.model.files.tokenizer import load_tokenizer
 from autoround.model.positions import position_limit
 from autoround.model.skeleton import Skeleton
+from autoround.planning.format_names import check_formats
 from autoround.planning.hyperparameters import needs_data
-from autoround.planning.output_formats import check_formats
-from autoround.recipe.schema import CalibrationOptions, Recipe
+from autoround.recipe.schema import Recipe
 
 
 class Calibration(NamedTuple):
@@ -61,8 +61,7 @@ def load_calibration(
         tokens = _from_images(recipe, skeleton)
     else:
         # A dataset that was asked for is never replaced by the embedded one.
-        explicit = options.dataset != CalibrationOptions().dataset
-        spec, note = resolve_dataset(options.dataset, explicit=explicit)
+        spec, note = resolve_dataset(options.dataset, explicit=options.dataset_named)
         tokens = tokens_from_spec(
             spec,
             tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -14,7 +15,16 @@ from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
-from autoround.types import PER_TENSOR, Estimate, LayerPlan, OutputPlan, Plan, QuantizedTensor
+from autoround.types import (
+    PER_TENSOR,
+    PLAIN,
+    Estimate,
+    LayerPlan,
+    OutputPlan,
+    Plan,
+    QuantizedTensor,
+    Scheme,
+)
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
 EFFICIENCY = (0.25, 0.9)
@@ -41,9 +51,6 @@ def make_estimate(
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
     )
-    quantized = [layer for block in plan.blocks for layer in block.quantized]
-    bits = sum(weight_bits(x.shape, x.scheme) for x in quantized if x.scheme is not None)
-    weights = sum(math.prod(x.shape) for x in quantized)
     spans = [_seconds(one, runtime) for one in plan.passes]
     low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
@@ -55,7 +62,7 @@ def make_estimate(
         + on_host,
         seconds_low=low,
         seconds_high=high,
-        bits_per_weight=bits / weights,
+        bits_per_weight=quantized_bits(plan),
         block_bits=block_bits(plan),
         device_bytes=needs.device + (needs.streams if stays else 0) + on_device,
         stream_bytes=needs.streams,
@@ -67,15 +74,35 @@ def make_estimate(
     )
 
 
+def quantized_bits(plan: Plan) -> float:
+    """Return the bits on the disk of a quantized weight of the blocks, in the first format."""
+    layers = [layer for block in plan.blocks for layer in block.quantized]
+    bits = sum(stored_bits(x, plan.outputs[0]) for x in layers)
+    return bits / sum(math.prod(x.shape) for x in layers)
+
+
 def block_bits(plan: Plan) -> float:
-    """Return the bits of a weight of the blocks, scales and layers kept in 16 bit included."""
+    """Return the bits on the disk of a weight of the blocks, layers kept in 16 bit included."""
     layers = [layer for block in plan.blocks for layer in block.layers]
     kept = 8 * DTYPES[plan.dtype].itemsize
     bits = sum(
-        math.prod(x.shape) * kept if x.scheme is None else weight_bits(x.shape, x.scheme)
+        math.prod(x.shape) * kept if x.scheme is None else stored_bits(x, plan.outputs[0])
         for x in layers
     )
     return bits / sum(math.prod(x.shape) for x in layers)
+
+
+def stored_bits(layer: LayerPlan, output: OutputPlan) -> int:
+    """Return the bits of a quantized layer in the files, all that stands beside its codes included.
+
+    Formats that write weights out in 16 bit store none of that: there it is what the layer's codes,
+    scales and zero points would take.
+    """
+    assert layer.scheme is not None
+    written = layer.scheme.kind == PLAIN and not format_of(output).gguf_types
+    if not written or layout_named(output.packing).dense:
+        return weight_bits(layer.shape, layer.scheme)
+    return 8 * layer_bytes(layer, output.packing)
 
 
 def disk_bytes(plan: Plan, skeleton: Skeleton) -> int:
@@ -112,19 +139,26 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
 def layer_bytes(layer: LayerPlan, packing: str) -> int:
     """Return the bytes of one quantized layer, by packing it on the meta device."""
     assert layer.scheme is not None
-    rows, columns = part_shape(layer)
-    size = layer.scheme.group_size
+    return (
+        matrix_bytes(part_shape(layer), layer.scheme, packing) * max(1, layer.experts) * layer.parts
+    )
+
+
+@lru_cache(maxsize=4096)
+def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
+    """Return the bytes of one quantized matrix of shape (out, in), by packing it on meta."""
+    rows, columns = shape
+    size = scheme.group_size
     groups = 1 if size <= 0 else -(-columns // min(size, columns))
     first = 1 if size == PER_TENSOR else rows
     tensor = QuantizedTensor(
         torch.empty((rows, columns), dtype=torch.uint8, device="meta"),
         torch.empty((first, groups), dtype=torch.float16, device="meta"),
         torch.empty((first, groups), dtype=torch.uint8, device="meta"),
-        layer.scheme,
+        scheme,
     )
     tensors = layout_named(packing).to_tensors(tensor)
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    return size * max(1, layer.experts) * layer.parts
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _seconds(plan: Plan, runtime: Runtime) -> tuple[float, float]:

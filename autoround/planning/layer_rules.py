@@ -261,9 +261,9 @@ def closest_name_hint(pattern: str, names: Sequence[str]) -> str:
 def _check_head(rules: Rules, head: str) -> None:
     """Refuse a rule and a section that say different things about the head."""
     recipe, index = rules.recipe, rules.plain(head)
-    if index is None or recipe.lm_head.bits >= 16:
-        return
     section = recipe.lm_head.as_scheme(recipe.scheme)
+    if index is None or section is None:
+        return
     ruled = recipe.layers[index].as_scheme(recipe.scheme)
     if ruled != section:
         raise RecipeError(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from autoround.errors import FormatError, RecipeError
 from autoround.formats.format import Weight
-from autoround.formats.registry import find_format, plan_output
+from autoround.formats.registry import plan_output
 from autoround.formats.written import part_shape
 from autoround.model.blocks import Matrix
 from autoround.model.skeleton import Skeleton
@@ -15,21 +14,6 @@ from autoround.planning.layer_scheme import matches, plan_layer
 from autoround.planning.non_block_layers import asked_outside
 from autoround.recipe.schema import Recipe
 from autoround.types import OutputPlan, Scheme
-
-
-def check_formats(recipe: Recipe) -> None:
-    """Refuse names of formats that no package brings, where the recipe says them.
-
-    Raises:
-        RecipeError: with the recipe's file and line, or the words of a command line.
-    """
-    for name in recipe.output.formats:
-        try:
-            find_format(name)
-        except FormatError as error:
-            origin = recipe.output.format_origin
-            where = f"{origin}: output.format" if origin else "output.format"
-            raise RecipeError(f"{where}: {error}") from None
 
 
 def plan_outputs(

@@ -20,13 +20,14 @@ from autoround.planning.code_roles import (
     with_code_traits,
     without_shared,
 )
+from autoround.planning.format_names import check_formats
 from autoround.planning.gguf import PassPlan, gguf_pass
 from autoround.planning.hyperparameters import needs_data, settle
 from autoround.planning.kept_dtype import dtype_notes, dtype_of_run, kept_dtype, with_float32
 from autoround.planning.layer_rules import Rules, apply_rules, closest_name_hint
 from autoround.planning.layer_scheme import matches, plan_block, plan_scheme
 from autoround.planning.non_block_layers import plan_non_block_layers
-from autoround.planning.output_formats import check_formats, plan_outputs, weights_asked_for
+from autoround.planning.output_formats import plan_outputs, weights_asked_for
 from autoround.planning.serving.findings import with_engine_findings
 from autoround.recipe.schema import Recipe
 from autoround.settings import MachineSettings, TuningSettings

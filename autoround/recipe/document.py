@@ -63,11 +63,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A scalar, a list of nodes or a mapping of nodes, where it is, and where its key is."""
+    """A scalar, a list of nodes or a mapping of nodes, where it is, and where its key is.
+
+    appended: of a list, that its entries go behind those of the list that it is merged into.
+    """
 
     value: object
     origin: Origin
     key_origin: Origin
+    appended: bool = False
 
     def plain(self) -> object:
         """Return the value without its lines."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from autoround.errors import AutoRoundError, RecipeError
+from autoround.recipe.auto_round_words import RECIPE_NAMES
 
 #: Endings that mark a word as the name of a file.
 SUFFIXES = (".yaml", ".yml")
@@ -24,6 +25,7 @@ def builtin_path(name: str) -> Path:
         RecipeError: there is no such recipe; the message names the nearest ones.
     """
     names = builtin_names()
+    name = RECIPE_NAMES.get(name, name)
     if name not in names:
         raise RecipeError(f"no built-in recipe {name!r}{_suggest(name, names)}")
     return _builtin_folder() / f"{name}.yaml"
@@ -34,7 +36,8 @@ def find_recipe(source: str | Path, *, folder: Path | None = None) -> Path:
 
     A word without a path separator or a YAML ending is a built-in recipe first and a
     file second; anything else is a file. ``NAME.yaml`` that is no file stands for the
-    built-in recipe NAME. A ``Path`` is always a file.
+    built-in recipe NAME. A ``Path`` is always a file. Names of auto-round's programs stand for
+    the recipes that do what these do.
 
     Args:
         source: name or path of a recipe.
@@ -52,7 +55,7 @@ def find_recipe(source: str | Path, *, folder: Path | None = None) -> Path:
     names = builtin_names()
     name = Path(source).stem if source.endswith(SUFFIXES) else source
     plain = not any(separator in source for separator in (os.sep, os.altsep or os.sep))
-    if plain and name == source and name in names:
+    if plain and name == source and RECIPE_NAMES.get(name, name) in names:
         return builtin_path(name)
     path = base / os.path.expanduser(source)
     if source and _is_there(path):

@@ -80,10 +80,12 @@ class HeadOptions(Section):
     """How the output head is held."""
 
     bits: Annotated[
-        int,
-        AfterValidator(_check_bits),
-        Field(description="Bits per weight of the output head; 16 keeps it as it is."),
-        Legal(f"16, or {_BITS}"),
+        Literal["auto"] | Annotated[int, AfterValidator(_check_bits)],
+        Field(
+            description="Bits per weight of the output head; 16 keeps it as it is, auto is those "
+            "of the scheme."
+        ),
+        Legal(f"auto, 16, or {_BITS}"),
     ] = 16
     group_size: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=PER_CHANNEL)],
@@ -93,10 +95,11 @@ class HeadOptions(Section):
 
     def as_scheme(self, scheme: SchemeOptions) -> Scheme | None:
         """Return the head's scheme, None where it is kept; symmetric as the others are."""
-        if self.bits not in LEGAL_BITS:
+        bits = scheme.bits if self.bits == AUTO else self.bits
+        if bits not in LEGAL_BITS:
             return None
-        size = scheme.group_size if self.group_size == "auto" else self.group_size
-        return Scheme(bits=self.bits, group_size=size, sym=scheme.sym)
+        size = scheme.group_size if self.group_size == AUTO else self.group_size
+        return Scheme(bits=int(bits), group_size=int(size), sym=scheme.sym)
 
 
 class LayerRule(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoround.errors import RecipeError
@@ -24,16 +24,20 @@ from autoround.recipe.document import (
     show,
 )
 from autoround.recipe.explain import check
-from autoround.recipe.find import find_recipe
+from autoround.recipe.find import builtin_names, builtin_path, find_recipe
 from autoround.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class OverrideSource:
-    """A value and the words that gave it, such as ``--bits 9``, for error messages."""
+    """A value and the words that gave it, such as ``--bits 9``, for error messages.
+
+    problem: why there is no value, where the words say nothing to the key.
+    """
 
     value: object
     origin: str
+    problem: str = ""
 
 
 def load_recipe(
@@ -41,17 +45,19 @@ def load_recipe(
     *,
     overrides: Sequence[str] = (),
     values: Mapping[str, object] | None = None,
+    additions: Mapping[str, OverrideSource] | None = None,
 ) -> Recipe:
     """Load a recipe and everything it extends.
 
-    Later wins: what is extended, then the file, then ``values``, then ``overrides``.
-    Mappings merge key by key; lists and scalars replace.
+    Later wins: what is extended, then the file, then ``values``, ``additions`` and ``overrides``.
+    Mappings merge key by key; lists and scalars replace, but for additions.
 
     Args:
         source: a built-in name or a path, as :func:`autoround.recipe.find.find_recipe`
             reads it.
         overrides: ``path=value`` texts of ``--set``, such as ``tuning.lr=5e-3``.
         values: dotted path to value, or to a :class:`OverrideSource` that says where from.
+        additions: dotted path of a list to entries that go behind those it has.
 
     Raises:
         RecipeError: one line per mistake, each with its file and line.
@@ -65,7 +71,9 @@ def load_recipe(
         failed.append(str(error))
     else:
         chain = _read_chain(path, problems)
-    changes = _read_values(values or {}, problems) + _read_overrides(overrides, problems)
+    changes = _read_values(values or {}, problems)
+    changes += _read_values(additions or {}, problems, appended=True)
+    changes += _read_overrides(overrides, problems)
     for layer in chain:
         problems.extend(check(layer, extra=("extends",))[1])
     for layer in changes:
@@ -111,7 +119,20 @@ def _merge_all(layers: list[Node]) -> Recipe:
         raise RecipeError("\n".join(map(str, problems)))
     _place_rules(recipe, merged)
     _place_format(recipe, merged)
+    _place_dataset(recipe, merged)
     return recipe
+
+
+def _place_dataset(recipe: Recipe, merged: Node) -> None:
+    """Note whether somebody named the dataset: a built-in recipe's may be replaced, theirs not."""
+    assert isinstance(merged.value, dict)
+    calibration = merged.value.get("calibration")
+    if calibration is None or not isinstance(calibration.value, dict):
+        return
+    dataset = calibration.value.get("dataset")
+    built_in = {_display(builtin_path(name)) for name in builtin_names()}
+    if dataset is not None and dataset.origin.source not in built_in:
+        recipe.calibration.note_named_dataset()
 
 
 def _place_format(recipe: Recipe, merged: Node) -> None:
@@ -134,6 +155,8 @@ def _place_rules(recipe: Recipe, merged: Node) -> None:
 
 
 def _merge(base: Node, top: Node) -> Node:
+    if top.appended and isinstance(base.value, list) and isinstance(top.value, list):
+        return Node([*base.value, *top.value], base.origin, base.key_origin)
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
     merged = dict(base.value)
@@ -211,11 +234,17 @@ def _display(path: Path) -> str:
     return os.path.normpath(path)
 
 
-def _read_values(values: Mapping[str, object], problems: list[Problem]) -> list[Node]:
+def _read_values(
+    values: Mapping[str, object], problems: list[Problem], *, appended: bool = False
+) -> list[Node]:
     layers = []
     for dotted, value in values.items():
         override = value if isinstance(value, OverrideSource) else OverrideSource(value, dotted)
-        layers.extend(_nest(dotted, located(override.value, Origin(override.origin)), problems))
+        if override.problem:
+            problems.append(Problem(Origin(override.origin), override.problem))
+            continue
+        node = replace(located(override.value, Origin(override.origin)), appended=appended)
+        layers.extend(_nest(dotted, node, problems))
     return layers
 
 

@@ -36,8 +36,6 @@ DType: TypeAlias = Literal["auto", "float16", "bfloat16", "float32"]
 
 #: Types that ``output.dtype`` may name; auto keeps each tensor as the model stores it.
 LEGAL_DTYPES: tuple[DType, ...] = get_args(DType)
-
-
 #: More threads than any machine has cores: a mistake, and memory for their stacks.
 MAX_THREADS = 1024
 
@@ -126,7 +124,6 @@ class TuningOptions(Section):
     validation_samples: Annotated[
         Count, Field(description="Samples of a validation, the same ones each time."), COUNT
     ] = 16
-
     compute_dtype: Annotated[
         DType,
         Field(
@@ -198,6 +195,21 @@ class CalibrationOptions(Section):
     ] = "none"
     nsamples: Annotated[Count, Field(description="Samples read."), COUNT] = 128
     seqlen: Annotated[Count, Field(description="Tokens per sample."), COUNT] = 2048
+
+    _dataset_named: bool = PrivateAttr(False)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is read, whoever named it."""
+        return isinstance(other, CalibrationOptions) and self.__dict__ == other.__dict__
+
+    @property
+    def dataset_named(self) -> bool:
+        """Whether somebody chose the dataset: no built-in recipe, and not the default."""
+        return self._dataset_named or self.dataset != type(self)().dataset
+
+    def note_named_dataset(self) -> None:
+        """Note that the dataset was asked for."""
+        self._dataset_named = True
 
 
 class EvaluationOptions(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autoround.device.doctor import BackendReport, DeviceReport, Report
+from autoround.device.registry import NOTHING
 
 
 def doctor_lines(report: Report) -> list[str]:
@@ -17,7 +18,8 @@ def doctor_lines(report: Report) -> list[str]:
     missing = [f"no {name}" for name, number in report.versions.items() if not number]
     lines = [", ".join(installed + missing), report.system, "", "devices"]
     for backend in report.backends:
-        lines += _backend_lines(backend)
+        # What computes nothing is no device to choose; --json has it, too.
+        lines += [] if backend.name == NOTHING else _backend_lines(backend)
     taken = f"--device auto takes {report.auto}" if report.auto else "--device auto finds nothing"
     lines += [f"  {taken}", "", "kernels for packed layers ('autoround kernels MODEL' says more)"]
     for kernel in report.kernels:

@@ -35,7 +35,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
         + ", deterministic algorithms" * plan.tuning.deterministic,
         f"size         {estimate.source_bytes / 1e6:.1f} MB → {estimate.disk_bytes / 1e6:.1f} MB"
         + (f" in {formats} formats" if formats > 1 else "")
-        + f", {estimate.bits_per_weight:.2f} bits per quantized weight with scales",
+        + f", {estimate.bits_per_weight:.2f} bits per quantized weight on the disk",
         *_memory_lines(estimate),
     ]
     # Without steps the time is that of reading and writing, which nobody has measured here.
@@ -145,7 +145,7 @@ def _average_lines(plan: Plan, estimate: Estimate) -> list[str]:
     if not plan.rules:
         return []
     return [
-        f"average      {estimate.block_bits:.3f} bits per weight of the blocks, with scales, "
+        f"average      {estimate.block_bits:.3f} bits per weight of the blocks on the disk, "
         "layers kept in 16 bit among them"
     ]
 

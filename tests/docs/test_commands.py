@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from autoround.cli.main import app, run
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -197,9 +197,9 @@ def test_quick_commands_of_documents_run() -> None:
 
 
 def test_all_flags_parse() -> None:
-    values = {int: "4", float: "0.5", str: "x"}
+    values = {int: "4", float: "0.5", str: "x", Path: "x"}
     for command in ("quantize", "plan"):
-        for flag in FLAGS:
+        for flag in RUN_FLAGS:
             for option in (word for given in flag.options for word in given.split("/")):
                 value = [] if flag.kind is bool else [values[flag.kind]]
                 assert mistake([command, "MODEL", option, *value]) == ""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autoround._version import __version__
+from autoround.types import Scheme
+
+from ..tiny_quantized import write_quantized
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = [sys.executable, "-c", "from autoround.cli.main import run; raise SystemExit(run())"]
@@ -68,3 +73,47 @@ def test_built_in_recipes_are_found_from_anywhere(tmp_path: Path) -> None:
     built_in = {path.stem for path in RECIPES.glob("*.yaml")}
     assert built_in
     assert built_in <= set(done.stdout.split())
+
+
+#: Commands that read little, and what they have no use for.
+LIGHT = {
+    ("recipes", "list"): {"torch", "transformers", "datasets", "numpy"},
+    ("recipes", "show", "light"): {"torch", "transformers", "datasets", "numpy"},
+    ("recipes", "validate", str(RECIPES / "light.yaml")): {"torch", "transformers", "numpy"},
+    ("inspect", "OUT"): {"transformers", "accelerate", "datasets"},
+}
+
+
+@pytest.mark.parametrize("command", LIGHT, ids=lambda words: " ".join(words[:2]))
+def test_commands_import_what_they_need(
+    command: tuple[str, ...], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    if "OUT" in command:
+        write_quantized(checkpoint("llama"), out, lambda name: Scheme(4, 32, True))
+    words = [word.replace("OUT", str(out)) for word in command]
+    code = f"from autoround.cli.main import run; assert run({words!r}) == 0"
+    names = imported_by(
+        f"import contextlib, os\nwith open(os.devnull, 'w') as f, "
+        f"contextlib.redirect_stdout(f):\n    exec({code!r})"
+    )
+    assert "autoround" in names
+    assert not names & LIGHT[command]
+
+
+def cpu_seconds(*arguments: str, cwd: Path) -> float:
+    """Return the least processor time of three runs of a command."""
+    least = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run(*arguments, cwd=cwd).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return least
+
+
+@pytest.mark.parametrize("command", [words for words in LIGHT if words[0] == "recipes"])
+def test_commands_on_recipes_take_three_times_the_help_at_most(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert cpu_seconds(*command, cwd=tmp_path) <= 3 * cpu_seconds("--help", cwd=tmp_path)

@@ -1,3 +1,4 @@
+# Tests: autoround/auto_round.py, autoround/request.py
 from __future__ import annotations
 
 import dataclasses
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 import autoround
-from autoround.api import AutoRound, open_any
+from autoround.auto_round import AutoRound
 from autoround.errors import DataError, DeviceError, OutputError, RecipeError, UsageError
 from autoround.events import BlockDone, Event, Planned
-from autoround.recipe.flags import FLAGS
+from autoround.recipe.flags import RUN_FLAGS
 from autoround.recipe.load import load_recipe
+from autoround.request import open_any
 from autoround.tuning import block as tune
 from autoround.types import LayerPlan
 
@@ -211,12 +213,12 @@ def test_a_format_that_does_not_exist(checkpoint: Make, tmp_path: Path) -> None:
 def test_arguments_are_those_of_the_table_of_flags() -> None:
     fields = {field.name: field for field in dataclasses.fields(AutoRound)}
     methods = (AutoRound.save_quantized, AutoRound.quantize_and_save)
-    for flag in FLAGS:
+    for flag in RUN_FLAGS:
         if flag.name == "format":  # of what is written, so it is asked for where that is done
             assert all("format" in inspect.signature(method).parameters for method in methods)
             continue
         # Explicit in the class, for editors; the table says what it is.
-        kind = "object" if flag.name == "dataset" else flag.kind.__name__
+        kind = flag.argument or flag.kind.__name__
         assert fields[flag.name].type == f"{kind} | None"
         assert fields[flag.name].default is None
 

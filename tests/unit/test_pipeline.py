@@ -52,7 +52,7 @@ def test_the_result_tells_what_was_done(done: tuple[RunResult, list[Event]]) -> 
     assert all(block.loss_after <= block.loss_before for block in result.blocks)
     assert 0 < result.tuning_seconds <= result.seconds
     assert result.peak_bytes > 0
-    assert result.bits_per_weight == 4.5
+    assert result.bits_per_weight == 4.625
     assert result.evaluation is None
 
 

@@ -24,7 +24,7 @@ from mixed import parser as mixed_parser
 from mixed import settings_of
 from mixed_recipes import shared
 
-from autoround import api
+from autoround import api, request
 from autoround.core.rounding import dense_weight
 from autoround.evaluate.models import load_any
 from autoround.events import ignore
@@ -106,9 +106,9 @@ def scored(
 def rounded(args: argparse.Namespace, word: str, ids: torch.Tensor) -> Weights:
     """Return all layers in one option, dequantized."""
     recipe = recipe_of(args, [f"scheme.bits={word.removeprefix('W')}"])
-    request = api.make_request(args.model, recipe, data=ids)
+    asked = request.make_request(args.model, recipe, data=ids)
     outputs: list[BlockOutput] = []
-    session = open_session(prepare(request, sink=ignore), sink=ignore)
+    session = open_session(prepare(asked, sink=ignore), sink=ignore)
     quantize_pass(session, outputs.append)
     return {
         name: dense_weight(layer).bfloat16()

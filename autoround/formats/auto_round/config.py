@@ -8,10 +8,12 @@ the zero point itself, in GPTQ's layout, and holds the rest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autoround.formats.awq.layout import AUTO_ROUND_AWQ
-from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2
+from autoround.formats.awq.layout import AUTO_ROUND_AWQ, AWQ
+from autoround.formats.format import PackedLayer
+from autoround.formats.gptq.layout import AUTO_ROUND_V1, AUTO_ROUND_V2, GPTQ_V1, GPTQ_V2
 from autoround.formats.merged_layers import engine_names, merges_experts
 from autoround.formats.schemes import group_key, most_common
 from autoround.formats.written import among_blocks, block_lists, described
@@ -19,6 +21,12 @@ from autoround.types import OutputPlan, Plan, Scheme
 
 #: Layouts that ``packing_format`` may name.
 PACKINGS = (AUTO_ROUND_V1.name, AUTO_ROUND_V2.name, AUTO_ROUND_AWQ.name)
+#: Those whose tensors are the same as another format's, by the name of that.
+_RESTATED = {
+    GPTQ_V1.name: AUTO_ROUND_V1.name,
+    GPTQ_V2.name: AUTO_ROUND_V2.name,
+    AWQ.name: AUTO_ROUND_AWQ.name,
+}
 
 
 def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
@@ -59,6 +67,42 @@ def config(plan: Plan, output: OutputPlan) -> dict[str, Any]:
     if extra:
         result["extra_config"] = extra
     return result
+
+
+def restated_config(
+    layers: Mapping[str, PackedLayer], plain: Iterable[str], blocks: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the config that describes the layers of a GPTQ or AWQ checkpoint as auto-round's.
+
+    Args:
+        layers: packed ones, by their names in the files.
+        plain: names in the files of the matrices that are not packed.
+        blocks: paths of the decoder blocks.
+
+    Returns:
+        auto-round's keys; None where its packings do not hold the layers as they are.
+    """
+    packing = _RESTATED.get(next(iter({layer.packing for layer in layers.values()}), ""))
+    if packing is None or len({layer.packing for layer in layers.values()}) > 1:
+        return None
+    base = most_common([layer.scheme for layer in layers.values()])
+    inside = tuple(f"{block}." for block in blocks)
+    extra: dict[str, dict[str, Any]] = {
+        name: {"bits": 16, "data_type": "float"} for name in plain if name.startswith(inside)
+    }
+    for name, layer in layers.items():
+        if layer.scheme != base or not name.startswith(inside):
+            extra[name] = {**_scheme_keys(layer.scheme), "data_type": "int"}
+    lists = dict.fromkeys(block.rpartition(".")[0] for block in blocks)
+    return {
+        "quant_method": "auto-round",
+        "packing_format": packing,
+        **_scheme_keys(base),
+        "data_type": "int",
+        "block_name_to_quantize": ",".join(lists),
+        "autoround_version": _version(),
+        **({"extra_config": extra} if extra else {}),
+    }
 
 
 def _scheme_keys(scheme: Scheme) -> dict[str, Any]:

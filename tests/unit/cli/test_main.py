@@ -181,3 +181,38 @@ def test_python_m_runs_it_and_an_early_ctrl_c_is_a_sentence() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted: nothing was written\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["--model", "m", "--tasks", "piqa"], "--tasks is a flag of auto-round's; here: tasks"),
+        (["quantize", "m", "--act_bits", "8"], "activations, keys and values stay in 16 bit"),
+        (["o/m", "--disable_opt_rtn"], "write --recipe rtn"),
+    ],
+)
+def test_a_flag_of_auto_rounds_that_is_none_names_our_word(
+    words: list[str], word: str, autoround: Command
+) -> None:
+    done = autoround(*words)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert word in line
+
+
+def test_words_without_a_command_are_quantizes(autoround: Command, tmp_path: Path) -> None:
+    done = autoround("--model", tmp_path / "nothing", "--bits", 4)
+    assert (done.code, "does not exist" in done.err) == (4, True)
+    assert autoround(tmp_path / "nothing", "--bits", 4).err == done.err
+    assert autoround("quantise").code == 2
+
+
+def test_a_shell_is_told_completions(autoround: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_AUTOROUND_COMPLETE", "complete_bash")
+    for typed, completed in (("qu", "quantize"), ("quantize --recipe li", "light")):
+        words = f"autoround {typed}"
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        done = autoround()
+        assert (done.code, done.out.strip()) == (0, completed)

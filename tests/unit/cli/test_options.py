@@ -9,9 +9,9 @@ import typer
 from typer.testing import CliRunner
 
 from autoround.cli import _options as options
-from autoround.cli.main import app
+from autoround.cli.main import app, run
 from autoround.errors import RecipeError, UsageError
-from autoround.recipe.flags import BUDGET_FLAGS, FLAGS, Flag, flags_named
+from autoround.recipe.flags import BUDGET_FLAGS, RUN_FLAGS, Flag, flags_named
 from autoround.recipe.load import load_recipe
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -27,7 +27,7 @@ def spellings(flag: Flag) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["quantize", "plan"])
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", RUN_FLAGS, ids=lambda flag: flag.name)
 def test_every_flag_is_an_option_of_both_commands(flag: Flag, command: str) -> None:
     assert sorted(options_of(command)[flag.name]) == sorted(spellings(flag))
     (parameter,) = (p for p in COMMANDS[command].params if p.name == flag.name)
@@ -59,7 +59,7 @@ def test_flags_stand_where_the_parameter_stood_and_come_as_one_mapping() -> None
         received.extend((first, flags, middle, more))
 
     assert list(inspect.signature(command).parameters) == [
-        "first", "bits", "sym", "middle", "avg_bits",
+        "first", "bits", "sym", "middle", "avg_bits", "bit", "target_bits",
     ]  # fmt: skip
     result = CliRunner().invoke(app, ["x", "--asym", "--avg_bits", "2.5", "--middle"])
     assert result.exit_code == 0
@@ -129,3 +129,36 @@ def test_commands_that_take_a_model_take_a_revision(command: str) -> None:
 def test_the_command_that_goes_on() -> None:
     typed = options.Invocation(["quantize", "my model", "--restart", "-o", "out"])
     assert typed.resume_command() == "autoround quantize 'my model' -o out --resume"
+
+
+def hidden(command: str) -> set[str]:
+    """Return the spellings of options that the help of a command leaves out."""
+    return {word for p in COMMANDS[command].params if p.hidden for word in p.opts}
+
+
+def test_other_names_are_options_that_the_help_leaves_out() -> None:
+    assert {"--low_gpu_mem_usage", "--model_name", "--output", "--device_map"} <= hidden("quantize")
+    assert {"--model_name", "--device_map"} <= hidden("plan")
+    assert {"--target_bits", "--model_name"} <= hidden("allocate")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["m", "--model_name", "n"], "two models are named"),
+        (["--model", "m", "--model_name", "n"], "--model and --model-name are one option"),
+        (["m", "--iters", "1", "--iter", "2"], "--iters and --iter are one option"),
+        (["m", "--device", "cpu", "--device_map", "0"], "--device and --device-map are one"),
+        (["m", "-o", "a", "--output", "b"], "--output-dir and --output are one option"),
+    ],
+)
+def test_two_names_that_say_two_things(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quantize", *words]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_recipes_are_completed() -> None:
+    assert options.complete_recipes("li") == ["light"]
+    assert options.complete_recipes("nothing") == []

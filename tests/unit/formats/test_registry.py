@@ -1,5 +1,6 @@
 """Every format: what it can hold, and the configs its clients read."""
 
+# Tests: autoround/formats/names.py
 from __future__ import annotations
 
 import re
@@ -15,7 +16,8 @@ from autoround.errors import FormatError
 from autoround.formats import registry
 from autoround.formats.dequantized.format import DequantizedFormat
 from autoround.formats.format import BaseLayout
-from autoround.formats.registry import BUILT_IN, format_of, notes, plan_output
+from autoround.formats.names import BUILT_IN_NAMES
+from autoround.formats.registry import BUILT_IN, find_format, format_of, notes, plan_output
 from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, Scheme
 
 from ...tiny_quantized import make_plan
@@ -235,3 +237,13 @@ def test_a_package_with_a_broken_format_brings_none(brought: Callable[[str], Non
     formats, broken = registry.registry()
     assert "alias" not in formats
     assert "to_tensors" in broken["theirs"]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("gptq", "auto_gptq"), ("awq", "auto_awq")])
+def test_the_name_of_a_method_means_its_first_format(name: str, meant: str) -> None:
+    with pytest.raises(FormatError, match=f"did you mean '{meant}'"):
+        find_format(name)
+
+
+def test_the_list_of_names_is_that_of_the_formats() -> None:
+    assert tuple(one.name for one in BUILT_IN) == BUILT_IN_NAMES

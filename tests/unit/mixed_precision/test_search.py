@@ -384,3 +384,12 @@ def test_a_run_goes_on_with_the_bits_it_found(
         quantize(source, output, {**values, "allocate.avg_bits": 4.0}, data=IDS, resume=True)
     quantize(source, output, values, data=IDS, resume=True)
     assert content(output) == content(tmp_path / "whole")
+
+
+def test_what_is_exported_is_described_by_its_budget() -> None:
+    recipe, found, _ = allocate(
+        make_model("llama"), small({**BUDGET, "description": "x"}), data=IDS
+    )
+    key, value = found.budget
+    assert f"{key} {value:g}: {found.bits:.3f} bits a weight" in recipe.description
+    assert recipe.description.startswith("Bits of LlamaForCausalLM by its layers' scores")

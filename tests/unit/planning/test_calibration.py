@@ -96,3 +96,10 @@ def test_samples_longer_than_the_table_of_positions_are_refused() -> None:
         recipe = small({"calibration.seqlen": 65, "calibration.dataset": dataset})
         with pytest.raises(DataError, match="positions for 64 only: use --seqlen 64 or less"):
             load_calibration(recipe, skeleton, tokenizer=make_tokenizer(), data=given)
+
+
+def test_the_defaults_dataset_is_not_replaced_where_it_was_named() -> None:
+    skeleton = adopt_model(make_model("llama"))
+    named = load_recipe("default", values={"calibration.dataset": "NeelNanda/pile-10k"})
+    with pytest.raises(DataError, match=r"NeelNanda/pile-10k .*cannot be loaded.*embedded"):
+        load_calibration(named, skeleton, tokenizer=make_tokenizer(), data=None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoround.checkpoints.inspect import inspect_folder
 from autoround.device.registry import open_device
 from autoround.model.skeleton import adopt_model, open_model
 from autoround.pipeline import run
@@ -92,14 +93,15 @@ def test_source_bytes_are_those_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("scheme", "bits"),
     [
-        (Scheme(4, 32, True), 4 + 16 / 32),
+        # Zero points are stored, symmetric grids' too.
+        (Scheme(4, 32, True), 4 + 20 / 32),
         (Scheme(4, 32, False), 4 + 20 / 32),
         (Scheme(2, 16, False), 2 + 18 / 16),
-        (Scheme(3, 32, True), 3 + 16 / 32),
-        (Scheme(8, 32, True), 8 + 16 / 32),
+        (Scheme(3, 32, True), 3 + 19 / 32),
+        (Scheme(8, 32, True), 8 + 24 / 32),
     ],
 )
-def test_bits_per_weight_count_scales_and_zero_points(
+def test_bits_per_weight_are_those_that_inspect_counts(
     scheme: Scheme, bits: float, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     values: dict[str, object] = {
@@ -110,12 +112,15 @@ def test_bits_per_weight_count_scales_and_zero_points(
     assert estimate(values).bits_per_weight == pytest.approx(bits)
     result, _, _ = write(checkpoint("llama"), tmp_path / "out", values)
     assert result.bits_per_weight == pytest.approx(bits)
+    inspected = inspect_folder(tmp_path / "out").quantized
+    assert [part.bits_per_weight for part in inspected] == [pytest.approx(bits)]
 
 
 def test_bits_per_weight_of_long_groups() -> None:
     by_channel = estimate({"scheme.group_size": -1}).bits_per_weight
     by_tensor = estimate({"scheme.group_size": 0}).bits_per_weight
-    assert 4 < by_tensor < 4.01 < by_channel < 4.3
+    # One scale a tensor is written once a channel.
+    assert 4 < by_tensor == by_channel < 4.3
 
 
 def test_a_layer_by_hand() -> None:

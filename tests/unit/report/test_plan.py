@@ -26,7 +26,7 @@ def test_a_plan_in_words() -> None:
         "calibration  some text, 4 × 16 tokens",
         "format       auto_round, packing auto_round:auto_gptq; kept tensors bfloat16",
         "device       cpu, computing in float32",
-        "size         100.0 MB → 25.0 MB, 4.12 bits per quantized weight with scales",
+        "size         100.0 MB → 25.0 MB, 4.12 bits per quantized weight on the disk",
         "memory       about 2.5 GB",
         "time         80 s to 10 min",
         "note         a note",
