@@ -7,7 +7,6 @@ moment, so nothing half-written can be taken for a model. The final move is one 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,7 +14,16 @@ from typing import TypeVar
 from autoround.errors import OutputError
 from autoround.export.preflight import check_output
 from autoround.model.files.side_files import side_files
-from autoround.storage.durable import sync_path
+from autoround.storage.files import (
+    copy_file,
+    make_folder,
+    remove_file,
+    remove_folder,
+    remove_tree,
+    replace,
+    sync_path,
+    write_file,
+)
 from autoround.storage.lock import take_lock
 
 #: Says that a folder is a run's unfinished output, and not somebody's own.
@@ -55,14 +63,14 @@ class Staging:
         if self._staging.exists():
             # Not left over, if somebody is at work on it.
             os.close(take_lock(self._staging, self._folder))
-        shutil.rmtree(self._staging, ignore_errors=True)
+        remove_tree(self._staging)
         try:
-            self._staging.mkdir(parents=True)
+            make_folder(self._staging, new=True)
             self._lock = take_lock(self._staging, self._folder)
             mark = "An unfinished output of autoround; safe to delete.\n"
-            (self._staging / MARKER).write_text(mark)
+            write_file(self._staging / MARKER, mark)
         except OSError as error:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            remove_tree(self._staging)
             raise OutputError(f"{self._staging} cannot be written: {error}") from error
         return self
 
@@ -73,7 +81,7 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         # Whatever did not become the output is of no use without a way to continue it.
-        shutil.rmtree(self._staging, ignore_errors=True)
+        remove_tree(self._staging)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -97,8 +105,8 @@ class Staging:
         """
         for name, path in side_files(source).items():
             target = self._staging / name
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+            make_folder(target.parent)
+            copy_file(path, target)
 
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.
@@ -110,11 +118,11 @@ class Staging:
         for path in sorted(self._staging.rglob("*")):
             # Side files and folders, too: a rename that outlives a power cut names nothing empty.
             sync_path(path)
-        (self._staging / MARKER).unlink(missing_ok=True)
+        remove_file(self._staging / MARKER)
         sync_path(self._staging)
         total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         if self._folder.is_dir():
-            self._folder.rmdir()
-        os.replace(self._staging, self._folder)
+            remove_folder(self._folder)
+        replace(self._staging, self._folder)
         sync_path(self._folder.parent)
         return total

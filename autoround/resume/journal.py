@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ from autoround.resume.records import pack_layers, read_record, unpack_layers, wr
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.settings import FULL, QUANTIZED
-from autoround.storage.durable import make_synced, replace_synced
+from autoround.storage.durable import make_synced, write_text
+from autoround.storage.files import remove_file, remove_tree
 from autoround.storage.lock import take_lock
 from autoround.types import BlockResult
 
@@ -107,8 +107,7 @@ class Journal:
         if self._work_dir is not None:
             streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
         self._header = {"layout": LAYOUT, "streams": str(streams), **header}
-        text = json.dumps(self._header, indent=1) + "\n"
-        replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(self.folder / RUN, json.dumps(self._header, indent=1) + "\n")
 
     def _take(self) -> None:
         """Make the folder and keep other runs out of it, for as long as this process lives."""
@@ -144,11 +143,11 @@ class Journal:
         self._take()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-            shutil.rmtree(_streams_folder(Path(header["streams"])), ignore_errors=True)
+            remove_tree(_streams_folder(Path(header["streams"])))
         # First of all: without it the rest is nothing that could be resumed.
-        (self.folder / RUN).unlink(missing_ok=True)
+        remove_file(self.folder / RUN)
         self.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""

