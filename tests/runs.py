@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ SMALL: dict[str, object] = {
     "calibration.seqlen": 16,
     "output.dtype": "float32",
 }
+#: What a report measures anew in every run.
+MEASURED = ("seconds", "peak_bytes")
 #: Plain rounding of the weights, which needs no data.
 NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
 
@@ -106,6 +109,20 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             found.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    return found
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Read all files of an output; times and peaks of memory are left out of the reports."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        if path.name == "report.jsonl":
+            rows = [json.loads(line) for line in data.splitlines()]
+            data = json.dumps(
+                [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
+            ).encode()
+        found[str(path.relative_to(folder))] = data
     return found
 
 

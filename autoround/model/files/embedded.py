@@ -46,7 +46,13 @@ def embedded_model(cache: Path | None = None) -> Path:
     gguf = Path(spec.origin).parent / GGUF_FILE
     if not gguf.is_file():
         raise ModelError(f"package {PACKAGE} has no {GGUF_FILE}; install version 0.1.2 of it")
-    root = cache or default_cache()
+    try:
+        root = cache or default_cache()
+    except RuntimeError as error:
+        raise OutputError(
+            f"there is no home folder to unpack the embedded model into ({error}): set HOME, or "
+            "name a model folder"
+        ) from error
     target = root / f"smollm2-135m-instruct-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
         try:
@@ -64,7 +70,8 @@ def _keep(gguf: Path, target: Path) -> None:
     make_folder(target.parent)
     with temporary_folder(target.parent, ".convert-") as scratch:
         staged = scratch / "model"
-        write_by(staged, lambda folder: _convert(gguf, folder))
+        for part in _load(gguf):
+            write_by(staged, part.save_pretrained)
         for path in sorted(staged.rglob("*")):
             sync_path(path)
         sync_path(staged)
@@ -73,8 +80,8 @@ def _keep(gguf: Path, target: Path) -> None:
         sync_path(target.parent)
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a transformers checkpoint."""
+def _load(gguf: Path) -> tuple[Any, Any]:
+    """Load a GGUF file's model and tokenizer with transformers."""
     import torch
     import transformers
 
@@ -84,6 +91,4 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(folder)
+    return model, transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

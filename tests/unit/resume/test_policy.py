@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
@@ -31,13 +29,10 @@ from autoround_backends._processor import Processor
 from autoround_backends.cpu import CpuRuntime
 
 from ...faults import count, full_disk, killed
-from ...runs import NEAREST, small, tensors_of
-from ...tiny import token_ids
+from ...runs import NEAREST, content, small, tensors_of
+from ...tiny import make_byte_tokenizer, token_ids
 
 IDS = token_ids(4, 16)
-ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())[:100]
-#: What a report measures anew in every run.
-MEASURED = ("seconds", "peak_bytes")
 BASE: dict[str, object] = {
     "tuning.iters": 1,
     "tuning.num_validations": 1,
@@ -68,32 +63,10 @@ def quantize(
     **means: Any,
 ) -> RunResult:
     recipe = small({**BASE, **(values or {})})
-    tokenizer = byte_tokenizer() if "gguf" in recipe.output.format else None
+    tokenizer = make_byte_tokenizer() if "gguf" in recipe.output.format else None
     runtime = runtime or open_device("cpu")
     request = Request(open_model(model), recipe, runtime, "tiny", tokenizer, data=data)
     return run(request, Destination(output, **means), sink=sink)
-
-
-def byte_tokenizer() -> Any:
-    """Return a tokenizer that GGUF has a name for, with no more tokens than the model."""
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Read all files of an output; times and peaks of memory are left out of the reports."""
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        data = path.read_bytes()
-        if path.name == "report.jsonl":
-            rows = [json.loads(line) for line in data.splitlines()]
-            data = json.dumps(
-                [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
-            ).encode()
-        found[str(path.relative_to(folder))] = data
-    return found
 
 
 def stop_after(blocks: int, output: Path) -> Callable[[Event], None]:
