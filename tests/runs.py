@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,18 @@ def logits(model: Any, ids: Tensor) -> Tensor:
     return found
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let the processor be the one of ``even_device``, for what is made once for many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoround_backends.cpu.read_processor", _one_core)
+        yield
+
+
+def _one_core() -> Processor:
+    return Processor(1, bfloat16=False)
+
+
 @pytest.fixture(autouse=True)
 def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compute in one thread and in float32, and take speeds as given, on every machine."""
@@ -146,11 +159,8 @@ def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def speed(device: object, dtype: torch.dtype, **others: object) -> Speed:
         return Speed(dtype, 1e10 if dtype == torch.float32 else 1e9)
 
-    def processor() -> Processor:
-        return Processor(1, bfloat16=False)
-
     monkeypatch.setattr("autoround.device.runtime.measure_matmul", speed)
-    monkeypatch.setattr("autoround_backends.cpu.read_processor", processor)
+    monkeypatch.setattr("autoround_backends.cpu.read_processor", _one_core)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -89,9 +89,9 @@ def _changes(call: ast.Call) -> str:
 
 def _writes(call: ast.Call, place: int) -> bool:
     """Tell whether a call opens a file for writing, by the argument that says how."""
-    given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
-    given += call.args[place : place + 1]
-    modes = [node.value for node in given if isinstance(node, ast.Constant)]
+    nodes = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    nodes += call.args[place : place + 1]
+    modes = [node.value for node in nodes if isinstance(node, ast.Constant)]
     return any(
         isinstance(mode, str) and bool(_MODE.fullmatch(mode)) and bool(set(mode) & set("wax+"))
         for mode in modes

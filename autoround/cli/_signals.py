@@ -12,6 +12,17 @@ from types import FrameType
 ENDING = ("SIGTERM", "SIGHUP")
 
 
+class AskedToEndError(KeyboardInterrupt):
+    """A signal asks the process to end.
+
+    number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 @contextmanager
 def ending_signals() -> Iterator[list[int]]:
     """Let SIGTERM and SIGHUP interrupt what is run inside; a second one ends the process at once.
@@ -26,7 +37,7 @@ def ending_signals() -> Iterator[list[int]]:
     def end(number: int, frame: FrameType | None) -> None:
         came.append(number)
         signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        raise AskedToEndError(number)
 
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     # Handlers belong to the main thread.

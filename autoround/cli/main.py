@@ -166,7 +166,7 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
         _tell_unexpected(error, invocation)
         return AutoRoundError.exit_code
     if outcome == INTERRUPTED_EXIT_CODE:
-        echo(f"interrupted: {invocation.hint or 'nothing was written'}", err=True)
+        echo(f"interrupted: {invocation.hint or 'nothing half-written is left'}", err=True)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +45,9 @@ class ShardWriter(Staging):
     ) -> None:
         """Leave nothing open, and nothing behind that did not become the output."""
         if self._spool is not None:
-            self._spool.close()
+            # It goes with the folder, if it cannot be deleted by itself.
+            with suppress(OSError):
+                self._spool.close()
         super().__exit__(kind, error, trace)
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:

@@ -53,6 +53,7 @@ class Staging:
         self._folder = folder.absolute()
         self._staging = self._folder.with_name(self._folder.name + ".partial")
         self._lock: int | None = None
+        self._published = False
 
     def __enter__(self: StagingT) -> StagingT:
         if self._staging.exists() and not _is_ours(self._staging):
@@ -60,19 +61,40 @@ class Staging:
                 f"{self._staging} is in the way: the output is built there, and it is not "
                 "left over from an earlier run; move it, or name another output folder"
             )
-        if self._staging.exists():
-            # Not left over, if somebody is at work on it.
-            os.close(take_lock(self._staging, self._folder))
-        remove_tree(self._staging)
         try:
-            make_folder(self._staging, new=True)
+            make_folder(self._staging)
+            # One that is there is left over, unless somebody is at work on it. Its lock is that of
+            # the folder itself, so it is emptied rather than made anew.
             self._lock = take_lock(self._staging, self._folder)
-            mark = "An unfinished output of autoround; safe to delete.\n"
-            write_file(self._staging / MARKER, mark)
-        except OSError as error:
-            remove_tree(self._staging)
-            raise OutputError(f"{self._staging} cannot be written: {error}") from error
+            self._empty()
+        except BaseException as error:
+            self._let_go()
+            if isinstance(error, OSError):
+                raise OutputError(f"{self._staging} cannot be written: {error}") from error
+            raise
         return self
+
+    def _empty(self) -> None:
+        """Delete what an earlier run left, and mark the folder as unfinished."""
+        mark = "An unfinished output of autoround; safe to delete.\n"
+        write_file(self._staging / MARKER, mark)
+        for path in self._staging.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            elif path.name != MARKER:
+                remove_file(path)
+        left = [path.name for path in self._staging.iterdir() if path.name != MARKER]
+        if left:
+            raise OSError(f"{left[0]}, which an earlier run left there, cannot be deleted")
+
+    def _let_go(self) -> None:
+        """Delete the folder, where this process holds it and it did not become the output."""
+        if self._lock is None:
+            return
+        if not self._published:
+            remove_tree(self._staging)
+        os.close(self._lock)
+        self._lock = None
 
     def __exit__(
         self,
@@ -81,10 +103,7 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         # Whatever did not become the output is of no use without a way to continue it.
-        remove_tree(self._staging)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._let_go()
         if isinstance(error, OSError):
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{self._folder} cannot be written: {error}") from error
@@ -124,5 +143,6 @@ class Staging:
         if self._folder.is_dir():
             remove_folder(self._folder)
         replace(self._staging, self._folder)
+        self._published = True
         sync_path(self._folder.parent)
         return total

@@ -56,6 +56,19 @@ def blocks_in(output: Path) -> int:
     return sum(_RECORD.match(path.name) is not None for path in folder.glob("pass-*/*"))
 
 
+def refuse_running(output: Path) -> None:
+    """Refuse a journal that another process works on.
+
+    Args:
+        output: whose journal it is; there is one.
+
+    Raises:
+        OutputError: one does.
+    """
+    folder = journal_of(output)
+    os.close(take_lock(folder / _LOCK, folder))
+
+
 class Journal:
     """The journal of one output, held by one run at a time."""
 
@@ -103,6 +116,9 @@ class Journal:
         """
         self.clear()
         self._take()
+        if any(self.folder.glob("pass-*")):
+            # Records of another run, which would be taken for this one's.
+            raise OutputError(f"{self.folder} cannot be deleted; delete it, and begin again")
         streams = self.folder / "streams"
         if self._work_dir is not None:
             streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
@@ -129,7 +145,7 @@ class Journal:
         """Delete the journal and its streams; what others keep in a folder of its name stays.
 
         Raises:
-            OutputError: the folder holds something that no run put there.
+            OutputError: the folder holds something that no run put there, or cannot be deleted.
         """
         if not self.folder.is_dir():
             return
@@ -145,9 +161,13 @@ class Journal:
             header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             remove_tree(_streams_folder(Path(header["streams"])))
         # First of all: without it the rest is nothing that could be resumed.
-        remove_file(self.folder / RUN)
-        self.release()
+        try:
+            remove_file(self.folder / RUN)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be deleted: {error}") from error
+        # Held until it is gone, so that no other run begins in what is being deleted.
         remove_tree(self.folder)
+        self.release()
 
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""

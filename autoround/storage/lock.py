@@ -35,4 +35,16 @@ def take_lock(path: Path, what: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise OutputError(f"another run is at work on {what}; wait for it") from error
+    if not _is_at(path, descriptor):
+        # Between the two steps another run ended, and took it away.
+        os.close(descriptor)
+        raise OutputError(f"another run was at work on {what} just now; run the command again")
     return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file or folder still has the name it was opened by."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False

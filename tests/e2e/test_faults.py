@@ -6,6 +6,8 @@ repeated without the fault. What it writes has the bytes of an undisturbed run.
 
 from __future__ import annotations
 
+import random
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,7 +18,7 @@ from autoround.export.staging import MARKER
 
 from ..faults import Fault, count, faulty_disk
 from ..jobs import JOBS, Inputs, Job, command, make_inputs
-from ..runs import content, even_device
+from ..runs import content, even_device, one_core
 
 __all__ = ["even_device"]
 
@@ -26,16 +28,8 @@ SAMPLED = {"auto_round": 2, "gguf": 2, "convert": 2, "allocate": 2}
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    with pytest.MonkeyPatch.context() as patch:
-        # As even_device does for each test.
-        patch.setattr("autoround_backends.cpu.read_processor", _one_core)
+    with one_core():
         return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def _one_core() -> object:
-    from autoround_backends._processor import Processor
-
-    return Processor(1, bfloat16=False)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -51,15 +45,14 @@ def test_a_disk_that_fails_at_every_change(
     name: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = fail_and_repeat(JOBS[name], inputs, tmp_path, monkeypatch, points=0)
-    print(f"{name}: {sum(done.values())} faults: {dict(done)}")
+    print(f"{name}: {sum(done[kind] for kind in Fault.KINDS)} faults: {dict(done)}")
 
 
 def spread(places: list[int], points: int) -> list[int]:
-    """Choose so many of some places, from the first to the last; all of them for 0."""
+    """Choose so many of some places, evenly; all of them for 0."""
     if not points or points >= len(places):
         return places
-    step = (len(places) - 1) / (points - 1)
-    return [places[round(i * step)] for i in range(points)]
+    return [places[int((i + 0.5) * len(places) / points)] for i in range(points)]
 
 
 def fail_and_repeat(
@@ -79,18 +72,31 @@ def fail_and_repeat(
     expected = job.result(whole)
     assert expected
     done: Counter[str] = Counter()
-    for kind in Fault.KINDS:
-        for at in spread(Fault.places(kind, calls), points):
-            place = folder / f"{kind}-{at}"
-            place.mkdir()
-            with faulty_disk(kind, at=at) as fault:
-                ended = command(job.words(inputs, place))
-            assert fault.met, (kind, at)
-            where = f"{kind} at {at}, {calls[at - 1]}: {ended.err}"
-            look_at(job, place, expected, code=ended.code, err=ended.err, where=where)
-            done[kind] += 1
-            done[f"exit {ended.code}"] += 1
-            go_on(job, inputs, place, expected, where)
+    wrong: list[str] = []
+    chosen = [(k, n) for k in Fault.KINDS for n in spread(Fault.places(k, calls), points)]
+    # Whichever part of them somebody has time for is spread over the run.
+    random.Random(0).shuffle(chosen)
+    for kind, at in chosen:
+        place = folder / f"{kind}-{at}"
+        place.mkdir()
+        with faulty_disk(kind, at=at) as fault:
+            ended = command(job.words(inputs, place))
+        assert fault.met, (kind, at)
+        done.update([kind, f"exit {ended.code}"])
+        try:
+            look_at(job, place, expected, code=ended.code, err=ended.err, where=ended.err)
+            # Where nothing is left, going on is the undisturbed run: it is tried now and then.
+            if any(place.iterdir()) or sum(done[k] for k in Fault.KINDS) % 10 == 0:
+                done["repeated"] += 1
+                go_on(job, inputs, place, expected, ended.err)
+        except AssertionError as error:
+            # All of them: one weakness shows at several changes.
+            wrong.append(f"{kind} at {at}, {calls[at - 1]}: {error}")
+            print(wrong[-1], flush=True)
+        shutil.rmtree(place)
+        if sum(done[k] for k in Fault.KINDS) % 20 == 0:
+            print(f"of {len(chosen)}: {dict(done)}", flush=True)
+    assert not wrong, "\n\n".join(wrong)
     return done
 
 
@@ -122,6 +128,12 @@ def go_on(job: Job, inputs: Inputs, place: Path, expected: dict[str, bytes], whe
     """Repeat a command without a fault, and compare."""
     if job.resume or not (place / (job.output or "none")).exists():
         again = command([*job.words(inputs, place), *job.resume])
+        if "is in the way" in again.err:
+            # Between its last mark and its name, a conversion looks like anybody's model: it is
+            # whole, it is not deleted, and the sentence says to move it.
+            assert content(place / "out.partial") == expected, where
+            shutil.rmtree(place / "out.partial")
+            again = command(job.words(inputs, place))
         assert again.code == 0, (where, again.err)
     assert job.result(place) == expected, where
     left = {path.name for path in place.iterdir()}

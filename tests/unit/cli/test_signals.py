@@ -1,3 +1,4 @@
+# Tests: autoround/cli/_signals.py
 """A command that is asked to end cleans up, says how to go on, and ends with the signal's code."""
 
 from __future__ import annotations

@@ -372,9 +372,29 @@ def test_two_runs_do_not_share_a_journal(model: Path, tmp_path: Path) -> None:
             messages.append(str(caught.value))
             with pytest.raises(OutputError, match="another run is at work"):
                 quantize(model, out, restart=True)
+            # Nor does it pass for what an interrupted run left.
+            with pytest.raises(OutputError, match="another run is at work"):
+                quantize(model, out)
 
     quantize(model, out, sink=sink)
     assert messages
+
+
+def test_a_journal_that_cannot_be_deleted_is_told_and_the_output_is_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError("read-only")
+
+    events: list[Event] = []
+    monkeypatch.setattr("autoround.resume.journal.remove_file", fail)
+    quantize(model, tmp_path / "out", sink=events.append)
+    (warning,) = (event for event in events if isinstance(event, Warned))
+    assert "the output is complete" in warning.message
+    assert "out.journal cannot be deleted: read-only" in warning.message
+    monkeypatch.undo()
+    quantize(model, tmp_path / "out", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_resume_without_anything_to_resume(model: Path, tmp_path: Path) -> None:
