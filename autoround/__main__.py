@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def main() -> int:
@@ -16,9 +17,12 @@ def main() -> int:
         from autoround.cli.main import run
 
         return run()
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        # Where the terminal is gone there is nobody to tell.
+        with suppress(OSError):
+            print("interrupted: nothing half-written is left", file=sys.stderr)
+        # Some signals come as such, and say which.
+        return 128 + int(getattr(error, "number", 2))
 
 
 if __name__ == "__main__":

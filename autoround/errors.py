@@ -71,7 +71,11 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit] or repr(error)[:limit]
 
 
+#: The terminal went away, as shells report it (128 + SIGHUP).
+HANGUP_EXIT_CODE = 129
 #: Ctrl-C, as shells report it (128 + SIGINT).
 INTERRUPTED_EXIT_CODE = 130
 #: The reader of the output went away, as shells report it (128 + SIGPIPE).
 READER_GONE_EXIT_CODE = 141
+#: Asked to end, as shells report it (128 + SIGTERM).
+TERMINATED_EXIT_CODE = 143

@@ -84,7 +84,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             results = completed_results(destination.folder, prepared.plan)
             if results is not None:
                 sink(StageStarted("resume", f"{destination.folder} is complete"))
-                journal.clear()
+                _clear(journal, sink)
                 return _result(prepared, results, destination.folder)
             check_output(destination.folder)
         refuse_partial(prepared.plan, allowed=prepared.recipe.allow_partial)
@@ -96,8 +96,16 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
         except OSError as error:
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{destination.folder} cannot be written: {error}") from error
-        journal.clear()
+        _clear(journal, sink)
         return result
+
+
+def _clear(journal: Journal, sink: Sink) -> None:
+    """Delete the journal of an output that is complete; that it stays is no failure of the run."""
+    try:
+        journal.clear()
+    except OutputError as error:
+        sink(Warned(f"the output is complete, and what is left of the run can be deleted: {error}"))
 
 
 def _open_sessions(
@@ -251,7 +259,7 @@ def write_passes(
                 results.append(output.result)
 
             produce(session, deliver)
-            tuning_seconds += time.perf_counter() - begun
+            tuning_seconds += max(0.0, time.perf_counter() - begun)
             session.sink(StageStarted("write", str(folder)))
             _write_rest(prepared, session, writers, results[done:])
             checked = writers[0].check.description
@@ -261,7 +269,7 @@ def write_passes(
             size += sum(writer.publish() for writer in writers)
         if whole is not None:
             size = whole.publish()
-    seconds = time.perf_counter() - started
+    seconds = max(0.0, time.perf_counter() - started)
     sessions[0].sink(Finished(str(folder), seconds, size))
     return dataclasses.replace(
         _result(prepared, results, folder),

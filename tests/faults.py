@@ -1,4 +1,8 @@
-"""Ends of a run at a chosen instant: killed, without power, or with a full disk."""
+"""Ends of a run at a chosen change of the disk: killed, without power, or refused by the system.
+
+All changes go through ``autoround.storage.files``, which knows the system by its modules ``os`` and
+``shutil``: stand-ins for these see every one.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +17,65 @@ from typing import Any
 
 import pytest
 
-from autoround.export.spool import Spool
-from autoround.resume import records
-from autoround.session import activations as streams
+from autoround.storage import files
 
-#: Everything that changes the disk, by where it is looked up.
-CALLS: tuple[tuple[Any, str], ...] = (
-    (os, "fsync"),
-    (os, "replace"),
-    (os, "posix_fallocate"),
-    (shutil, "rmtree"),
-    (shutil, "copyfile"),
-    (Path, "write_text"),
-    (Path, "mkdir"),
-    (Path, "unlink"),
-    (Spool, "add"),
-    (Spool, "finish"),
-    (streams.ActivationFiles, "write"),
-    (records, "save_file"),
+#: Calls that change the disk. ``open`` is one where it makes a file; ``library`` is what a library
+#: writes by itself.
+CALLS = (
+    *("open", "write", "fsync", "replace", "mkdir", "symlink", "unlink", "rmdir"),
+    *("posix_fallocate", "rmtree", "library"),
 )
-#: Calls that an error may come from on a full disk.
-WRITING = ("fsync", "posix_fallocate", "write_text", "add", "finish", "write", "save_file")
+#: Calls that take room.
+WRITING = ("open", "write", "fsync", "mkdir", "posix_fallocate", "library")
+
+#: What a change of the disk does: it is given the call's number from 1, its name, the call itself
+#: and its arguments, and returns what the call does.
+Act = Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]
+
+
+class _StandIn:
+    """A module of the system, whose calls that change the disk go through a function."""
+
+    def __init__(self, module: Any, through: Callable[[str, Callable[..., Any], Any, Any], Any]):
+        self._module, self._through = module, through
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._module, name)
+        if name not in CALLS:
+            return real
+        return lambda *args, **named: self._through(name, real, args, named)
+
+
+@contextmanager
+def acting(act: Act) -> Iterator[list[str]]:
+    """Let a function do every change of the disk; yields the names of those so far."""
+    seen: list[str] = []
+
+    def through(name: str, real: Callable[..., Any], args: Any, named: Any) -> Any:
+        if name == "open" and not args[1] & os.O_CREAT:
+            return real(*args, **named)
+        seen.append(name)
+        return act(len(seen), name, lambda *given: real(*given, **named), args)
+
+    def library(write: Callable[[Path], object], path: Path) -> None:
+        through("library", write, (path,), {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "os", _StandIn(os, through))
+        patch.setattr(files, "shutil", _StandIn(shutil, through))
+        patch.setattr(files, "_call", library)
+        yield seen
 
 
 @contextmanager
 def counted(before: Callable[[int, str], None]) -> Iterator[list[str]]:
     """Call ``before`` with a number from 1 and a name before every change of the disk."""
-    seen: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in CALLS:
-            original = getattr(owner, name)
 
-            def call(
-                *args: Any, _original: Any = original, _name: str = name, **others: Any
-            ) -> Any:
-                seen.append(_name)
-                before(len(seen), _name)
-                return _original(*args, **others)
+    def act(number: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        before(number, name)
+        return call(*args)
 
-            patch.setattr(owner, name, call)
+    with acting(act) as seen:
         yield seen
 
 
@@ -116,13 +140,71 @@ def cut(folder: Path, synced: dict[int, int]) -> None:
             os.truncate(path, status.st_size // 2)
 
 
+def halve(path: Path) -> None:
+    """Cut what a library wrote in half: a file, or the last one of a folder."""
+    written = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if written and written[-1].is_file():
+        os.truncate(written[-1], written[-1].stat().st_size // 2)
+
+
+class Fault:
+    """A disk that fails at one change of it.
+
+    kind: of KINDS. at: the change, from 1. met: whether it came to that.
+    """
+
+    #: The error, the calls it may come from (None: all), and whether it stays from then on.
+    KINDS: dict[str, tuple[int, tuple[str, ...] | None, bool]] = {  # noqa: RUF012
+        "full": (errno.ENOSPC, WRITING, True),
+        "failing": (errno.EIO, None, False),
+        "read-only": (errno.EROFS, None, True),
+        "short": (errno.ENOSPC, ("write", "library"), False),
+        "rename": (errno.EACCES, ("replace",), False),
+        "sync": (errno.EIO, ("fsync",), True),
+    }
+
+    def __init__(self, kind: str, at: int) -> None:
+        self._kind, self._at, self.met = kind, at, False
+        self._error, self._calls, self._stays = self.KINDS[kind]
+        self._short = 0
+
+    @classmethod
+    def places(cls, kind: str, calls: list[str]) -> list[int]:
+        """Return the changes, from 1, that a kind of fault can come from."""
+        names = cls.KINDS[kind][1]
+        return [n for n, call in enumerate(calls, start=1) if names is None or call in names]
+
+    def act(self, number: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Do a change of the disk, or fail."""
+        fits = self._calls is None or name in self._calls
+        due = number >= self._at if self._stays else number == self._at
+        if self._kind == "short" and self._short == number - 1 and self._short:
+            raise OSError(self._error, os.strerror(self._error))
+        if not (fits and due):
+            return call(*args)
+        self.met = True
+        if name == "rmtree":
+            # Deleting takes no error that this program could see.
+            return None
+        if self._kind == "short" and name == "write":
+            self._short = number
+            return call(args[0], args[1][: max(1, len(args[1]) // 2)])
+        if self._kind == "short":
+            call(*args)
+            halve(args[0])
+        raise OSError(self._error, os.strerror(self._error))
+
+
+@contextmanager
+def faulty_disk(kind: str, *, at: int) -> Iterator[Fault]:
+    """Let the ``at``-th change of the disk fail; yields the fault."""
+    fault = Fault(kind, at)
+    with acting(fault.act):
+        yield fault
+
+
 @contextmanager
 def full_disk(*, at: int) -> Iterator[None]:
     """Let the first call from the ``at``-th on that writes fail, and all that come after it."""
-
-    def fail(number: int, name: str) -> None:
-        if number >= at and name in WRITING:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with counted(fail):
+    with faulty_disk("full", at=at):
         yield

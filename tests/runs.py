@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ SMALL: dict[str, object] = {
     "calibration.seqlen": 16,
     "output.dtype": "float32",
 }
+#: What a report measures anew in every run.
+MEASURED = ("seconds", "peak_bytes")
 #: Plain rounding of the weights, which needs no data.
 NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
 
@@ -109,6 +113,20 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    """Read all files of an output; times and peaks of memory are left out of the reports."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        if path.name == "report.jsonl":
+            rows = [json.loads(line) for line in data.splitlines()]
+            data = json.dumps(
+                [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
+            ).encode()
+        found[str(path.relative_to(folder))] = data
+    return found
+
+
 def names_of(events: list[Event]) -> list[str]:
     """Return the classes of events, runs of equal ones as one."""
     names = [type(event).__name__ for event in events]
@@ -122,6 +140,18 @@ def logits(model: Any, ids: Tensor) -> Tensor:
     return found
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let the processor be the one of ``even_device``, for what is made once for many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoround_backends.cpu.read_processor", _one_core)
+        yield
+
+
+def _one_core() -> Processor:
+    return Processor(1, bfloat16=False)
+
+
 @pytest.fixture(autouse=True)
 def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compute in one thread and in float32, and take speeds as given, on every machine."""
@@ -129,11 +159,8 @@ def even_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def speed(device: object, dtype: torch.dtype, **others: object) -> Speed:
         return Speed(dtype, 1e10 if dtype == torch.float32 else 1e9)
 
-    def processor() -> Processor:
-        return Processor(1, bfloat16=False)
-
     monkeypatch.setattr("autoround.device.runtime.measure_matmul", speed)
-    monkeypatch.setattr("autoround_backends.cpu.read_processor", processor)
+    monkeypatch.setattr("autoround_backends.cpu.read_processor", _one_core)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -223,6 +223,18 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
+def make_byte_tokenizer() -> Any:
+    """Build a tokenizer of bytes that GGUF has a name for, with no more tokens than the models."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:100]
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 def token_ids(rows: int, seqlen: int, *, seed: int = 0) -> Tensor:
     """Draw int64 [rows, seqlen] tokens, none of them special."""
     generator = torch.Generator().manual_seed(seed)

@@ -20,6 +20,7 @@ run_check() {
             "$CHECK_PYTHON" -m ruff check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" -m ruff format --check "${sources[@]}" tests &&
                 "$CHECK_PYTHON" tools/check_devices.py autoround examples tools &&
+                "$CHECK_PYTHON" tools/check_files.py autoround backends &&
                 "$CHECK_PYTHON" tools/check_words.py &&
                 "$CHECK_PYTHON" tools/check_mirror.py
             ;;

@@ -21,7 +21,7 @@ NO_ENVIRONMENT = ("autoround", "backends")
 SIZES_ONLY = "tests"
 #: Files of tests that were too long when they came under the limit -> their lines then; the
 #: numbers only fall, and a file that keeps the limit leaves the list.
-LONG_FILES: dict[str, int] = {"tests/unit/resume/test_policy.py": 490, "tests/zoo.py": 641}
+LONG_FILES: dict[str, int] = {"tests/unit/resume/test_policy.py": 483, "tests/zoo.py": 641}
 #: Files that may read the environment all the same: path -> why.
 ENVIRONMENT_ALLOWED: dict[str, str] = {
     "autoround/data/hub.py": "where the library datasets keeps its cache",

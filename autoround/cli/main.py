@@ -26,6 +26,7 @@ from autoround.cli import (
 )
 from autoround.cli._options import Invocation
 from autoround.cli._output import echo, flush, forget_output
+from autoround.cli._signals import ending_signals
 from autoround.errors import (
     INTERRUPTED_EXIT_CODE,
     READER_GONE_EXIT_CODE,
@@ -117,6 +118,14 @@ def run(arguments: list[str] | None = None) -> int:
     # Travels with typer's context, so that a command can say how to go on.
     invocation = Invocation(_with_command([word for word in words if word != DEBUG]))
     write_nearest(sys.stdout, sys.stderr)
+    with ending_signals() as signals:
+        code = _run_and_print(invocation, debug=debug)
+    # Whatever else went wrong on the way out, as where the terminal is gone.
+    return 128 + signals[0] if signals and code else code
+
+
+def _run_and_print(invocation: Invocation, *, debug: bool) -> int:
+    """Run a command, and see that all it prints arrives; returns the exit code."""
     try:
         code = _run(invocation, debug=debug)
         flush()
@@ -186,7 +195,7 @@ def _run(invocation: Invocation, *, debug: bool) -> int:
         _tell_unexpected(error, invocation)
         return AutoRoundError.exit_code
     if outcome == INTERRUPTED_EXIT_CODE:
-        echo(f"interrupted: {invocation.hint or 'nothing was written'}", err=True)
+        echo(f"interrupted: {invocation.hint or 'nothing half-written is left'}", err=True)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -128,6 +128,8 @@ def quantize(
             _check_text(eval_text)
         sink = Progress(make_console(), engines=asked)
         api.quantize(name, resolved, output_dir=destination, device=device, sink=sink)
+        # Whatever ends the command from here on.
+        context.obj.hint = f"{folder} is complete"
         if evaluate or eval_text is not None:
             _evaluate(name, resolved, folder, text=eval_text, device=device)
         if prompt is not None:

@@ -82,7 +82,7 @@ def copy(
     target = Path() if dest is None else dest
     if target.is_dir():
         target = target / source.name
-    _write(target, source.read_bytes(), force=force)
+    _write(target, source.read_bytes().decode("utf-8"), force=force)
     echo(f"Wrote {target}")
 
 
@@ -116,30 +116,13 @@ def validate(
         raise RecipeError("\n".join(mistakes))
 
 
-def _write(target: Path, data: bytes, *, force: bool) -> None:
+def _write(target: Path, text: str, *, force: bool) -> None:
     """Write a file in one step, so that an interruption leaves the old one or the new one."""
     import os
-    import tempfile
 
     from autoround.errors import OutputError
+    from autoround.storage.durable import write_text
 
     if os.path.lexists(target) and not force:
         raise OutputError(f"{target} is already there; give another name, or --force to replace it")
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; a recipe gets what a plain open would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_text(target, text)

@@ -255,7 +255,8 @@ def measure_matmul(
         started = time.perf_counter()
         left @ left
         synchronize()
-        elapsed = time.perf_counter() - started
+        # One that was set back would keep this loop going for as long.
+        elapsed = max(0.0, time.perf_counter() - started)
         best, spent, turns = min(best, elapsed), spent + elapsed, turns + 1
     # A coarse clock may not have moved at all.
     return Speed(dtype, flops / max(best, 1e-9))

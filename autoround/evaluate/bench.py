@@ -20,6 +20,8 @@ from autoround.model.positions import position_limit
 
 #: Runs of each measurement; the fastest counts.
 RUNS = 3
+#: Seconds that a clock which was set back is taken for.
+SHORTEST = 1e-9
 #: Dtypes that an unquantized model is measured in.
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -135,8 +137,8 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
         name,
         str(model.dtype).removeprefix("torch."),
         ", ".join(f"{kernel} ({count})" for kernel, count in names.items()) or "unquantized",
-        prompt_tokens / prefill,
-        new_tokens / decode,
+        prompt_tokens / max(prefill, SHORTEST),
+        new_tokens / max(decode, SHORTEST),
         weight_bytes(model),
         runtime.peak_bytes(),
     )

@@ -34,6 +34,7 @@ from autoround.model.files.locate import read_config
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.session.block_output import BlockOutput
+from autoround.storage.files import write_file
 from autoround.types import BlockPlan, OutputPlan, Plan, QuantizedTensor
 
 Part = Tensor | QuantizedTensor | GgufTensor
@@ -129,7 +130,7 @@ class GgufWriter:
 
     def add_text(self, name: str, text: str) -> None:
         """Write a small file beside the tensors."""
-        (self._staging.staging / name).write_text(text, encoding="utf-8")
+        write_file(self._staging.staging / name, text)
 
     def complete(self) -> None:
         """Close the file, and hold it against the blocks."""
@@ -146,6 +147,10 @@ class GgufWriter:
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
         return self._staging.publish()
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+        self._container.close()
 
 
 class WrittenGguf:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,6 +13,7 @@ from autoround.core.loss import relative_square_error
 from autoround.errors import AutoRoundError, VerificationError, one_line
 from autoround.export.staging import MARKER
 from autoround.model.block_outputs import watch_outputs
+from autoround.storage.files import link, temporary_folder
 
 #: Loads a folder of packed layers onto the CPU in float32: whole, or where the memory has no room
 #: for that, so that the modules at the given paths are read as they run.
@@ -51,13 +51,13 @@ def check_loads(folder: Path, load: Loader, batch: Batch) -> None:
     Raises:
         VerificationError: it cannot be loaded or run, or computes something else.
     """
-    with TemporaryDirectory() as beside:
+    with temporary_folder(None, "autoround-") as beside:
         # Loaders refuse a folder that is marked as unfinished, as this one still is.
         for path in folder.resolve().iterdir():
             if path.is_file() and path.name != MARKER:
-                (Path(beside) / path.name).symlink_to(path)
+                link(path, beside / path.name)
         try:
-            model = load(Path(beside), batch.blocks)
+            model = load(beside, batch.blocks)
             output = _last_output(model, batch)
         except VerificationError:
             raise

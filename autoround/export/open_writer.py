@@ -20,6 +20,7 @@ from autoround.formats.gguf.format import file_type_of
 from autoround.formats.registry import format_of
 from autoround.model.skeleton import Skeleton
 from autoround.session.session import Session
+from autoround.storage.files import write_by
 from autoround.types import OutputPlan, Plan
 
 
@@ -90,7 +91,7 @@ def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) 
 def _open_gguf(session: Session, part: OutputPlan, target: OutputTarget) -> OutputWriter:
     staging = target.stack.enter_context(Staging(target.root / part.folder))
     _write_side_files(staging, session.skeleton, target.tokenizer)
-    return GgufWriter(
+    writer = GgufWriter(
         staging,
         session.plan,
         part=part,
@@ -98,6 +99,8 @@ def _open_gguf(session: Session, part: OutputPlan, target: OutputTarget) -> Outp
         tokenizer=target.tokenizer,
         check=_check(session),
     )
+    target.stack.callback(writer.close)
+    return writer
 
 
 def _config(
@@ -141,6 +144,6 @@ def _write_side_files(staging: Staging, skeleton: Skeleton, tokenizer: Any) -> N
         return
     generation = getattr(skeleton.model, "generation_config", None)
     if generation is not None:
-        generation.save_pretrained(staging.staging)
+        write_by(staging.staging, generation.save_pretrained)
     if tokenizer is not None:
-        tokenizer.save_pretrained(staging.staging)
+        write_by(staging.staging, tokenizer.save_pretrained)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from autoround.export.spool import Spool
 from autoround.export.staging import Staging
 from autoround.model.files.source import INDEX, SINGLE
 from autoround.storage.checksum import checksum
-from autoround.storage.durable import sync_path
+from autoround.storage.files import replace, sync_path, write_file
 
 #: What a safetensors file says of itself; transformers refuses files that say another thing.
 METADATA = {"format": "pt"}
@@ -45,7 +45,9 @@ class ShardWriter(Staging):
     ) -> None:
         """Leave nothing open, and nothing behind that did not become the output."""
         if self._spool is not None:
-            self._spool.close()
+            # It goes with the folder, if it cannot be deleted by itself.
+            with suppress(OSError):
+                self._spool.close()
         super().__exit__(kind, error, trace)
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
@@ -82,7 +84,7 @@ class ShardWriter(Staging):
     def add_text(self, name: str, text: str) -> None:
         """Write a small file."""
         path = self._staging / name
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)
         sync_path(path)
 
     def finish(self, config: Mapping[str, Any]) -> int:
@@ -121,7 +123,7 @@ class ShardWriter(Staging):
             index = {"metadata": {"total_size": size}, "weight_map": weight_map}
             self.add_text(INDEX, json.dumps(index, indent=2) + "\n")
         for i, name in enumerate(names):
-            os.replace(self._staging / f"shard-{i}", self._staging / name)
+            replace(self._staging / f"shard-{i}", self._staging / name)
         return names
 
 

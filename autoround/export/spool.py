@@ -8,7 +8,6 @@ is byte for byte what ``safetensors.torch.save_file`` writes from memory.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autoround.storage.checksum import CHUNK, raw_bytes
+from autoround.storage.files import WritableFile, remove_file
 
 
 class Part(NamedTuple):
@@ -34,7 +34,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._data = path.with_name(path.name + ".data")
-        self._file = self._data.open("w+b")
+        self._file = WritableFile(self._data)
         self.parts: dict[str, Part] = {}
         self.size = 0
 
@@ -48,19 +48,18 @@ class Spool:
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the shard and drop the spool; raises OSError where the disk does."""
         order = sorted(self.parts, key=lambda n: (_RANKS[self.parts[n].dtype], n))
-        self._file.flush()
-        with self._path.open("wb") as shard:
+        with WritableFile(self._path) as shard:
             shard.write(_header(order, self.parts, metadata))
             for part in map(self.parts.__getitem__, order):
                 for start in range(0, part.size, CHUNK):
                     size = min(CHUNK, part.size - start)
-                    shard.write(os.pread(self._file.fileno(), size, part.start + start))
+                    shard.write(self._file.read_at(size, part.start + start))
         self.close()
 
     def close(self) -> None:
         """Drop what was spooled."""
         self._file.close()
-        self._data.unlink(missing_ok=True)
+        remove_file(self._data)
 
 
 #: What the format calls each dtype, in the library's order: the widest first, so that all are

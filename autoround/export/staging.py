@@ -7,7 +7,6 @@ moment, so nothing half-written can be taken for a model. The final move is one 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,7 +14,16 @@ from typing import TypeVar
 from autoround.errors import OutputError
 from autoround.export.preflight import check_output
 from autoround.model.files.side_files import side_files
-from autoround.storage.durable import sync_path
+from autoround.storage.files import (
+    copy_file,
+    make_folder,
+    remove_file,
+    remove_folder,
+    remove_tree,
+    replace,
+    sync_path,
+    write_file,
+)
 from autoround.storage.lock import take_lock
 
 #: Says that a folder is a run's unfinished output, and not somebody's own.
@@ -45,6 +53,7 @@ class Staging:
         self._folder = folder.absolute()
         self._staging = self._folder.with_name(self._folder.name + ".partial")
         self._lock: int | None = None
+        self._published = False
 
     def __enter__(self: StagingT) -> StagingT:
         if self._staging.exists() and not _is_ours(self._staging):
@@ -52,19 +61,40 @@ class Staging:
                 f"{self._staging} is in the way: the output is built there, and it is not "
                 "left over from an earlier run; move it, or name another output folder"
             )
-        if self._staging.exists():
-            # Not left over, if somebody is at work on it.
-            os.close(take_lock(self._staging, self._folder))
-        shutil.rmtree(self._staging, ignore_errors=True)
         try:
-            self._staging.mkdir(parents=True)
+            make_folder(self._staging)
+            # One that is there is left over, unless somebody is at work on it. Its lock is that of
+            # the folder itself, so it is emptied rather than made anew.
             self._lock = take_lock(self._staging, self._folder)
-            mark = "An unfinished output of autoround; safe to delete.\n"
-            (self._staging / MARKER).write_text(mark)
-        except OSError as error:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            raise OutputError(f"{self._staging} cannot be written: {error}") from error
+            self._empty()
+        except BaseException as error:
+            self._let_go()
+            if isinstance(error, OSError):
+                raise OutputError(f"{self._staging} cannot be written: {error}") from error
+            raise
         return self
+
+    def _empty(self) -> None:
+        """Delete what an earlier run left, and mark the folder as unfinished."""
+        mark = "An unfinished output of autoround; safe to delete.\n"
+        write_file(self._staging / MARKER, mark)
+        for path in self._staging.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            elif path.name != MARKER:
+                remove_file(path)
+        left = [path.name for path in self._staging.iterdir() if path.name != MARKER]
+        if left:
+            raise OSError(f"{left[0]}, which an earlier run left there, cannot be deleted")
+
+    def _let_go(self) -> None:
+        """Delete the folder, where this process holds it and it did not become the output."""
+        if self._lock is None:
+            return
+        if not self._published:
+            remove_tree(self._staging)
+        os.close(self._lock)
+        self._lock = None
 
     def __exit__(
         self,
@@ -73,10 +103,7 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         # Whatever did not become the output is of no use without a way to continue it.
-        shutil.rmtree(self._staging, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._let_go()
         if isinstance(error, OSError):
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{self._folder} cannot be written: {error}") from error
@@ -97,8 +124,8 @@ class Staging:
         """
         for name, path in side_files(source).items():
             target = self._staging / name
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+            make_folder(target.parent)
+            copy_file(path, target)
 
     def publish(self) -> int:
         """Move the finished folder into place; returns the bytes of all files.
@@ -110,11 +137,12 @@ class Staging:
         for path in sorted(self._staging.rglob("*")):
             # Side files and folders, too: a rename that outlives a power cut names nothing empty.
             sync_path(path)
-        (self._staging / MARKER).unlink(missing_ok=True)
+        remove_file(self._staging / MARKER)
         sync_path(self._staging)
         total = sum(p.stat().st_size for p in self._staging.rglob("*") if p.is_file())
         if self._folder.is_dir():
-            self._folder.rmdir()
-        os.replace(self._staging, self._folder)
+            remove_folder(self._folder)
+        replace(self._staging, self._folder)
+        self._published = True
         sync_path(self._folder.parent)
         return total

@@ -5,7 +5,6 @@ Written and read through the ``gguf`` package. Only one tensor is in memory at a
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch import Tensor
 from autoround.errors import FormatError, OutputError, VerificationError, one_line
 from autoround.gguf.fields import Field
 from autoround.gguf.header_check import check_header
+from autoround.storage.checksum import raw_bytes
+from autoround.storage.files import WritableFile
 
 #: Floating-point types of tensors that are not quantized.
 FLOATS = {"f16": torch.float16, "f32": torch.float32}
@@ -58,21 +59,25 @@ class Container:
             self._declare(name, shape, kind)
         self._next = 0
         try:
+            self._file = WritableFile(path)
             self._head = self._begin()
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
 
     def _begin(self) -> _ChecksumFile:
         """Write all that comes before the tensors' data."""
-        self._writer.open_output_file(self._path)
-        (file,) = self._writer.fout
-        head = _ChecksumFile(file)
-        # The writer takes any list of files: this one sums the header as it is written.
+        import gguf.gguf_writer
+
+        head = _ChecksumFile(self._file)
+        # As if the writer had opened it: this one sums the header as it is written.
         self._writer.fout = [head]
+        self._writer.state = gguf.gguf_writer.WriterState.EMPTY
         self._writer.write_header_to_file()
         self._writer.write_kv_data_to_file()
         self._writer.write_ti_data_to_file()
-        self._writer.fout = [file]
+        self._size = head.size
+        # Tensors begin at multiples of the alignment, so each is filled up to the next one.
+        self._pad()
         return head
 
     def _declare(self, name: str, shape: tuple[int, ...], kind: str) -> None:
@@ -110,7 +115,7 @@ class Container:
                 f"{size} bytes was declared"
             )
         try:
-            self._writer.write_tensor_data(array)
+            self._write(raw_bytes(data))
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error}") from error
         self._sums[name] = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
@@ -121,16 +126,33 @@ class Container:
 
         Raises:
             VerificationError: It does not, or a tensor is missing.
+            OutputError: The disk fails.
         """
         if self._next != len(self._declared):
             name = self._declared[self._next][0]
             raise VerificationError(f"{self._path.name}: tensor {name} was never written")
         # On the disk before it is checked and, later, renamed.
-        for file in self._writer.fout:
-            file.flush()
-            os.fsync(file.fileno())
-        self._writer.close()
+        try:
+            self._file.sync()
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
+        self.close()
         self._check()
+
+    def close(self) -> None:
+        """Close the file, as it is."""
+        self._file.close()
+
+    def _write(self, data: memoryview) -> None:
+        self._file.write(data)
+        self._size += data.nbytes
+        self._pad()
+
+    def _pad(self) -> None:
+        missing = -self._size % self._writer.data_alignment
+        if missing:
+            self._file.write(bytes(missing))
+            self._size += missing
 
     def _check(self) -> None:
         """Compare the CRC-32 of header and tensors with those of what was written."""
@@ -155,7 +177,7 @@ class Container:
 class _ChecksumFile:
     """A file to write to that keeps the CRC-32 of what is written."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: WritableFile) -> None:
         self._file = file
         self.sum = self.size = 0
 
@@ -166,8 +188,7 @@ class _ChecksumFile:
         self._file.write(data)
 
     def flush(self) -> None:
-        """Hand over what is buffered."""
-        self._file.flush()
+        """Do nothing: nothing is buffered."""
 
 
 def _add_field(writer: Any, field: Field) -> None:

@@ -7,9 +7,8 @@ is in memory in either direction.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from autoround.session.loaded_block import (
     read_block,
 )
 from autoround.session.session import POSITION_CHUNK, Session, make_runner
+from autoround.storage.files import temporary_folder
 
 #: Bytes of block inputs above which they are kept on the disk.
 IN_MEMORY = 1 << 28
@@ -105,14 +105,13 @@ def _temporary_folder(folder: Path | None) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made.
     """
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix="autoround-", dir=folder)
-    except OSError as error:
-        raise OutputError(f"{folder or tempfile.gettempdir()} cannot be used: {error}") from error
-    with temporary as path:
-        yield Path(path)
+    with ExitStack() as stack:
+        try:
+            room = stack.enter_context(temporary_folder(folder, "autoround-"))
+        except OSError as error:
+            where = "the system's temporary folder" if folder is None else folder
+            raise OutputError(f"{where} cannot be used: {error}") from error
+        yield room
 
 
 def _embed(session: Session, runner: BlockRunner, inputs: Tensor) -> None:

@@ -16,6 +16,7 @@ from autoround.resume.fingerprint import differences, model_digests, tokens_dige
 from autoround.session.session import Session
 from autoround.storage.checksum import sum_of
 from autoround.storage.durable import write_text
+from autoround.storage.files import make_folder
 from autoround.storage.json_text import to_json
 from autoround.types import Scheme
 
@@ -103,7 +104,7 @@ def save_scores(path: Path, scores: Scores) -> None:
         indent=1,
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
     write_text(path, text + "\n")

@@ -135,7 +135,7 @@ def score_layers(recipe: Recipe, session: Session, *, folder: Path | None = None
         identity,
         {name: {str(s): loss for s, loss in of_name.items()} for name, of_name in losses.items()},
         int(tokens.mask.sum()),
-        time.perf_counter() - started,
+        max(0.0, time.perf_counter() - started),
         session.runtime.peak_bytes(),
     )
     if path is not None:

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ from autoround.resume.records import pack_layers, read_record, unpack_layers, wr
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.settings import FULL, QUANTIZED
-from autoround.storage.durable import make_synced, replace_synced
+from autoround.storage.durable import make_synced, write_text
+from autoround.storage.files import remove_file, remove_tree
 from autoround.storage.lock import take_lock
 from autoround.types import BlockResult
 
@@ -54,6 +54,19 @@ def blocks_in(output: Path) -> int:
     if not os.path.isfile(folder / RUN):
         return 0
     return sum(_RECORD.match(path.name) is not None for path in folder.glob("pass-*/*"))
+
+
+def refuse_running(output: Path) -> None:
+    """Refuse a journal that another process works on.
+
+    Args:
+        output: whose journal it is; there is one.
+
+    Raises:
+        OutputError: one does.
+    """
+    folder = journal_of(output)
+    os.close(take_lock(folder / _LOCK, folder))
 
 
 class Journal:
@@ -103,12 +116,14 @@ class Journal:
         """
         self.clear()
         self._take()
+        if any(self.folder.glob("pass-*")):
+            # Records of another run, which would be taken for this one's.
+            raise OutputError(f"{self.folder} cannot be deleted; delete it, and begin again")
         streams = self.folder / "streams"
         if self._work_dir is not None:
             streams = self._work_dir / f"{self.folder.stem}-{uuid.uuid4().hex[:8]}.streams"
         self._header = {"layout": LAYOUT, "streams": str(streams), **header}
-        text = json.dumps(self._header, indent=1) + "\n"
-        replace_synced(self.folder / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(self.folder / RUN, json.dumps(self._header, indent=1) + "\n")
 
     def _take(self) -> None:
         """Make the folder and keep other runs out of it, for as long as this process lives."""
@@ -130,7 +145,7 @@ class Journal:
         """Delete the journal and its streams; what others keep in a folder of its name stays.
 
         Raises:
-            OutputError: the folder holds something that no run put there.
+            OutputError: the folder holds something that no run put there, or cannot be deleted.
         """
         if not self.folder.is_dir():
             return
@@ -144,11 +159,15 @@ class Journal:
         self._take()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-            shutil.rmtree(_streams_folder(Path(header["streams"])), ignore_errors=True)
+            remove_tree(_streams_folder(Path(header["streams"])))
         # First of all: without it the rest is nothing that could be resumed.
-        (self.folder / RUN).unlink(missing_ok=True)
+        try:
+            remove_file(self.folder / RUN)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be deleted: {error}") from error
+        # Held until it is gone, so that no other run begins in what is being deleted.
+        remove_tree(self.folder)
         self.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from autoround.errors import OutputError, UsageError
 from autoround.events import Sink, StageStarted, Warned
 from autoround.export.preflight import check_name
 from autoround.resume.fingerprint import differences, is_of_streamed_model, plan_values
-from autoround.resume.journal import Journal, PassJournal, blocks_in, journal_of, result_of
+from autoround.resume.journal import (
+    Journal,
+    PassJournal,
+    blocks_in,
+    journal_of,
+    refuse_running,
+    result_of,
+)
 from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
 from autoround.types import BlockResult, Destination, Plan
@@ -92,7 +99,9 @@ def open_journal(destination: Destination) -> Iterator[tuple[Journal, ResumeStat
         yield journal, parse_header(journal.open()) if resumes else None
     finally:
         if not blocks_in(destination.folder):
-            journal.clear()
+            # What cannot be deleted is in nobody's way, and must not hide why the run ended.
+            with suppress(OutputError):
+                journal.clear()
         journal.release()
 
 
@@ -101,13 +110,15 @@ def check_leftover(destination: Destination) -> int:
 
     Raises:
         UsageError: resume and restart are both asked for.
-        OutputError: there are some, and neither is; or no folder can have that name.
+        OutputError: there are some, and neither is; another run is at work on them; or no folder
+            can have that name.
     """
     if destination.resume and destination.restart:
         raise UsageError("resume goes on and restart begins again: ask for one of them")
     check_name(destination.folder)
     done = blocks_in(destination.folder)
     if done and not destination.resume and not destination.restart:
+        refuse_running(destination.folder)
         raise OutputError(
             f"{journal_of(destination.folder)} holds {done} finished "
             f"{'block' if done == 1 else 'blocks'} of an interrupted run: go on with --resume, "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,15 @@ from torch import Tensor
 from autoround.errors import OutputError
 from autoround.settings import FULL
 from autoround.storage.checksum import CHUNK, raw_bytes
-from autoround.storage.durable import make_synced, sync_path
+from autoround.storage.durable import make_synced
+from autoround.storage.files import (
+    WritableFile,
+    map_file,
+    remove_file,
+    remove_folder,
+    reserve,
+    sync_path,
+)
 
 
 class ActivationFiles:
@@ -53,9 +60,7 @@ class ActivationFiles:
             for path in (
                 self._path(name, generation) for name in self.names for generation in (0, 1)
             ):
-                with path.open("ab") as file:
-                    if os.fstat(file.fileno()).st_size != self._size:
-                        _reserve(file.fileno(), self._size)
+                reserve(path, self._size)
             # What is written to them later is synced by itself; their names are synced here.
             sync_path(self._folder)
         except OSError as error:
@@ -75,8 +80,7 @@ class ActivationFiles:
         path = self._path(name, generation)
         if path not in self._mapped:
             try:
-                with path.open("r+b") as file:
-                    view = mmap.mmap(file.fileno(), self._size)
+                view = map_file(path, self._size)
             except (OSError, ValueError) as error:
                 raise OutputError(f"{path} cannot be used: {error}") from error
             tensor = torch.frombuffer(view, dtype=self._dtype).reshape(self._shape)
@@ -87,7 +91,7 @@ class ActivationFiles:
         """Write a stream that is in memory, without mapping it."""
         path = self._path(name, generation)
         try:
-            with path.open("r+b") as file:
+            with WritableFile(path, keep=True) as file:
                 file.write(raw_bytes(stream))
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
@@ -98,8 +102,7 @@ class ActivationFiles:
         try:
             if path in self._mapped:
                 self._mapped[path][0].flush()
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
+            sync_path(path)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
         return self._sum(path)
@@ -150,17 +153,9 @@ class ActivationFiles:
         """Delete the files."""
         self._mapped.clear()
         for path in self._paths():
-            path.unlink(missing_ok=True)
+            remove_file(path)
         with contextlib.suppress(OSError):
-            self._folder.rmdir()
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its size with blocks on the disk, where the system can."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
+            remove_folder(self._folder)
 
 
 @dataclass

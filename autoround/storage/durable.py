@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from autoround.errors import OutputError
+from autoround.storage.files import (
+    make_folder,
+    remove_file,
+    replace,
+    sync_path,
+    write_by,
+    write_file,
+)
 
 
 def replace_synced(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file aside, sync it, and rename it: it is there whole or not at all.
 
-    write: is given the path to write to.
+    Args:
+        path: of the file.
+        write: is given the path to write to.
 
     Raises:
         OutputError: the disk is full, or cannot be written to.
     """
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        write(aside)
-        sync_path(aside)
-        os.replace(aside, path)
-        sync_path(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
+    _replace(path, lambda aside: write_by(aside, write))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,7 +38,21 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    replace_synced(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    _replace(path, lambda aside: write_file(aside, text))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        write(aside)
+        sync_path(aside)
+        replace(aside, path)
+        sync_path(path.parent)
+    except (OSError, SafetensorError) as error:
+        # Of no use to anybody, and the disk may be full.
+        with suppress(OSError):
+            remove_file(aside)
+        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def existing_parent(path: Path) -> Path:
@@ -43,18 +60,9 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in path.absolute().parents if p.exists())
 
 
-def sync_path(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_synced(folder: Path) -> None:
     """Make a folder, and those above it, so that they survive a power cut; raises OSError."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for path in missing or [folder]:
         sync_path(path.parent)

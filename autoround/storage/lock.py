@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from autoround.errors import OutputError
+from autoround.storage.files import open_to_lock
 
 
 def take_lock(path: Path, what: Path) -> int:
@@ -21,9 +22,8 @@ def take_lock(path: Path, what: Path) -> int:
     Raises:
         OutputError: another process holds it, or it cannot be opened.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = open_to_lock(path)
     except OSError as error:
         raise OutputError(f"{what} cannot be written: {error}") from error
     try:
@@ -35,4 +35,16 @@ def take_lock(path: Path, what: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise OutputError(f"another run is at work on {what}; wait for it") from error
+    if not _is_at(path, descriptor):
+        # Between the two steps another run ended, and took it away.
+        os.close(descriptor)
+        raise OutputError(f"another run was at work on {what} just now; run the command again")
     return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file or folder still has the name it was opened by."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False

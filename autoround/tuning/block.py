@@ -80,7 +80,7 @@ class BlockTuner:
                 block.name,
                 tuned.loss_before,
                 tuned.loss_after,
-                time.perf_counter() - started,
+                max(0.0, time.perf_counter() - started),
                 session.tuning.iters,
                 tuned.best_step,
                 session.runtime.peak_bytes(),

@@ -72,7 +72,7 @@ def quantize_non_block_layers(
         NON_BLOCK,
         before,
         after,
-        time.perf_counter() - started,
+        max(0.0, time.perf_counter() - started),
         session.tuning.iters,
         0,
         session.runtime.peak_bytes(),

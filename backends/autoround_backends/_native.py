@@ -35,10 +35,14 @@ PATIENCE = 120.0
 
 
 class Native(NamedTuple):
-    """The kernels, or None; ``reason`` says how they came to be, or why they did not."""
+    """The kernels, or None; ``reason`` says how they came to be, or why they did not.
+
+    kept: whether the next process need not build them again.
+    """
 
     library: ctypes.CDLL | None
     reason: str
+    kept: bool = True
 
 
 def compiler() -> str | None:
@@ -87,7 +91,7 @@ def load(
             failed = f"{path}: {reason[0] if reason else type(error).__name__}"
             continue
         kept = f", and not kept for the next run: {unusable}" if unusable else ""
-        return Native(library, f"built by {path}{kept}")
+        return Native(library, f"built by {path}{kept}", kept=not unusable)
     return Native(None, failed)
 
 

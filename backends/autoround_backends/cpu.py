@@ -79,7 +79,8 @@ class CpuRuntime(TorchRuntime):
     def notes(self) -> tuple[Note, ...]:
         """Say how many threads are used, and what the operations are made of."""
         native = _native.load()
-        about = Note(f"fake-quantize and sign step in C, {native.reason}")
+        # A build takes seconds: the user is to know where each run has its own.
+        about = Note(f"fake-quantize and sign step in C, {native.reason}", not native.kept)
         # A run without the kernels is slower by far: the user is to know.
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)

@@ -30,7 +30,13 @@ def test_every_error_is_documented_with_its_code() -> None:
 
 def test_codes_without_an_error_are_documented() -> None:
     without_error = [code for code, name in documented() if not name]
-    assert without_error == [0, errors.INTERRUPTED_EXIT_CODE, errors.READER_GONE_EXIT_CODE]
+    assert without_error == [
+        0,
+        errors.HANGUP_EXIT_CODE,
+        errors.INTERRUPTED_EXIT_CODE,
+        errors.READER_GONE_EXIT_CODE,
+        errors.TERMINATED_EXIT_CODE,
+    ]
 
 
 def test_every_error_has_a_code_of_its_own_and_the_table_is_sorted() -> None:

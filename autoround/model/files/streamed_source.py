@@ -21,6 +21,7 @@ from autoround.model.files.source import (
     read_tensors,
     weight_map,
 )
+from autoround.storage.files import remove_file
 
 #: Position of a run before its first block.
 BEGINNING = -1
@@ -231,14 +232,14 @@ class StreamedSource:
         path = self._model.folder / file
         blob = Path(path.resolve())
         try:
-            path.unlink(missing_ok=True)
+            remove_file(path)
             others = self._model.folder.parent.glob(f"*/{glob.escape(file)}")
             if (
                 blob.parent == self._blobs.resolve()
                 and blob.name not in self._blobs_before
                 and all(other.resolve() != blob for other in others)
             ):
-                blob.unlink(missing_ok=True)
+                remove_file(blob)
         except OSError as error:
             raise ModelError(f"{path} cannot be deleted: {error}") from error
         self._fetched.remove(file)

@@ -180,7 +180,7 @@ def test_python_m_runs_it_and_an_early_ctrl_c_is_a_sentence() -> None:
         "runpy.run_module('autoround', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted: nothing was written\n")
+    assert (done.returncode, done.stderr) == (130, "interrupted: nothing half-written is left\n")
 
 
 @pytest.mark.parametrize(

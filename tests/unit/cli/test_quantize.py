@@ -285,7 +285,7 @@ def test_ctrl_c_writes_nothing_and_ends_with_130(
     monkeypatch.setattr(where, stop)
     done = autoround("quantize", model, *NEAREST, "-o", tmp_path / "out")
     assert done.code == 130
-    assert done.err.splitlines()[-1] == "interrupted: nothing was written"
+    assert done.err.splitlines()[-1] == "interrupted: nothing half-written is left"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,56 @@ def test_an_error_of_the_system_is_one_of_ours_and_nothing_is_left(tmp_path: Pat
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_at_once_one_writes_and_the_others_end_with_a_sentence(tmp_path: Path) -> None:
+    for turn in range(5):
+        folder = tmp_path / f"{turn}" / "out"
+        folder.parent.mkdir()
+        if turn % 2:
+            # What an earlier run left is cleared by one of them alone.
+            left = folder.with_name("out.partial")
+            left.mkdir()
+            (left / MARKER).write_text("")
+            (left / "weights").write_text("old")
+        begin = time.time() + 0.05
+        children = [fork_and_write(folder, begin, number) for number in range(6)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert sorted(set(codes)) == [0, 8]
+        assert codes.count(0) == 1
+        assert [path.name for path in folder.parent.iterdir()] == ["out"]
+        assert (folder / "mine").read_text() == f"{codes.index(0)}"
+        assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def fork_and_write(folder: Path, begin: float, number: int) -> int:
+    """Write an output in a process of its own, from a moment on; returns the process."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        time.sleep(max(0.0, begin - time.time()))
+        with Staging(folder) as staging:
+            (staging.staging / "mine").write_text(f"{number}")
+            time.sleep(0.02)
+            assert (staging.staging / "mine").read_text() == f"{number}"
+            staging.publish()
+        code = 0
+    except OutputError as error:
+        code = error.exit_code
+    finally:
+        os._exit(code)
+
+
+def test_what_an_earlier_run_left_and_cannot_be_deleted_is_not_built_on(tmp_path: Path) -> None:
+    left = tmp_path / "out.partial" / "part"
+    left.mkdir(parents=True)
+    (left.parent / MARKER).write_text("")
+    with (
+        faults.faulty_disk("failing", at=3),
+        pytest.raises(OutputError, match="part, which an earlier run left .* cannot be deleted"),
+        Staging(tmp_path / "out"),
+    ):
+        pass
+    assert not (tmp_path / "out").exists()

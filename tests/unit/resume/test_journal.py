@@ -255,3 +255,14 @@ def test_figures_come_back_from_json_with_tuples_and_without_null() -> None:
     values: dict[str, Any] = json.loads(to_json(asdict(wanted)))
     assert result_of(values) == wanted
     assert math.isnan(result_of({**values, "loss_after": None}).loss_after)
+
+
+def test_records_that_cannot_be_deleted_are_not_taken_for_those_of_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.journal" / "pass-1").mkdir(parents=True)
+    monkeypatch.setattr("autoround.resume.journal.remove_tree", lambda path: None)
+    journal = Journal(tmp_path / "out")
+    with pytest.raises(OutputError, match="out.journal cannot be deleted; delete it, and begin"):
+        journal.create({})
+    journal.release()

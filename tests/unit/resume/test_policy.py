@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from autoround.device.protocol import Runtime
 from autoround.device.registry import open_device
@@ -31,13 +29,10 @@ from autoround_backends._processor import Processor
 from autoround_backends.cpu import CpuRuntime
 
 from ...faults import count, full_disk, killed
-from ...runs import NEAREST, small, tensors_of
-from ...tiny import token_ids
+from ...runs import NEAREST, content, small, tensors_of
+from ...tiny import make_byte_tokenizer, token_ids
 
 IDS = token_ids(4, 16)
-ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())[:100]
-#: What a report measures anew in every run.
-MEASURED = ("seconds", "peak_bytes")
 BASE: dict[str, object] = {
     "tuning.iters": 1,
     "tuning.num_validations": 1,
@@ -68,32 +63,10 @@ def quantize(
     **means: Any,
 ) -> RunResult:
     recipe = small({**BASE, **(values or {})})
-    tokenizer = byte_tokenizer() if "gguf" in recipe.output.format else None
+    tokenizer = make_byte_tokenizer() if "gguf" in recipe.output.format else None
     runtime = runtime or open_device("cpu")
     request = Request(open_model(model), recipe, runtime, "tiny", tokenizer, data=data)
     return run(request, Destination(output, **means), sink=sink)
-
-
-def byte_tokenizer() -> Any:
-    """Return a tokenizer that GGUF has a name for, with no more tokens than the model."""
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Read all files of an output; times and peaks of memory are left out of the reports."""
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        data = path.read_bytes()
-        if path.name == "report.jsonl":
-            rows = [json.loads(line) for line in data.splitlines()]
-            data = json.dumps(
-                [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
-            ).encode()
-        found[str(path.relative_to(folder))] = data
-    return found
 
 
 def stop_after(blocks: int, output: Path) -> Callable[[Event], None]:
@@ -399,9 +372,29 @@ def test_two_runs_do_not_share_a_journal(model: Path, tmp_path: Path) -> None:
             messages.append(str(caught.value))
             with pytest.raises(OutputError, match="another run is at work"):
                 quantize(model, out, restart=True)
+            # Nor does it pass for what an interrupted run left.
+            with pytest.raises(OutputError, match="another run is at work"):
+                quantize(model, out)
 
     quantize(model, out, sink=sink)
     assert messages
+
+
+def test_a_journal_that_cannot_be_deleted_is_told_and_the_output_is_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError("read-only")
+
+    events: list[Event] = []
+    monkeypatch.setattr("autoround.resume.journal.remove_file", fail)
+    quantize(model, tmp_path / "out", sink=events.append)
+    (warning,) = (event for event in events if isinstance(event, Warned))
+    assert "the output is complete" in warning.message
+    assert "out.journal cannot be deleted: read-only" in warning.message
+    monkeypatch.undo()
+    quantize(model, tmp_path / "out", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_resume_without_anything_to_resume(model: Path, tmp_path: Path) -> None:

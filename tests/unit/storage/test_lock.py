@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -37,3 +38,23 @@ def test_a_process_that_ends_lets_go(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="out cannot be written: .*No such file"):
         take_lock(tmp_path / "none" / "lock", tmp_path / "out")
+
+
+def test_a_name_that_is_another_file_by_now_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    original = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        # Another run ends between the two steps, and a third begins.
+        path.unlink()
+        path.write_text("")
+        original(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    with pytest.raises(OutputError, match="was at work on .*out just now; run the command again"):
+        take_lock(path, tmp_path / "out")
+    if before is not None:
+        assert set(os.listdir("/proc/self/fd")) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoround.errors import ModelError
+from autoround.errors import ModelError, OutputError
 from autoround.model.files import embedded
 from autoround.model.files.embedded import GGUF_FILE, MODULE, default_cache, embedded_model
 
@@ -19,6 +19,32 @@ def pretend(monkeypatch: pytest.MonkeyPatch, package: Path | None) -> None:
     if package is not None:
         spec = ModuleSpec(MODULE, None, origin=str(package / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+
+
+class Part:
+    """What a library writes into a folder: one file."""
+
+    def __init__(self, name: str, *, error: str = "") -> None:
+        self._name, self._error = name, error
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / self._name).write_text("{}")
+        if self._error:
+            raise OSError(self._error)
+
+
+def test_without_a_home_folder_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / GGUF_FILE).write_bytes(b"12345")
+    pretend(monkeypatch, tmp_path)
+    monkeypatch.setattr(embedded, "default_cache", nowhere)
+    with pytest.raises(OutputError, match="no home folder .* name a model folder"):
+        embedded_model()
 
 
 def test_without_the_package_the_message_says_what_to_do(
@@ -43,12 +69,11 @@ def test_it_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pretend(monkeypatch, tmp_path)
     calls = []
 
-    def convert(gguf: Path, folder: Path) -> None:
+    def load(gguf: Path) -> tuple[Part, Part]:
         calls.append(gguf)
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
+        return Part("config.json"), Part("tokenizer.json")
 
-    monkeypatch.setattr(embedded, "_convert", convert)
+    monkeypatch.setattr(embedded, "_load", load)
     cache = tmp_path / "deep" / "cache"
     folder = embedded_model(cache)
     assert folder == embedded_model(cache)
@@ -65,14 +90,9 @@ def test_a_failed_conversion_leaves_nothing(
 ) -> None:
     (tmp_path / GGUF_FILE).write_bytes(b"12345")
     pretend(monkeypatch, tmp_path)
-
-    def convert(gguf: Path, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "model.safetensors").touch()
-        raise OSError("disk full")
-
-    monkeypatch.setattr(embedded, "_convert", convert)
-    with pytest.raises(OSError, match="disk full"):
+    broken = Part("tokenizer.json", error="disk full")
+    monkeypatch.setattr(embedded, "_load", lambda gguf: (Part("config.json"), broken))
+    with pytest.raises(OutputError, match="unpacked to .*disk full; make room there, or name"):
         embedded_model(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
