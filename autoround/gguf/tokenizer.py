@@ -239,7 +239,7 @@ def _special(tokenizer: Any, config: Mapping[str, Any]) -> list[Field]:
         if isinstance(number, int):
             fields.append(Field(f"tokenizer.ggml.{key}_token_id", number, "u32"))
     # Whether BOS and EOS are added is written in no key that all tokenizers share: try it.
-    ids = list(tokenizer("a")["input_ids"])
+    ids = list(tokenizer.encode("a"))
     bos, eos = getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)
     fields.append(Field("tokenizer.ggml.add_bos_token", bool(ids) and ids[0] == bos, "bool"))
     fields.append(Field("tokenizer.ggml.add_eos_token", bool(ids) and ids[-1] == eos, "bool"))
