@@ -80,18 +80,29 @@ def slow_ones(names: Iterable[str]) -> list[Any]:
     return [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in names]
 
 
+def attempt(call: Callable[[], object]) -> Exception | None:
+    """Return the error that a call may end with."""
+    try:
+        call()
+    except (DataError, ConfinedError) as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("name", slow_ones(TOKENIZERS))
 def test_a_hostile_one_ends_in_time(name: str, impatient: None, tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
     TOKENIZERS[name](tmp_path)
-    try:
+
+    def use() -> None:
         tokenizer = load_tokenizer(tmp_path)
         ids = tokenizer.encode("a" * 5000 + " some words to cut" * 10)
         assert len(ids) < 10**6
         assert tokenizer.backend_tokenizer is not None
-    except DataError as error:
-        assert str(tmp_path) in str(error)
-        assert "\n" not in str(error)
+
+    error = attempt(use)
+    assert error is None or str(tmp_path) in str(error)
+    assert error is None or "\n" not in str(error)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -99,15 +110,16 @@ def test_a_hostile_template_ends_in_time(name: str, impatient: None, tmp_path: P
     make_tokenizer().save_pretrained(tmp_path)
     TEMPLATES[name](tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    try:
+
+    def use() -> None:
         text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
         assert len(text) < 10**6
         assert "root:" not in text
         assert "uid=" not in text
-    except DataError as error:
-        assert f"{tmp_path / 'chat_template.jinja'}: the model's chat template" in str(error)
-    except ConfinedError as error:
-        assert str(error)
+
+    error = attempt(use)
+    where = f"{tmp_path / 'chat_template.jinja'}: the model's chat template"
+    assert where in str(error) if isinstance(error, DataError) else error is None or str(error)
 
 
 @pytest.mark.parametrize(
