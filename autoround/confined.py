@@ -214,9 +214,10 @@ def _prepare(connection: Connection) -> None:
     for stream in range(3):
         os.dup2(nothing, stream)
     # Locks on files, and pipes that would seem open as long as the child lives.
-    own = connection.fileno()
-    os.closerange(3, own)
-    os.closerange(own + 1, os.sysconf("SC_OPEN_MAX"))
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != connection.fileno():
+            with suppress(OSError):  # that of the list itself
+                os.close(number)
     # Objects of before are looked at no more, or their pages would be copied.
     gc.freeze()
     # One text at a time: threads would have stacks and arenas that count as memory.

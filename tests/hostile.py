@@ -108,6 +108,7 @@ TOKENIZERS: Mapping[str, Damage] = {
     "a million added tokens": _added(10**6),
     "a text doubled forty times": _normalizer(*[_replace("a", "aa")] * 40),
     "a text times a thousand, five times": _normalizer(*[_replace("a", "a" * 1000)] * 5),
+    "a thousand letters for one": _normalizer(_replace("a", "b" * 1000)),
     "a thousand letters in front of each": _normalizer(_replace("", "b" * 1000, "Regex")),
     "repeats inside repeats": _split("(x+x+)+y|([a-zA-Z ]+)*\\d|(.*)*="),
     "a lookbehind for ever": _split("(?<=((a|aa|aaa)+))b|((\\w|\\s)+)+$"),

@@ -194,7 +194,7 @@ def make_scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=QUICK if QUICK.is_dir() else None)
 
 
-def at_random(chosen: dict[str, Target], *, minutes: float, seed: int, found: Path) -> bool:
+def fuzz_at_random(chosen: dict[str, Target], *, minutes: float, seed: int, found: Path) -> bool:
     """Draw changes for some minutes; returns whether there are findings."""
     rng, tries, findings = random.Random(seed), Counter[str](), Findings(found)
     end = time.monotonic() + 60 * minutes
@@ -214,7 +214,7 @@ def at_random(chosen: dict[str, Target], *, minutes: float, seed: int, found: Pa
     return bool(findings)
 
 
-def guided(names: list[str], *, minutes: float, seed: int, found: Path) -> bool:
+def fuzz_guided(names: list[str], *, minutes: float, seed: int, found: Path) -> bool:
     """Let atheris choose changes, a process for each reader; returns whether there are findings."""
     tries: dict[str, int] = {}
     wrong = False
@@ -242,8 +242,8 @@ def guide_one(name: str, *, minutes: float, seed: int, found: Path) -> None:
 
         target = targets()[name]
         for data in target.seeds:  # what a reader imports late is instrumented as well
-            with make_scratch() as scratch:
-                try_one(target, Path(scratch), data)
+            with make_scratch() as once:
+                try_one(target, Path(once), data)
     findings, scratch = Findings(found), make_scratch()
     folder = Path(scratch.name) / "x"
     folder.mkdir()
@@ -294,8 +294,8 @@ def main() -> None:
 
     chosen = {name: target for name, target in targets().items() if args.only in name}
     if args.random or importlib.util.find_spec("atheris") is None:
-        sys.exit(at_random(chosen, **options))
-    sys.exit(guided(list(chosen), **options))
+        sys.exit(fuzz_at_random(chosen, **options))
+    sys.exit(fuzz_guided(list(chosen), **options))
 
 
 if __name__ == "__main__":

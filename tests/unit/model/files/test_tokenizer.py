@@ -127,7 +127,7 @@ def test_a_hostile_template_ends_in_time(name: str, impatient: None, tmp_path: P
     [
         ("a text doubled forty times", "takes more than"),
         ("a text times a thousand, five times", "takes more than 1 GiB of memory"),
-        ("a thousand letters in front of each", "tokens of 1 characters; legal: 64 of one"),
+        ("a thousand letters for one", "makes 1002 tokens of 3 characters; legal: 64 of one"),
         ("an entry of 100,000 letters", "101 entries of up to 100000 characters"),
         ("a file of 200 MiB", "has 200 MiB, and a tokenizer's file may have 128"),
     ],
