@@ -38,7 +38,7 @@ from autoround.errors import AutoRoundError
 if TYPE_CHECKING:
     from tools.fuzz_targets import Target
 
-#: Seconds that one input may take, and bytes of memory that the process may hold.
+#: Seconds of a processor that one input may take, and bytes of memory that the process may hold.
 SECONDS, MEMORY = 10, 8 << 30
 #: Inputs that a reader gets in turn.
 TURN = 20
@@ -134,7 +134,7 @@ def _limit() -> None:
     def ring(number: int, frame: object) -> None:
         raise TooLongError
 
-    signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGPROF, ring)
 
 
 def try_one(target: Target, folder: Path, data: bytes) -> str:
@@ -148,7 +148,8 @@ def try_one(target: Target, folder: Path, data: bytes) -> str:
     Returns:
         What came that must not, in words; empty where nothing did.
     """
-    signal.alarm(SECONDS)
+    # Of a processor: those of a clock depend on who else is busy.
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         target.read(folder, data)
     except AutoRoundError as error:
@@ -157,7 +158,7 @@ def try_one(target: Target, folder: Path, data: bytes) -> str:
     except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return ""

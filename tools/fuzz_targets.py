@@ -113,7 +113,7 @@ def _read_quantization(folder: Path, data: bytes) -> object:
 
     try:
         quantization = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(quantization, dict):
         return None
@@ -267,7 +267,7 @@ def _read_unit(folder: Path, data: bytes) -> object:
 
     try:
         facts = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     words = torch.zeros((4, 2), dtype=torch.int32)
     tensors = {"q|codes": words, "q|scale": torch.ones(2, 1), "q|zero": torch.zeros(2, 1)}
@@ -329,7 +329,7 @@ def _read_tokenizer(folder: Path, data: bytes) -> object:
     tokenizer = SimpleNamespace(backend_tokenizer=backend, encode=lambda text: [1, 2])
     try:
         json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return notes  # the tokenizers library gives JSON
     try:
         return tokenizer_metadata(tokenizer, vocab_size=8, config={})
@@ -348,7 +348,7 @@ def _read_templates(folder: Path, data: bytes) -> object:
 
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return template_fields(value.get("templates") if isinstance(value, Mapping) else value)
 
@@ -365,7 +365,7 @@ def _read_patterns(folder: Path, data: bytes) -> object:
     try:
         value = json.loads(data)
         pattern, name = str(value["pattern"]), str(value["name"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     try:
         return matches(pattern, name), matches(pattern, name, anywhere=True)

@@ -230,7 +230,10 @@ class PassJournal:
         try:
             result, total = result_of(facts["result"]), facts["source"]
             layers = unpack_layers(tensors, facts["layers"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (
+            *(KeyError, TypeError, ValueError, AttributeError),
+            *(ArithmeticError, RuntimeError),
+        ) as error:
             raise OutputError(
                 f"{path} is damaged ({one_line(error)}); begin again with --restart"
             ) from error
