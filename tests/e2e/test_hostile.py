@@ -20,17 +20,23 @@ from ..tiny_quantized import write_quantized
 __all__ = ["even_device"]
 
 CASES = {**TOKENIZERS, **TEMPLATES}
-#: Tried in each command by every run of the tests; the others take minutes together.
+#: Tried by every run of the tests, in the commands that are quick; the others take minutes.
 FEW = (
     *("truncated", "an unknown token that is missing", "ids beyond the embeddings"),
     *("a text times a thousand, five times", "repeats inside repeats", "code of its own"),
     *("no Jinja", "loops inside loops", "a text of 10^11 letters", "an error of its own"),
     *("nothing", "a terminal's escapes"),
 )
-NAMES = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in CASES]
 #: Commands that only read weights take no notice of a tokenizer.
 CARELESS = ("inspect", "convert")
 COMMANDS = ("plan", "quantize", "eval", "generate", *CARELESS)
+QUICK = ("plan", "eval", "generate")
+PAIRS = [
+    pytest.param(name, command, marks=[] if quick else [pytest.mark.slow])
+    for name in CASES
+    for command in COMMANDS
+    for quick in [name == FEW[0] or (name in FEW and command in QUICK)]
+]
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +84,7 @@ def words_of(command: str, folder: Path, chats: Path, out: Path) -> list[str]:
     }[command]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "command"), PAIRS)
 def test_a_command_ends_with_a_result_or_a_sentence(
     name: str,
     command: str,
