@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,3 +159,17 @@ def test_limits_of_templates_are_named(
     tokenizer = load_tokenizer(tmp_path)
     with pytest.raises(error, match=said):
         tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+
+
+def test_in_the_process_itself_it_gives_the_same(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = checkpoint("llama"), "the quick brown fox"
+    child = load_tokenizer(folder)
+    monkeypatch.setattr("autoround.confined.sys", SimpleNamespace(platform="win32"))
+    here = load_tokenizer(folder)
+    assert here.encode(text) == child.encode(text)
+    assert here.decode(here.encode(text)) == child.decode(child.encode(text))
+    turns = [{"role": "user", "content": "hi"}]
+    assert here.apply_chat_template(turns) == child.apply_chat_template(turns)
+    assert here.backend_tokenizer == child.backend_tokenizer
