@@ -146,14 +146,30 @@ class Encoder:
         return plain_chat(record, system_prompt=system_prompt), True
 
     def _checked(self, ids: list[int], where: str) -> list[int]:
-        if ids and min(ids) < 0:
-            raise DataError(f"{where}: token id {min(ids)} is negative")
-        if ids and self.vocab_size is not None and max(ids) >= self.vocab_size:
-            raise DataError(
-                f"{where}: token id {max(ids)} is outside the model's vocabulary "
-                f"(0 to {self.vocab_size - 1}): the tokenizer or the ids belong to another model"
-            )
+        if ids:
+            check_ids(min(ids), max(ids), vocab_size=self.vocab_size, where=where)
         return ids
+
+
+def check_ids(least: int, most: int, *, vocab_size: int | None, where: str) -> None:
+    """Refuse token ids that a model does not know.
+
+    Args:
+        least: of the ids.
+        most: of the ids.
+        vocab_size: rows of the model's embeddings; None where they are not known.
+        where: the ids come from.
+
+    Raises:
+        DataError: some are outside the vocabulary.
+    """
+    if least < 0:
+        raise DataError(f"{where}: token id {least} is negative")
+    if vocab_size is not None and most >= vocab_size:
+        raise DataError(
+            f"{where}: token id {most} is outside the model's vocabulary "
+            f"(0 to {vocab_size - 1}): the tokenizer or the ids belong to another model"
+        )
 
 
 def make_encoder(tokenizer: Tokenizer | None, *, vocab_size: int | None = None) -> Encoder:

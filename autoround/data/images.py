@@ -79,7 +79,12 @@ def _pair(line: str, file: Path, where: str) -> Pair:
 def _inside(folder: Path, name: str, where: str) -> Path:
     if "\0" in name:
         raise DataError(f"{where}: {name!r} is no file name")
-    path = (folder / name).resolve()
+    path = folder / name
+    try:
+        path = path.resolve()
+        path.is_file()
+    except (OSError, ValueError) as error:  # too long, or half a character
+        raise DataError(f"{where}: {name[:80]!r} is no file name: {one_line(error)}") from None
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{where}: image {name!r} is outside {folder}; put it in there")
     if not path.is_file():

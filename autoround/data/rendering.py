@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from autoround.data.chats import Chat, Message
 from autoround.data.forms import UnusableError
-from autoround.errors import DataError
+from autoround.errors import AutoRoundError, DataError
 
 #: Says in plans and reports that no template was there to render conversations by.
 PLAIN_CHATS = "conversations as plain text (the tokenizer has no chat template)"
@@ -101,6 +101,8 @@ def _first_text(
             text = tokenizer.apply_chat_template(
                 turns, tools=list(tools) or None, tokenize=False, add_generation_prompt=to_answer
             )
+        except AutoRoundError:
+            raise  # it takes more time or memory than it may
         except Exception as error:
             # Templates raise whatever they like; their text is the best explanation there is.
             problem = problem or error

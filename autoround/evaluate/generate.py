@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from autoround.confined import ConfinedError
+from autoround.data.encode import check_ids
 from autoround.device.kernels import AUTO
-from autoround.errors import UsageError
+from autoround.errors import DataError, UsageError, one_line
 from autoround.evaluate.models import load_runnable
 from autoround.model.files.locate import locate_model
-from autoround.model.files.tokenizer import load_tokenizer
-from autoround.model.positions import position_limit
+from autoround.model.files.tokenizer import ModelTokenizer, load_tokenizer
+from autoround.model.positions import position_limit, vocabulary_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def generate(
@@ -42,6 +47,7 @@ def generate(
     Raises:
         UsageError: The prompt is empty or too long for the model, or the tokenizer has no chat
             template and chat is true.
+        DataError: The tokenizer or the chat template fails, or takes more than it may.
     """
     import torch
 
@@ -54,26 +60,34 @@ def generate(
     if chat:
         prompt = _apply_chat_template(prompt, tokenizer, folder)
     loaded = load_runnable(folder, device=device, backend=backend)
-    # A chat template writes the special tokens itself.
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(loaded.device)
-
-    limit, length = position_limit(loaded), inputs["input_ids"].shape[1] + max_new_tokens
+    ids = _encode(prompt, tokenizer, loaded, special=not chat)[None].to(loaded.device)
+    limit, length = position_limit(loaded), ids.shape[1] + max_new_tokens
     if limit is not None and length > limit:
         raise UsageError(
             f"prompt and new tokens are {length} together, and the model has positions for "
             f"{limit} only; shorten the prompt, or ask for fewer tokens"
         )
     with torch.no_grad():
-        ids = loaded.generate(
-            **inputs,
+        out = loaded.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
             streamer=None if on_text is None else _make_streamer(tokenizer, on_text),
         )
-    new = ids[0, inputs["input_ids"].shape[1] :]
-    text: str = tokenizer.decode(new, skip_special_tokens=True)
-    return text
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _encode(prompt: str, tokenizer: ModelTokenizer, model: Any, *, special: bool) -> Tensor:
+    """Return the ids of a prompt, int64 [n]; a chat template writes the special tokens itself."""
+    import torch
+
+    ids = tokenizer.encode(prompt, add_special_tokens=special)
+    if not ids:
+        raise DataError("the tokenizer makes no tokens of the prompt; give another one")
+    check_ids(min(ids), max(ids), vocab_size=vocabulary_size(model), where="the prompt")
+    return torch.tensor(ids, dtype=torch.int64)
 
 
 def _make_streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
@@ -87,10 +101,14 @@ def _make_streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
-def _apply_chat_template(prompt: str, tokenizer: Any, folder: Path) -> str:
+def _apply_chat_template(prompt: str, tokenizer: ModelTokenizer, folder: Path) -> str:
     """Wrap a prompt as a user's turn."""
     if not tokenizer.chat_template:
         raise UsageError(f"the tokenizer of {folder} has no chat template; leave out --chat")
     turn = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return text
+    try:
+        return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except ConfinedError as error:
+        raise DataError(
+            f"{folder}: the chat template fails ({error.kind}: {one_line(error)}); use --no-chat"
+        ) from error

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from autoround.data.encode import check_ids
 from autoround.errors import DataError, UsageError
-from autoround.model.positions import position_limit
+from autoround.model.positions import position_limit, vocabulary_size
 from autoround.types import EvalResult
 
 #: Rows of logits compared at a time: a vocabulary of 150,000 in float32 is 77 MB a chunk.
@@ -57,7 +58,7 @@ def evaluate(
         fraction of tokens where both have the same most likely one.
 
     Raises:
-        DataError: The text has fewer than two tokens.
+        DataError: The text has fewer than two tokens, or some that a model does not know.
         UsageError: seqlen is less than two, or more than a model has positions for.
     """
     _check_windows(model, reference, ids, seqlen=seqlen)
@@ -98,6 +99,8 @@ def _check_windows(model: Any, reference: Any | None, ids: Tensor, *, seqlen: in
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
     for scored in (model, *([] if reference is None else [reference])):
+        size = vocabulary_size(scored)
+        check_ids(int(ids.min()), int(ids.max()), vocab_size=size, where="the text")
         limit = position_limit(scored)
         if limit is not None and min(seqlen, len(ids)) > limit:
             raise UsageError(

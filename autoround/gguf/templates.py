@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoround.errors import FormatError
 from autoround.gguf.fields import Field
 
 DEFAULT = "default"
@@ -17,6 +18,9 @@ def template_fields(templates: Any) -> list[Field]:
     Args:
         templates: A text; several by name, as transformers has them; a list of names with
             templates, as older files of it do; or None.
+
+    Raises:
+        FormatError: A list of something else.
     """
     named = _by_name(templates)
     fields = [
@@ -36,5 +40,11 @@ def _by_name(templates: Any) -> dict[str, str]:
         # Keys of a header have few characters; readers of them look for an underscore.
         return {re.sub(r"[^A-Za-z0-9]", "_", str(k)): str(v) for k, v in templates.items()}
     if isinstance(templates, Sequence):
-        return _by_name({entry["name"]: entry["template"] for entry in templates})
+        try:
+            return _by_name({entry["name"]: entry["template"] for entry in templates})
+        except (KeyError, TypeError):
+            raise FormatError(
+                "GGUF: the tokenizer's chat_template is a list of something else than names with "
+                'templates, {"name": ..., "template": ...}'
+            ) from None
     return {}

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from autoround.errors import FormatError
+from autoround.errors import FormatError, one_line
 from autoround.gguf.fields import Field
 from autoround.gguf.pretokenizers import pre_tokenizer_name
 from autoround.gguf.templates import template_fields
@@ -36,6 +36,22 @@ def tokenizer_metadata(
     if tokenizer is None:
         return [Field("tokenizer.ggml.model", "no_vocab", "text")]
     data = tokenizer_json(tokenizer)
+    try:
+        fields = _fields(data, vocab_size)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"GGUF: tokenizer.json is not as the tokenizers library writes it ({error!r}); save it "
+            "anew with that library"
+        ) from error
+    return fields + _special(tokenizer, config)
+
+
+def _fields(data: Mapping[str, Any], vocab_size: int) -> list[Field]:
+    """Return the entries of a tokenizer.json.
+
+    Raises:
+        FormatError: llama.cpp has no tokenizer that would give the same tokens.
+    """
     model = data["model"]
     if model.get("type") != "BPE":
         raise FormatError(f"GGUF: a {model.get('type')} tokenizer is not supported; legal: BPE")
@@ -44,16 +60,14 @@ def tokenizer_metadata(
     # Pairs in newer files of the tokenizers library, texts in older ones.
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     if model.get("byte_fallback"):
-        fields = _sentencepiece(data, tokens, types, merges)
-    else:
-        fields = [
-            Field("tokenizer.ggml.model", "gpt2", "text"),
-            Field("tokenizer.ggml.pre", pre_tokenizer_name(data, whole=_all_merged(data)), "text"),
-            Field("tokenizer.ggml.tokens", tokens, "texts"),
-            Field("tokenizer.ggml.token_type", types, "i32s"),
-            Field("tokenizer.ggml.merges", merges, "texts"),
-        ]
-    return fields + _special(tokenizer, config)
+        return _sentencepiece(data, tokens, types, merges)
+    return [
+        Field("tokenizer.ggml.model", "gpt2", "text"),
+        Field("tokenizer.ggml.pre", pre_tokenizer_name(data, whole=_all_merged(data)), "text"),
+        Field("tokenizer.ggml.tokens", tokens, "texts"),
+        Field("tokenizer.ggml.token_type", types, "i32s"),
+        Field("tokenizer.ggml.merges", merges, "texts"),
+    ]
 
 
 def tokenizer_json(tokenizer: Any) -> dict[str, Any]:
@@ -68,7 +82,12 @@ def tokenizer_json(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise FormatError("GGUF: only fast tokenizers can be written, those with a tokenizer.json")
-    data: dict[str, Any] = json.loads(backend.to_str())
+    try:
+        data = json.loads(backend.to_str())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"GGUF: tokenizer.json cannot be read: {one_line(error)}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        raise FormatError("GGUF: tokenizer.json has no model in it; save it anew")
     return data
 
 
@@ -114,7 +133,11 @@ def _all_merged(data: Mapping[str, Any]) -> bool:
 
     model = data["model"]
     pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
-    bare = Tokenizer(models.BPE(model["vocab"], [(first, second) for first, second in pairs]))
+    merges = [(first, second) for first, second in pairs]
+    try:
+        bare = Tokenizer(models.BPE(model["vocab"], merges))
+    except Exception as error:  # the library raises no other class
+        raise FormatError(f"GGUF: the merges of the tokenizer: {one_line(error)}") from None
     added = {entry["content"] for entry in data.get("added_tokens") or ()}
     words = [word for word in model["vocab"] if word not in added]
     return all(
@@ -239,7 +262,7 @@ def _special(tokenizer: Any, config: Mapping[str, Any]) -> list[Field]:
         if isinstance(number, int):
             fields.append(Field(f"tokenizer.ggml.{key}_token_id", number, "u32"))
     # Whether BOS and EOS are added is written in no key that all tokenizers share: try it.
-    ids = list(tokenizer("a")["input_ids"])
+    ids = list(tokenizer.encode("a"))
     bos, eos = getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)
     fields.append(Field("tokenizer.ggml.add_bos_token", bool(ids) and ids[0] == bos, "bool"))
     fields.append(Field("tokenizer.ggml.add_eos_token", bool(ids) and ids[-1] == eos, "bool"))

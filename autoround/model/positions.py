@@ -19,6 +19,12 @@ def hidden_size(model: Any) -> int:
     return int(getattr(text, "hidden_size", 0) or getattr(text, "n_embd", 0) or 0)
 
 
+def vocabulary_size(model: Any) -> int | None:
+    """Return how many tokens a model knows; None for one without a table of them."""
+    embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    return int(embeddings.weight.shape[0]) if hasattr(embeddings, "weight") else None
+
+
 def position_limit(model: Any) -> int | None:
     """Return the length of a model's table of positions, or None where it has no such table.
 

@@ -10,10 +10,11 @@ from autoround.data.from_python import tokens_from_data
 from autoround.data.images import tokens_from_images
 from autoround.data.resolve import resolve_dataset
 from autoround.data.tokens import Tokens
-from autoround.errors import DataError, one_line
+from autoround.errors import DataError
 from autoround.formats.registry import find_format
+from autoround.model.files.processor import load_processor
 from autoround.model.files.tokenizer import load_tokenizer
-from autoround.model.positions import position_limit
+from autoround.model.positions import position_limit, vocabulary_size
 from autoround.model.skeleton import Skeleton
 from autoround.planning.format_names import check_formats
 from autoround.planning.hyperparameters import needs_data
@@ -47,7 +48,7 @@ def load_calibration(
     """
     if not needs_data(recipe):
         return NO_CALIBRATION
-    options, vocabulary = recipe.calibration, vocabulary_size(skeleton)
+    options, vocabulary = recipe.calibration, vocabulary_size(skeleton.model)
     note: str | None = None
     if data is not None:
         tokens = tokens_from_data(
@@ -118,24 +119,6 @@ def _from_images(recipe: Recipe, skeleton: Skeleton) -> Tokens:
     )
 
 
-def load_processor(folder: Path) -> Any:
-    """Load what turns images and text into a model's inputs.
-
-    Raises:
-        DataError: the folder has none, or it cannot be loaded.
-    """
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a damaged folder fails in many unrelated ways
-        reason = one_line(error, 300)
-        raise DataError(f"{folder} has no processor that can be loaded: {reason}") from error
-    if not hasattr(processor, "image_processor"):
-        raise DataError(f"{folder}: its processor takes no images; calibrate this model on text")
-    return processor
-
-
 def _check_length(tokens: Tokens, skeleton: Skeleton) -> None:
     limit, length = position_limit(skeleton.model), tokens.ids.shape[1]
     if limit is not None and length > limit:
@@ -143,9 +126,3 @@ def _check_length(tokens: Tokens, skeleton: Skeleton) -> None:
             f"samples of {length} tokens, and the model has positions for {limit} only: use "
             f"--seqlen {limit} or less"
         )
-
-
-def vocabulary_size(skeleton: Skeleton) -> int | None:
-    """Return how many tokens the model knows."""
-    embeddings = skeleton.model.get_input_embeddings()  # type: ignore[operator]
-    return int(embeddings.weight.shape[0]) if hasattr(embeddings, "weight") else None

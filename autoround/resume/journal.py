@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.errors import OutputError
+from autoround.errors import OutputError, one_line
 from autoround.resume.records import pack_layers, read_record, unpack_layers, write_record
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
@@ -93,17 +93,17 @@ class Journal:
         path = self.folder / RUN
         try:
             header = json.loads(path.read_text(encoding="utf-8"))
-            layout, streams = header["layout"], header["streams"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            layout, streams = header["layout"], Path(header["streams"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
         if layout != LAYOUT:
             raise OutputError(
                 f"{self.folder} has layout {layout}, and this version reads {LAYOUT}: go on with "
                 "the version that began it, or begin again with --restart"
             )
-        if self._work_dir is not None and self._work_dir != Path(streams).parent:
+        if self._work_dir is not None and self._work_dir != streams.parent:
             raise OutputError(
-                f"the streams of {self.folder} are in {Path(streams).parent}: leave --work-dir out"
+                f"the streams of {self.folder} are in {streams.parent}: leave --work-dir out"
             )
         self._header = dict(header)
         return self._header
@@ -157,7 +157,7 @@ class Journal:
                 "choose another output"
             )
         self._take()
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             remove_tree(_streams_folder(Path(header["streams"])))
         # First of all: without it the rest is nothing that could be resumed.
@@ -244,16 +244,25 @@ class PassJournal:
         Raises:
             OutputError: the record is damaged, or the model is another by now.
         """
-        tensors, facts = read_record(self._record(index))
-        result = result_of(facts["result"])
-        if source is not None and facts["source"] != source:
+        path = self._record(index)
+        tensors, facts = read_record(path)
+        try:
+            result, total = result_of(facts["result"]), facts["source"]
+            layers = unpack_layers(tensors, facts["layers"])
+        except (
+            *(KeyError, TypeError, ValueError, AttributeError),
+            *(ArithmeticError, RuntimeError),
+        ) as error:
+            raise OutputError(
+                f"{path} is damaged ({one_line(error)}); begin again with --restart"
+            ) from error
+        if source is not None and total != source:
             raise OutputError(
                 f"the weights of {result.name} are not those that the run was begun with; begin "
                 "again with --restart"
             )
         recorded = {n.removeprefix(KEPT): t for n, t in tensors.items() if n.startswith(KEPT)}
-        layers = unpack_layers(tensors, facts["layers"])
-        return BlockOutput(layers, {**recorded, **kept}, result, facts["source"])
+        return BlockOutput(layers, {**recorded, **kept}, result, total)
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]

@@ -59,11 +59,12 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {n: opened.get_tensor(n).clone() for n in opened.keys()}  # noqa: SIM118
         held = json.loads(text)
         whole = whole and {n: checksum(t) for n, t in tensors.items()} == held["sums"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        facts: dict[str, Any] = held["facts"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
     if not whole:
         raise OutputError(f"{path} is damaged: its checksum is another; begin again with --restart")
-    return tensors, held["facts"]
+    return tensors, facts
 
 
 def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -25,7 +25,7 @@ from autoround.device.protocol import (
 )
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
-from autoround_backends._compile import Compiled
+from autoround_backends._compile import Compiled, private_folder
 from autoround_backends._streamed import Recorded, SideUpload, StreamModule
 
 
@@ -111,9 +111,11 @@ class AcceleratorRuntime(TorchRuntime):
         )
         return flops >= WORTHWHILE_SPEEDUP * plain.flops
 
-    def computing(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
         """Let products of float32 use shorter numbers where that was measured to be worth it."""
-        return _float32_products("high" if self._short_products else None)
+        with private_folder(), _float32_products("high" if self._short_products else None):
+            yield
 
     def memory(self) -> Memory:
         """Return total and free bytes of the device."""
@@ -179,6 +181,9 @@ def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tupl
     if find_spec("triton") is None:
         return TorchOps(), Note(f"{plain}: triton is not installed", True)
     try:
+        from autoround_backends._triton_cache import keep_kernels
+
+        unkept = keep_kernels()
         from autoround_backends._triton_ops import TritonOps
 
         ops = TritonOps(device) if module is None else TritonOps(device, on_device(module, device))
@@ -189,7 +194,8 @@ def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tupl
         return TorchOps(), Note(f"{plain}: Triton fails: {type(error).__name__}: {text}", True)
     if reason:
         return TorchOps(), Note(f"{plain}: Triton kernels disagree with it: {reason}", True)
-    return ops, Note("fake-quantize and sign step in Triton, in agreement with plain torch")
+    kept = f", and not kept for the next run: {unkept}" if unkept else ""
+    return ops, Note(f"fake-quantize and sign step in Triton, in agreement with plain torch{kept}")
 
 
 def on_device(

@@ -1,11 +1,19 @@
-"""Blocks compiled: what is not a product is fused, in the backward as well."""
+"""Blocks compiled: what is not a product is fused, in the backward as well.
+
+What torch compiles is kept for this process alone. Its cache believes what it finds: libraries by
+their names, whole or not, and pickles. So torch is given a folder that nobody can have written to
+before, and that is gone when the process ends; compiling is planned as if it were done each time.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -13,27 +21,59 @@ import torch
 from torch import Tensor, nn
 
 from autoround.device.protocol import BlockCall
-from autoround_backends._kernel_cache import why_not_trusted
+
+#: How torch is told where to keep what it compiles, and how it tells Triton.
+FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+#: Options of torch, where it has them: compile in this process alone, because workers would each
+#: hold a copy of torch; keep no pickles; keep no headers, whose folder cannot be chosen.
+OPTIONS: dict[str, Any] = {
+    "compile_threads": 1,
+    "fx_graph_cache": False,
+    "cpp_cache_precompile_headers": False,
+}
 
 
-def can_compile() -> bool:
-    """Tell whether torch finds a C++ compiler, and keeps what it builds where nobody else writes.
-
-    By default that is a folder of temporary files, which another user may have made beforehand.
-    """
+def why_not_compiled() -> str:
+    """Return why blocks of a CPU cannot be compiled: no C++ compiler, no folder; empty if not."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
         get_cpp_compiler()
-        # Made by this call, if it was not there.
-        if why_not_trusted(Path(cache_dir())):
-            return False
-    except (InvalidCxxCompiler, OSError, RuntimeError, subprocess.SubprocessError):
-        return False
-    return True
+        _folder()
+    except (InvalidCxxCompiler, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return (str(error).strip() or "no C++ compiler that works").splitlines()[0]
+    return ""
+
+
+@lru_cache(maxsize=1)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder of this process, which nobody else may look into."""
+    return tempfile.TemporaryDirectory(prefix="autoround-compiled-", ignore_cleanup_errors=True)
+
+
+@contextmanager
+def private_folder() -> Iterator[None]:
+    """Let torch keep what it compiles in a folder of this process, and put its setting back.
+
+    Where no folder can be made, torch finds none either, and why_not_compiled says so.
+    """
+    try:
+        name = _folder().name
+    except OSError:
+        yield
+        return
+    before = {key: os.environ.get(key) for key in FOLDERS}
+    # The one way there is; torch writes it itself when it is not set.
+    os.environ[FOLDERS[0]] = name
+    os.environ.pop(FOLDERS[1], None)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
 
 
 class Compiled:
@@ -47,8 +87,8 @@ class Compiled:
         if isinstance(call, FunctionType):
             code = call.__code__.replace()
             unshared = FunctionType(code, call.__globals__, call.__name__, call.__defaults__)
-        # Compiling in this process alone: workers would each hold a copy of torch.
-        options: dict[str, Any] = {"compile_threads": 1}
+        known = torch._inductor.list_options()
+        options = {name: value for name, value in OPTIONS.items() if name in known}
         self._fast: BlockCall | None = torch.compile(unshared, dynamic=False, options=options)
 
     def __call__(
@@ -64,7 +104,8 @@ class Compiled:
 
         if self._fast is not None:
             try:
-                return self._fast(block, tensors, arguments, named)
+                with private_folder():
+                    return self._fast(block, tensors, arguments, named)
             except (TorchDynamoException, InductorError) as error:
                 self._fast = None
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]

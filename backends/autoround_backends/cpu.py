@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -16,7 +17,7 @@ from autoround.device.protocol import Availability, BlockCall, Memory, Note, Spe
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
-from autoround_backends._compile import Compiled, can_compile
+from autoround_backends._compile import Compiled, private_folder, why_not_compiled
 from autoround_backends._cpu_ops import CpuOps
 from autoround_backends._processor import Processor, read_processor
 
@@ -38,6 +39,7 @@ class CpuRuntime(TorchRuntime):
     def __init__(self, processor: Processor | None = None) -> None:
         super().__init__("cpu", torch.device("cpu"))
         self._processor = read_processor() if processor is None else processor
+        self._found: dict[str, Note] = {}
 
     @cached_property
     def ops(self) -> Ops:
@@ -56,9 +58,11 @@ class CpuRuntime(TorchRuntime):
         """
         return min(torch.get_num_threads(), self._processor.cores)
 
-    def computing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
         """Use as many threads as there are cores for this process."""
-        return use_threads(self.threads)
+        with private_folder(), use_threads(self.threads):
+            yield
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
@@ -85,11 +89,19 @@ class CpuRuntime(TorchRuntime):
         if native.library is None:
             about = Note(f"fake-quantize and sign step in plain torch: {native.reason}", True)
         cores = self._processor.cores
-        return Note(f"{self.threads} threads, on {cores} cores for this process"), about
+        threads = Note(f"{self.threads} threads, on {cores} cores for this process")
+        return threads, about, *self._found.values()
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth its ten seconds."""
-        return COMPILES_FROM if can_compile() else float("inf")
+        reason = why_not_compiled()
+        if not reason:
+            return COMPILES_FROM
+        self._found["compile"] = Note(
+            f"blocks are called as they are, not compiled, which long runs are faster by: {reason}",
+            True,
+        )
+        return float("inf")
 
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that is compiled when it is first made."""

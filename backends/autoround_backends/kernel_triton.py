@@ -46,7 +46,9 @@ class TritonKernel:
     @cached_property
     def _source(self) -> Any:
         from autoround_backends import _triton_linear
+        from autoround_backends._triton_cache import keep_kernels
 
+        keep_kernels()
         return _triton_linear
 
     def bind(self, state: State, demand: Demand, bias: Tensor | None) -> Multiply:

@@ -122,3 +122,14 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     note = CpuRuntime().notes()[-1]
     assert note == ("fake-quantize and sign step in plain torch: no C compiler", True)
     assert type(CpuRuntime().ops) is TorchOps
+
+
+def test_that_blocks_cannot_be_compiled_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = CpuRuntime()
+    before = runtime.notes()
+    monkeypatch.setattr("autoround_backends.cpu.why_not_compiled", lambda: "no C++ compiler")
+    assert runtime.compiles_from() == float("inf")
+    (note,) = set(runtime.notes()) - set(before)
+    assert note.slower
+    assert "not compiled" in note.text
+    assert note.text.endswith("no C++ compiler")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from autoround_backends._compile import can_compile
 from autoround_backends._kernel_cache import DIGEST, is_whole, keep, open_cache, why_not_trusted
 
 
@@ -74,16 +73,3 @@ def test_a_folder_that_is_none_says_why(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     assert "other users" in open_cache(tmp_path / "open")
-
-
-def test_blocks_are_not_compiled_into_a_folder_that_others_can_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "inductor"
-    folder.mkdir()
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    before = can_compile()
-    folder.chmod(0o777)
-    assert not can_compile()
-    folder.chmod(0o700)
-    assert can_compile() == before

@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from autoround import api
+from autoround.cli import main
 from autoround.formats.registry import layout_named
 from autoround.recipe.load import load_recipe
 from autoround.types import RunResult
+from autoround_backends import _native
 
 from ..runs import NEAREST, SMALL
-from ..tiny import make_model
+from ..tiny import make_model, write_checkpoint
 
 FORMATS = ("auto_round", "auto_gptq", "gptq_v2", "auto_awq", "compressed-tensors", "mlx", "fake")
 
@@ -96,3 +98,18 @@ def test_plain_weights_of_differing_parts_are_nobodys_trouble(tmp_path: Path) ->
     assert differing == {"auto_round"}
     _, tensors = files(tmp_path / "out", "fake")
     assert {name.rpartition(".")[2] for name in tensors} == {"weight"}
+
+
+@pytest.mark.parametrize("command", ["plan", "quantize"])
+def test_plain_torch_in_place_of_kernels_is_said(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = _native.Native(None, "no C compiler on the path")
+    monkeypatch.setattr(_native, "load", lambda *options, **named: missing)
+    write_checkpoint("llama", tmp_path / "m", tokenizer=True)
+    options = ["--iters", "1", "--nsamples", "4", "--seqlen", "16", "--group-size", "32"]
+    output = ["-o", str(tmp_path / "out")] if command == "quantize" else []
+    assert main.run([command, str(tmp_path / "m"), *options, "--device", "cpu", *output]) == 0
+    out, err = capfd.readouterr()
+    said = "warning: cpu is slower than it could be: fake-quantize and sign step in plain torch"
+    assert f"{said}: no C compiler on the path" in " ".join((out + err).split())

@@ -32,19 +32,20 @@ class Kept:
 def reference(job: dict[str, Any], ids: Any, mark: str) -> Any:
     """Return the 16-bit model on these tokens, from the work folder where it is kept there."""
     import torch
+    from safetensors.torch import load_file, save_file
 
     from autoround.evaluate.models import load_any
     from autoround.evaluate.perplexity import windows
 
-    kept = Path(job["work"]) / f"reference-{job['fingerprint']}-{mark}.pt"
+    kept = Path(job["work"]) / f"reference-{job['fingerprint']}-{mark}.safetensors"
     model = load_any(job["original"], device=job["device"])
     head = model.get_output_embeddings()
     if not kept.exists():
         hidden = enter_head(model, head, windows(ids, job["window"]))
         if hidden is None:  # something comes after the head: run the model every time
             return model
-        torch.save(hidden, kept)
-    hidden = torch.load(kept, weights_only=True).to(model.device)
+        save_file({"hidden": hidden.contiguous()}, kept)
+    hidden = load_file(kept)["hidden"].to(model.device)
     del model
 
     @torch.no_grad()

@@ -179,7 +179,7 @@ def save_tokens(work: Path) -> Path:
     from autoround.model.files.tokenizer import load_tokenizer
 
     text = "\n".join(topics[name] for name in sorted(topics)[:40])
-    ids = load_tokenizer(embedded_model())(text)["input_ids"][: SEQUENCES * LENGTH]
+    ids = load_tokenizer(embedded_model()).encode(text)[: SEQUENCES * LENGTH]
     path = work / "tokens.npy"
     np.save(path, np.array(ids, dtype=np.int64).reshape(SEQUENCES, LENGTH))
     return path
@@ -237,11 +237,10 @@ def experts_model(work: Path) -> Path:
     import transformers
 
     from autoround.model.files.embedded import embedded_model
-    from autoround.model.files.tokenizer import load_tokenizer
 
     folder = work / "experts-model"
     if not folder.exists():
-        tokenizer = load_tokenizer(embedded_model())
+        tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_model())
         torch.manual_seed(0)
         config = transformers.Qwen2MoeConfig(
             vocab_size=len(tokenizer),
@@ -287,7 +286,7 @@ def one(folder: Path, client: str, python: str, tokens: Path) -> dict[str, Any]:
     text = told["text"]
     if client == "llama.cpp":
         cut = load_tokenizer(folder)
-        wanted = [cut(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
+        wanted = [cut.encode(t, add_special_tokens=False) for t in TEXTS]
         if told["ids"] != wanted:
             return {"good": False, "line": f"cuts text into other tokens | | | {text}"}
     theirs = torch.from_numpy(np.load(out))

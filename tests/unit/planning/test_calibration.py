@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from autoround.errors import DataError
-from autoround.model.skeleton import adopt_model, open_model
-from autoround.planning.calibration import load_calibration, vocabulary_size
+from autoround.model.skeleton import adopt_model
+from autoround.planning.calibration import load_calibration
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import CalibrationOptions
 
@@ -76,13 +75,6 @@ def test_ids_beyond_the_vocabulary_are_refused() -> None:
     data = [[1, 2, VOCAB]]
     with pytest.raises(DataError, match=str(VOCAB)):
         load_calibration(small(), adopt_model(make_model("llama")), tokenizer=None, data=data)
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_the_vocabulary_is_that_of_the_embeddings(
-    kind: str, checkpoint: Callable[[str], Path]
-) -> None:
-    assert vocabulary_size(open_model(checkpoint(kind))) == VOCAB
 
 
 def test_the_default_recipe_names_the_default_dataset() -> None:

@@ -342,7 +342,7 @@ def test_whether_blocks_are_compiled_follows_the_dtype_that_is_kept(
     values: dict[str, object] = {"tuning.compute_dtype": "auto"}
     out = tmp_path / "out"
     monkeypatch.setattr("autoround_backends.cpu.COMPILES_FROM", 0.0)
-    monkeypatch.setattr("autoround_backends.cpu.can_compile", lambda: True)
+    monkeypatch.setattr("autoround_backends.cpu.why_not_compiled", lambda: "")
     interrupted(model, out, values, runtime=CpuRuntime(Processor(1, bfloat16=False)))
     others = CpuRuntime(Processor(1, bfloat16=True))
     result = quantize(model, out, values, resume=True, runtime=others)

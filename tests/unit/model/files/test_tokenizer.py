@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from autoround import confined
+from autoround.confined import ConfinedError
 from autoround.errors import DataError
 from autoround.model.files.tokenizer import load_tokenizer
 
+from ....hostile import LONG, TEMPLATES, TOKENIZERS
 from ....tiny import make_tokenizer, write_checkpoint
 
 
 def test_it_splits_text_as_the_saved_one_does(checkpoint: Callable[[str], Path]) -> None:
     text = "the quick brown fox"
     found = load_tokenizer(checkpoint("llama"))
-    assert found(text)["input_ids"] == make_tokenizer()(text)["input_ids"]
-    assert found.chat_template == make_tokenizer().chat_template
+    own = make_tokenizer()
+    for special in (True, False):
+        ids = own.encode(text, add_special_tokens=special)
+        assert found.encode(text, add_special_tokens=special) == ids
+    assert found.decode(ids) == found.decode(torch.tensor(ids)) == own.decode(ids)
+    turns = [{"role": "user", "content": "hi"}]
+    for answering in (True, False):
+        rendered = own.apply_chat_template(turns, tokenize=False, add_generation_prompt=answering)
+        assert found.apply_chat_template(turns, add_generation_prompt=answering) == rendered
+    for name in ("chat_template", "pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id"):
+        assert getattr(found, name) == getattr(own, name)
+    assert found.backend_tokenizer is not None
+    assert json.loads(found.backend_tokenizer.to_str()) == json.loads(
+        own.backend_tokenizer.to_str()
+    )
 
 
 def test_a_folder_without_one_says_what_needs_it(tmp_path: Path) -> None:
@@ -46,3 +66,110 @@ def test_code_beside_it_is_not_run(tmp_path: Path) -> None:
     with contextlib.suppress(DataError):
         load_tokenizer(folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "SECONDS", 1)
+    monkeypatch.setattr(confined, "STARTING_SECONDS", 4)
+    monkeypatch.setattr(confined, "MEMORY", 1 << 30)
+    # On a busy machine a second of a processor takes long.
+    monkeypatch.setattr(confined, "PATIENCE", 1000)
+
+
+def slow_ones(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in names]
+
+
+def attempt(call: Callable[[], object]) -> Exception | None:
+    """Return the error that a call may end with."""
+    try:
+        call()
+    except (DataError, ConfinedError) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("name", slow_ones(TOKENIZERS))
+def test_a_hostile_one_ends_in_time(name: str, impatient: None, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    TOKENIZERS[name](tmp_path)
+
+    def use() -> None:
+        tokenizer = load_tokenizer(tmp_path)
+        ids = tokenizer.encode("a" * 5000 + " some words to cut" * 10)
+        assert len(ids) < 10**6
+        assert tokenizer.backend_tokenizer is not None
+
+    error = attempt(use)
+    assert error is None or str(tmp_path) in str(error)
+    assert error is None or "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_hostile_template_ends_in_time(name: str, impatient: None, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    TEMPLATES[name](tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+
+    def use() -> None:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+        assert len(text) < 10**6
+        assert "root:" not in text
+        assert "uid=" not in text
+
+    error = attempt(use)
+    where = f"{tmp_path / 'chat_template.jinja'}: the model's chat template"
+    assert where in str(error) if isinstance(error, DataError) else error is None or str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a text doubled forty times", "takes more than"),
+        ("a text times a thousand, five times", "takes more than 1 GiB of memory"),
+        ("a thousand letters for one", "makes 1002 tokens of 3 characters; legal: 64 of one"),
+        ("an entry of 100,000 letters", "101 entries of up to 100000 characters"),
+        ("a file of 200 MiB", "has 200 MiB, and a tokenizer's file may have 128"),
+    ],
+)
+def test_limits_are_named(name: str, said: str, impatient: None, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    TOKENIZERS[name](tmp_path)
+    with pytest.raises(DataError, match=said):
+        load_tokenizer(tmp_path).encode("a b")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("loops inside loops", DataError, "takes more than 1 s of a processor"),
+        ("a number that takes for ever", DataError, "takes more than 1 s of a processor"),
+        ("a text of 10^11 letters", DataError, "takes more than 1 GiB of memory"),
+        ("a text of 10^8 letters", ConfinedError, "a text of 100000000 characters; legal"),
+        ("a way out by attributes", ConfinedError, "unsafe"),
+        ("another file", ConfinedError, "no loader"),
+    ],
+)
+def test_limits_of_templates_are_named(
+    name: str, error: type[Exception], said: str, impatient: None, tmp_path: Path
+) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    TEMPLATES[name](tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(error, match=said):
+        tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+
+
+def test_in_the_process_itself_it_gives_the_same(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = checkpoint("llama"), "the quick brown fox"
+    child = load_tokenizer(folder)
+    monkeypatch.setattr("autoround.confined.sys", SimpleNamespace(platform="win32"))
+    here = load_tokenizer(folder)
+    assert here.encode(text) == child.encode(text)
+    assert here.decode(here.encode(text)) == child.decode(child.encode(text))
+    turns = [{"role": "user", "content": "hi"}]
+    assert here.apply_chat_template(turns) == child.apply_chat_template(turns)
+    assert here.backend_tokenizer == child.backend_tokenizer
