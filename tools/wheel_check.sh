@@ -30,7 +30,7 @@ unset PYTHONPATH PYTHONHOME
 }
 wheel=$(ls "$work"/dist/*.whl)
 tar -tzf "$work"/dist/*.tar.gz >"$work/sdist.txt"
-for path in tests/conftest.py tools/setup.sh recipes/ docs/ constraints.txt Makefile LICENSE; do
+for path in tests/conftest.py tools/setup.sh recipes/ docs/ constraints.txt constraints-oldest.txt Makefile LICENSE; do
     grep -q "^[^/]*/$path" "$work/sdist.txt" || {
         echo "wheel_check: the source distribution lacks $path" >&2
         exit 1

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from autoround.cli._output import echo
+from autoround.tested import UntestedVersionWarning, untested_transformers
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence progress bars and advice of the libraries below; errors still come through."""
+    """Silence progress bars and advice of the libraries below; errors still come through.
+
+    Says first where one of them is newer than tested, in one line on the standard error stream.
+    """
     from transformers.utils import logging
 
+    untested = untested_transformers()
+    if untested:
+        echo(f"warning: {untested}", err=True)
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # It has been said; whatever loads a model would say it again.
+            warnings.simplefilter("ignore", UntestedVersionWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()

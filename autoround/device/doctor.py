@@ -12,6 +12,7 @@ from autoround.device.parity import disagreement
 from autoround.device.protocol import Runtime
 from autoround.device.registry import auto_backend, backends, open_device
 from autoround.errors import AutoRoundError
+from autoround.tested import untested_transformers
 
 #: Packages whose versions decide what runs.
 PACKAGES = ("torch", "transformers", "triton", "safetensors", "numpy")
@@ -68,7 +69,8 @@ class KernelReport:
 class Report:
     """All that was found. auto: the device that ``--device auto`` takes; empty where there is none.
 
-    versions: of packages, empty for those that are not installed.
+    versions: of packages, empty for those that are not installed. untested: which of them is newer
+    than tested, in a sentence; empty where none is.
     """
 
     versions: dict[str, str]
@@ -76,6 +78,7 @@ class Report:
     backends: tuple[BackendReport, ...]
     kernels: tuple[KernelReport, ...]
     auto: str
+    untested: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -131,6 +134,7 @@ def examine() -> Report:
             for entry in kernels()
         ),
         taken.availability.devices[0] if taken is not None else "",
+        untested_transformers(),
     )
 
 

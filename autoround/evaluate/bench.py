@@ -13,7 +13,7 @@ from torch import nn
 
 from autoround.device.kernels import AUTO
 from autoround.device.registry import open_device
-from autoround.errors import UsageError
+from autoround.errors import ModelError, UsageError
 from autoround.evaluate.models import load_any, load_runnable
 from autoround.inference.kernels import quant_layers
 from autoround.model.positions import position_limit
@@ -104,6 +104,7 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
 
     Raises:
         UsageError: The model has too few positions.
+        ModelError: It keeps no cache.
     """
     prompt_tokens, new_tokens = lengths
     limit = position_limit(model)
@@ -129,7 +130,7 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
         started = time.perf_counter()
         for _ in range(new_tokens):
             next_token = out.logits[:, -1:].argmax(-1)
-            out = model(input_ids=next_token, past_key_values=out.past_key_values, use_cache=True)
+            out = model(input_ids=next_token, use_cache=True, **cache_of(out))
         runtime.synchronize()
         decode = min(decode, time.perf_counter() - started)
     names = Counter(layer.kernel for _, layer in quant_layers(model))
@@ -141,6 +142,27 @@ def rates(model: Any, name: str, device: str, lengths: tuple[int, int]) -> Rates
         new_tokens / max(decode, SHORTEST),
         weight_bytes(model),
         runtime.peak_bytes(),
+    )
+
+
+def cache_of(output: Any) -> dict[str, Any]:
+    """Return what a model remembers of the tokens before, as the argument that it takes it by.
+
+    transformers calls it ``cache`` since 5.24, and takes the two older names until 5.40.
+
+    Args:
+        output: of a call of the model with ``use_cache``.
+
+    Raises:
+        ModelError: it remembers nothing.
+    """
+    for name in ("cache", "past_key_values", "cache_params"):
+        cache = getattr(output, name, None)
+        if cache is not None:
+            return {name: cache}
+    raise ModelError(
+        f"the model keeps no cache of the tokens before ({type(output).__name__} has none), so "
+        "decoding cannot be measured"
     )
 
 

@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils import quantization_config as theirs
 
 from autoround.inference import hook
+from autoround.tested import warn_if_untested
 
 if TYPE_CHECKING:
     import torch
@@ -133,16 +134,19 @@ class AutoRoundQuantizer(HfQuantizer):
             None if stored[0] in self._as_stored else super().get_new_dtype(converter, param, dtype)
         )
 
-    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
-        """Tell transformers which tensor of the files becomes which one of the model."""
+    def update_weight_conversions(self, weight_conversions: Any, model: Any = None) -> Any:
+        """Tell transformers which tensor of the files becomes which one of the model.
+
+        transformers names the model since 5.21; it is the one whose layers were replaced before.
+        """
         from autoround.inference.conversions import loading_conversions
         from autoround.inference.state_names import file_names
 
-        opened = self._opened
-        if opened is None:
+        opened, replaced = self._opened, self._model
+        if opened is None or replaced is None:
             return weight_conversions
         becomes = opened.parts_of_others()
-        names = file_names(model, opened, self._packed)
+        names = file_names(replaced, opened, self._packed)
         return loading_conversions(weight_conversions, names, becomes, self._read)
 
     def _read(self, name: str) -> dict[str, torch.Tensor]:
@@ -168,6 +172,7 @@ class AutoRoundQuantizer(HfQuantizer):
         from autoround.inference.replace import replace_layers
         from autoround.model.files.source import CheckpointSource
 
+        warn_if_untested()
         _say_who_loads(self._config.checkpoint)
         paths = [Path(file) for file in options.get("checkpoint_files") or ()]
         folder = paths[0].parent if paths else Path()

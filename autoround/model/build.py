@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from autoround.errors import ModelError, one_line
 from autoround.model.files.locate import read_config
 from autoround.model.unbuildable import why_unbuildable
+from autoround.tested import warn_if_untested
 
 #: Elements of a parameter that is never allocated, not even for a moment.
 LARGE = 2**20
@@ -105,6 +106,7 @@ def build_from(config: Any) -> nn.Module:
     """
     from accelerate import init_empty_weights
 
+    warn_if_untested()
     if getattr(config, "quantization_config", None) is not None:
         # Weights are unpacked by the sources; the modules are the plain ones.
         del config.quantization_config

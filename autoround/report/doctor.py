@@ -37,6 +37,8 @@ def _summary(report: Report) -> Iterator[str]:
         for device in backend.devices
         for note in device.slower
     ]
+    if report.untested:
+        yield f"untested: {report.untested}"
     yield from (f"slower than it could be: {line}" for line in slower)
     yield from (f"problem: {line}" for line in report.problems)
     broken = [backend for backend in report.backends if backend.broken]

@@ -75,7 +75,7 @@ class HubModel:
         Raises:
             ModelError: The hub does not have or give them.
         """
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
         from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
         if not files:
@@ -91,6 +91,10 @@ class HubModel:
             )
         for file in files:
             if not (self.folder / file).is_file():
+                # Some releases of the client give what the cache has, and say nothing.
+                with explain_errors(self.name):
+                    if constants.HF_HUB_OFFLINE:
+                        raise errors.OfflineModeIsEnabled(file)
                 raise ModelError(self.lacks(file))
 
     def lacks(self, file: str) -> str:

@@ -22,9 +22,20 @@ def test_as_json(autoround: Command) -> None:
     done = autoround("doctor", "--json")
     assert done.code == 0
     found: dict[str, Any] = json.loads(done.out)
-    assert set(found) == {"versions", "system", "backends", "kernels", "auto", "problems"}
+    parts = {"versions", "system", "backends", "kernels", "auto", "untested", "problems"}
+    assert set(found) == parts
     assert {"cpu", "null"} <= {backend["name"] for backend in found["backends"]}
     assert found["problems"] == []
+
+
+def test_a_newer_transformers_than_tested_is_named(
+    autoround: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoround.tested.NEWEST_TRANSFORMERS", "5.0")
+    done = autoround("doctor")
+    assert (done.code, done.err) == (0, "")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("untested: ")]
+    assert "newer than 5.0, the newest that this release of autoround was tested with" in line
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -30,6 +30,17 @@ def test_a_plan_in_words(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_newer_transformers_than_tested_is_named_once_beside_the_plan(
+    autoround: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = autoround("plan", model, *NEAREST, "--json")
+    monkeypatch.setattr("autoround.tested.NEWEST_TRANSFORMERS", "5.0")
+    done = autoround("plan", model, *NEAREST, "--json")
+    assert (done.code, done.out.count("\n")) == (0, quiet.out.count("\n"))
+    (line,) = done.err.splitlines()
+    assert re.match(r"warning: transformers \d\S+ is newer than 5\.0, ", line)
+
+
 def test_the_model_may_be_named_by_an_option(autoround: Command, model: Path) -> None:
     one = autoround("plan", model, *NEAREST)
     two = autoround("plan", "--model", model, "--recipe", "rtn", "--group_size", 32)
