@@ -80,7 +80,7 @@ LIGHT = {
     ("recipes", "list"): {"torch", "transformers", "datasets", "numpy"},
     ("recipes", "show", "light"): {"torch", "transformers", "datasets", "numpy"},
     ("recipes", "validate", str(RECIPES / "light.yaml")): {"torch", "transformers", "numpy"},
-    ("inspect", "OUT"): {"transformers", "accelerate", "datasets"},
+    ("inspect", "OUT", "--no-check"): {"transformers", "accelerate", "datasets"},
 }
 
 
@@ -112,6 +112,7 @@ def cpu_seconds(*arguments: str, cwd: Path) -> float:
     return least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [words for words in LIGHT if words[0] == "recipes"])
 def test_commands_on_recipes_take_three_times_the_help_at_most(
     command: tuple[str, ...], tmp_path: Path
