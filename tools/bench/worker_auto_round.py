@@ -42,6 +42,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    began = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
     ids = torch.from_numpy(np.load(job["calibration"]))
@@ -55,7 +56,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "seed": job["seed"],
         "amp": job["dtype"] == "bfloat16",
         "device_map": job["device"],
-        "enable_torch_compile": False,
+        # Its own default compiles where it can; without the key it does as it is installed.
+        **({} if job.get("own_compile") else {"enable_torch_compile": False}),
         **settings(job["variant"]),
         **job["set"],
     }
@@ -84,7 +86,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "tuning_s": round(saving[0] - started, 2),
         "quantize_s": round(quantize_s, 2),
+        "whole_s": round(time.perf_counter() - began, 2),
         "device_peak_gb": round(device_peak() / 1e9, 3),
+        "device_peak_reserved_gb": round(worker.reserved_bytes() / 1e9, 3),
         "dtype": "bfloat16" if options["amp"] else "float32",
         "version": auto_round.__version__,
         "scheme": {key: options[key] for key in ("bits", "group_size", "sym")},
