@@ -1,4 +1,4 @@
-"""Count what a run asks of a device, by the parts of a run: launches, waits, bytes to host and disk.
+"""Count what a run asks of a device, by its parts: launches, waits, bytes to host and disk.
 
 Operations are counted as torch dispatches them, so that loops over torch calls count singly. Views
 and empty tensors launch nothing; every other operation on the device counts as one, which is a
@@ -12,21 +12,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from parts import OTHER, Part
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Operations for which the host waits, whatever the tensors.
-WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.is_nonzero")
-WAITS += ("aten._linalg_check_errors", "aten.equal", "aten._unique2", "aten.bincount")
+WAITS: tuple[str, ...] = (
+    *("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.is_nonzero"),
+    *("aten._linalg_check_errors", "aten.equal", "aten._unique2", "aten.bincount"),
+)
 #: Operations that make a tensor and launch nothing.
-EMPTY = ("aten.empty", "aten.new_empty", "aten.detach", "aten.lift_fresh", "aten.alias")
-EMPTY += ("aten._unsafe_view", "aten._reshape_alias", "aten.set_", "aten.record_stream")
+EMPTY: tuple[str, ...] = (
+    *("aten.empty", "aten.new_empty", "aten.detach", "aten.lift_fresh", "aten.alias"),
+    *("aten._unsafe_view", "aten._reshape_alias", "aten.set_", "aten.record_stream"),
+)
 #: Bytes that a thread handed to write().
 IO = Path("/proc/thread-self/io")
 
@@ -70,14 +74,14 @@ class Mode(TorchDispatchMode):
     """Sees the operations of one thread and of the backward passes that it starts."""
 
     def __init__(self, counter: Counter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.counter = counter
         self.parts: list[Part] = []
         self.counts: dict[str, Counts] = defaultdict(Counts)
         self.silent = 0
         self.recording: list[Any] | None = None
         self.recorded = 0
-        self._written = written()
+        self._written = bytes_written()
 
     @property
     def here(self) -> Counts:
@@ -86,7 +90,7 @@ class Mode(TorchDispatchMode):
 
     def turn(self) -> None:
         """Give what was written since the last turn to the phase that ends, or is left for now."""
-        now = written()
+        now = bytes_written()
         self.here.disk_bytes += now - self._written
         self._written = now
 
@@ -130,13 +134,13 @@ class Mode(TorchDispatchMode):
         return result
 
     def _count(self, op: Any, args: Any, kwargs: Any) -> None:
-        name, kind = str(op), self.counter.kind
-        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        on_device = [t.device.type == kind for t in tensors]
+        kind = self.counter.kind
+        tensors = list(tensors_of((args, kwargs)))
         target = kwargs.get("device")
         goes_to = None if target is None else torch.device(target).type
-        if not any(on_device) and goes_to != kind:
+        if goes_to != kind and all(t.device.type != kind for t in tensors):
             return
+        name = _name_of(op)
         if name.startswith(("aten._to_copy", "aten.copy_")):
             self._count_copy(name, tensors, goes_to or tensors[0].device.type)
         elif name.startswith(WAITS):
@@ -193,14 +197,17 @@ class Counter:
         self.mode.turn()
         self.mode.parts.pop()
         if not self.mode.parts and threading.current_thread() is not threading.main_thread():
-            self.mode.__exit__(None, None, None)
-            self._local.modes.clear()
+            self._end()
 
     def _begin(self, modes: list[Mode]) -> None:
-        mode = Mode(self)
+        mode: Any = Mode(self)
         mode.__enter__()
         modes.append(mode)
         self._modes.append(mode)
+
+    def _end(self) -> None:
+        mode: Any = self._local.modes.pop()
+        mode.__exit__(None, None, None)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -211,8 +218,7 @@ class Counter:
             yield
         finally:
             self.mode.turn()
-            self.mode.__exit__(None, None, None)
-            modes.clear()
+            self._end()
 
     def by_phase(self) -> dict[str, Counts]:
         """Return the counts of all threads."""
@@ -223,7 +229,23 @@ class Counter:
         return total
 
 
-def written() -> int:
+@lru_cache(maxsize=None)
+def _name_of(op: Any) -> str:
+    return str(op)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in arguments or results."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_of(each)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+
+
+def bytes_written() -> int:
     """Return how many bytes this thread has handed to the system to write."""
     lines = IO.read_text("utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))

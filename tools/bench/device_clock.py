@@ -187,6 +187,6 @@ def disk_speed(folder: Path, size: int = DISK_BYTES) -> dict[str, float]:
     }
 
 
-def as_figures(seconds: Seconds, **others: Any) -> dict[str, Any]:
-    """Return times as figures of a row."""
-    return {**asdict(seconds), **others}
+def as_figures(seconds: Seconds, others: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return times, and other figures behind them, as figures of a row."""
+    return {**asdict(seconds), **(others or {})}

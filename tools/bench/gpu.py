@@ -7,8 +7,8 @@
 
 Random weights, 128 samples of 2048 tokens, batches of 8, W4 in groups of 128, symmetric. Ours does
 what a run of the whole model does: scales are searched, blocks are compiled where the whole would
-have them compiled, activation streams and records are kept. Clocks are between finished blocks; start, first
-block, last block (after which no stream is kept) and end stand apart, and the whole model is
+have them compiled, activation streams and records are kept. Clocks are between finished blocks;
+start, first block, last block (after which no stream is kept) and end stand apart, and the whole is
 
     start + first + (blocks - 2) x steady + last + end x (bytes of the whole / bytes written)
 
@@ -86,7 +86,7 @@ def ours(case: Case, work: Path, name: str) -> dict[str, Any]:
     return {
         "version": figures["version"],
         "compiled": figures["compiled"],
-        "streams_kept": figures["streams_kept"],
+        "streams_on_device": figures["streams_on_device"],
         "start_s": clocks["start"],
         "first_block_s": clocks["blocks"][0],
         "steady_block_s": round(steady, 3),

@@ -12,6 +12,7 @@ blocks has more than one of two. Times say nothing here; bytes and counts do.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import tempfile
@@ -35,8 +36,8 @@ from autoround.recipe.load import load_recipe
 from autoround.types import Destination, RunResult
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests import toy_device  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 #: Widths are an eighth, so weights, and what limits are in, are a 64th.
 SCALE = 64
 #: Memory of the card that is scaled.
@@ -122,9 +123,7 @@ def count_block(*, mixture: bool, steps: int) -> dict[str, Any]:
         Counts by phase, the bytes of the block's packed layers, and why steps were not recorded.
     """
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
-        runs = [
-            count_run(blocks, Path(folder), mixture=mixture, steps=steps) for blocks in (2, 3)
-        ]
+        runs = [count_run(blocks, Path(folder), mixture=mixture, steps=steps) for blocks in (2, 3)]
     (fewer, _, _), (more, result, refusals) = runs
     for phase in {*fewer, *more}:
         more[phase].add(fewer[phase], -1)
@@ -161,6 +160,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--mixture", action="store_true", help="128 experts a block")
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args(arguments)
+    sys.path.insert(0, str(ROOT))
+    toy_device: Any = importlib.import_module("tests.toy_device")
     registered = toy_device.register()
     figures = count_block(mixture=options.mixture, steps=options.steps)
     del registered

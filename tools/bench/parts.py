@@ -17,7 +17,7 @@ OTHER = "other"
 
 
 class Part(NamedTuple):
-    """A part of a run. phase: the larger part it belongs to. place: module:function that does it."""
+    """A part of a run. phase: what it belongs to. place: module:function that does it."""
 
     name: str
     phase: str
@@ -73,7 +73,7 @@ def watch(observer: Observer, parts: tuple[Part, ...] = PARTS) -> Iterator[None]
             holder, name = _place(part.place)
             before = vars(holder)[name]
             replaced.append((holder, name, before))
-            setattr(holder, name, _watched(before, part, observer))
+            setattr(holder, name, _wrap(before, part, observer))
         yield
     finally:
         for holder, name, before in reversed(replaced):
@@ -92,13 +92,13 @@ def _place(place: str) -> tuple[Any, str]:
     return holder, name
 
 
-def _watched(function: Callable[..., Any], part: Part, observer: Observer) -> Callable[..., Any]:
+def _wrap(function: Callable[..., Any], part: Part, observer: Observer) -> Callable[..., Any]:
     @wraps(function)
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         observer.enter(part)
         try:
             return function(*args, **kwargs)
         finally:
             observer.leave(part)
 
-    return watched
+    return wrapper

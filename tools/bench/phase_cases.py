@@ -119,9 +119,7 @@ class Block:
             rounding = initial_rounding(target.groups)
             parts = self.runtime.ops.quantize(target.groups, rounding, grid=target.grid)
             codes, scale, zero, _ = matrix_from(target, rounding, parts)
-            quantized[name] = QuantizedTensor(
-                codes, scale, zero, Scheme(4, self.shape.group, True)
-            )
+            quantized[name] = QuantizedTensor(codes, scale, zero, Scheme(4, self.shape.group, True))
         return quantized
 
     def on_host(self) -> dict[str, QuantizedTensor]:
@@ -131,9 +129,15 @@ class Block:
             for name, x in self.layers.items()
         }
 
-    def time(self, call: Callable[[], object], *, turns: int = 5, **others: Any) -> dict[str, Any]:
-        """Time a call on the device."""
-        return as_figures(measure(call, self.device, turns=turns), **others)
+    def time(
+        self,
+        call: Callable[[], object],
+        *,
+        turns: int = 5,
+        others: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Time a call on the device; returns its figures with others behind them."""
+        return as_figures(measure(call, self.device, turns=turns), others)
 
 
 def cases(block: Block) -> Iterator[Case]:
@@ -184,7 +188,7 @@ def _copies(block: Block) -> Iterator[Case]:
             "sum of a stream": lambda: stream.view(torch.int64).sum(),
             "batch gathered by indices of the host": lambda: stream[torch.arange(shape.batch)],
         }
-        return block.time(calls[way], turns=3, gigabytes=stream.nbytes / 1e9)
+        return block.time(calls[way], turns=3, others={"gigabytes": stream.nbytes / 1e9})
 
     for way in (
         "stream to new memory of the host",
@@ -205,7 +209,8 @@ def _products(block: Block, columns: int) -> dict[str, Any]:
         importance.mask(None)  # the same tensor again would be taken for the same layer's
         importance.add("layer", inputs)
 
-    return block.time(add, turns=3, teraflop=2 * block.shape.tokens * columns**2 / 1e12)
+    teraflop = 2 * block.shape.tokens * columns**2 / 1e12
+    return block.time(add, turns=3, others={"teraflop": teraflop})
 
 
 def _short(block: Block, columns: int) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def _short(block: Block, columns: int) -> dict[str, Any]:
     short = multiply(total, inputs.t(), inputs, out_dtype=torch.float32)
     apart = float((short - wanted).norm() / wanted.norm())
     call = lambda: multiply(total, inputs.t(), inputs, out_dtype=torch.float32)  # noqa: E731
-    return block.time(call, turns=3, relative_difference=apart)
+    return block.time(call, turns=3, others={"relative_difference": apart})
 
 
 def _factor(block: Block, columns: int) -> dict[str, Any]:

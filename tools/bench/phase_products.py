@@ -25,13 +25,13 @@ def product_cases(block: Block) -> Iterator[Case]:
     """Yield a case for each kernel, number of bits, layer and number of rows."""
     for name in LAYERS:
         for rows in ROWS:
-            yield f"product, 16 bit, {name}, {rows} rows", partial(_plain, block, name, rows)
+            yield f"product, 16 bit, {name}, {rows} rows", partial(_time_plain, block, name, rows)
         for bits in (4, 2, 3, 8):
             for entry in kernels():
                 if _fits(block, entry, name, bits):
                     for rows in ROWS:
                         case = f"product, {entry.name}, {bits} bits, {name}, {rows} rows"
-                        yield case, partial(_packed, block, entry, (name, bits), rows)
+                        yield case, partial(_time_packed, block, entry, (name, bits), rows)
 
 
 def _demand(block: Block, name: str, bits: int) -> Demand:
@@ -50,14 +50,15 @@ def _fits(block: Block, entry: RegisteredKernel, name: str, bits: int) -> bool:
     return not kernel.why_not(_demand(block, name, bits))
 
 
-def _plain(block: Block, name: str, rows: int) -> dict[str, Any]:
+def _time_plain(block: Block, name: str, rows: int) -> dict[str, Any]:
     demand = _demand(block, name, 4)
     x = block.draw(rows, demand.shape[1], dtype=demand.dtype)
     weight = block.draw(*demand.shape, dtype=demand.dtype)
-    return block.time(lambda: torch.nn.functional.linear(x, weight), gigabytes=weight.nbytes / 1e9)
+    size = {"gigabytes": weight.nbytes / 1e9}
+    return block.time(lambda: torch.nn.functional.linear(x, weight), others=size)
 
 
-def _packed(
+def _time_packed(
     block: Block, entry: RegisteredKernel, layer: tuple[str, int], rows: int
 ) -> dict[str, Any]:
     """Time a kernel's product, and hold it against the product with the dequantized weight."""
@@ -78,7 +79,8 @@ def _packed(
     exact = x.float() @ dense_weight(quantized).t()
     error = float((multiply(x).float() - exact).norm() / exact.norm())
     size = sum(tensor.nbytes for tensor in state.values()) / 1e9
-    figures = block.time(lambda: multiply(x), gigabytes=size, relative_error=error)
+    others = {"gigabytes": size, "relative_error": error}
+    figures = block.time(lambda: multiply(x), others=others)
     if not error <= CLOSE:
         raise ArithmeticError(f"its product is {error:.2e} of its size away from the exact one")
     return figures

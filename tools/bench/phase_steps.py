@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from device_clock import peaks, synchronize
-from parts import watch
 from part_clock import PartClock
+from parts import watch
 from phase_cases import Block, Case
 
 from autoround.device.protocol import Step

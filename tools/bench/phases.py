@@ -4,10 +4,10 @@
     python tools/bench/phases.py --shape tiny --device cpu    # does the script itself work?
     python tools/bench/phases.py --only search,columns
 
-Weights and activations are random, in the shape of a block of Llama-3.1-8B; 8 x 2048 tokens a batch.
-Each phase is a row in the file as soon as it is measured, with the seconds between two events on the
-device and those of the host's clock; a phase that fails is a row with its error, the others go on,
-and the exit code is 1. Phases that the file has for this device and code are not done again.
+Weights and activations are random, in the shape of a block of Llama-3.1-8B; 8 x 2048 tokens a
+batch. Each phase is a row in the file as soon as it is measured: the seconds between two events on
+the device, and those of the host's clock. A phase that fails is a row with its error; the others go
+on, and the exit code is 1. Phases that the file has for this device and code are not done again.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
     rows = Rows(options.rows, {"bench": "phases", "shape": options.shape, **facts(device)})
     words = [word for word in options.only.split(",") if word]
 
-    def wanted(name: str) -> bool:
+    def is_due(name: str) -> bool:
         chosen = not words or any(word in name for word in words)
         return chosen and (options.again or not rows.done({"phase": name}))
 
     with current(device), runtime.computing():
-        if wanted("disk"):
+        if is_due("disk"):
             with tempfile.TemporaryDirectory(dir=options.work) as folder:
                 size = DISK_BYTES if shape.hidden > 1024 else 1 << 20
                 rows.attempt({"phase": "disk"}, lambda: disk_speed(Path(folder), size))
         block = Block(shape, runtime)
         for name, work in (*cases(block), *step_cases(block), *product_cases(block)):
-            if wanted(name):
+            if is_due(name):
                 rows.attempt({"phase": name}, work)
                 runtime.release()
     rows.add({"phase": "end", "failed": rows.failed, **peaks(device)})

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from counting import Counter, Mode
+from counting import Counter, Mode, tensors_of
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -160,15 +160,9 @@ class Tape:
                 if op.is_view:
                     continue
                 again = op(*args, **kwargs)
-                for to, new in zip(_tensors(result), _tensors(again), strict=True):
+                for to, new in zip(tensors_of(result), tensors_of(again), strict=True):
                     if to is not new:
                         to.copy_(new)
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
 class ToyStream:
@@ -195,6 +189,9 @@ class ToyModule:
     def device(self, device: torch.device) -> Any:
         """Make a device the current one: there is one."""
         return nullcontext()
+
+    def empty_cache(self) -> None:
+        """Release nothing."""
 
     def current_stream(self, device: torch.device) -> ToyStream:
         """Return the queue."""

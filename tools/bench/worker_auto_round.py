@@ -35,18 +35,9 @@ def device_peak() -> int:
     return worker.peak_bytes()
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Quantize the blocks of the bench and write them in its own format."""
-    import auto_round  # type: ignore[import-not-found, unused-ignore]
-    import numpy as np
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    began = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
-    ids = torch.from_numpy(np.load(job["calibration"]))
-    options = {
+def options_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a job stands for, samples and blocks left out."""
+    return {
         "bits": job["bits"],
         "group_size": job["group_size"],
         "sym": not job["asym"],
@@ -61,6 +52,20 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         **settings(job["variant"]),
         **job["set"],
     }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantize the blocks of the bench and write them in its own format."""
+    import auto_round  # type: ignore[import-not-found, unused-ignore]
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    began = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    ids = torch.from_numpy(np.load(job["calibration"]))
+    options = options_of(job)
     if job["blocks"] < job["all_blocks"]:
         names = [f"{job['prefix']}.{number}" for number in range(job["all_blocks"])]
         # The first says where to spend time (a list: texts are taken for patterns, and block 1

@@ -74,7 +74,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import autoround
-    from autoround.planning.hyperparameters import learning_rate
     from autoround.recipe.load import load_recipe
 
     rest = "|".join(map(str, range(job["blocks"], job["all_blocks"])))
@@ -108,17 +107,31 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             sink=clock,
         )
         quantize_s = time.perf_counter() - started
-    tuning = recipe.tuning
-    uses_text = tuning.iters > 0 or tuning.init_scale == "search"
+    return {**clock_figures(clock, quantize_s, whole_bytes), **result_figures(result, recipe)}
+
+
+def clock_figures(clock: Clock, quantize_s: float, whole_bytes: int) -> dict[str, Any]:
+    """Return what the clock noted."""
     return {
-        "tuning_s": round(result.tuning_seconds, 2),
         "quantize_s": round(quantize_s, 2),
         "clocks": clock.figures(),
         "parts": clock.parts,
         "compiled": clock.compiled,
-        "streams_kept": len(result.blocks) > 1,
-        "disk_bytes": result.disk_bytes,
+        "streams_on_device": clock.streams_on_device,
         "whole_bytes": whole_bytes,
+    }
+
+
+def result_figures(result: Any, recipe: Any) -> dict[str, Any]:
+    """Return what the run says of itself."""
+    import autoround
+    from autoround.planning.hyperparameters import learning_rate
+
+    tuning = recipe.tuning
+    uses_text = tuning.iters > 0 or tuning.init_scale == "search"
+    return {
+        "tuning_s": round(result.tuning_seconds, 2),
+        "disk_bytes": result.disk_bytes,
         "block_s": [round(block.seconds, 3) for block in result.blocks],
         "device_peak_gb": round(result.peak_bytes / 1e9, 3),
         "device_peak_reserved_gb": round(worker.reserved_bytes() / 1e9, 3),
