@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,7 +229,7 @@ class Counter:
         return total
 
 
-@lru_cache(maxsize=None)
+@cache
 def _name_of(op: Any) -> str:
     return str(op)
 

@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from counting import Counter, Counts, as_json
 from parts import watch
 from toy_runtime import ToyRuntime
 
-from autoround.core import search, search_nested
+from autoround.core import search
 from autoround.model.skeleton import adopt_model
 from autoround.pipeline import run
 from autoround.planning.estimate import layer_bytes
@@ -107,13 +107,15 @@ def count_run(
 @contextmanager
 def scaled_limits() -> Iterator[None]:
     """Make the limits that cut work into chunks those of the scaled model."""
-    places = [(module, "CHUNK_ELEMENTS") for module in (search, search_nested)]
-    with ExitStack() as stack:
-        for module, name in places:
-            before = getattr(module, name)
-            stack.callback(setattr, module, name, before)
-            setattr(module, name, before // SCALE)
+    names = ("CHUNK_ELEMENTS", "DEVICE_CHUNK_ELEMENTS")
+    limits = {name: getattr(search, name) for name in names}
+    try:
+        for name, limit in limits.items():
+            setattr(search, name, limit // SCALE)
         yield
+    finally:
+        for name, limit in limits.items():
+            setattr(search, name, limit)
 
 
 def count_block(*, mixture: bool, steps: int) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from autoround.core.grids.grid import min_max_grid, to_groups
 from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import Rounding, dense_weight, initial_rounding
 from autoround.core.rtn import Target, matrix_from
-from autoround.core.search import importance_groups, search_grid
+from autoround.core.search import (
+    CHUNK_ELEMENTS,
+    device_chunk,
+    importance_groups,
+    search_grid,
+)
 from autoround.device.protocol import Runtime
 from autoround.model.importance import Importance
 from autoround.resume.records import pack_layers
@@ -237,7 +242,11 @@ def _search(block: Block, name: str) -> dict[str, Any]:
     power = block.draw(columns).square()
     weights = importance_groups(power, target.groups, in_features=columns)
     levels = integer_levels(4, sym=True)
-    return block.time(lambda: search_grid(target.groups, weights, levels), turns=1)
+    chunk = CHUNK_ELEMENTS
+    if block.runtime.own_memory:
+        chunk = device_chunk(block.runtime.memory().total)
+    call = lambda: search_grid(target.groups, weights, levels, chunk=chunk)  # noqa: E731
+    return block.time(call, turns=1, others={"chunk": chunk})
 
 
 def _columns(block: Block, name: str) -> dict[str, Any]:
