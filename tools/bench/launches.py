@@ -44,6 +44,26 @@ SCALE = 64
 CARD_BYTES = 80 << 30
 SAMPLES, SEQLEN, BATCH = 16, 32, 8
 VOCAB = 256
+#: An eighth of the widths of Llama-3.1-8B.
+DENSE = {
+    "hidden_size": 512,
+    "intermediate_size": 1792,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+#: And of Qwen3-30B-A3B, with all of its experts.
+MIXTURE = {
+    "hidden_size": 256,
+    "moe_intermediate_size": 96,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "decoder_sparse_step": 1,
+}
+#: Widths in place of those of the scaled models, for tests.
+WIDTHS: dict[str, int] = {}
 #: The phases that are shown first, and those that show what is left.
 PHASES = ("search", "hessian", "steps", "pack", "check", "streams")
 
@@ -53,28 +73,8 @@ def make_model(blocks: int, *, mixture: bool) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shared = {"vocab_size": VOCAB, "num_hidden_layers": blocks, "max_position_embeddings": 64}
-    if mixture:
-        config = AutoConfig.for_model(
-            "qwen3_moe",
-            **shared,
-            hidden_size=256,
-            moe_intermediate_size=96,
-            num_attention_heads=32,
-            num_key_value_heads=4,
-            head_dim=16,
-            num_experts=128,
-            num_experts_per_tok=8,
-            decoder_sparse_step=1,
-        )
-    else:
-        config = AutoConfig.for_model(
-            "llama",
-            **shared,
-            hidden_size=512,
-            intermediate_size=1792,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-        )
+    kind, widths = ("qwen3_moe", MIXTURE) if mixture else ("llama", DENSE)
+    config = AutoConfig.for_model(kind, **{**shared, **widths, **WIDTHS})
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
