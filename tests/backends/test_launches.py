@@ -35,7 +35,7 @@ import launches
 from tests import toy_device
 held = toy_device.register()
 launches.WIDTHS = {widths!r}
-print(json.dumps(launches.count_block(mixture={mixture}, steps={steps})))
+print(json.dumps(launches.count_block(mixture={mixture}, steps={steps}, before=0)))
 """
 SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 #: Ceilings of counts by phase, and what they are to become (None: no aim of its own).

@@ -118,23 +118,27 @@ def scaled_limits() -> Iterator[None]:
             setattr(search, name, limit)
 
 
-def count_block(*, mixture: bool, steps: int) -> dict[str, Any]:
+def count_block(*, mixture: bool, steps: int, before: int = 1) -> dict[str, Any]:
     """Count a block in the middle of a run.
+
+    Args:
+        mixture: whether it has experts. steps: of tuning.
+        before: blocks that come before it; 0 counts the first one of a run of two.
 
     Returns:
         Counts by phase, the bytes of the block's packed layers, and why steps were not recorded.
     """
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
-        runs = [count_run(blocks, Path(folder), mixture=mixture, steps=steps) for blocks in (2, 3)]
+        runs = [count_run(blocks, Path(folder), mixture=mixture, steps=steps) for blocks in (before + 1, before + 2)]
     (fewer, _, _), (more, result, refusals) = runs
     for phase in {*fewer, *more}:
         more[phase].add(fewer[phase], -1)
     plan = result.plan
     packing = plan.outputs[0].packing
-    packed = sum(layer_bytes(layer, packing) for layer in plan.blocks[1].quantized)
+    packed = sum(layer_bytes(layer, packing) for layer in plan.blocks[before].quantized)
     return {
         "model": "qwen3-30b-a3b / 8" if mixture else "llama-3.1-8b / 8",
-        "block_weights": sum(prod(layer.shape) for layer in plan.blocks[1].quantized),
+        "block_weights": sum(prod(layer.shape) for layer in plan.blocks[before].quantized),
         "tokens": SAMPLES * SEQLEN,
         "steps": steps,
         "packed_bytes": packed,
