@@ -129,7 +129,10 @@ def count_block(*, mixture: bool, steps: int, before: int = 1) -> dict[str, Any]
         Counts by phase, the bytes of the block's packed layers, and why steps were not recorded.
     """
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
-        runs = [count_run(blocks, Path(folder), mixture=mixture, steps=steps) for blocks in (before + 1, before + 2)]
+        runs = [
+            count_run(blocks, Path(folder), mixture=mixture, steps=steps)
+            for blocks in (before + 1, before + 2)
+        ]
     (fewer, _, _), (more, result, refusals) = runs
     for phase in {*fewer, *more}:
         more[phase].add(fewer[phase], -1)
