@@ -8,11 +8,11 @@ stays for the process, so tests use it in one of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
 NAME = "toy"
@@ -49,7 +49,7 @@ class ToyTensor(Tensor):
 def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Do an operation on the numbers, and put the result where it belongs."""
     name = str(op)
-    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = list(tensors_of((args, kwargs)))
     ours = [t for t in tensors if isinstance(t, ToyTensor)]
     strangers = [t for t in tensors if not isinstance(t, ToyTensor) and t.dim() > 0]
     if ours and strangers and not name.startswith(BOTH):
@@ -62,7 +62,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs["device"] = "cpu"
     if name.startswith("aten.histc"):  # of integers, which accelerators count and CPUs do not
         args = (args[0].float(), *args[1:])
-    held, named = pytree.tree_map_only(ToyTensor, lambda t: t.raw, (args, kwargs))
+    held, named = map_tensors(lambda t: getattr(t, "raw", t), (args, kwargs))
     out = op(*held, **named)
     home = torch.device(target).type if target is not None else NAME if ours else "cpu"
     index = (torch.device(target).index if target is not None else places[0] if places else 0) or 0
@@ -75,7 +75,30 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         same = [t for t in ours if t.raw is found]  # done in place
         return same[0] if same else ToyTensor(found, index)
 
-    return pytree.tree_map_only(Tensor, wrapped, out)
+    return map_tensors(wrapped, out)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in arguments or results, in less time than torch's own way takes."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_of(each)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return arguments or results with their tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        changed = [map_tensors(change, each) for each in value]
+        return changed if isinstance(value, list) else tuple(changed)
+    if isinstance(value, dict):
+        return {name: map_tensors(change, each) for name, each in value.items()}
+    return value
 
 
 def register() -> torch.library.Library:

@@ -21,7 +21,7 @@ from autoround.core.grids.levels import IntegerLevels
 from autoround.core.grids.scales import Half, Nested, NestedParts
 from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.rounding import Rounding, initial_rounding, quantize
-from autoround.core.search import search_grid
+from autoround.core.search import CHUNK_ELEMENTS, search_grid
 from autoround.core.search_nested import search_nested
 from autoround.types import Scheme
 
@@ -71,7 +71,12 @@ def round_to_nearest(targets: Mapping[str, Target]) -> dict[str, Rounding]:
 
 
 def search_scales(
-    groups: Tensor, importance: Tensor | None, levels: IntegerLevels, *, scales: Half | Nested
+    groups: Tensor,
+    importance: Tensor | None,
+    levels: IntegerLevels,
+    *,
+    scales: Half | Nested,
+    chunk: int = CHUNK_ELEMENTS,
 ) -> Grid:
     """Search the grid of least weighted squared error, whichever codec holds its scales.
 
@@ -79,13 +84,14 @@ def search_scales(
         groups: float32 [rows, groups, width].
         importance: float32 broadcastable to ``groups``, or None.
         levels: what codes stand for. scales: how scales are held.
+        chunk: elements to search at a time, by which results do not change.
 
     Returns:
         The grid whose unmoved parameters are the ones that the search finds.
     """
     if isinstance(scales, Nested):
-        return search_nested(groups, importance, levels, scales=scales)
-    return search_grid(groups, importance, levels, scales=scales)
+        return search_nested(groups, importance, levels, scales=scales, chunk=chunk)
+    return search_grid(groups, importance, levels, scales=scales, chunk=chunk)
 
 
 def matrix_from(

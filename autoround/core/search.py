@@ -23,8 +23,11 @@ from autoround.core.grids.grid import Grid, grid_from_scale, min_max_grid, quant
 from autoround.core.grids.levels import LevelSet
 from autoround.core.grids.scales import HALF, ScaleCodec
 
-#: Elements searched at a time; the temporaries of a trial stay in the cache.
+#: Elements searched at a time by a processor; the temporaries of a trial stay in the cache.
 CHUNK_ELEMENTS = 1 << 17
+#: The most on a device that is asked for every operation, and its memory by the element: some five
+#: temporaries of float32 are then a hundredth of it.
+DEVICE_CHUNK_ELEMENTS, CHUNK_SHARE = 1 << 26, 2000
 #: Rounds of closed-form refinement of the scale.
 REFINEMENTS = 3
 #: Least importance of a channel, as a share of the mean of all.
@@ -48,58 +51,76 @@ class _Best(NamedTuple):
     zero: Tensor
 
 
+def device_chunk(memory_bytes: int) -> int:
+    """Return how many elements to search at a time on a device with memory of its own.
+
+    Every operation costs the host a launch there, however few elements it is for.
+
+    Args:
+        memory_bytes: of the device in all; 0 where nothing is known.
+    """
+    return min(max(memory_bytes // CHUNK_SHARE, CHUNK_ELEMENTS), DEVICE_CHUNK_ELEMENTS)
+
+
 def importance_groups(importance: Tensor, groups: Tensor, *, in_features: int) -> Tensor:
     """Lay the importance of input channels out like the groups of a weight.
 
     Channels that were never active get a thousandth of the mean, so no weight is left free.
 
     Args:
-        importance: float32 [in_features], at least zero.
+        importance: float32 [in_features], at least zero; or [experts, in_features].
         groups: float32 [rows, groups, width].
         in_features: length of a row of the weight.
 
     Returns:
-        float32 broadcastable to ``groups``; padding gets importance zero.
+        float32 [1, groups, width], or [experts, groups, width]; padding gets importance zero.
     """
-    floor = importance.mean() * LEAST_IMPORTANCE + torch.finfo(torch.float32).tiny
-    safe = importance.float().clamp_min(float(floor))
+    floor = importance.mean(-1, keepdim=True) * LEAST_IMPORTANCE
+    # By a tensor: a number of the host's would be waited for.
+    safe = torch.maximum(importance.float(), floor + torch.finfo(torch.float32).tiny)
     rows, count, width = groups.shape
     if rows == 1 and count == 1:
         # One group for a whole tensor: its rows lie one after the other in it.
         return safe.repeat(width // in_features).reshape(1, 1, width)
     padded = torch.nn.functional.pad(safe, (0, count * width - in_features))
-    return padded.reshape(1, count, width)
+    return padded.reshape(-1, count, width)
 
 
 @torch.no_grad()
 def search_grid(
-    groups: Tensor, importance: Tensor | None, levels: LevelSet, *, scales: ScaleCodec = HALF
+    groups: Tensor,
+    importance: Tensor | None,
+    levels: LevelSet,
+    *,
+    scales: ScaleCodec = HALF,
+    chunk: int = CHUNK_ELEMENTS,
 ) -> Grid:
     """Find each group's scale and zero point of least weighted squared error.
 
     Args:
         groups: float32 [rows, groups, width].
-        importance: float32 broadcastable to ``groups``, or None for equal weights.
+        importance: float32 [n, groups, width], each for rows / n rows that follow each other, or
+            anything else that can be broadcast to ``groups``; None for equal weights.
         levels: what codes stand for, and which scales are worth a trial.
         scales: which scales there are.
+        chunk: elements to search at a time, by which results do not change.
 
     Returns:
         The grid whose unmoved scale and zero point are the ones found.
     """
     rows, count, width = groups.shape
     flat = groups.reshape(-1, width)  # [rows * groups, width]
-    weights = torch.ones((), device=groups.device) if importance is None else importance
-    weights = weights.expand(rows, count, width)
     start = min_max_grid(groups, levels, scales=scales)
     one = torch.ones_like(start.lo)
     first = quant_params(start, one, one)
     scale = torch.empty_like(first.scale).reshape(-1, 1)
     zero = torch.empty_like(scale)
     # An importance shared by all rows is expanded, never copied, until a chunk needs it.
-    row_step = max(1, max(1, CHUNK_ELEMENTS // width) // count)
+    row_step = max(1, max(1, chunk // width) // count)
     for begin in range(0, rows, row_step):
-        part = slice(begin * count, min(begin + row_step, rows) * count)
-        chunk_weights = weights[begin : begin + row_step].reshape(-1, width)
+        end = min(begin + row_step, rows)
+        part = slice(begin * count, end * count)
+        chunk_weights = _rows_of(importance, groups, begin, end).reshape(-1, width)
         best = _search_chunk(
             _Group(flat[part], chunk_weights, levels, scales),
             first.scale.reshape(-1, 1)[part],
@@ -109,6 +130,18 @@ def search_grid(
     shape = start.lo.shape
     grid = grid_from_scale(scale.reshape(shape), zero.reshape(shape), levels)
     return grid._replace(scales=scales)
+
+
+def _rows_of(importance: Tensor | None, groups: Tensor, begin: int, end: int) -> Tensor:
+    """Return the importance of some rows, [end - begin, groups, width]."""
+    rows, count, width = groups.shape
+    if importance is None:
+        return torch.ones((), device=groups.device).expand(end - begin, count, width)
+    shared = importance.shape[0] if importance.dim() == 3 else 1
+    if shared in (1, rows):
+        return importance.expand(rows, count, width)[begin:end]
+    numbers = torch.arange(begin, end, device=groups.device) // (rows // shared)
+    return importance.expand(shared, count, width)[numbers]
 
 
 def _search_chunk(group: _Group, scale: Tensor, zero: Tensor) -> _Best:

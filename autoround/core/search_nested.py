@@ -53,7 +53,12 @@ class _Fit(NamedTuple):
 
 @torch.no_grad()
 def search_nested(
-    groups: Tensor, importance: Tensor | None, levels: IntegerLevels, *, scales: Nested
+    groups: Tensor,
+    importance: Tensor | None,
+    levels: IntegerLevels,
+    *,
+    scales: Nested,
+    chunk: int = CHUNK_ELEMENTS,
 ) -> Grid:
     """Find scales of least weighted squared error, and correct them for their super-blocks.
 
@@ -63,15 +68,16 @@ def search_nested(
             plus their mean square, which favours large weights as activations mostly do.
         levels: what codes stand for.
         scales: how super-blocks hold the scales.
+        chunk: elements to search at a time, by which results do not change.
 
     Returns:
         The grid whose unmoved parts are the ones found.
     """
     weights = _weights(groups, importance)
     if scales.has_minimum:
-        grid = _search_with_minimum(groups, weights, levels)
+        grid = _search_with_minimum(groups, weights, levels, chunk)
     else:
-        grid = search_grid(groups, weights, levels)
+        grid = search_grid(groups, weights, levels, chunk=chunk)
     return _correct_parts(groups, weights, grid, scales)
 
 
@@ -82,12 +88,14 @@ def _weights(groups: Tensor, importance: Tensor | None) -> Tensor:
     return squares + squares.mean(-1, keepdim=True) + TINY
 
 
-def _search_with_minimum(groups: Tensor, weights: Tensor, levels: IntegerLevels) -> Grid:
+def _search_with_minimum(
+    groups: Tensor, weights: Tensor, levels: IntegerLevels, chunk: int
+) -> Grid:
     start = min_max_grid(groups, levels)
     rows, count, width = groups.shape
     top = levels.top
     lo, hi = torch.empty_like(start.lo), torch.empty_like(start.hi)
-    step = max(1, CHUNK_ELEMENTS // (count * width))
+    step = max(1, chunk // (count * width))
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
         flat = groups[part].reshape(-1, width)

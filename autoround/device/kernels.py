@@ -8,7 +8,6 @@ kind of layer; a kernel can be named, too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
 GROUP = "autoround.kernels"
 #: What stands for the fastest kernel.
 AUTO = "auto"
-#: Most rows and inputs of the layer that kernels are timed on.
+#: Most rows and inputs of the layer that kernels are timed on by a processor.
 TIMED_SIZE = 1024
-#: Turns and rows of a timing: one row, as in decoding.
-TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +245,8 @@ def choose_among(
     # One that may not be timed and has the highest rank is trusted to be the fastest.
     rivals = [kernel for kernel in fitting if kernel.timed]
     if best.timed and len(rivals) > 1:
-        small = _small_demand(demand)
-        seconds = {kernel.name: (timer or time_kernel)(kernel, small) for kernel in rivals}
+        timed = _timed_demand(demand)
+        seconds = {kernel.name: (timer or time_kernel)(kernel, timed) for kernel in rivals}
         best = min(rivals, key=lambda kernel: seconds[kernel.name])
         verdicts = [v._replace(seconds=seconds.get(v.name)) for v in verdicts]
     return Choice(best, tuple(verdicts))
@@ -294,11 +291,16 @@ def faster_if_installed(
     ]
 
 
-def _small_demand(demand: Demand) -> Demand:
-    """Return a layer of the same kind and a size that is quick to time."""
-    rows, columns = (min(size, TIMED_SIZE) for size in demand.shape)
+def _timed_demand(demand: Demand) -> Demand:
+    """Return the layer that kernels are timed on: of the same kind, and of a size quick to time.
+
+    An accelerator takes its own size: small ones take it less time than the host takes to ask.
+    """
+    rows, columns = demand.shape
+    if demand.device == "cpu":
+        rows, columns = min(rows, TIMED_SIZE), min(columns, TIMED_SIZE)
     width = demand.scheme.group_size
-    if width > 0:
+    if width > 0 and columns != demand.shape[1]:
         # Whole groups: many kernels refuse others.
         columns = max(columns // width, 1) * width
     # Never ordered: what is timed is packed without an order.
@@ -315,6 +317,7 @@ def time_kernel(kernel: Kernel, demand: Demand) -> float:
     import torch
 
     from autoround.core.grids.schemes import scheme_levels, scheme_scales
+    from autoround.device.call_timing import seconds_of_call
     from autoround.types import QuantizedTensor
 
     (rows, columns), scheme = demand.shape, demand.scheme
@@ -331,30 +334,9 @@ def time_kernel(kernel: Kernel, demand: Demand) -> float:
     x = torch.ones((1, columns), dtype=demand.dtype, device=device)
     try:
         multiply = kernel.bind(kernel.pack(layer, None), demand, None)
-        return _best_seconds(lambda: multiply(x), device)
+        return seconds_of_call(multiply, x)
     except Exception:  # a third party's kernel may fail in any way
         return float("inf")
-
-
-def _best_seconds(turn: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the quickest of some calls."""
-    import torch
-
-    synchronize: Callable[[], object] = lambda: None  # noqa: E731
-    if device.type != "cpu":
-        synchronize = torch.get_device_module(device).synchronize
-    best = float("inf")
-    with torch.no_grad():
-        # Not timed: the first call may compile, or choose among algorithms.
-        turn()
-        for _ in range(TURNS):
-            # Calls only queue work on most devices: the clock is read when there is none left.
-            synchronize()
-            started = time.perf_counter()
-            turn()
-            synchronize()
-            best = min(best, time.perf_counter() - started)
-    return best
 
 
 def group_of_input(

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoround.core.float32_products import SHORT, float32_products
+
 #: Weight of the mean over all experts in an expert's importance, in tokens.
 PRIOR_TOKENS = 64
 
@@ -43,7 +45,7 @@ def _add_hessian(flat: Tensor, into: Tensor) -> None:
     if not (on_cpu and flat.dtype == torch.bfloat16):
         flat = flat.float()
     # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
-    with _allow_tf32() if is_16_bit and not on_cpu else nullcontext():
+    with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
         for start, end in _column_blocks(flat.shape[1]):
             into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
 
@@ -53,17 +55,6 @@ def _mirror(hessian: Tensor) -> Tensor:
     for start, end in _column_blocks(len(hessian)):
         hessian[end:, start:end] = hessian[start:end, end:].t()
     return hessian
-
-
-@contextmanager
-def _allow_tf32() -> Iterator[None]:
-    """Let products of float32 round their factors to TF32; sums stay in float32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Importance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoround.core.float32_products import EXACT, float32_products
 from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
@@ -25,6 +26,15 @@ def with_gptq_offsets(
         targets: grouped weights with their grids, by layer.
         importance: Hessians of the layers' inputs.
     """
+    # Errors are handed on through all columns: products of shorter numbers would add their own,
+    # whether the user's program or the speed of the blocks asks for them.
+    with float32_products(EXACT, session.runtime.device):
+        return _compensate(session, block, targets, importance)
+
+
+def _compensate(
+    session: Session, block: BlockPlan, targets: Mapping[str, Target], importance: Importance
+) -> dict[str, Target]:
     # Layers that read the same input share its Hessian, and one factorisation serves them all.
     factors: dict[str, InverseCholesky | None] = {}
     initialised = dict(targets)

@@ -12,6 +12,7 @@ from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, matrix_from
+from autoround.core.search import CHUNK_ELEMENTS, device_chunk
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.tensors import nested_tensor
 from autoround.formats.registry import lowest_zero
@@ -47,8 +48,19 @@ def make_target(
     shape = (weight.shape[0], weight.shape[1])
     if session.tuning.init_scale == "minmax":
         return Target(groups, min_max_grid(groups, levels, scales=scales), shape)
-    grid = search_expert_grids(groups, importance, levels, scales=scales, layer=layer)
+    grid = search_expert_grids(
+        groups, importance, levels, scales=scales, layer=layer, chunk=_chunk(session)
+    )
     return Target(groups, grid, shape)
+
+
+def _chunk(session: Session) -> int:
+    """Return how many elements to search at a time on the device of a session."""
+    runtime = session.runtime
+    if not runtime.own_memory:
+        return CHUNK_ELEMENTS
+    whole = runtime.memory().total
+    return device_chunk(whole // 4 if session.tuning.low_memory else whole)
 
 
 def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from autoround.core.float32_products import EXACT, SHORT, float32_products
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.parity import disagreement
 from autoround.device.protocol import (
@@ -55,6 +56,7 @@ class AcceleratorRuntime(TorchRuntime):
     """One accelerator reached through a torch device module.
 
     graph: name of the module's class that records work; empty where there is none.
+    recording: options of the module's ``graph``.
     compiles_from: operations of products from which compiling blocks pays, where Triton is there.
     """
 
@@ -68,11 +70,12 @@ class AcceleratorRuntime(TorchRuntime):
         *,
         module: DeviceModule,
         graph: str = "",
+        recording: Mapping[str, Any] | None = None,
         compiles_from: float = float("inf"),
     ) -> None:
         super().__init__(name, torch.device(name, index))
         self._module = module
-        self._graph = graph
+        self._graph, self._recording = graph, dict(recording or {})
         self._compiles_from = compiles_from
         self._found: dict[str, Note] = {}
 
@@ -85,7 +88,8 @@ class AcceleratorRuntime(TorchRuntime):
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        measured = [self._measured(dtype) for dtype in self.dtypes]
+        with float32_products(EXACT, self.device):
+            measured = [self._measured(dtype) for dtype in self.dtypes]
         ordered = sort_speeds(measured)
         # float16 overflows on the residual streams of many models: only when bfloat16 loses.
         bfloat, half = measured[1], measured[2]
@@ -103,7 +107,7 @@ class AcceleratorRuntime(TorchRuntime):
         plain = self.speeds()[0]
         if plain.dtype != torch.float32:
             return False
-        with _float32_products("high"):
+        with float32_products(SHORT, self.device):
             flops = self._measured(torch.float32).flops
         self._found["products"] = Note(
             f"float32 products: {plain.flops / 1e12:.1f} TFLOP/s, {flops / 1e12:.1f} from "
@@ -113,8 +117,14 @@ class AcceleratorRuntime(TorchRuntime):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Let products of float32 use shorter numbers where that was measured to be worth it."""
-        with private_folder(), _float32_products("high" if self._short_products else None):
+        """Make the device the current one, and settle what products of float32 are made of.
+
+        All of their digits count, but where shorter numbers were measured to be worth it: a switch
+        that the user's program has set is for its own products.
+        """
+        precision = SHORT if self._short_products else EXACT
+        products = float32_products(precision, self.device)
+        with private_folder(), self._module.device(self.device), products:
             yield
 
     def memory(self) -> Memory:
@@ -143,9 +153,21 @@ class AcceleratorRuntime(TorchRuntime):
     def _side(self) -> Any:
         return self._module.Stream(device=self.device)
 
+    @cached_property
+    def _recording_stream(self) -> Any:
+        # One for all recordings: memory that a stream of each kept would be of use to none.
+        return self._module.Stream(device=self.device)
+
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
         """Copy tensors from pinned memory on a stream of its own."""
-        return SideUpload(tensors, device=self.device, module=self._module, side=self._side)
+        pins = "pins" not in self._found
+        upload = SideUpload(
+            tensors, device=self.device, module=self._module, side=self._side, pin=pins
+        )
+        if upload.refusal:
+            text = f"memory cannot be pinned, so copies to the device wait: {upload.refusal}"
+            self._found["pins"] = Note(text, True)
+        return upload
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth it; never without Triton."""
@@ -160,10 +182,20 @@ class AcceleratorRuntime(TorchRuntime):
         make = getattr(self._module, self._graph, None) if self._graph else None
         if make is None:
             return step
+        # A recording has the addresses of tables that the operations made for it.
+        keeping = getattr(self.__dict__.get("ops"), "keeping_tables", nullcontext)
         try:
-            recorded = Recorded(
-                step, examples, device=self.device, module=self._module, graph=make()
-            )
+            with keeping() as kept:
+                recorded = Recorded(
+                    step,
+                    examples,
+                    device=self.device,
+                    module=self._module,
+                    graph=make(),
+                    options=self._recording,
+                    side=self._recording_stream,
+                )
+            recorded.kept = kept or []
         except RuntimeError as error:  # of torch, for anything that a graph cannot hold
             reason = str(error).splitlines()[0][:200]
             self._found["graph"] = Note(f"steps are not recorded as graphs: {reason}", True)
@@ -203,18 +235,6 @@ def on_device(
 ) -> partial[AbstractContextManager[object]]:
     """Return what makes a device the current one for a moment."""
     return partial(module.device, device)
-
-
-@contextmanager
-def _float32_products(precision: str | None) -> Iterator[None]:
-    """Set what products of float32 are computed from, and put it back."""
-    before = torch.get_float32_matmul_precision()
-    if precision is not None:
-        torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def checked_index(name: str, index: int | None, *, devices: Sequence[str]) -> int:

@@ -32,8 +32,15 @@ class StreamModule(Protocol):
     def current_stream(self, device: torch.device) -> Any:
         """Return the queue that work goes to."""
 
-    def graph(self, graph: Any) -> AbstractContextManager[object]:
-        """Record work in place of doing it."""
+    def device(self, device: torch.device) -> AbstractContextManager[object]:
+        """Make a device the current one."""
+
+    def empty_cache(self) -> None:
+        """Release cached blocks."""
+
+    @property
+    def graph(self) -> Any:
+        """Records work in place of doing it: graph(graph, stream=…) is a context manager."""
 
 
 class SideUpload:
@@ -56,16 +63,31 @@ class SideUpload:
         pin: bool = True,
     ) -> None:
         self._device, self._module, self._side = device, module, side
+        #: Why memory could not be pinned; empty where it could.
+        self.refusal = ""
         # Held until the copy is done: memory that is given back may be used by another one.
-        self._pinned = {
-            name: t.pin_memory() if pin and t.device.type == "cpu" else t
+        self._sources = {
+            name: self._pin(t) if pin and t.device.type == "cpu" else t
             for name, t in tensors.items()
         }
-        side.wait_stream(module.current_stream(device))
+        # What the device itself is still computing has to be waited for; the host's memory is as
+        # it is, and a copy from there goes on beside the step that is being computed.
+        if any(tensor.device.type == device.type for tensor in tensors.values()):
+            side.wait_stream(module.current_stream(device))
         with module.stream(side):
             self._held = {
-                name: tensor.to(device, non_blocking=True) for name, tensor in self._pinned.items()
+                name: tensor.to(device, non_blocking=True) for name, tensor in self._sources.items()
             }
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        """Pin a tensor's memory, or leave it where no more may be pinned: its copy then waits."""
+        if self.refusal:
+            return tensor
+        try:
+            return tensor.pin_memory()
+        except RuntimeError as error:
+            self.refusal = (str(error) or type(error).__name__).splitlines()[0][:200]
+            return tensor
 
     def result(self) -> dict[str, Tensor]:
         """Return the tensors; work queued from now on waits for them, the host does not."""
@@ -83,7 +105,8 @@ class Recorded:
     Args:
         step: to record. examples: tensors that it is recorded with.
         device: that it runs on. module: of torch, for that kind of device.
-        graph: empty, to record into.
+        graph: empty, to record into. options: further options of the module's ``graph``.
+        side: the stream to record on; None for a new one.
 
     Raises:
         RuntimeError: the step cannot be recorded, or gives other numbers when played.
@@ -97,21 +120,41 @@ class Recorded:
         device: torch.device,
         module: StreamModule,
         graph: Any,
+        options: Mapping[str, Any] | None = None,
+        side: Any = None,
     ) -> None:
-        self._step, self._graph = step, graph
+        self._step, self._graph, self._module, self._device = step, graph, module, device
         self._inputs = [example.detach().clone() for example in examples]
-        side = module.Stream(device=device)
+        #: What the recording reads besides its inputs, kept as long as it is.
+        self.kept: list[Tensor] = []
+        # torch's own stream for recordings is one of the current device: on another one the step
+        # would be done and not recorded, and every replay would return its first numbers.
+        with module.device(device):
+            side = module.Stream(device=device) if side is None else side
+            wanted = self._warm_up(side)
+            with module.graph(graph, stream=side, **(options or {})):
+                self._outputs = list(step(self._inputs))
+            graph.replay()
+            if not _close(self._outputs, wanted):
+                raise RuntimeError("a recorded step gives other numbers than the step itself")
+
+    def _warm_up(self, side: Any) -> list[Tensor]:
+        """Do the step a few times; returns copies of its last results."""
+        module, device = self._module, self._device
         side.wait_stream(module.current_stream(device))
         with module.stream(side):
-            for _ in range(WARM_UP):
-                wanted = [tensor.detach().clone() for tensor in step(self._inputs)]
+            shapes = [(tuple(x.shape), x.dtype) for x in self._step(self._inputs)]
+            # Copies that lay inside of memory which the step used would keep all of that from
+            # being given back before the recording, which needs as much again.
+            module.empty_cache()
+            wanted = [torch.empty(shape, dtype=kind, device=device) for shape, kind in shapes]
+            for _ in range(WARM_UP - 1):
+                results = self._step(self._inputs)
+            for copy, result in zip(wanted, results, strict=True):
+                copy.copy_(result.detach())
+            del results
         module.current_stream(device).wait_stream(side)
-        with module.graph(graph):
-            self._outputs = list(step(self._inputs))
-        graph.replay()
-        for output, exact in zip(self._outputs, wanted, strict=True):
-            if not _close(output, exact):
-                raise RuntimeError("a recorded step gives other numbers than the step itself")
+        return wanted
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Do the step; tensors of other shapes go through the step itself."""
@@ -119,7 +162,8 @@ class Recorded:
             return self._step(inputs)
         for recorded, new in zip(self._inputs, inputs, strict=True):
             recorded.copy_(new, non_blocking=True)
-        self._graph.replay()
+        with self._module.device(self._device):
+            self._graph.replay()
         return self._outputs
 
 
@@ -127,6 +171,11 @@ def _looks(tensor: Tensor) -> tuple[object, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
-def _close(output: Tensor, exact: Tensor) -> bool:
-    apart = (output.double() - exact.double()).abs().sum()
-    return bool(apart <= CLOSE * exact.double().abs().sum() + 1e-30)
+def _close(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Tell whether all tensors are alike; the host waits for one number."""
+    verdicts = []
+    for output, exact in zip(outputs, wanted, strict=True):
+        apart = (output.float() - exact.float()).abs().sum(dtype=torch.float64)
+        size = exact.float().abs().sum(dtype=torch.float64)
+        verdicts.append(apart <= CLOSE * size + 1e-30)
+    return bool(torch.stack(verdicts).all())

@@ -6,10 +6,13 @@ source serves every number of bits; a code that straddles words is put together 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -93,5 +96,16 @@ def many_rows(  # type: ignore[no-untyped-def]
 def launch(
     function: Any, grid: tuple[int, int], tensors: tuple[Any, ...], constants: dict[str, Any]
 ) -> None:
-    """Start a kernel."""
-    function[grid](*tensors, **constants)
+    """Start a kernel on the device that the first tensor is on, whichever is the current one."""
+    with on_device_of(tensors[0]):
+        function[grid](*tensors, **constants)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Return what makes a tensor's device the current one: a kernel is started on that."""
+    device = tensor.device
+    if device.type == "cpu":  # of Triton's interpreter
+        return nullcontext()
+    module: Any = torch.get_device_module(device)
+    current: AbstractContextManager[object] = module.device(device)
+    return current

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +98,7 @@ class TritonOps(TorchOps):
         self._on = on
         self._max_width = max_width
         self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._keeping: list[list[Tensor]] = []
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -252,18 +253,35 @@ class TritonOps(TorchOps):
         rows += [[i.grid.levels.count - 1 for i in items], [_lowest_zero(i.grid) for i in items]]
         return bare._replace(table=self._table(rows), programs=programs)
 
+    @contextmanager
+    def keeping_tables(self) -> Iterator[list[Tensor]]:
+        """Collect the tables that are used while the context lasts.
+
+        Whoever records launches has to hold them as long as the recording: it has their addresses,
+        and here others take their place.
+        """
+        kept: list[Tensor] = []
+        self._keeping.append(kept)
+        try:
+            yield kept
+        finally:
+            self._keeping.pop()
+
     def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Put numbers on the device; those of the last few calls are there already."""
         # A copy to the device waits for it; weights lie where they lay at the last step.
         flat = tuple(number for row in rows for number in row)
         if flat in self._tables:
             self._tables.move_to_end(flat)
-            return self._tables[flat]
-        table = torch.tensor([_signed(number) for number in flat], dtype=torch.int64)
-        self._tables[flat] = table.to(self._device)
+        else:
+            numbers = torch.tensor([_signed(number) for number in flat], dtype=torch.int64)
+            self._tables[flat] = numbers.to(self._device)
+        table = self._tables[flat]
         while len(self._tables) > TABLES:
             self._tables.popitem(last=False)
-        return self._tables[flat]
+        for kept in self._keeping:
+            kept.append(table)
+        return table
 
 
 class _How(NamedTuple):

@@ -9,6 +9,8 @@ from autoround_backends._accelerator import AcceleratorRuntime, checked_index
 
 #: Compiling took an H100 nine seconds, and then spared it a seventh of a step (at 0.6 PFLOP/s).
 COMPILES_FROM = 4e16
+#: How a step is recorded: other threads may pin memory and copy meanwhile.
+RECORDING = {"capture_error_mode": "thread_local"}
 
 
 class CudaBackend:
@@ -38,6 +40,7 @@ class CudaBackend:
             chosen,
             module=torch.cuda,
             graph="CUDAGraph",
+            recording=RECORDING,
             compiles_from=COMPILES_FROM,
         )
 

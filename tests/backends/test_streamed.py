@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from autoround_backends._accelerator import AcceleratorRuntime
 from autoround_backends._streamed import Recorded, SideUpload
+from autoround_backends.cuda import RECORDING
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,8 @@ class Module:
         self.recording = False
         self.outputs: Sequence[Tensor] = ()
         self.again: Any = None
+        self.guards: list[torch.device] = []
+        self.log: list[str] = []
 
     def Stream(self, device: torch.device) -> Stream:  # noqa: N802
         self.sides.append(Stream(f"side {len(self.sides)}"))
@@ -65,8 +69,20 @@ class Module:
         return self.inside
 
     @contextmanager
-    def graph(self, graph: Graph) -> Iterator[None]:
-        self.recording = True
+    def device(self, device: torch.device) -> Iterator[None]:
+        self.guards.append(device)
+        yield
+        self.guards.pop()
+
+    def empty_cache(self) -> None:
+        self.log.append("cache emptied")
+
+    @contextmanager
+    def graph(self, graph: Graph, stream: Stream | None = None, **options: str) -> Iterator[None]:
+        # As torch's: without a stream it takes one of whichever device is the current one, and
+        # what is done on another device is done, and not recorded.
+        self.recording = stream is not None and self.guards == [CPU]
+        self.log.append(f"recorded on {stream.name if stream else None} {options}")
         if self.fails:
             raise RuntimeError(self.fails)
         yield
@@ -83,12 +99,48 @@ def test_an_upload_is_waited_for_by_the_device_only(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: used.append(stream))
     given = {"a": torch.arange(3.0), "b": torch.ones((2, 2), dtype=torch.bfloat16)}
     upload = SideUpload(given, device=CPU, module=module, side=side, pin=False)
-    assert side.waited == ["main"], "memory of the device may still be in use"
+    assert side.waited == ["main"], "what lies on the device may still be being computed"
     assert module.current.waited == []
     found = upload.result()
     assert module.current.waited == ["side 0"]
     assert used == [module.current, module.current]
     assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+
+
+def test_what_the_host_holds_is_copied_beside_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module()
+    side = module.Stream(CPU)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    # Of another kind than the host's memory, which the tensors are in.
+    elsewhere = torch.device("meta")
+    upload = SideUpload({"a": torch.ones(3)}, device=elsewhere, module=module, side=side, pin=False)
+    assert side.waited == [], "it would begin when the step that is being computed has ended"
+    assert upload.result()["a"].device == elsewhere
+    assert module.current.waited == ["side 0"]
+
+
+def test_memory_that_cannot_be_pinned_is_copied_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[int] = []
+
+    def refuse(self: Tensor) -> Tensor:
+        tries.append(1)
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuse)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    module = Module()
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    for turn in range(2):
+        tensors = {"a": torch.ones(3), "b": torch.ones(2)}
+        found = runtime.upload(tensors).result()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+        assert len(tries) == 1, f"asked once in a run, not again at upload {turn}"
+    note = runtime._found["pins"]
+    assert note.slower
+    assert note.text.endswith("copies to the device wait: CUDA error: out of memory")
 
 
 class Steps:
@@ -117,6 +169,9 @@ def test_a_recorded_step_is_played() -> None:
     recorded = Recorded(step, [torch.ones(3)], device=CPU, module=module, graph=Graph(module))
     assert step.calls == 4, "three to warm up and one to record"
     assert [side.waited for side in module.sides] == [["main"]]
+    # Memory of the first run is given back before the copies of results are made.
+    assert module.log == ["cache emptied", "recorded on side 0 {}"]
+    assert module.guards == []
     for size in (3.0, 5.0):
         product, total = recorded([torch.full((3,), size)])
         assert torch.equal(product, torch.full((3,), 2.0 * size))
@@ -154,6 +209,46 @@ def test_what_is_recorded_is_noted() -> None:
     captured = runtime.capture(Steps(module), [torch.ones(3)])
     assert isinstance(captured, Recorded)
     assert runtime._found["graph"] == ("steps are recorded as graphs", False)
+
+
+def test_steps_of_a_second_device_are_recorded_there() -> None:
+    module = Module()
+    options = {"capture_error_mode": "thread_local"}
+    runtime = AcceleratorRuntime(
+        "cuda",
+        1,
+        module=module,  # type: ignore[arg-type]
+        graph="CUDAGraph",
+        recording=options,
+    )
+    runtime.device = CPU
+    for turn in range(2):
+        captured = runtime.capture(Steps(module), [torch.ones(3)])
+        # Done and not recorded, it would return the numbers of the first batch for ever.
+        assert torch.equal(captured([torch.full((3,), 7.0)])[0], torch.full((3,), 14.0)), turn
+    assert len(module.sides) == 1, "one stream for all recordings"
+    assert module.log[-1] == f"recorded on side 0 {options}"
+
+
+def test_torch_takes_the_options_of_a_recording() -> None:
+    cuda, xpu = (inspect.signature(m.graph.__init__).parameters for m in (torch.cuda, torch.xpu))
+    assert {"stream", *RECORDING} <= set(cuda)
+    assert "stream" in xpu
+
+
+def test_what_a_recording_reads_is_kept_with_it() -> None:
+    class Tables:
+        @contextmanager
+        def keeping_tables(self) -> Iterator[list[Tensor]]:
+            yield [torch.ones(1)]
+
+    module = Module()
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    runtime.__dict__["ops"] = Tables()
+    captured = runtime.capture(Steps(module), [torch.ones(3)])
+    assert isinstance(captured, Recorded)
+    assert [float(table) for table in captured.kept] == [1.0]
 
 
 def test_without_graphs_steps_are_done() -> None:

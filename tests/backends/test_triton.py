@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -39,3 +43,25 @@ def test_reordered_inputs() -> None:
     for rows, dtype in ((1, torch.bfloat16), (33, torch.float16)):
         x = torch.randn((rows, 96), generator=torch.Generator().manual_seed(2)).to(dtype)
         check(TritonKernel(), layer, x, order=order, bias=None, device=DEVICE)
+
+
+def test_a_kernel_is_started_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoround_backends import _triton_linear
+
+    log: list[str] = []
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        log.append(f"on {chosen}")
+        yield
+        log.append("left")
+
+    class Started:
+        def __getitem__(self, grid: tuple[int, int]) -> Any:
+            return lambda *tensors, **constants: log.append(f"started {grid}")
+
+    module = SimpleNamespace(device=device)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    second = SimpleNamespace(device=torch.device("cuda", 1))
+    _triton_linear.launch(Started(), (2, 1), (second,), {})
+    assert log == ["on cuda:1", "started (2, 1)", "left"]

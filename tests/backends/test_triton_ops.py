@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,27 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("fake_quantize", "quantize", "sign_step"):
         monkeypatch.setattr(TorchOps, name, refuse)
+
+
+def test_tables_that_a_recording_reads_are_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_triton_ops, "TABLES", 1)
+    ops = TritonOps(DEVICE)
+
+    def round_one(rows: int) -> weakref.ref[torch.Tensor]:
+        held = Example(Shape((rows, 32), 32, 4), sym=True, size=1.0, seed=rows)
+        groups, rounding, grid = held.on(DEVICE)
+        ops.quantize(groups, rounding, grid=grid)
+        alive.append((groups, rounding, grid))  # addresses are what tables are told by
+        return weakref.ref(next(reversed(ops._tables.values())))
+
+    alive: list[Any] = []
+    lost = round_one(3)
+    with ops.keeping_tables() as kept:
+        table = round_one(4)
+    round_one(5)
+    assert lost() is None, "another table took its place"
+    assert any(table() is each for each in kept)
+    assert ops._keeping == []
 
 
 @pytest.mark.usefixtures("no_fallback")

@@ -33,3 +33,13 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reserved_bytes() -> int:
+    """Return the most memory that torch took from the accelerator at once; 0 without one."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return 0
+    device = torch.accelerator.current_accelerator()
+    return int(torch.get_device_module(device).max_memory_reserved())

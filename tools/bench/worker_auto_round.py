@@ -35,17 +35,9 @@ def device_peak() -> int:
     return worker.peak_bytes()
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Quantize the blocks of the bench and write them in its own format."""
-    import auto_round  # type: ignore[import-not-found, unused-ignore]
-    import numpy as np
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
-    ids = torch.from_numpy(np.load(job["calibration"]))
-    options = {
+def options_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a job stands for, samples and blocks left out."""
+    return {
         "bits": job["bits"],
         "group_size": job["group_size"],
         "sym": not job["asym"],
@@ -55,10 +47,25 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "seed": job["seed"],
         "amp": job["dtype"] == "bfloat16",
         "device_map": job["device"],
-        "enable_torch_compile": False,
+        # Its own default compiles where it can; without the key it does as it is installed.
+        **({} if job.get("own_compile") else {"enable_torch_compile": False}),
         **settings(job["variant"]),
         **job["set"],
     }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantize the blocks of the bench and write them in its own format."""
+    import auto_round  # type: ignore[import-not-found, unused-ignore]
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    began = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    ids = torch.from_numpy(np.load(job["calibration"]))
+    options = options_of(job)
     if job["blocks"] < job["all_blocks"]:
         names = [f"{job['prefix']}.{number}" for number in range(job["all_blocks"])]
         # The first says where to spend time (a list: texts are taken for patterns, and block 1
@@ -84,7 +91,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "tuning_s": round(saving[0] - started, 2),
         "quantize_s": round(quantize_s, 2),
+        "whole_s": round(time.perf_counter() - began, 2),
         "device_peak_gb": round(device_peak() / 1e9, 3),
+        "device_peak_reserved_gb": round(worker.reserved_bytes() / 1e9, 3),
         "dtype": "bfloat16" if options["amp"] else "float32",
         "version": auto_round.__version__,
         "scheme": {key: options[key] for key in ("bits", "group_size", "sym")},

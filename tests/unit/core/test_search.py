@@ -9,7 +9,13 @@ from torch import Tensor
 
 from autoround.core.grids.grid import Grid, min_max_grid, quant_params, to_groups
 from autoround.core.grids.levels import IntegerLevels, integer_levels, ladder
-from autoround.core.search import importance_groups, search_grid
+from autoround.core.search import (
+    CHUNK_ELEMENTS,
+    DEVICE_CHUNK_ELEMENTS,
+    device_chunk,
+    importance_groups,
+    search_grid,
+)
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference_search
 
@@ -218,3 +224,42 @@ def test_the_ladder_holds_the_min_max_scale(bits: int) -> None:
     assert 1.0 in rungs
     assert 0 < min(rungs) < 0.8
     assert 1.0 < max(rungs) < 2.0
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 10, 1 << 26])
+@pytest.mark.parametrize("sym", [True, False])
+def test_chunks_change_nothing(chunk: int, sym: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    groups = to_groups(torch.randn((24, 128), generator=rng), 32)
+    importance = importance_groups(torch.rand(128, generator=rng), groups, in_features=128)
+    levels = integer_levels(4, sym=sym)
+    wanted = search_grid(groups, importance, levels)
+    found = search_grid(groups, importance, levels, chunk=chunk)
+    assert torch.equal(found.lo, wanted.lo)
+    assert torch.equal(found.hi, wanted.hi)
+
+
+@pytest.mark.parametrize("chunk", [5 * 96, 1 << 26])
+def test_experts_at_once_are_those_one_by_one(chunk: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    experts, rows = 5, 6
+    groups = to_groups(torch.randn((experts * rows, 80), generator=rng), 32)
+    channels = torch.rand((experts, 80), generator=rng) * torch.logspace(-4, 4, experts)[:, None]
+    channels[:, ::7] = 0.0
+    levels = integer_levels(3, sym=False)
+    laid = importance_groups(channels, groups, in_features=80)
+    assert laid.shape == (experts, 3, 32)
+    whole = search_grid(groups, laid, levels, chunk=chunk)
+    for number in range(experts):
+        part = slice(number * rows, (number + 1) * rows)
+        own = importance_groups(channels[number], groups[part], in_features=80)
+        assert torch.equal(laid[number : number + 1], own)
+        alone = search_grid(groups[part], own, levels)
+        assert torch.equal(whole.lo[part], alone.lo)
+        assert torch.equal(whole.hi[part], alone.hi)
+
+
+def test_a_chunk_grows_with_the_memory_of_a_device() -> None:
+    assert device_chunk(0) == CHUNK_ELEMENTS
+    assert device_chunk(24 << 30) * 20 <= 0.0101 * (24 << 30), "a hundredth for temporaries"
+    assert device_chunk(1 << 40) == DEVICE_CHUNK_ELEMENTS

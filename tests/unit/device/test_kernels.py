@@ -106,6 +106,33 @@ def test_a_name_is_kept_to() -> None:
         registry.choose("z")
 
 
+@pytest.mark.parametrize(
+    ("device", "shape", "timed"),
+    [
+        ("cpu", (4096, 4096), (1024, 1024)),
+        ("cpu", (64, 96), (64, 96)),
+        # On an accelerator a small product takes less time than to ask for it.
+        ("cuda", (4096, 14336), (4096, 14336)),
+    ],
+)
+def test_kernels_are_timed_at_a_size_that_tells_them_apart(
+    device: str, shape: tuple[int, int], timed: tuple[int, int]
+) -> None:
+    kernels = [Fake("a", 5), Fake("b", 4)]
+    for kernel in kernels:
+        kernel.devices = ()
+    rows = Registry(*((kernel, True) for kernel in kernels)).rows
+    seen: list[tuple[int, int]] = []
+
+    def timer(kernel: Kernel, demand: Demand) -> float:
+        seen.append(demand.shape)
+        return 1.0
+
+    demand = Demand(shape, Scheme(4, 32, True), device, torch.float32)
+    choose_among(rows, demand, timer=timer)
+    assert seen == [timed, timed]
+
+
 def test_one_that_fails_is_infinitely_slow() -> None:
     class Broken(Fake):
         def pack(self, layer: Any, order: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
 from autoround.session.session import Session
 from autoround.settings import GPTQ, NEAREST, LayerTuning
+from autoround.tuning import rounding_init
 from autoround.tuning.rounding_init import with_gptq_offsets
 from autoround.tuning.targets import make_target, quantize_targets
 from autoround.types import BlockPlan
@@ -122,3 +124,28 @@ def test_only_layers_whose_settings_say_so_are_compensated(session: Session) -> 
     assert [n for n, t in found.items() if t.offsets is not None] == [f"{block.name}.{K}"]
     # What is handed over stays as it is.
     assert all(target.offsets is None for target in targets.values())
+
+
+def test_errors_are_handed_on_in_whole_digits(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = session.plan.blocks[0]
+    targets, _ = targets_of(session, block)
+    importance = Importance(hessians=True)
+    layer = next(x for x in block.quantized if x.path == Q)
+    importance.add(Q, inputs(layer.shape[1]))
+    seen: list[str] = []
+    offsets = rounding_init.gptq_offsets
+
+    def observe(*given: Any, **named: Any) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return offsets(*given, **named)
+
+    monkeypatch.setattr(rounding_init, "gptq_offsets", observe)
+    torch.set_float32_matmul_precision("high")  # by the user's program, for its own products
+    try:
+        with_gptq_offsets(session, block, targets, importance)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]

@@ -1,0 +1,256 @@
+"""An accelerator that is none: the toy device of the tests, with recordings and our operations.
+
+What it cannot tell is time. What a recording holds is noted operation by operation and done again
+when it is played, with the tensors it was made of, as a graph of a real device does it; what waits
+for the device cannot be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from counting import Counter, Mode, tensors_of
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autoround.core.gptq import ColumnBlock
+from autoround.core.grids.grid import Grid
+from autoround.core.ops import Ops, TorchOps
+from autoround.core.rounding import Rounding
+from autoround.core.signsgd import SignState
+from autoround.device.protocol import Memory, Speed, Step, Upload
+from autoround.device.runtime import TorchRuntime
+from autoround_backends._streamed import Recorded
+
+
+class ToyOps(TorchOps):
+    """Plain torch, counted as the kernels that do its work on a device that has Triton."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._tables: set[tuple[int, ...]] = set()
+
+    def fake_quantize_all(
+        self,
+        weights: Sequence[Tensor],
+        roundings: Sequence[Rounding],
+        *,
+        grids: Sequence[Grid],
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """Round the tensors of a block to their grids and back, differentiably."""
+        parts = [t for w, r in zip(weights, roundings, strict=True) for t in (w, *r)]
+        self._find_table([*parts, *(grid.lo for grid in grids)])
+        how = _How(self, self._counter.mode, tuple(grids), dtype)
+        return list(_Fused.apply(how, *parts))  # type: ignore[no-untyped-call]
+
+    def plain_fake_quantize(self, parts: Sequence[Tensor], how: _How) -> list[Tensor]:
+        """Do what the kernel does by plain torch; parts: weight and rounding of each in turn."""
+        rounded = []
+        for number, grid in enumerate(how.grids):
+            weight, *rounding = parts[4 * number : 4 * number + 4]
+            rounded.append(
+                super().fake_quantize(weight, Rounding(*rounding), grid=grid, dtype=how.dtype)
+            )
+        return rounded
+
+    def quantize_all(
+        self, weights: Sequence[Tensor], roundings: Sequence[Rounding], *, grids: Sequence[Grid]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Round the tensors of a block to their grids for good."""
+        self._find_table([t for w, r in zip(weights, roundings, strict=True) for t in (w, *r)])
+        mode = self._counter.mode
+        with mode.kernels("quantize", kinds=kinds_of(grids, weights), tensors=len(weights)):
+            return super().quantize_all(weights, roundings, grids=grids)
+
+    def sign_step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState
+    ) -> SignState:
+        """Move parameters against the signs of their gradients, in place."""
+        if not params:
+            return super().sign_step(params, grads, state=state)
+        self._find_table([*params, *grads])
+        with self._counter.mode.kernels("sign_step", kinds=1, tensors=len(params)):
+            return super().sign_step(params, grads, state=state)
+
+    def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
+        """Round the columns of a block in turn."""
+        with self._counter.mode.kernels("gptq_block", kinds=1, tensors=1):
+            return super().gptq_block(block)
+
+    def _find_table(self, tensors: Sequence[Tensor]) -> None:
+        """Count the copy of a table of addresses, unless one of the same is on the device."""
+        table = tuple(_address(tensor) for tensor in tensors)
+        mode = self._counter.mode
+        if table not in self._tables:
+            self._tables.add(table)
+            mode.wait("a table of addresses from the host")
+            mode.launch()
+
+
+class _How:
+    """What the node is told that is no tensor."""
+
+    def __init__(self, ops: ToyOps, mode: Mode, grids: tuple[Grid, ...], dtype: Any) -> None:
+        self.ops, self.mode, self.grids, self.dtype = ops, mode, grids, dtype
+
+
+class _Fused(torch.autograd.Function):
+    """One node for all tensors, as our kernels have it."""
+
+    @staticmethod
+    def forward(ctx: Any, how: _How, *parts: Tensor) -> tuple[Tensor, ...]:
+        kinds = kinds_of(how.grids, parts[::4])
+        with how.mode.kernels("fake_quantize", kinds=kinds, tensors=len(how.grids)):
+            rounded = how.ops.plain_fake_quantize(parts, how)
+        ctx.save_for_backward(*parts)
+        ctx.how = how
+        return tuple(rounded)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        how, parts = ctx.how, ctx.saved_tensors
+        kinds = kinds_of(how.grids, parts[::4])
+        wanted = [n for n, need in enumerate(ctx.needs_input_grad[1:]) if need]
+        with how.mode.kernels("backward", kinds=kinds, tensors=len(how.grids)):
+            leaves = [part.detach() for part in parts]
+            for number in wanted:
+                leaves[number].requires_grad_()
+            with torch.enable_grad():
+                rounded = how.ops.plain_fake_quantize(leaves, how)
+            by_part = torch.autograd.grad(rounded, [leaves[number] for number in wanted], grads)
+        gradients: list[Tensor | None] = [None] * (1 + len(parts))
+        for number, gradient in zip(wanted, by_part, strict=True):
+            gradients[1 + number] = gradient
+        return tuple(gradients)
+
+
+def kinds_of(grids: Sequence[Grid], weights: Sequence[Tensor]) -> int:
+    """Return how many launches tensors need: those of one group size and symmetry share one."""
+    kinds = {(w.shape[-1], g.levels.fixed_zero) for w, g in zip(weights, grids, strict=True)}
+    return len(kinds)
+
+
+def _address(tensor: Any) -> int:
+    """Return where the numbers of a toy tensor lie."""
+    address: int = getattr(tensor, "raw", tensor).data_ptr()
+    return address
+
+
+class Tape:
+    """A recording: operations in their order, with the tensors that they were done with."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self.operations: list[Any] = []
+        self.launches = 0
+
+    def replay(self) -> None:
+        """Do everything again, to the tensors that it was done to."""
+        mode = self._counter.mode
+        mode.launch()
+        mode.here.in_graphs += self.launches
+        with mode.silence(), torch.no_grad():
+            for op, args, kwargs, result in self.operations:
+                if op.is_view:
+                    continue
+                again = op(*args, **kwargs)
+                for to, new in zip(tensors_of(result), tensors_of(again), strict=True):
+                    if to is not new:
+                        to.copy_(new)
+
+
+class ToyStream:
+    """A queue in which everything is done at once."""
+
+    def wait_stream(self, other: object) -> None:
+        """Wait for nothing."""
+
+
+class ToyModule:
+    """The part of torch's module for a kind of device that recordings are made with."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._stream = counter, ToyStream()
+
+    def Stream(self, device: torch.device) -> ToyStream:  # noqa: N802 (torch's own name)
+        """Return the one queue there is."""
+        return self._stream
+
+    def stream(self, stream: object) -> Any:
+        """Queue work there: change nothing."""
+        return nullcontext()
+
+    def device(self, device: torch.device) -> Any:
+        """Make a device the current one: there is one."""
+        return nullcontext()
+
+    def empty_cache(self) -> None:
+        """Release nothing."""
+
+    def current_stream(self, device: torch.device) -> ToyStream:
+        """Return the queue."""
+        return self._stream
+
+    @contextmanager
+    def graph(self, graph: Tape, stream: object = None) -> Iterator[None]:
+        """Note operations while they are done."""
+        mode = self._counter.mode
+        mode.recording, mode.recorded = graph.operations, 0
+        try:
+            yield
+        finally:
+            graph.launches = mode.recorded
+            mode.recording = None
+
+
+class ToyRuntime(TorchRuntime):
+    """The toy device as an accelerator: memory of its own, copies beside the work, recordings.
+
+    memory_bytes: of the device.
+    """
+
+    def __init__(self, counter: Counter, device: torch.device, *, memory_bytes: int) -> None:
+        super().__init__("toy", device)
+        self._counter, self._memory = counter, memory_bytes
+        self.refusals: list[str] = []
+
+    @cached_property
+    def ops(self) -> Ops:
+        """Plain torch that counts as kernels."""
+        return ToyOps(self._counter)
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Say that 16 bit is fast."""
+        return (Speed(torch.bfloat16, 4e14), Speed(torch.float32, 5e13))
+
+    def memory(self) -> Memory:
+        """Return what was given."""
+        return Memory(self._memory, self._memory)
+
+    def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
+        """Copy as from pinned memory, for which nothing waits."""
+        self._counter.beside = True
+        try:
+            return super().upload(tensors)
+        finally:
+            self._counter.beside = False
+
+    def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
+        """Record a step; the step itself where that fails."""
+        try:
+            return Recorded(
+                step,
+                examples,
+                device=self.device,
+                module=ToyModule(self._counter),
+                graph=Tape(self._counter),
+            )
+        except RuntimeError as error:
+            self.refusals.append(str(error).splitlines()[0][:200])
+            return step
