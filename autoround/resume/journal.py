@@ -101,6 +101,11 @@ class Journal:
                 f"{self.folder} has layout {layout}, and this version reads {LAYOUT}: go on with "
                 "the version that began it, or begin again with --restart"
             )
+        if not self._own(streams):
+            raise OutputError(
+                f"{path} names {streams} as its streams, which is no folder of theirs; begin again "
+                "with --restart"
+            )
         if self._work_dir is not None and self._work_dir != streams.parent:
             raise OutputError(
                 f"the streams of {self.folder} are in {streams.parent}: leave --work-dir out"
@@ -159,7 +164,8 @@ class Journal:
         self._take()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             header = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-            remove_tree(_streams_folder(Path(header["streams"])))
+            if self._own(streams := Path(header["streams"])):
+                remove_tree(streams)
         # First of all: without it the rest is nothing that could be resumed.
         try:
             remove_file(self.folder / RUN)
@@ -169,17 +175,16 @@ class Journal:
         remove_tree(self.folder)
         self.release()
 
+    def _own(self, streams: Path) -> bool:
+        """Tell whether this journal made a folder: others' are neither used nor deleted."""
+        outside = re.escape(self.folder.stem) + r"-[0-9a-f]{8}\.streams"
+        inside = streams.name == "streams" and streams.parent.resolve() == self.folder.resolve()
+        return inside or re.fullmatch(outside, streams.name) is not None
+
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""
         streams = Path(self._header["streams"]) / f"pass-{number}"
         return PassJournal(self.folder / f"pass-{number}", streams)
-
-
-def _streams_folder(path: Path) -> Path:
-    """Refuse to delete what is no folder of streams."""
-    if path.name != "streams" and not path.name.endswith(".streams"):
-        raise ValueError(f"{path} is no folder of streams")
-    return path
 
 
 class PassJournal:

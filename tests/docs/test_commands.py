@@ -151,7 +151,7 @@ def test_examples_of_help_texts_parse(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("autoround quantize MODEL --output OUT", "--output"),
+        ("autoround quantize MODEL --outptu OUT", "--outptu"),
         ("autoround quantise MODEL", "there is no command 'quantise'"),
         ("autoround recipes lst", "there is no command 'lst'"),
         ("autoround plan MODEL OTHER", "unexpected extra argument"),

@@ -230,13 +230,16 @@ def test_what_no_run_put_there_is_not_deleted(journal: Journal) -> None:
     assert journal.of_pass(1).done == 1
 
 
+@pytest.mark.parametrize("name", ["precious", "streams", "film.streams", "x-01234567.streams"])
 def test_a_header_that_names_another_folder_deletes_nothing_there(
-    journal: Journal, tmp_path: Path
+    journal: Journal, tmp_path: Path, name: str
 ) -> None:
-    precious = tmp_path / "precious"
+    precious = tmp_path / name
     precious.mkdir()
     path = journal.folder / RUN
     path.write_text(json.dumps({**json.loads(path.read_text()), "streams": str(precious)}))
+    with pytest.raises(OutputError, match="is no folder of theirs; begin again with --restart"):
+        journal.open()
     journal.clear()
     assert precious.is_dir()
     assert not journal.folder.exists()
