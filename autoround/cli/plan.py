@@ -14,6 +14,7 @@ from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import RUN_FLAGS
 
 if TYPE_CHECKING:
+    from autoround.events import Event
     from autoround.recipe.schema import Recipe
 
 app = typer.Typer()
@@ -96,14 +97,15 @@ def show_plan(
         stream_hub: whether files of weights come from the hub one after another.
         view: what of it to print, and how.
     """
-    from autoround import api
+    from autoround.preparation import prepare
     from autoround.report.plan import layer_lines, plan_lines
+    from autoround.request import make_request
     from autoround.storage.json_text import to_json
 
     with quiet_libraries():
-        plan, estimate = api.plan(
-            model, recipe, device=device, max_memory=max_memory, stream_hub=stream_hub
-        )
+        request = make_request(model, recipe, device=device, stream=stream_hub)
+        prepared = prepare(request, sink=_warn, max_memory=max_memory, may_score=False)
+    plan, estimate = prepared.plan, prepared.estimate
     if view.as_json:
         if view.engines:
             serving = tuple(x for x in plan.serving if x.engine in view.engines)
@@ -114,3 +116,11 @@ def show_plan(
     lines = plan_lines(plan, estimate, engines=view.engines)
     for line in lines + (layer_lines(plan) if view.layers else []):
         echo(line)
+
+
+def _warn(event: Event) -> None:
+    """Print what a run would warn of before its first block."""
+    from autoround.events import Warned
+
+    if isinstance(event, Warned):
+        echo(f"warning: {event.message}", err=True)

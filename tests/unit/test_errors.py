@@ -6,7 +6,13 @@ import re
 from pathlib import Path
 
 from autoround import errors
-from autoround.errors import INTERRUPTED_EXIT_CODE, READER_GONE_EXIT_CODE, AutoRoundError
+from autoround.errors import (
+    HANGUP_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    READER_GONE_EXIT_CODE,
+    TERMINATED_EXIT_CODE,
+    AutoRoundError,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exit-codes.md"
 KINDS = [
@@ -16,6 +22,15 @@ KINDS = [
 ]
 
 
+#: How a command ends that somebody else ended.
+ENDED = (
+    HANGUP_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    READER_GONE_EXIT_CODE,
+    TERMINATED_EXIT_CODE,
+)
+
+
 def test_codes_are_those_of_the_page_and_differ() -> None:
     codes = [kind.exit_code for kind in KINDS]
     assert len(set(codes)) == len(codes)
@@ -23,7 +38,7 @@ def test_codes_are_those_of_the_page_and_differ() -> None:
     listed = {
         int(code) for code in re.findall(r"^\| *`?(\d+)`? *\|", PAGE.read_text(), re.MULTILINE)
     }
-    assert listed == {0, *codes, INTERRUPTED_EXIT_CODE, READER_GONE_EXIT_CODE}
+    assert listed == {0, *codes, *ENDED}
 
 
 def test_one_clause_catches_them_all_and_nothing_else() -> None:

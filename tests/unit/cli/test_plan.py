@@ -126,8 +126,8 @@ def test_what_rules_came_to(autoround: Command, model: Path, tmp_path: Path) -> 
     assert "; later rules decide 1 more" in done.out
     assert "rule         layers[1] 'q_proj', blocks 1: 1 layer of 0.0 M weights to 16 bit" in lines
     # 7 of the 8 matrices of attention in 8.5 bits, one in 16, the MLP in 4.5.
-    average = ((20480 * 8.5) + 4096 * 16 + 36864 * 4.5) / 61440
-    assert f"average      {average:.3f} bits per weight of the blocks, with scales" in done.out
+    average = ((20480 * 8.75) + 4096 * 16 + 36864 * 4.625) / 61440
+    assert f"average      {average:.3f} bits per weight of the blocks on the disk" in done.out
     path = tmp_path / "mine.yaml"
     path.write_text("extends: rtn\nlayers:\n- kind: mlp\n  bits: 8\n- {match: q_porj, bits: 8}\n")
     failed = autoround("plan", model, "--recipe", path, "--group-size", 32)

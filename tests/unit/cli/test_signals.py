@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are of 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.fixture
+def by_default() -> Iterator[None]:
+    """Whatever the tests were started by (nohup ignores a hangup), signals do what they do."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("by_default")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_interrupts_and_the_next_would_end_the_process(number: signal.Signals) -> None:
     with ending_signals() as came:

@@ -139,11 +139,29 @@ def test_auto_takes_no_index() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "CPU", "cpu:", "cpu:x", "cpu:-1", "cpu:0:1", " cpu", "cpu ", "cpu\n", ":0", "../cpu", "1"],
+    [
+        "",
+        "CPU",
+        "cpu:",
+        "cpu:x",
+        "cpu:-1",
+        "cpu:0:1",
+        " cpu",
+        "cpu ",
+        "cpu\n",
+        ":0",
+        "../cpu",
+        "-1",
+    ],
 )
 def test_malformed_names_are_refused(name: str) -> None:
     with pytest.raises(DeviceError, match=r"is not of the form NAME or NAME:INDEX; devices here"):
         open_device(name)
+
+
+def test_a_number_is_an_accelerator_of_which_there_may_be_none() -> None:
+    with pytest.raises(DeviceError, match="1 is the accelerator of that number, and there is none"):
+        open_device("1")
 
 
 def test_unknown_names_list_what_there_is(register: Register) -> None:

@@ -19,8 +19,7 @@ from autoround.session.session import Session
 from autoround.types import OutputPlan
 
 from ...runs import NEAREST, make_session
-from ...tiny import make_model, make_tokenizer, write_checkpoint
-from ..resume.test_policy import byte_tokenizer
+from ...tiny import make_byte_tokenizer, make_model, make_tokenizer, write_checkpoint
 
 
 def session(formats: str, model: Any = None) -> Session:
@@ -53,7 +52,7 @@ def test_a_format_has_its_writer_in_a_folder_of_its_own(
     job = session(formats)
     part = replace(job.plan.outputs[0], folder="own")
     with ExitStack() as stack:
-        target = OutputTarget(tmp_path, stack, byte_tokenizer(), 1 << 30)
+        target = OutputTarget(tmp_path, stack, make_byte_tokenizer(), 1 << 30)
         writer = open_writer(job, part, target)
         assert type(writer) is kind
         assert [path.name for path in tmp_path.iterdir()] == ["own.partial"]
@@ -64,7 +63,7 @@ def test_a_format_has_its_writer_in_a_folder_of_its_own(
 def test_side_files_of_a_folder_are_copied_and_those_of_a_model_in_memory_made(
     formats: str, tmp_path: Path
 ) -> None:
-    tokenizer = byte_tokenizer()
+    tokenizer = make_byte_tokenizer()
     source = write_checkpoint("llama", tmp_path / "source")
     make_tokenizer().save_pretrained(source)
     (source / "LICENSE").write_text("free")
@@ -86,7 +85,7 @@ def test_a_tokenizer_that_a_file_cannot_express_is_refused_before_work() -> None
     job = session("auto_round,gguf:q8_0")
     assert len(job.plan.passes) == 2
     for plan in (job.plan, session("gguf:q8_0").plan):
-        check_metadata(plan, job.skeleton, byte_tokenizer())
+        check_metadata(plan, job.skeleton, make_byte_tokenizer())
         with pytest.raises(FormatError, match="tokenizer"):
             check_metadata(plan, job.skeleton, object())
     check_metadata(session("auto_round").plan, job.skeleton, object())

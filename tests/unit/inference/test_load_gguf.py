@@ -16,8 +16,7 @@ from autoround.errors import FormatError, ModelError
 from autoround.inference.load_gguf import load_gguf
 
 from ...runs import NEAREST, even_device, logits, small
-from ...tiny import make_model, token_ids
-from ..resume.test_policy import byte_tokenizer
+from ...tiny import make_byte_tokenizer, make_model, token_ids
 
 __all__ = ["even_device"]
 
@@ -28,7 +27,7 @@ def written(kind: str, folder: Path, file_type: str = "q8_0") -> Path:
         make_model(kind),
         small(values),
         output_dir=folder,
-        tokenizer=byte_tokenizer(),
+        tokenizer=make_byte_tokenizer(),
         device="cpu",
     )
     return folder

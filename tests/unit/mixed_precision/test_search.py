@@ -23,8 +23,8 @@ from autoround.recipe.load import load_recipe
 from autoround.types import Plan
 
 from ...runs import even_device, logits, make_session, quantized, small, tensors_of
-from ...tiny import make_model, token_ids, write_checkpoint
-from ..resume.test_policy import BASE, Stop, byte_tokenizer, content, quantize, stop_after
+from ...tiny import make_byte_tokenizer, make_model, token_ids, write_checkpoint
+from ..resume.test_policy import BASE, Stop, content, quantize, stop_after
 
 __all__ = ["even_device"]
 
@@ -257,7 +257,7 @@ def test_types_of_gguf_are_options(tmp_path: Path) -> None:
         "allocate.avg_bits": 6.5,
     }
     recipe = small({**BUDGET, **values})
-    by_hand, found, _ = allocate(source, recipe, data=IDS, tokenizer=byte_tokenizer())
+    by_hand, found, _ = allocate(source, recipe, data=IDS, tokenizer=make_byte_tokenizer())
     assert len(found.counts) > 1
     assert found.bits <= 6.5
     done = quantize(source, tmp_path / "out", by_hand.to_dict(), data=IDS)
