@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils import backend_registration
 
 NAME = "toy"
+_MAKE = "_setup_privateuseone_for_python_backend"
+#: Why there is none; empty where there is.
+WHY_NOT = "" if hasattr(backend_registration, _MAKE) else "torch is older than such devices"
 #: Operations that take tensors of both devices on real ones, too: copies, and rows to pick.
 BOTH = ("aten.copy_", "aten._to_copy", "aten.index.", "aten.index_put")
 

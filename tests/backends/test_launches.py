@@ -24,6 +24,8 @@ from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import Rounding, initial_rounding
 from autoround.core.signsgd import init
 
+from ..toy_device import WHY_NOT
+
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "tools" / "bench"
 #: Steps that are counted.
@@ -72,6 +74,7 @@ def count(*, mixture: bool) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("mixture", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_counts_do_not_rise(mixture: bool) -> None:
     figures = count(mixture=mixture)
@@ -180,6 +183,7 @@ def test_the_table_is_what_our_kernels_do(
         launched("gptq_block", lambda: ops.gptq_block(block))
 
 
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 def test_a_recording_is_done_again_and_holds_no_wait(counting: Any) -> None:
     code = f"""
 import sys

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ..toy_device import WHY_NOT
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, sys
@@ -101,6 +103,7 @@ SLOW = (
 )
 
 
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
     done = subprocess.run(

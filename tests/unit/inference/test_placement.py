@@ -14,6 +14,8 @@ import pytest
 from autoround.errors import UsageError
 from autoround.inference.placement import refuse_offloading
 
+from ...toy_device import WHY_NOT
+
 ROOT = Path(__file__).parents[3]
 LAYERS = ("model.layers.0.q", "model.layers.10.q")
 #: torch learns of a device for the whole of a process.
@@ -61,6 +63,7 @@ def test_layers_of_the_cpu_beside_an_accelerator_are_refused() -> None:
         refuse_offloading({"": "cpu", "lm_head": 1, "model.norm": 0}, LAYERS)
 
 
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("kind", ["llama", pytest.param("qwen3_moe", marks=pytest.mark.slow)])
 def test_a_model_runs_over_two_devices(kind: str, quantized_family: Callable[[str], Path]) -> None:
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])

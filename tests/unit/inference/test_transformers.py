@@ -161,7 +161,7 @@ def test_it_generates_what_the_unpacked_model_does(
 def test_it_can_be_compiled(pair: tuple[Any, Any]) -> None:
     compiled: Any = torch.compile(pair[0], backend="aot_eager")
     ids = token_ids(2, 9)
-    torch.testing.assert_close(logits(compiled, ids), logits(pair[0], ids), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(compiled, ids), logits(pair[0], ids), atol=3e-4, rtol=3e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral"])
