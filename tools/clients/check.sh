@@ -57,7 +57,7 @@ if [ ${#pythons[@]} -gt 0 ]; then
     .venv/bin/python tools/clients/compare.py --work "$work" "${pythons[@]}" || failed=1
 fi
 if [[ " ${clients[*]} " == *" xllamacpp "* ]]; then
-    for script in gguf_archs gguf_tokenizers; do
+    for script in gguf_archs gguf_tokenizers gguf_activations; do
         .venv/bin/python "tools/clients/$script.py" --work "$work/$script" \
             --python "$work/env-xllamacpp/bin/python" || failed=1
     done
