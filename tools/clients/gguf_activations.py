@@ -42,10 +42,10 @@ def main() -> None:
         autoround.quantize(
             tiny_model(case), recipe, output_dir=out, tokenizer=small_tokenizer(), device="cpu"
         )
-        held = load_gguf(out, device="cpu")
-        rounded = divergence(held, next(out.glob("*.gguf")), work=args.work, python=args.python)
-        write_plain(held, args.work / "plain.gguf")
-        plain = divergence(held, args.work / "plain.gguf", work=args.work, python=args.python)
+        model = load_gguf(out, device="cpu")
+        rounded = divergence(model, next(out.glob("*.gguf")), work=args.work, python=args.python)
+        write_plain(model, args.work / "plain.gguf")
+        plain = divergence(model, args.work / "plain.gguf", work=args.work, python=args.python)
         failed = failed or plain > LIMIT
         print(f"| {case.name} | {rounded:.6f} | {plain:.6f} |", flush=True)
     sys.exit(failed)
