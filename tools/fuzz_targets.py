@@ -231,7 +231,7 @@ def _read_dataset(folder: Path, data: bytes) -> object:
 
 def _journal() -> bytes:
     return json.dumps(
-        {"layout": 2, "streams": "x/out.journal/streams", "model": "m", "recipe": {"bits": 4}}
+        {"layout": 2, "streams": "w/out-01234567.streams", "model": "m", "recipe": {"bits": 4}}
     ).encode()
 
 

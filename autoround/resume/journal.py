@@ -178,8 +178,12 @@ class Journal:
     def _own(self, streams: Path) -> bool:
         """Tell whether this journal made a folder: others' are neither used nor deleted."""
         outside = re.escape(self.folder.stem) + r"-[0-9a-f]{8}\.streams"
-        inside = streams.name == "streams" and streams.parent.resolve() == self.folder.resolve()
-        return inside or re.fullmatch(outside, streams.name) is not None
+        if re.fullmatch(outside, streams.name):
+            return "\0" not in str(streams)
+        try:
+            return streams.name == "streams" and streams.parent.samefile(self.folder)
+        except (OSError, ValueError):  # such as a name with a null byte
+            return False
 
     def of_pass(self, number: int) -> PassJournal:
         """Return the part of one pass over the blocks, from 1."""
