@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoround.confined import Confined, ConfinedError, Handler, LimitError, Message
 from autoround.errors import DataError, one_line
+from autoround.model.files.tokenizer import checked_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,7 @@ def _make_handler(folder: Path) -> Handler:
             return Message(data=_prepare(processor, message.data, *options))
         if name == "render":
             text = processor.apply_chat_template(options[0], tokenize=False)
-            return Message(str(text))
+            return Message(checked_text(text))
         token = getattr(processor, "image_token", None)
         return Message(
             {

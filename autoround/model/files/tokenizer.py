@@ -217,13 +217,13 @@ def _make_handler(folder: Path) -> Handler:
         if name == "decode":
             ids = array.array("q", message.data).tolist()
             text = tokenizer.decode(ids, skip_special_tokens=options[0])
-            return Message(_checked_text(text))
+            return Message(checked_text(text))
         if name == "render":
             turns, tools, answering = options
             text = tokenizer.apply_chat_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=answering
             )
-            return Message(_checked_text(text))
+            return Message(checked_text(text))
         if name == "backend":
             backend = getattr(tokenizer, "backend_tokenizer", None)
             return Message(data=b"" if backend is None else backend.to_str().encode())
@@ -256,7 +256,15 @@ def _encode(tokenizer: Any, data: bytes, special: bool, verbose: bool) -> bytes:
     return array.array("q", ids).tobytes()
 
 
-def _checked_text(text: Any) -> str:
+def checked_text(text: Any) -> str:
+    """Return what a tokenizer or a template made, where it is a text of a length that may be.
+
+    Args:
+        text: of any type.
+
+    Raises:
+        TypeError, ValueError: it is none, or has more than MAX_TEXT_CHARS characters.
+    """
     if not isinstance(text, str):
         raise TypeError(f"it gave {type(text).__name__} instead of text")
     if len(text) > MAX_TEXT_CHARS:
