@@ -10,7 +10,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 #: The minor release that constraints.txt names; releases that only mend it count as tested.
-NEWEST_TRANSFORMERS = "5.23"
+NEWEST_TRANSFORMERS = "5.24"
 
 
 class UntestedVersionWarning(UserWarning):

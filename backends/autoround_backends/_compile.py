@@ -89,7 +89,9 @@ class Compiled:
             unshared = FunctionType(code, call.__globals__, call.__name__, call.__defaults__)
         known = torch._inductor.list_options()
         options = {name: value for name, value in OPTIONS.items() if name in known}
-        self._fast: BlockCall | None = torch.compile(unshared, dynamic=False, options=options)
+        # torch 2.8 looks for settings in its folder already here.
+        with private_folder():
+            self._fast: BlockCall | None = torch.compile(unshared, dynamic=False, options=options)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ digest stands beside each file, in a folder of this user's that nobody else may 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from functools import lru_cache
@@ -62,7 +63,9 @@ def checking_manager() -> Any:
             if self.get_file(f"__grp__{filename}") is None:
                 return None
             group: dict[str, str] | None = super().get_group(filename)
-            paths = list(map(Path, (group or {}).values()))
+            if group is None or group.keys() != _named(Path(self.cache_dir), filename):
+                return None  # Triton before 3.5 leaves out what is missing
+            paths = list(map(Path, group.values()))
             inside = all(path.parent == Path(self.cache_dir) for path in paths)
             return group if inside and all(map(is_whole, paths)) else None
 
@@ -75,6 +78,12 @@ def checking_manager() -> Any:
             return os.path.join(self.cache_dir, filename)
 
     return CheckingManager
+
+
+def _named(folder: Path, filename: str) -> set[str]:
+    """Return the files that the list of a group names; its own digest was checked."""
+    listed = json.loads((folder / f"__grp__{filename}").read_text(encoding="utf-8"))
+    return set(listed.get("child_paths") or ())
 
 
 @lru_cache(maxsize=1)

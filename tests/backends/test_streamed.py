@@ -231,9 +231,9 @@ def test_steps_of_a_second_device_are_recorded_there() -> None:
 
 
 def test_torch_takes_the_options_of_a_recording() -> None:
-    cuda, xpu = (inspect.signature(m.graph.__init__).parameters for m in (torch.cuda, torch.xpu))
-    assert {"stream", *RECORDING} <= set(cuda)
-    assert "stream" in xpu
+    assert {"stream", *RECORDING} <= set(inspect.signature(torch.cuda.graph.__init__).parameters)
+    if hasattr(torch.xpu, "graph"):  # not in torch 2.8, where steps are not recorded there
+        assert "stream" in inspect.signature(torch.xpu.graph.__init__).parameters
 
 
 def test_what_a_recording_reads_is_kept_with_it() -> None:

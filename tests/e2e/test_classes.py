@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from autoround.tested import NEWEST_TRANSFORMERS
+
 from ..classes import class_names, go_through, go_through_all
+from ..clients import is_before
 
 PAGE = Path(__file__).parents[2] / "docs" / "model-classes.md"
 #: A weight that is read, stacks of different counts, state that blocks share, several streams.
@@ -17,6 +20,8 @@ FAST = {
     "gemma3n_text": "rounds",
     "hrm_text": "refused",
 }
+#: The page is of the newest release that the project was tested with.
+OLDER = is_before("transformers", NEWEST_TRANSFORMERS)
 
 
 def states() -> dict[str, str]:
@@ -28,6 +33,8 @@ def states() -> dict[str, str]:
 @pytest.mark.parametrize(("name", "state"), FAST.items())
 def test_a_class_comes_to_what_the_page_says(name: str, state: str) -> None:
     outcome = go_through(name)
+    if outcome.state == "not made" and OLDER:
+        pytest.skip("this transformers makes no small copy of it")
     assert (outcome.state, states()[name]) == (state, state), outcome.reason
     if state == "works":
         assert outcome.packed >= 2 / 3
@@ -35,6 +42,7 @@ def test_a_class_comes_to_what_the_page_says(name: str, state: str) -> None:
         assert len(outcome.reason) > 20
 
 
+@pytest.mark.skipif(OLDER, reason="the page is of a newer transformers")
 def test_the_page_has_every_type_and_no_fault() -> None:
     page = states()
     assert set(page) == set(class_names())

@@ -57,12 +57,20 @@ def naive_fake_quantize(weight: Tensor, rounding: Rounding, grid: Grid) -> Tenso
     if grid.levels.fixed_zero:
         zero = torch.full_like(scale, 2 ** (bits - 1))
     else:
-        zero = rounded(-low / scale).clamp(0, top)
+        zero = clamped(
+            rounded(-low / scale), torch.zeros_like(low), torch.full_like(low, float(top))
+        )
     level = rounded(weight / scale + rounding.offset)
-    # Not torch.maximum: it would give half the gradient to each side of an equality.
-    clamped = torch.where(level < -zero, -zero, torch.where(level > top - zero, top - zero, level))
-    result: Tensor = scale * clamped
+    result: Tensor = scale * clamped(level, -zero, top - zero)
     return result
+
+
+def clamped(value: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """Clamp; at a bound the gradient is the value's.
+
+    torch.clamp gives it to nobody from 2.14 on, torch.maximum half to each side.
+    """
+    return torch.where(value < lowest, lowest, torch.where(value > highest, highest, value))
 
 
 def gradients(case: Case) -> list[np.ndarray[Any, Any]]:

@@ -30,6 +30,7 @@ from autoround.types import (
 )
 
 from ....bit_stream import stream_values, stream_words
+from ....clients import needs_library
 from ....tiny_quantized import make_plan, nearest
 
 
@@ -228,6 +229,7 @@ def test_golden_words() -> None:
 def test_the_library_reads_the_same_weights(
     bits: int, sym: bool, size: int, shape: tuple[int, int]
 ) -> None:
+    needs_library(bits)
     library = pytest.importorskip("compressed_tensors.compressors.pack_quantized")
     from compressed_tensors.quantization import QuantizationScheme
 
