@@ -32,7 +32,6 @@ from autoround_backends.conformance.examples import Example, Shape
 from autoround_backends.conformance.subject import Subject
 from autoround_backends.cpu import BACKEND, CpuRuntime
 
-from ..clients import is_before
 from ..runs import logits, make_session, quantized
 from ..tiny import make_model, token_ids
 
@@ -333,8 +332,7 @@ def test_they_compile_for_a_gpu(sym: bool) -> None:
         assert not counts["fma"], f"{name}: a product and a sum are rounded once"
         assert not counts["div.full"], f"{name}: a quotient is not rounded to nearest"
         # Its tile lies by columns of any length: no address of it is known to be a multiple.
-        if not is_before("triton", "3.5"):
-            assert counts["vectors"] or name == "gptq_block", f"{name}: read one by one"
+        assert counts["vectors"] or name == "gptq_block", f"{name}: read one by one"
     assert found["fake_quantize"]["cvt.rn.bf16"], "bfloat16 is cut, not rounded"
     assert not any(counts["cvt.rz.bf16"] for counts in found.values())
 

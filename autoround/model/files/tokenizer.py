@@ -87,13 +87,15 @@ class ModelTokenizer:
         """Return the text of ids.
 
         Args:
-            ids: numbers or a tensor of them, [n].
+            ids: numbers or a tensor of them, [n]; or one number.
             skip_special_tokens: whether to leave special tokens out.
 
         Raises:
             DataError: the tokenizer fails, or takes more than it may.
         """
-        numbers = array.array("q", [int(number) for number in ids])
+        # A streamer of transformers asks for the last id by itself.
+        several = [ids] if isinstance(ids, int) else ids
+        numbers = array.array("q", [int(number) for number in several])
         request = ["decode", skip_special_tokens]
         return str(self._ask(request, numbers.tobytes()).value)
 

@@ -29,6 +29,7 @@ def test_it_splits_text_as_the_saved_one_does(checkpoint: Callable[[str], Path])
         ids = own.encode(text, add_special_tokens=special)
         assert found.encode(text, add_special_tokens=special) == ids
     assert found.decode(ids) == found.decode(torch.tensor(ids)) == own.decode(ids)
+    assert found.decode(ids[-1]) == own.decode(ids[-1:])
     turns = [{"role": "user", "content": "hi"}]
     for answering in (True, False):
         rendered = own.apply_chat_template(turns, tokenize=False, add_generation_prompt=answering)
