@@ -14,6 +14,7 @@ from autoround.export.load_check import Loader
 from autoround.export.open_writer import check_metadata
 from autoround.mixed_precision.budget import resolve_budget, restore_budget
 from autoround.mixed_precision.search import has_budget
+from autoround.model.files.tokenizer import ModelTokenizer
 from autoround.model.skeleton import Skeleton
 from autoround.planning.calibration import Calibration, load_calibration, needed_calibration
 from autoround.planning.estimate import make_estimate
@@ -125,6 +126,8 @@ def prepare(
     refuse_second_reading(plan, skeleton)
     # What cannot be written is better told now than after the blocks.
     check_metadata(plan, skeleton, request.tokenizer)
+    if isinstance(request.tokenizer, ModelTokenizer):
+        request.tokenizer.rest()
     budget = host_budget(runtime, max_memory)
     estimate = make_estimate(plan, skeleton, runtime=runtime, budget=budget)
     if skeleton.stream is not None:

@@ -56,8 +56,10 @@ class ModelTokenizer:
         if not self._where.is_file():
             self._where = folder
         _refuse_large(folder)
+        # Kept, or files of llama.cpp would begin a process beside a run's threads.
+        self._backend: Backend | None = None
         try:
-            self._process = Confined(lambda: _make_handler(folder))
+            self._process: Confined | None = Confined(lambda: _make_handler(folder))
             self._known: Mapping[str, Any] = self._process.ask(["attributes"]).value
         except (ConfinedError, LimitError) as error:
             reason = f"its tokenizer {error}" if isinstance(error, LimitError) else one_line(error)
@@ -155,8 +157,16 @@ class ModelTokenizer:
     @property
     def backend_tokenizer(self) -> Backend | None:
         """The content of its tokenizer.json, or None for a tokenizer that is written in Python."""
-        text = self._ask(["backend"]).data
-        return Backend(text.decode()) if text else None
+        if self._backend is None:
+            text = self._ask(["backend"]).data
+            self._backend = Backend(text.decode()) if text else None
+        return self._backend
+
+    def rest(self) -> None:
+        """End its process, whose memory is free then; what is asked next begins another one."""
+        if self._process is not None:
+            self._process.close()
+        self._process = None
 
     @property
     def _template_file(self) -> Path:
@@ -165,6 +175,8 @@ class ModelTokenizer:
 
     def _ask(self, value: Any, data: bytes = b"") -> Message:
         try:
+            if self._process is None:
+                self._process = Confined(lambda: _make_handler(self._folder))
             return self._process.ask(value, data)
         except LimitError as error:
             raise DataError(

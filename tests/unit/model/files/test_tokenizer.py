@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,3 +176,25 @@ def test_in_the_process_itself_it_gives_the_same(
     turns = [{"role": "user", "content": "hi"}]
     assert here.apply_chat_template(turns) == child.apply_chat_template(turns)
     assert here.backend_tokenizer == child.backend_tokenizer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is a process of its own there alone")
+def test_one_at_rest_has_no_process_and_answers_as_before(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    others = children()
+    tokenizer = load_tokenizer(checkpoint("llama"))
+    before = tokenizer.encode("the quick"), tokenizer.backend_tokenizer
+    assert len(children() - others) == 1
+    tokenizer.rest()
+    tokenizer.rest()
+    assert tokenizer.backend_tokenizer == before[1]
+    assert tokenizer.eos_token_id is not None
+    assert not children() - others, "what is known is not asked again"
+    assert tokenizer.encode("the quick") == before[0]
+    assert len(children() - others) == 1
+
+
+def children() -> set[str]:
+    """Return the processes that this one began and that live."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
