@@ -112,6 +112,11 @@ def read_tensors(file: Path, names: Iterable[str]) -> dict[str, Tensor]:
                 tensors[name] = opened.get_tensor(name).clone()
             except SafetensorError as error:
                 raise ModelError(f"{file}: tensor {name!r}: {error}") from error
+            except (MemoryError, RuntimeError) as error:
+                shape = "x".join(map(str, opened.get_slice(name).get_shape()))
+                raise ModelError(
+                    f"{file}: tensor {name!r} of {shape} does not fit the memory that is free"
+                ) from error
     return tensors
 
 
@@ -217,7 +222,11 @@ def headers_of(files: Iterable[str | Path]) -> dict[str, tuple[tuple[int, ...], 
 
 def _open(file: Path) -> safe_open:
     try:
-        return safe_open(file, framework="pt", device="cpu")
+        try:
+            return safe_open(file, framework="pt", device="cpu")
+        except RuntimeError:
+            # torch maps a file to be written to, which Linux refuses beyond the memory there is.
+            return safe_open(file, framework="pt", device="cpu", backend="pread")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or not a safetensors file: {error}") from error
 

@@ -87,6 +87,32 @@ def test_what_is_read_does_not_keep_the_file_mapped(tmp_path: Path) -> None:
     assert read.untyped_storage().nbytes() == 8
 
 
+def test_a_file_larger_than_any_memory_is_read_tensor_by_tensor(tmp_path: Path) -> None:
+    """torch maps files to be written to: Linux refuses one that exceeds the memory there is."""
+    huge = 1 << 40
+    header = {
+        "small": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "huge": {"dtype": "U8", "shape": [1024, huge // 1024], "data_offsets": [24, 24 + huge]},
+    }
+    text = json.dumps(header).encode()
+    file = tmp_path / SINGLE
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.write(torch.arange(6.0).numpy().tobytes())
+        try:
+            opened.truncate(8 + len(text) + 24 + huge)
+        except OSError as error:
+            pytest.skip(f"no file of holes here: {error}")
+    found = CheckpointSource(tmp_path)
+    assert found.headers()["huge"] == ((1024, huge // 1024), torch.uint8)
+    assert torch.equal(found.read(["small"])["small"], torch.arange(6.0).reshape(2, 3))
+    overcommit = Path("/proc/sys/vm/overcommit_memory")
+    if not overcommit.is_file() or overcommit.read_text().strip() == "1":
+        return  # such a system promises any memory, and ends what uses it
+    with pytest.raises(ModelError, match=r"'huge' of 1024x1073741824 does not fit the memory"):
+        found.read(["huge"])
+
+
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / SINGLE)
     with pytest.raises(ModelError, match="no tensor 'd'"):
