@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoround.confined import Confined, ConfinedError, Handler, LimitError, Message
 from autoround.errors import DataError, one_line
-from autoround.model.files.tokenizer import checked_text
+from autoround.model.files.tokenizer import checked_text, refuse_large
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,7 @@ class ModelProcessor:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        refuse_large(folder)
         try:
             self._process = Confined(lambda: _make_handler(folder))
             self._known: Mapping[str, Any] = self._process.ask(["attributes"]).value

@@ -55,7 +55,7 @@ class ModelTokenizer:
         self._where = folder / "tokenizer.json"
         if not self._where.is_file():
             self._where = folder
-        _refuse_large(folder)
+        refuse_large(folder)
         # Kept, or files of llama.cpp would begin a process beside a run's threads.
         self._backend: Backend | None = None
         try:
@@ -201,8 +201,11 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     return ModelTokenizer(folder)
 
 
-def _refuse_large(folder: Path) -> None:
-    """Refuse files that are larger than any tokenizer.
+def refuse_large(folder: Path) -> None:
+    """Refuse files that are larger than any tokenizer or processor.
+
+    Args:
+        folder: of the model.
 
     Raises:
         DataError: there is one.
@@ -211,7 +214,7 @@ def _refuse_large(folder: Path) -> None:
     for file in sorted(files):
         if file.is_file() and file.stat().st_size > MAX_BYTES and "index" not in file.name:
             raise DataError(
-                f"{file} has {file.stat().st_size >> 20} MiB, and a tokenizer's file may have "
+                f"{file} has {file.stat().st_size >> 20} MiB, and a tokenizer's or processor's file may have "
                 f"{MAX_BYTES >> 20}; put the right one there"
             )
 

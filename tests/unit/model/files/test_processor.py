@@ -96,3 +96,10 @@ def test_a_damaged_config_is_an_error_of_the_data(content: str, folder: Path) ->
 def test_a_folder_without_one_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no processor that can be loaded"):
         load_processor(tmp_path)
+
+
+def test_a_file_larger_than_any_is_refused_unread(folder: Path) -> None:
+    with config_of(folder).open("r+b") as file:
+        file.truncate(200 << 20)
+    with pytest.raises(DataError, match="has 200 MiB, and a tokenizer's or processor's file may"):
+        load_processor(folder)

@@ -133,7 +133,7 @@ def test_a_hostile_template_ends_in_time(name: str, impatient: None, tmp_path: P
         ("a text times a thousand, five times", "takes more than 1 GiB of memory"),
         ("a thousand letters for one", "makes 1002 tokens of 3 characters; legal: 64 of one"),
         ("an entry of 100,000 letters", "101 entries of up to 100000 characters"),
-        ("a file of 200 MiB", "has 200 MiB, and a tokenizer's file may have 128"),
+        ("a file of 200 MiB", "has 200 MiB, and a tokenizer's or processor's file may have 128"),
     ],
 )
 def test_limits_are_named(name: str, said: str, impatient: None, tmp_path: Path) -> None:
