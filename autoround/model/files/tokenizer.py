@@ -214,8 +214,8 @@ def refuse_large(folder: Path) -> None:
     for file in sorted(files):
         if file.is_file() and file.stat().st_size > MAX_BYTES and "index" not in file.name:
             raise DataError(
-                f"{file} has {file.stat().st_size >> 20} MiB, and a tokenizer's or processor's file may have "
-                f"{MAX_BYTES >> 20}; put the right one there"
+                f"{file} has {file.stat().st_size >> 20} MiB, and a tokenizer's or processor's "
+                f"file may have {MAX_BYTES >> 20}; put the right one there"
             )
 
 
