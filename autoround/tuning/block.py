@@ -20,7 +20,7 @@ from autoround.model.stacked_experts import as_matrix
 from autoround.session.activations import ActivationStreams
 from autoround.session.block_output import BlockOutput, QuantizedWeight
 from autoround.session.loaded_block import LoadedBlock, load_block, observe_inputs
-from autoround.session.prefetch import BlockPrefetcher
+from autoround.session.prefetch import BlockPrefetcher, StoredBlock
 from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.experts import undertrained_experts
@@ -62,7 +62,7 @@ class BlockTuner:
         if streams is not None:
             loaded = load_block(session, self.runner, block, stored.by_param)
             importance = self._advance_full(loaded, streams)
-        targets = self._targets(block, stored.by_param, importance)
+        targets = self._targets(block, stored, importance)
         host, source = stored.host, stored.source
         # On a device these are copies of their own, which tuning's memory is needed for.
         del stored
@@ -96,15 +96,16 @@ class BlockTuner:
         return tuning.quantized_inputs and (not last or bool(tuning.tuned_head))
 
     def _targets(
-        self, block: BlockPlan, stored: Mapping[str, Tensor], importance: Importance
+        self, block: BlockPlan, stored: StoredBlock, importance: Importance
     ) -> dict[str, Target]:
         """Group the weights of a block, give them their grids, and initialise their rounding."""
         targets = {
             layer.name: make_target(
                 self.session,
                 layer,
-                as_matrix(layer, stored[layer.param]),
+                as_matrix(layer, stored.by_param[layer.param]),
                 importance.get(layer.path),
+                largest=stored.largest[layer.param],
             )
             for layer in block.quantized
         }

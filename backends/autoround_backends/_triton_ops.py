@@ -1,4 +1,4 @@
-"""The operations of the tuning loop by our Triton kernels: a launch for all tensors of a block.
+"""The operations of tuning by our Triton kernels: a launch for all tensors of a block.
 
 Tensors of other groups or another kind of grid get a launch of their own; nested grids, groups
 wider than MAX_WIDTH and what is not laid out in float32 go through plain torch.
@@ -20,14 +20,16 @@ from autoround.core import signsgd
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
 from autoround.core.grids.levels import AsymmetricLevels, IntegerLevels
-from autoround.core.grids.scales import Half
+from autoround.core.grids.scales import Half, Nested
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
+from autoround.core.search import CHUNK_ELEMENTS
+from autoround.core.search_nested import search_nested
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
+from autoround_backends._search_layout import MAX_WIDTH
+from autoround_backends._triton_search_ops import TritonSearch
 
-#: Wider groups, such as one for a whole tensor, would be the work of one program.
-MAX_WIDTH = 1 << 15
 #: Elements a program holds at a time, and those of one step along a group.
 BLOCK, BLOCK_W = 2048, 1024
 #: Columns of a GPTQ block at most, and rows of it that a program holds.
@@ -99,6 +101,24 @@ class TritonOps(TorchOps):
         self._max_width = max_width
         self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         self._keeping: list[list[Tensor]] = []
+        self._search = TritonSearch(device, on, max_width=max_width)
+
+    @torch.no_grad()
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error."""
+        if not self._search.fits(groups, importance, levels, scales):
+            return super().search_scales(groups, importance, levels, scales=scales, chunk=chunk)
+        if isinstance(scales, Nested):
+            return search_nested(groups, importance, levels, scales=scales, stages=self._search)
+        return self._search.search_grid(groups, importance, levels)
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype

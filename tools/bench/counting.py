@@ -50,6 +50,11 @@ KERNELS = {
     "quantize": Launches(1),
     "sign_step": Launches(1),
     "gptq_block": Launches(1),
+    # The scales of a layer, those of all its experts: candidates, and for super-blocks the
+    # neighbours of their integers.
+    "search": Launches(1),
+    "fit_minima": Launches(1),
+    "correct": Launches(1),
 }
 
 

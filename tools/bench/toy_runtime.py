@@ -19,12 +19,20 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.scales import Half, Nested
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
+from autoround.core.search import CHUNK_ELEMENTS
+from autoround.core.search_nested import PlainStages, search_nested
 from autoround.core.signsgd import SignState
 from autoround.device.protocol import Memory, Speed, Step, Upload
 from autoround.device.runtime import TorchRuntime
+from autoround_backends._search_layout import fits_layout, kernels_know
 from autoround_backends._streamed import Recorded
+
+#: Elements that plain torch searches at a time in place of a kernel: all that fit a test's memory.
+TOY_CHUNK = 1 << 22
 
 
 class ToyOps(TorchOps):
@@ -33,6 +41,23 @@ class ToyOps(TorchOps):
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._tables: set[tuple[int, ...]] = set()
+        self._stages = ToyStages(counter)
+
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error."""
+        if not kernels_know(levels, scales) or not fits_layout(groups, importance, scales):
+            return super().search_scales(groups, importance, levels, scales=scales, chunk=chunk)
+        if isinstance(scales, Nested):
+            return search_nested(groups, importance, levels, scales=scales, stages=self._stages)
+        return self._stages.search_grid(groups, importance, levels)
 
     def fake_quantize_all(
         self,
@@ -90,6 +115,39 @@ class ToyOps(TorchOps):
             self._tables.add(table)
             mode.wait("a table of addresses from the host")
             mode.launch()
+
+
+class ToyStages:
+    """The search of every group by itself, counted as a kernel for each of its parts."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._plain = PlainStages(TOY_CHUNK)
+        self._ladders: set[int] = set()
+
+    def search_grid(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales of one float16 a group, and zero points."""
+        self._find_ladder(levels.bits)
+        with self._counter.mode.kernels("search", kinds=1, tensors=1):
+            return self._plain.search_grid(groups, importance, levels)
+
+    def fit_minima(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales and minima."""
+        self._find_ladder(-levels.bits)
+        with self._counter.mode.kernels("fit_minima", kinds=1, tensors=1):
+            return self._plain.fit_minima(groups, importance, levels)
+
+    def correct(self, groups: Tensor, importance: Tensor | None, grid: Grid) -> Grid:
+        """Round a grid to its super-blocks, and try the neighbours of their integers."""
+        with self._counter.mode.kernels("correct", kinds=1, tensors=1):
+            return self._plain.correct(groups, importance, grid)
+
+    def _find_ladder(self, ladder: int) -> None:
+        """Count the copy of a ladder's rungs, unless they are on the device."""
+        if ladder not in self._ladders:
+            self._ladders.add(ladder)
+            self._counter.mode.wait("the rungs of a ladder from the host")
+            self._counter.mode.launch()
 
 
 class _How:

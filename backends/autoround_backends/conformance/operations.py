@@ -15,6 +15,7 @@ from autoround.core.rounding import Rounding, dequantize
 from autoround_backends import reference
 from autoround_backends.conformance.examples import SHAPES, SIZES, Example, Shape
 from autoround_backends.conformance.gptq_block import gptq_block_cases
+from autoround_backends.conformance.scale_search import scale_search_cases
 from autoround_backends.conformance.subject import Case, Subject, require
 
 
@@ -47,6 +48,7 @@ def operation_cases() -> Iterator[Case]:
     yield Case("sign steps are those of the oracle", _sign_steps)
     yield Case("there is a sign step of nothing", _no_step)
     yield from gptq_block_cases()
+    yield from scale_search_cases()
 
 
 def _example(kind: _Kind) -> Example:
