@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from autoround.core import search_nested
 from autoround.core.grids.gguf_types import GGUF_TYPES
 from autoround.core.grids.grid import Grid, quant_params, to_groups
 from autoround.core.grids.levels import integer_levels
@@ -142,6 +143,32 @@ def test_super_blocks_are_those_of_plain_torch(name: str, stacked: int) -> None:
     given_weights = data if stacked else own_weights(data[0])
     ours, theirs = (errors(given_weights, grid).sum() for grid in (found, wanted))
     assert ours <= theirs * 1.005
+
+
+@pytest.mark.parametrize(("name", "seed"), [("q5_k", 3), ("q4_k", 6), ("q2_k", 8), ("q6_k", 24)])
+def test_the_last_integer_of_a_super_block_stays(
+    name: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the super-block's float16: with another one all of its groups would be read anew."""
+    kind = GGUF_TYPES[name]
+    assert kind.nested is not None
+    data = drawn((8, 2 * kind.block), kind.group_size, stacked=1 - seed % 2, seed=seed)
+    levels = integer_levels(kind.bits, sym=kind.sym)
+    wanted = searched(TorchOps(), data, levels, kind.nested)
+    with no_fallback():
+        found = searched(TritonOps(DEVICE), data, levels, kind.nested)
+    rounded = search_nested._sub_scales
+
+    def free(grid: Grid, scales: Nested) -> Any:
+        parts = rounded(grid, scales)
+        return parts._replace(fixed=torch.zeros_like(parts.fixed))
+
+    monkeypatch.setattr(search_nested, "_sub_scales", free)
+    other = searched(TorchOps(), data, levels, kind.nested)
+    moved = (other.lo != wanted.lo) | (other.hi != wanted.hi)
+    assert moved.any(), "the case shows nothing"
+    same = (found.lo == wanted.lo) & (found.hi == wanted.hi)
+    assert same[moved].double().mean() > 0.7
 
 
 @pytest.mark.parametrize("sym", [True, False])
