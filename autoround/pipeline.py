@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from autoround.errors import OutputError, UsageError
 from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
 from autoround.export.open_writer import OutputTarget, open_writer
@@ -181,7 +183,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
     for block in plan.blocks:
         if block.index < session.finished_blocks:
             if not end_to_end:
-                deliver(replay_block(session, block.index))
+                deliver(_on_device(session, replay_block(session, block.index)))
             continue
         output = tuner.tune(block)
         if store is not None:
@@ -192,7 +194,8 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         if not end_to_end:
             deliver(output)
         elif store is None:
-            finished.append(output)
+            # All blocks together are more than a device holds.
+            finished.append(output.on(torch.device("cpu")))
         session.runtime.release()
     if end_to_end and streams is not None:
         steps = plan.tuning.end_to_end.steps
@@ -210,6 +213,13 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         deliver(output)
     if streams is not None and streams.files is not None and not end_to_end:
         streams.files.remove()
+
+
+def _on_device(session: Session, output: BlockOutput) -> BlockOutput:
+    """Bring a block from its record to where it is packed, unless memory there is short."""
+    if not session.runtime.own_memory or session.tuning.low_memory:
+        return output
+    return output.on(session.runtime.device)
 
 
 def _streams_after(session: Session, index: int) -> tuple[str, ...]:

@@ -68,7 +68,10 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Turn layers into tensors and what else they are; codes take as many bits as they need."""
+    """Turn layers into tensors on the CPU, and what else they are; codes take the bits they need.
+
+    Codes are packed where they are.
+    """
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
     for name, layer in layers.items():
@@ -79,7 +82,7 @@ def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor
                 if field.name == "codes":
                     own["shape"], own["bits"] = list(value.shape), _bits(value)
                     value = pack_codes(value, own["bits"])
-                tensors[f"{name}|{field.name}"] = value
+                tensors[f"{name}|{field.name}"] = value.to("cpu")
             else:
                 own[field.name] = dataclasses.asdict(value) if isinstance(value, Scheme) else value
         facts[name] = own
