@@ -81,6 +81,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             max_memory=destination.max_memory,
             resume=resume,
             work_dir=destination.work_dir,
+            journal=destination.journal,
         )
         if destination.resume:
             results = completed_results(destination.folder, prepared.plan)
@@ -128,6 +129,8 @@ def _open_sessions(
     request.skeleton.fetch_weights(sink)
     shard = prepared.recipe.output.max_shard_bytes
     stored = room_for_journal(destination, estimate, max_shard_bytes=shard)
+    if destination.restart and not stored:
+        journal.clear()
     if stored:
         tokens = prepared.calibration.tokens
         stores = open_stores(

@@ -17,7 +17,8 @@ META = torch.device("meta")
 def plain() -> QuantizedTensor:
     codes = torch.arange(8, dtype=torch.uint8).reshape(2, 4)
     scale = torch.ones(2, 1, dtype=DTYPES["float16"])
-    return QuantizedTensor(codes, scale, torch.full((2, 1), 8, dtype=torch.uint8), Scheme(4, 4, sym=True))
+    zero = torch.full((2, 1), 8, dtype=torch.uint8)
+    return QuantizedTensor(codes, scale, zero, Scheme(4, 4, sym=True))
 
 
 def test_all_parts_of_a_weight_go() -> None:
