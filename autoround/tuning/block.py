@@ -89,6 +89,26 @@ class BlockTuner:
             source,
         )
 
+    def run_finished(self, block: BlockPlan, output: BlockOutput) -> None:
+        """Make the outputs of a finished block the inputs of the next one, as tuning it did.
+
+        Args:
+            block: whose inputs the streams are.
+            output: the block as it was tuned.
+
+        Raises:
+            AutoRoundError: its weights cannot be read.
+        """
+        session, streams = self.session, self.streams
+        assert streams is not None
+        stored = self.prefetcher.next(block)
+        loaded = load_block(session, self.runner, block, stored.by_param)
+        self._advance_full(loaded, streams, observed=False)
+        if self._quantized_goes_on(block):
+            weights = output.on(session.runtime.device).layers
+            quantized = loaded.without_quantized().with_weights(_dense(session, weights))
+            self._advance(quantized, streams, QUANTIZED)
+
     def _quantized_goes_on(self, block: BlockPlan) -> bool:
         """Tell whether anything after a block reads the quantized stream."""
         last = block.index + 1 == len(self.session.plan.blocks)
@@ -113,13 +133,18 @@ class BlockTuner:
             return targets
         return with_gptq_offsets(self.session, block, targets, importance)
 
-    def _advance_full(self, block: LoadedBlock, streams: ActivationStreams) -> Importance:
-        """Run the full-precision stream through a block; returns its layers' input statistics."""
+    def _advance_full(
+        self, block: LoadedBlock, streams: ActivationStreams, *, observed: bool = True
+    ) -> Importance:
+        """Run the full-precision stream through a block; returns its layers' input statistics.
+
+        Without ``observed`` they are not collected, and the quantized stream is not set up.
+        """
         tuning = self.session.tuning
-        importance = Importance(hessians=tuning.uses_gptq)
-        if not tuning.quantized_inputs:
+        importance = Importance(hessians=tuning.uses_gptq and observed)
+        if observed and not tuning.quantized_inputs:
             streams.restart_quantized()
-        wanted = tuning.needs_input_statistics
+        wanted = tuning.needs_input_statistics and observed
         with observe_inputs(self.session, block.plan, into=importance, linear=wanted):
             self._advance(block, streams, FULL, importance)
         return importance

@@ -116,9 +116,13 @@ def quantize_targets(
 def _carried(
     layer: LayerPlan, target: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
 ) -> QuantizedWeight:
-    """Return a rounded weight as formats carry it, on the CPU."""
+    """Return a rounded weight as formats carry it, on the device.
+
+    What is packed there goes to the host in as many bits as it has. Super-blocks of scales are
+    packed on the host.
+    """
     assert layer.scheme is not None
     codes, scale, zero, nested = matrix_from(target, rounding, parts)
     if nested is not None:
         return nested_tensor(layer.scheme.kind, codes, nested)
-    return QuantizedTensor(codes.to("cpu"), scale.to("cpu"), zero.to("cpu"), layer.scheme)
+    return QuantizedTensor(codes, scale, zero, layer.scheme)

@@ -41,7 +41,7 @@ PARTS = (
     Part("scores", "scores", "autoround.core.tune:validation_loss"),
     Part("codes", "pack", "autoround.tuning.reconstruct:quantize_targets"),
     Part("dequantize", "pack", "autoround.tuning.block:_dense"),
-    Part("record", "pack", "autoround.resume.journal:PassJournal.commit"),
+    Part("record", "record", "autoround.resume.journal:PassJournal.commit"),
     Part("layers", "pack", "autoround.export.safetensors_writer:SafetensorsWriter._add_layers"),
     Part("kept", "pack", "autoround.export.safetensors_writer:SafetensorsWriter.add_unquantized"),
     Part("rehearsal", "check", "autoround.export.verify:ReadBackCheck.add"),
