@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import BatchLoader, Samples
+from autoround.core.reconstruction import DeviceHooks, Reconstruction
 from autoround.core.rtn import Target
-from autoround.core.tune import DeviceHooks, Reconstruction
 from autoround.events import StepDone
 from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
@@ -141,7 +141,7 @@ class BlockTuner:
         session = self.session
         inputs, outputs = streams.inputs(name), streams.outputs(name)
         size = session.tuning.forward_batch_size
-        order = iter(torch.arange(len(inputs)).split(size))
+        order = torch.arange(len(inputs)).split(size)
         device, upload = session.runtime.device, self._hooks().upload
         loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
         with torch.no_grad():
@@ -198,7 +198,7 @@ class BlockTuner:
         runtime = self.session.runtime
         if self.session.tuning.low_memory or not runtime.own_memory:
             return DeviceHooks()
-        return DeviceHooks(runtime.upload, runtime.capture)
+        return DeviceHooks(runtime.upload, runtime.capture, runtime.download)
 
 
 def _dense(session: Session, weights: Mapping[str, QuantizedWeight]) -> dict[str, Tensor]:

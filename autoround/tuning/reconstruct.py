@@ -7,15 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from autoround.core.late_losses import OnStep
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import (
-    Hyperparameters,
-    OnStep,
-    Reconstruction,
-    Tuned,
-    tune,
-    validation_loss,
-)
+from autoround.core.tune import tune
+from autoround.core.validation import Tuned, validation_loss
 from autoround.errors import AutoRoundError
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session

@@ -17,6 +17,7 @@ from autoround.device.parity import disagreement
 from autoround.device.protocol import (
     WORTHWHILE_SPEEDUP,
     BlockCall,
+    Download,
     Memory,
     Note,
     Speed,
@@ -27,7 +28,7 @@ from autoround.device.protocol import (
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends._compile import Compiled, private_folder
-from autoround_backends._streamed import Recorded, SideUpload, StreamModule
+from autoround_backends._streamed import QueuedDownload, Recorded, SideUpload, StreamModule
 
 
 class DeviceModule(StreamModule, Protocol):
@@ -165,9 +166,21 @@ class AcceleratorRuntime(TorchRuntime):
             tensors, device=self.device, module=self._module, side=self._side, pin=pins
         )
         if upload.refusal:
-            text = f"memory cannot be pinned, so copies to the device wait: {upload.refusal}"
-            self._found["pins"] = Note(text, True)
+            self._note_pins(upload.refusal)
         return upload
+
+    def download(self, tensor: Tensor) -> Download:
+        """Copy a tensor to pinned memory behind the work that is queued."""
+        if "pins" not in self._found:
+            try:
+                return QueuedDownload(tensor, device=self.device, module=self._module)
+            except RuntimeError as error:
+                self._note_pins(str(error) or type(error).__name__)
+        return super().download(tensor)
+
+    def _note_pins(self, refusal: str) -> None:
+        text = f"memory cannot be pinned, so copies wait: {refusal.splitlines()[0][:200]}"
+        self._found["pins"] = Note(text, True)
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth it; never without Triton."""

@@ -35,6 +35,9 @@ class StreamModule(Protocol):
     def device(self, device: torch.device) -> AbstractContextManager[object]:
         """Make a device the current one."""
 
+    def Event(self) -> Any:  # noqa: N802 (torch's own name)
+        """Return a mark to be put into a queue."""
+
     def empty_cache(self) -> None:
         """Release cached blocks."""
 
@@ -97,6 +100,34 @@ class SideUpload:
             # Their memory came from the side stream, and is now in use by this one.
             tensor.record_stream(current)
         return self._held
+
+
+class QueuedDownload:
+    """A tensor that is copied to pinned memory behind the work that is queued.
+
+    Args:
+        tensor: on the device. device: that it is on. module: of torch, for that kind of device.
+
+    Raises:
+        RuntimeError: memory cannot be pinned.
+    """
+
+    def __init__(self, tensor: Tensor, *, device: torch.device, module: StreamModule) -> None:
+        # A plain copy would be waited for by the host, and with it all work before it.
+        self._copy = torch.empty(tensor.shape, dtype=tensor.dtype).pin_memory()
+        with module.device(device):
+            self._copy.copy_(tensor.detach(), non_blocking=True)
+            self._done = module.Event()
+            self._done.record(module.current_stream(device))
+
+    def ready(self) -> bool:
+        """Tell whether the device has got that far."""
+        return bool(self._done.query())
+
+    def result(self) -> Tensor:
+        """Return the copy, waiting for the device where it has not got that far."""
+        self._done.synchronize()
+        return self._copy
 
 
 class Recorded:

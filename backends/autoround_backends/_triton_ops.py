@@ -99,6 +99,7 @@ class TritonOps(TorchOps):
         self._max_width = max_width
         self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         self._keeping: list[list[Tensor]] = []
+        self._pins = True
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -269,19 +270,31 @@ class TritonOps(TorchOps):
 
     def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Put numbers on the device; those of the last few calls are there already."""
-        # A copy to the device waits for it; weights lie where they lay at the last step.
+        # Weights lie where they lay at the last step.
         flat = tuple(number for row in rows for number in row)
         if flat in self._tables:
             self._tables.move_to_end(flat)
         else:
             numbers = torch.tensor([_signed(number) for number in flat], dtype=torch.int64)
-            self._tables[flat] = numbers.to(self._device)
+            self._tables[flat] = self._send(numbers)
         table = self._tables[flat]
         while len(self._tables) > TABLES:
             self._tables.popitem(last=False)
         for kept in self._keeping:
             kept.append(table)
         return table
+
+    def _send(self, numbers: Tensor) -> Tensor:
+        """Copy numbers to the device, from pinned memory where there is such: nothing waits."""
+        # A recording would read the pinned memory at each play, when others have it: it is refused.
+        if self._device.type == "cpu" or self._keeping or not self._pins:
+            return numbers.to(self._device)
+        try:
+            pinned = numbers.pin_memory()
+        except RuntimeError:
+            self._pins = False
+            return numbers.to(self._device)
+        return pinned.to(self._device, non_blocking=True)
 
 
 class _How(NamedTuple):

@@ -44,9 +44,11 @@ SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (8_900, 200), "syncs": (7, 0)},
     "hessian": {"syncs": (12, None), "to_host_bytes": (0, 0)},
-    # A loss that is read, and indices of the host's for inputs and for targets, each step; then two
-    # tables of addresses and a comparison a block.
-    "steps": {"syncs": (3 * STEPS + 4, 0), "to_host_bytes": (1_000, 0)},
+    # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
+    # step waits; its loss is four bytes.
+    "steps": {"syncs": (3, None), "to_host_bytes": (4 * STEPS + 24, None)},
+    "scores": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
+    "forward": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "check": {"to_host_bytes": (0, 0)},
 }
 #: Of a mixture: which experts have tokens is asked for on the host.

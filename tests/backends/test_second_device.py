@@ -41,7 +41,8 @@ class Runtime(TorchRuntime):
     def peak_bytes(self):
         return 1 << 40
     def upload(self, tensors):
-        Runtime.uploads += 1
+        # Row numbers and masks of samples that are there are small, and no samples.
+        Runtime.uploads += any(t.is_floating_point() for t in tensors.values())
         return super().upload(tensors)
     def capture(self, step, examples):
         Runtime.captures += 1

@@ -29,6 +29,23 @@ class Stream:
         self.waited.append(other.name)
 
 
+class Event:
+    """A mark in a queue; the device has got there once it was waited for."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log, self.done = log, False
+
+    def record(self, stream: Stream) -> None:
+        self._log.append(f"mark on {stream.name}")
+
+    def query(self) -> bool:
+        return self.done
+
+    def synchronize(self) -> None:
+        self._log.append("waited")
+        self.done = True
+
+
 class Graph:
     """Plays what was recorded, by doing it again."""
 
@@ -76,6 +93,9 @@ class Module:
 
     def empty_cache(self) -> None:
         self.log.append("cache emptied")
+
+    def Event(self) -> Event:  # noqa: N802
+        return Event(self.log)
 
     @contextmanager
     def graph(self, graph: Graph, stream: Stream | None = None, **options: str) -> Iterator[None]:
@@ -140,7 +160,29 @@ def test_memory_that_cannot_be_pinned_is_copied_all_the_same(
         assert len(tries) == 1, f"asked once in a run, not again at upload {turn}"
     note = runtime._found["pins"]
     assert note.slower
-    assert note.text.endswith("copies to the device wait: CUDA error: out of memory")
+    assert note.text.endswith("copies wait: CUDA error: out of memory")
+
+
+def test_a_download_is_waited_for_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module()
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    loss = torch.tensor(2.0, requires_grad=True)
+    download = runtime.download(loss)
+    assert (module.log, download.ready()) == (["mark on main"], False)
+    loss.detach().fill_(5.0)
+    assert float(download.result()) == 2.0, "what it was when its copy was queued"
+    assert (module.log, download.ready()) == (["mark on main", "waited"], True)
+
+    def refuse(self: Tensor) -> Tensor:
+        raise RuntimeError("no more may be locked")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuse)
+    download = runtime.download(loss)
+    assert download.ready()
+    assert float(download.result()) == 5.0
+    assert runtime._found["pins"].slower
 
 
 class Steps:

@@ -38,7 +38,7 @@ PARTS = (
     Part("groups", "search", "autoround.tuning.block:make_target"),
     Part("search", "search", "autoround.tuning.targets:search_expert_grids"),
     Part("steps", "steps", "autoround.tuning.reconstruct:tune"),
-    Part("scores", "scores", "autoround.core.tune:validation_loss"),
+    Part("scores", "scores", "autoround.core.validation:Validation.score"),
     Part("codes", "pack", "autoround.tuning.reconstruct:quantize_targets"),
     Part("dequantize", "pack", "autoround.tuning.block:_dense"),
     Part("record", "pack", "autoround.resume.journal:PassJournal.commit"),

@@ -22,9 +22,12 @@ from autoround.core.grids.grid import Grid
 from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
-from autoround.device.protocol import Memory, Speed, Step, Upload
+from autoround.device.protocol import Download, Memory, Speed, Step, Upload
 from autoround.device.runtime import TorchRuntime
 from autoround_backends._streamed import Recorded
+
+#: How often a copy to the host is asked for before it is there: by then a step was queued behind.
+LATE = 2
 
 
 class ToyOps(TorchOps):
@@ -87,8 +90,10 @@ class ToyOps(TorchOps):
         table = tuple(_address(tensor) for tensor in tensors)
         mode = self._counter.mode
         if table not in self._tables:
+            if mode.recording is not None:
+                mode.wait("a table of addresses from the host")
+            # From pinned memory, for which nothing waits.
             self._tables.add(table)
-            mode.wait("a table of addresses from the host")
             mode.launch()
 
 
@@ -165,6 +170,25 @@ class Tape:
                         to.copy_(new)
 
 
+class ToyDownload:
+    """A copy to pinned memory, there when the next step is queued and not before."""
+
+    def __init__(self, counter: Counter, copy: Tensor) -> None:
+        self._counter, self._copy = counter, copy
+        self._asked = 0
+
+    def ready(self) -> bool:
+        """Tell whether the device has got that far: not when it is first asked."""
+        self._asked += 1
+        return self._asked >= LATE
+
+    def result(self) -> Tensor:
+        """Return the copy; the host waits where it asked for no step that came after."""
+        if self._asked < LATE:
+            self._counter.mode.wait("a number that is not there yet")
+        return self._copy
+
+
 class ToyStream:
     """A queue in which everything is done at once."""
 
@@ -189,6 +213,9 @@ class ToyModule:
     def device(self, device: torch.device) -> Any:
         """Make a device the current one: there is one."""
         return nullcontext()
+
+    def Event(self) -> Any:  # noqa: N802 (torch's own name)
+        """Return nothing: downloads of the device are told of by the counter."""
 
     def empty_cache(self) -> None:
         """Release nothing."""
@@ -238,6 +265,14 @@ class ToyRuntime(TorchRuntime):
         self._counter.beside = True
         try:
             return super().upload(tensors)
+        finally:
+            self._counter.beside = False
+
+    def download(self, tensor: Tensor) -> Download:
+        """Copy as to pinned memory, behind what is queued."""
+        self._counter.beside = True
+        try:
+            return ToyDownload(self._counter, tensor.detach().to("cpu", copy=True))
         finally:
             self._counter.beside = False
 

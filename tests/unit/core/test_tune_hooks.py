@@ -1,5 +1,7 @@
 """core/tune.py with a device's hooks, and with less memory: the same numbers every time."""
 
+# Tests: autoround/core/gradient_step.py
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from autoround.core.batches import Pending
 from autoround.core.ops import TorchOps
-from autoround.core.tune import DeviceHooks, Reconstruction, Tuned, tune
+from autoround.core.reconstruction import DeviceHooks, Reconstruction
+from autoround.core.tune import tune
+from autoround.core.validation import Tuned
 
 from ._toy import Recording, codes, hyperparameters, problem
 

@@ -1,0 +1,145 @@
+"""Gradients of one tuning step: the loss of its batches, differentiated in the roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from autoround.core.batches import BatchLoader, Samples, batches
+from autoround.core.loss import block_mse
+from autoround.core.ops import Ops
+from autoround.core.reconstruction import (
+    Hyperparameters,
+    Reconstruction,
+    Step,
+    rounded_weights,
+)
+from autoround.core.rounding import Rounding
+
+#: Keeps gradients of small losses clear of underflow in 16-bit forwards; signs ignore it.
+LOSS_SCALE = 1000.0
+
+
+class GradientStep:
+    """Gradients of a step, batch after batch.
+
+    Args:
+        block: to reconstruct.
+        roundings: of its targets, by name; read anew at every step.
+        params: those parts of the roundings that gradients are wanted of.
+        hyperparameters: batches of a step, their size and the seed of their order.
+        ops: of the device. dtype: that the block computes in.
+    """
+
+    def __init__(
+        self,
+        block: Reconstruction,
+        roundings: Mapping[str, Rounding],
+        params: Sequence[Tensor],
+        *,
+        hyperparameters: Hyperparameters,
+        ops: Ops,
+        dtype: torch.dtype,
+    ) -> None:
+        self._block, self._roundings, self._params = block, roundings, params
+        self._hyperparameters, self._ops, self._dtype = hyperparameters, ops, dtype
+        samples = block.samples
+        drawn = batches(
+            samples.inputs.shape[0], hyperparameters.batch_size, seed=hyperparameters.seed
+        )
+        order = list(islice(drawn, hyperparameters.iters * hyperparameters.grad_accum_steps))
+        self._loader = BatchLoader(
+            samples.tensors(), order, device=block.device, upload=block.hooks.upload
+        )
+        self._captured: Step | None = None
+
+    @property
+    def uploads(self) -> bool:
+        """Whether batches are brought from the host's memory while the device computes."""
+        return self._loader.uploads
+
+    def prefetch(self) -> None:
+        """Start the next batch on its way to the device."""
+        self._loader.prefetch()
+
+    def next(self) -> tuple[Sequence[Tensor], Tensor]:
+        """Differentiate the loss of the next step's batches.
+
+        Returns:
+            The sum of the batches' gradients, times LOSS_SCALE, one for each parameter in its
+            shape; and the mean loss, a float32 scalar on the device.
+        """
+        count, size = self._hyperparameters.grad_accum_steps, self._hyperparameters.micro_batch
+        first = self._next_batch()
+        if count == 1 and not 0 < size < first.inputs.shape[0]:
+            return self._whole_batch(first)
+        weights = self._weights()
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        sums: list[Tensor] = []
+        total = torch.zeros((), device=self._block.device)
+        for number in range(count):
+            batch = first if number == 0 else self._next_batch()
+            for part, share in batch.micro_batches(size):
+                loss = self._loss(leaves, part) * share
+                grads = _differentiate(loss, list(leaves.values()))
+                if sums:
+                    for accumulated, grad in zip(sums, grads, strict=True):
+                        accumulated.add_(grad)
+                else:
+                    # float32: sums of many 16-bit gradients would lose the small ones.
+                    sums = [grad.float() for grad in grads]
+                total += loss.detach()
+        # Weights are the same for all parts: they are rounded once, and so are their gradients.
+        upstream = [torch.zeros_like(leaf) for leaf in leaves.values()] if not sums else []
+        while sums:
+            upstream.append(sums.pop(0).to(self._dtype))
+        param_grads = torch.autograd.grad(
+            list(weights.values()),
+            self._params,
+            upstream,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return param_grads, total / count
+
+    def _next_batch(self) -> Samples:
+        rows, batch = self._loader.next()
+        return Samples(batch["inputs"], batch["targets"], batch.get("mask"), rows)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return rounded_weights(
+            self._block.targets, self._roundings, ops=self._ops, dtype=self._dtype
+        )
+
+    def _loss(self, weights: Mapping[str, Tensor], batch: Samples) -> Tensor:
+        output = self._block.forward(weights, batch.inputs, batch.rows)
+        return block_mse(output, batch.targets, batch.mask)
+
+    def _whole_batch(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+        """Return gradients and loss of one batch that goes through the block as a whole."""
+        capture = self._block.hooks.capture
+        if capture is None or not self._block.capturable:
+            return self._gradients(batch)
+        tensors = [batch.inputs, batch.targets, *([] if batch.mask is None else [batch.mask])]
+        if self._captured is None:
+            self._captured = capture(self._as_step, tensors)
+        loss, *grads = self._captured(tensors)
+        return grads, loss
+
+    def _as_step(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Do a step as a function of tensors; a capturable block does not ask which samples."""
+        inputs, targets, *mask = tensors
+        grads, loss = self._gradients(Samples(inputs, targets, mask[0] if mask else None))
+        return [loss, *grads]
+
+    def _gradients(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+        loss = self._loss(self._weights(), batch)
+        return _differentiate(loss, self._params), loss.detach()
+
+
+def _differentiate(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Differentiate a loss; a weight that no token of a batch reached has gradient zero."""
+    return torch.autograd.grad(loss * LOSS_SCALE, params, allow_unused=True, materialize_grads=True)
