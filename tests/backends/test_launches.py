@@ -43,7 +43,8 @@ SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 #: Ceilings of counts by phase, and what they are to become (None: no aim of its own).
 CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (8_900, 200), "syncs": (7, 0)},
-    "hessian": {"syncs": (12, None), "to_host_bytes": (0, 0)},
+    # Whether the Hessians could be factored, read once for all of a block.
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None)},
     # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
     # step waits; its loss is four bytes.
     "steps": {"syncs": (3, None), "to_host_bytes": (4 * STEPS + 24, None)},
@@ -51,10 +52,10 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "forward": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "check": {"to_host_bytes": (0, 0)},
 }
-#: Of a mixture: which experts have tokens is asked for on the host.
+#: Of a mixture: routing is not read by the host, and experts are not worked through one by one.
 OF_MIXTURES: dict[str, dict[str, tuple[float, float | None]]] = {
     **CEILINGS,
-    "hessian": {"syncs": (24, None), "to_host_bytes": (128, 0)},
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (300, None)},
 }
 #: Bytes to the host over those of the packed layers: codes leave the device a byte each.
 TO_HOST = {"pack": (2.0, 1.1)}
