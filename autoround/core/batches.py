@@ -110,11 +110,11 @@ class BatchLoader:
     ) -> None:
         self._tensors, self._order, self._device = dict(tensors), list(order), device
         self._at = 0
-        on_device = next(iter(tensors.values())).device.type == device.type
-        self._upload = None if on_device else upload
+        resident = next(iter(tensors.values())).device.type == device.type
+        self._upload = None if resident else upload
         self._next: tuple[Tensor, Pending] | None = None
         self._indices: list[Tensor] = self._order
-        if on_device and device.type != "cpu":
+        if resident and device.type != "cpu":
             self._place_indices(upload)
 
     def _place_indices(self, upload: Upload | None) -> None:
@@ -133,6 +133,16 @@ class BatchLoader:
     def uploads(self) -> bool:
         """Whether batches are brought to the device while it computes."""
         return self._upload is not None
+
+    def on_device(self) -> tuple[list[Tensor], dict[str, Tensor]] | None:
+        """Return the rows of all batches and the tensors, on a device that has memory of its own.
+
+        Returns:
+            None where batches are brought from elsewhere.
+        """
+        if self._indices is self._order:
+            return None
+        return self._indices, self._tensors
 
     def next(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the next batch on the device, whether it was on its way or not.

@@ -14,7 +14,6 @@ from autoround.core.ops import Ops
 from autoround.core.reconstruction import (
     Hyperparameters,
     Reconstruction,
-    Step,
     rounded_weights,
 )
 from autoround.core.rounding import Rounding
@@ -54,12 +53,37 @@ class GradientStep:
         self._loader = BatchLoader(
             samples.tensors(), order, device=block.device, upload=block.hooks.upload
         )
-        self._captured: Step | None = None
 
     @property
     def uploads(self) -> bool:
         """Whether batches are brought from the host's memory while the device computes."""
         return self._loader.uploads
+
+    @property
+    def takes_whole_batches(self) -> bool:
+        """Whether a step is one batch that goes through the block as a whole."""
+        size = self._hyperparameters.micro_batch
+        batch = min(self._hyperparameters.batch_size, self._block.samples.inputs.shape[0])
+        return self._hyperparameters.grad_accum_steps == 1 and not 0 < size < batch
+
+    def resident(self) -> dict[str, Tensor]:
+        """Return samples that are on the device of their own, and the rows of each step.
+
+        Returns:
+            ``inputs`` and ``targets`` [n, seq, hidden]; ``mask`` bool [n, seq] where there is one;
+            ``rows`` int64 [steps + 1, batch], the first step's once more at the end. Nothing
+            where batches come from elsewhere.
+        """
+        there = self._loader.on_device()
+        if there is None:
+            return {}
+        rows, tensors = there
+        return {**tensors, "rows": torch.stack([*rows, rows[0]])}
+
+    def next_tensors(self) -> list[Tensor]:
+        """Return the next batch: inputs, targets, and a mask where there is one."""
+        batch = self._next_batch()
+        return [batch.inputs, batch.targets, *([] if batch.mask is None else [batch.mask])]
 
     def prefetch(self) -> None:
         """Start the next batch on its way to the device."""
@@ -75,7 +99,7 @@ class GradientStep:
         count, size = self._hyperparameters.grad_accum_steps, self._hyperparameters.micro_batch
         first = self._next_batch()
         if count == 1 and not 0 < size < first.inputs.shape[0]:
-            return self._whole_batch(first)
+            return self.of_batch(first)
         weights = self._weights()
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         sums: list[Tensor] = []
@@ -118,24 +142,15 @@ class GradientStep:
         output = self._block.forward(weights, batch.inputs, batch.rows)
         return block_mse(output, batch.targets, batch.mask)
 
-    def _whole_batch(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
-        """Return gradients and loss of one batch that goes through the block as a whole."""
-        capture = self._block.hooks.capture
-        if capture is None or not self._block.capturable:
-            return self._gradients(batch)
-        tensors = [batch.inputs, batch.targets, *([] if batch.mask is None else [batch.mask])]
-        if self._captured is None:
-            self._captured = capture(self._as_step, tensors)
-        loss, *grads = self._captured(tensors)
-        return grads, loss
+    def of_batch(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+        """Differentiate the loss of a batch that goes through the block as a whole.
 
-    def _as_step(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Do a step as a function of tensors; a capturable block does not ask which samples."""
-        inputs, targets, *mask = tensors
-        grads, loss = self._gradients(Samples(inputs, targets, mask[0] if mask else None))
-        return [loss, *grads]
+        Args:
+            batch: on the device.
 
-    def _gradients(self, batch: Samples) -> tuple[Sequence[Tensor], Tensor]:
+        Returns:
+            As of :meth:`next`.
+        """
         loss = self._loss(self._weights(), batch)
         return _differentiate(loss, self._params), loss.detach()
 

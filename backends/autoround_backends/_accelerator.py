@@ -28,7 +28,13 @@ from autoround.device.protocol import (
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends._compile import Compiled, private_folder
-from autoround_backends._streamed import QueuedDownload, Recorded, SideUpload, StreamModule
+from autoround_backends._streamed import (
+    QueuedDownload,
+    Recorded,
+    Recording,
+    SideUpload,
+    StreamModule,
+)
 
 
 class DeviceModule(StreamModule, Protocol):
@@ -196,7 +202,8 @@ class AcceleratorRuntime(TorchRuntime):
         if make is None:
             return step
         # A recording has the addresses of tables that the operations made for it.
-        keeping = getattr(self.__dict__.get("ops"), "keeping_tables", nullcontext)
+        ops = self.__dict__.get("ops")
+        keeping = getattr(ops, "keeping_tables", nullcontext)
         try:
             with keeping() as kept:
                 recorded = Recorded(
@@ -205,8 +212,11 @@ class AcceleratorRuntime(TorchRuntime):
                     device=self.device,
                     module=self._module,
                     graph=make(),
-                    options=self._recording,
-                    side=self._recording_stream,
+                    how=Recording(
+                        self._recording,
+                        self._recording_stream,
+                        getattr(ops, "filling_tables", nullcontext),
+                    ),
                 )
             recorded.kept = kept or []
         except RuntimeError as error:  # of torch, for anything that a graph cannot hold

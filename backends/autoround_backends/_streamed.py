@@ -5,9 +5,10 @@ torch offers streams, events and graphs of CUDA and of XPU through modules of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -130,14 +131,25 @@ class QueuedDownload:
         return self._copy
 
 
+class Recording(NamedTuple):
+    """How a step is recorded.
+
+    options: further ones of the module's ``graph``. side: the stream to record on; None for a new
+    one. around: entered while the step is recorded; what it does at its end precedes every play.
+    """
+
+    options: Mapping[str, Any] = MappingProxyType({})
+    side: Any = None
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
 class Recorded:
     """A step played from a recording, for tensors of the shapes it was made with.
 
     Args:
         step: to record. examples: tensors that it is recorded with.
         device: that it runs on. module: of torch, for that kind of device.
-        graph: empty, to record into. options: further options of the module's ``graph``.
-        side: the stream to record on; None for a new one.
+        graph: empty, to record into. how: it is recorded.
 
     Raises:
         RuntimeError: the step cannot be recorded, or gives other numbers when played.
@@ -151,8 +163,7 @@ class Recorded:
         device: torch.device,
         module: StreamModule,
         graph: Any,
-        options: Mapping[str, Any] | None = None,
-        side: Any = None,
+        how: Recording | None = None,
     ) -> None:
         self._step, self._graph, self._module, self._device = step, graph, module, device
         self._inputs = [example.detach().clone() for example in examples]
@@ -161,9 +172,10 @@ class Recorded:
         # torch's own stream for recordings is one of the current device: on another one the step
         # would be done and not recorded, and every replay would return its first numbers.
         with module.device(device):
-            side = module.Stream(device=device) if side is None else side
+            how = how or Recording()
+            side = module.Stream(device=device) if how.side is None else how.side
             wanted = self._warm_up(side)
-            with module.graph(graph, stream=side, **(options or {})):
+            with how.around(), module.graph(graph, stream=side, **how.options):
                 self._outputs = list(step(self._inputs))
             graph.replay()
             if not _close(self._outputs, wanted):

@@ -185,6 +185,7 @@ def test_the_table_is_what_our_kernels_do(
         launched("quantize", lambda: ops.quantize_all(weights, roundings, grids=grids))
         kinds = 1
         launched("sign_step", lambda: ops.sign_step(offsets, rest, state=init(0.1, 4)))
+        launched("sign_step", lambda: ops.sign_step_by(offsets, rest, torch.tensor(0.1)))
         kinds = tensors = 1
         one = torch.ones(8, 16)
         block = ColumnBlock(one, one, one, one, torch.eye(8), integer_levels(4, sym=True))

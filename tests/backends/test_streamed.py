@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autoround_backends._accelerator import AcceleratorRuntime
-from autoround_backends._streamed import Recorded, SideUpload
+from autoround_backends._streamed import Recorded, Recording, SideUpload
 from autoround_backends.cuda import RECORDING
 
 CPU = torch.device("cpu")
@@ -224,6 +224,29 @@ def test_a_recorded_step_is_played() -> None:
     found = recorded([torch.ones(3, dtype=torch.float64)])
     assert found[0].dtype == torch.float64
     assert step.calls == 5, "another kind of batch goes through the step itself"
+
+
+def test_what_goes_with_a_recording_ends_before_it_is_played() -> None:
+    module = Module()
+    graph = Graph(module)
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        assert not module.recording
+        yield
+        assert not module.recording, "the recording has ended"
+        module.log.append(f"filled after {graph.plays} plays")
+
+    Recorded(
+        Steps(module),
+        [torch.ones(3)],
+        device=CPU,
+        module=module,
+        graph=graph,
+        how=Recording(around=around),
+    )
+    assert module.log[-1] == "filled after 0 plays"
+    assert graph.plays == 1
 
 
 @pytest.mark.parametrize(

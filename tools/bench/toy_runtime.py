@@ -19,15 +19,12 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
-from autoround.core.ops import Ops, TorchOps
+from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.device.protocol import Download, Memory, Speed, Step, Upload
 from autoround.device.runtime import TorchRuntime
-from autoround_backends._streamed import Recorded
-
-#: How often a copy to the host is asked for before it is there: by then a step was queued behind.
-LATE = 2
+from autoround_backends._streamed import Recorded, Recording
 
 
 class ToyOps(TorchOps):
@@ -36,6 +33,7 @@ class ToyOps(TorchOps):
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._tables: set[tuple[int, ...]] = set()
+        self._unfilled: int | None = None
 
     def fake_quantize_all(
         self,
@@ -80,6 +78,23 @@ class ToyOps(TorchOps):
         with self._counter.mode.kernels("sign_step", kinds=1, tensors=len(params)):
             return super().sign_step(params, grads, state=state)
 
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Move parameters against the signs of their gradients at a rate of the device."""
+        if params:
+            self._find_table([*params, *grads])
+            with self._counter.mode.kernels("sign_step", kinds=1, tensors=len(params)):
+                super().sign_step_by(params, grads, lr)
+
+    @contextmanager
+    def filling_tables(self) -> Iterator[None]:
+        """Fill tables that a recording asks for when it is made."""
+        self._unfilled = 0
+        try:
+            yield
+        finally:
+            unfilled, self._unfilled = self._unfilled, None
+        self._counter.mode.launch(unfilled or 0)
+
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn."""
         with self._counter.mode.kernels("gptq_block", kinds=1, tensors=1):
@@ -90,10 +105,13 @@ class ToyOps(TorchOps):
         table = tuple(_address(tensor) for tensor in tensors)
         mode = self._counter.mode
         if table not in self._tables:
+            self._tables.add(table)
+            if self._unfilled is not None:
+                self._unfilled += 1
+                return
             if mode.recording is not None:
                 mode.wait("a table of addresses from the host")
             # From pinned memory, for which nothing waits.
-            self._tables.add(table)
             mode.launch()
 
 
@@ -171,21 +189,24 @@ class Tape:
 
 
 class ToyDownload:
-    """A copy to pinned memory, there when the next step is queued and not before."""
+    """A copy to pinned memory, there when another one is queued behind it and not before.
 
-    def __init__(self, counter: Counter, copy: Tensor) -> None:
-        self._counter, self._copy = counter, copy
-        self._asked = 0
+    Waiting for one that has work behind it costs the device nothing; for the last one it does.
+    """
+
+    def __init__(self, runtime: ToyRuntime, copy: Tensor) -> None:
+        self._runtime, self._copy = runtime, copy
+        runtime.downloads += 1
+        self._number = runtime.downloads
 
     def ready(self) -> bool:
-        """Tell whether the device has got that far: not when it is first asked."""
-        self._asked += 1
-        return self._asked >= LATE
+        """Tell whether the device has got that far."""
+        return self._number < self._runtime.downloads
 
     def result(self) -> Tensor:
-        """Return the copy; the host waits where it asked for no step that came after."""
-        if self._asked < LATE:
-            self._counter.mode.wait("a number that is not there yet")
+        """Return the copy; the host waits where nothing is queued behind it."""
+        if not self.ready():
+            self._runtime.counter.mode.wait("a number that is not there yet")
         return self._copy
 
 
@@ -244,13 +265,14 @@ class ToyRuntime(TorchRuntime):
 
     def __init__(self, counter: Counter, device: torch.device, *, memory_bytes: int) -> None:
         super().__init__("toy", device)
-        self._counter, self._memory = counter, memory_bytes
+        self.counter, self._memory = counter, memory_bytes
         self.refusals: list[str] = []
+        self.downloads = 0
 
     @cached_property
-    def ops(self) -> Ops:
+    def ops(self) -> ToyOps:
         """Plain torch that counts as kernels."""
-        return ToyOps(self._counter)
+        return ToyOps(self.counter)
 
     def speeds(self) -> tuple[Speed, ...]:
         """Say that 16 bit is fast."""
@@ -262,19 +284,19 @@ class ToyRuntime(TorchRuntime):
 
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
         """Copy as from pinned memory, for which nothing waits."""
-        self._counter.beside = True
+        self.counter.beside = True
         try:
             return super().upload(tensors)
         finally:
-            self._counter.beside = False
+            self.counter.beside = False
 
     def download(self, tensor: Tensor) -> Download:
         """Copy as to pinned memory, behind what is queued."""
-        self._counter.beside = True
+        self.counter.beside = True
         try:
-            return ToyDownload(self._counter, tensor.detach().to("cpu", copy=True))
+            return ToyDownload(self, tensor.detach().to("cpu", copy=True))
         finally:
-            self._counter.beside = False
+            self.counter.beside = False
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Record a step; the step itself where that fails."""
@@ -283,8 +305,9 @@ class ToyRuntime(TorchRuntime):
                 step,
                 examples,
                 device=self.device,
-                module=ToyModule(self._counter),
-                graph=Tape(self._counter),
+                module=ToyModule(self.counter),
+                graph=Tape(self.counter),
+                how=Recording(around=self.ops.filling_tables),
             )
         except RuntimeError as error:
             self.refusals.append(str(error).splitlines()[0][:200])
