@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,119 @@ def test_recorded_steps_end_where_those_of_the_host_do() -> None:
         assert waits <= 3, "a block waits, a step does not"
         assert told == 8
         assert loss < 1e-5
+
+
+#: Widths of tiny models, all of whose matrices can be packed.
+TEXT = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+}
+ROUTED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
+MIXED = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
+STATES = {"num_heads": 32, "head_dim": 4, "state_size": 16, "n_groups": 1, "chunk_size": 8}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+GRANITE = {"layer_types": ["mamba", "attention"], "num_local_experts": 4, "num_experts_per_tok": 2}
+#: Models beside those of the zoo: class, config, how experts are computed (None: the default).
+BESIDE: dict[str, tuple[str, dict[str, object], str | None]] = {
+    "qwen3_next, both kinds": (
+        "qwen3_next",
+        {**TEXT, **ROUTED, **LINEAR, "shared_expert_intermediate_size": 32},
+        None,
+    ),
+    "mamba2": ("mamba2", {**TEXT, **STATES}, None),
+    "bamba": ("bamba", {**TEXT, **MIXED, "attn_layer_indices": [1]}, None),
+    "falcon_h1": ("falcon_h1", {**TEXT, **MIXED, "mamba_d_ssm": 128, "head_dim": 16}, None),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {**TEXT, **MIXED, **GRANITE, "shared_intermediate_size": 64},
+        None,
+    ),
+    "experts in batches": ("qwen3_moe", {**TEXT, **ROUTED}, "batched_mm"),
+    "experts one by one": ("qwen3_moe", {**TEXT, **ROUTED}, "eager"),
+}
+ZOO = ("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_next", "lfm2")
+FAMILIES = """
+import json, sys, tempfile
+bench, root, zoo, beside = sys.argv[1:]
+sys.path[:0] = [bench, root]
+from pathlib import Path
+from tests import toy_device
+held = toy_device.register()
+import torch
+from counting import Counter
+from toy_runtime import ToyRuntime
+from transformers import AutoConfig, AutoModelForCausalLM
+from autoround.model.skeleton import adopt_model
+from autoround.pipeline import run
+from autoround.preparation import Request
+from autoround.recipe.load import load_recipe
+from autoround.types import Destination
+from tests.zoo import make_model
+
+class Runtime(ToyRuntime):
+    def capture(self, step, examples):
+        captured = super().capture(step, examples)
+        recorded.append(captured is not step)
+        return captured
+
+def made(kind, options, experts):
+    config = AutoConfig.for_model(kind, **options)
+    chosen = {} if experts is None else {"experts_implementation": experts}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, **chosen).eval()
+
+models = {name: (lambda name=name: make_model(name)) for name in json.loads(zoo)}
+models |= {name: (lambda how=how: made(*how)) for name, how in json.loads(beside).items()}
+ids = torch.randint(4, 90, (8, 16), generator=torch.Generator().manual_seed(0))
+recipe = load_recipe("default", overrides=[
+    "scheme.group_size=16", "tuning.iters=2", "tuning.batch_size=4", "tuning.num_validations=1",
+    "tuning.validation_samples=4", "calibration.nsamples=8", "calibration.seqlen=16"])
+found = {}
+for name, make in models.items():
+    recorded, counter = [], Counter("toy")
+    runtime = Runtime(counter, torch.device("toy", 0), memory_bytes=1 << 34)
+    request = Request(adopt_model(make()), recipe, runtime, "random", None, ids)
+    with tempfile.TemporaryDirectory() as folder, counter.counting():
+        run(request, Destination(Path(folder) / "out"), sink=lambda event: None)
+    found[name] = [recorded, runtime.refusals]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+def test_which_blocks_are_recorded() -> None:
+    """The table of docs/backends.md, as far as a device can tell that is none."""
+    arguments = [str(ROOT / "tools" / "bench"), str(ROOT), json.dumps(ZOO), json.dumps(BESIDE)]
+    done = subprocess.run(
+        [sys.executable, "-c", FAMILIES, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {*ZOO, *BESIDE}
+    recorded, refusals = found.pop("experts one by one")
+    assert recorded == [False, False]
+    assert {reason.split(":")[0] for reason in refusals} == {"aten.nonzero.default"}
+    assert found == {name: [[True, True], []] for name in found}
