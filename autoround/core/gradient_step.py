@@ -59,6 +59,14 @@ class GradientStep:
         """Whether batches are brought from the host's memory while the device computes."""
         return self._loader.uploads
 
+    def move_to(self, roundings: Mapping[str, Rounding], params: Sequence[Tensor]) -> None:
+        """Go on with other tensors.
+
+        Args:
+            roundings, params: in place of those it was made with.
+        """
+        self._roundings, self._params = roundings, params
+
     @property
     def takes_whole_batches(self) -> bool:
         """Whether a step is one batch that goes through the block as a whole."""

@@ -5,7 +5,7 @@ The block is a function of its weights; nothing here knows what a module is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -48,11 +48,24 @@ class DeviceHooks(NamedTuple):
     download: Callable[[Tensor], Download] | None = None
 
 
+class BlockKind(NamedTuple):
+    """What tells blocks of a kind: they run the same code on tensors of the same names.
+
+    code: equal for blocks whose modules are alike. private: tensors beside the weights that are
+    this block's alone, and free to be written to when it is done. shared: those that it has in
+    common with others.
+    """
+
+    code: Hashable
+    private: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+
+
 class Reconstruction(NamedTuple):
     """A block as tuning sees it: a function of weights, what to quantize, what to match.
 
     capturable: whether the block does the same whatever samples it is given, so that a step of it
-    can be recorded as a graph of the device.
+    can be recorded as a graph of the device. kind: None where its recording is to serve no other.
     """
 
     forward: Forward
@@ -60,6 +73,7 @@ class Reconstruction(NamedTuple):
     samples: Samples
     hooks: DeviceHooks = DeviceHooks()
     capturable: bool = False
+    kind: BlockKind | None = None
 
     @property
     def device(self) -> torch.device:

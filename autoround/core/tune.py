@@ -12,6 +12,7 @@ from autoround.core.late_losses import LateLosses, OnStep
 from autoround.core.ops import Ops
 from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import round_to_nearest
+from autoround.core.step_recordings import StepRecordings
 from autoround.core.tuning_step import TuningStep
 from autoround.core.validation import (
     BestIterate,
@@ -29,6 +30,7 @@ def tune(
     ops: Ops,
     dtype: torch.dtype,
     on_step: OnStep | None = None,
+    recordings: StepRecordings | None = None,
 ) -> Tuned:
     """Minimise a block's output error over the rounding of its weights.
 
@@ -44,6 +46,7 @@ def tune(
         ops: of the device that the block is on.
         dtype: that the block computes in.
         on_step: told of every step and its loss, on a device some steps late.
+        recordings: of steps of the blocks before; None to record every block's.
 
     Returns:
         The best iterate, on the block's device, and its loss beside that of the start.
@@ -57,7 +60,8 @@ def tune(
     keep = torch.device("cpu") if hyperparameters.best_on_cpu else block.device
     late = keep.type != "cpu"  # a score is there at once on a CPU
     best = BestIterate(iterate, before, keep=keep, late=late)
-    steps = TuningStep(block, iterate, hyperparameters, ops=ops, dtype=dtype)
+    steps = TuningStep(block, iterate, hyperparameters, ops=ops, dtype=dtype, recordings=recordings)
+    iterate = steps.iterate  # of a recording that is there already, with the same numbers
     scored = validation_steps(hyperparameters.iters, hyperparameters.num_validations)
     losses = LateLosses(on_step, block.hooks, uploads=steps.uploads)
     for step in range(1, hyperparameters.iters + 1):

@@ -16,8 +16,9 @@ from autoround.core import signsgd
 from autoround.core.batches import Samples
 from autoround.core.gradient_step import GradientStep
 from autoround.core.ops import Ops
-from autoround.core.reconstruction import Hyperparameters, Reconstruction, Step
+from autoround.core.reconstruction import BlockKind, Hyperparameters, Reconstruction, Step
 from autoround.core.rounding import Rounding
+from autoround.core.step_recordings import KeptStep, StepRecordings, agree
 
 
 class TuningStep:
@@ -28,6 +29,7 @@ class TuningStep:
         iterate: its roundings by name, changed in place; gradients are asked for.
         hyperparameters: steps, learning rates and batches.
         ops: of the device. dtype: that the block computes in.
+        recordings: of blocks before; None to record every block.
     """
 
     def __init__(
@@ -38,13 +40,11 @@ class TuningStep:
         *,
         ops: Ops,
         dtype: torch.dtype,
+        recordings: StepRecordings | None = None,
     ) -> None:
+        self._recordings, self._own_dtype = recordings, dtype
         self._block, self._hyperparameters, self._ops = block, hyperparameters, ops
-        self._offsets = [rounding.offset.requires_grad_() for rounding in iterate.values()]
-        factors = [end for r in iterate.values() for end in (r.min_scale, r.max_scale)]
-        if not hyperparameters.minmax_lr:
-            factors = []  # no gradient is asked for, which spares the backward its sums
-        self._factors = [factor.requires_grad_() for factor in factors]
+        self._bind(iterate)
         self._gradients = GradientStep(
             block,
             iterate,
@@ -63,6 +63,16 @@ class TuningStep:
         capture = block.hooks.capture
         if capture is not None and block.capturable and self._gradients.takes_whole_batches:
             self._place_tables()
+            self._find_recording()
+
+    def _bind(self, iterate: Mapping[str, Rounding]) -> None:
+        #: What steps move, by target.
+        self.iterate = dict(iterate)
+        self._offsets = [rounding.offset.requires_grad_() for rounding in iterate.values()]
+        factors = [end for r in iterate.values() for end in (r.min_scale, r.max_scale)]
+        if not self._hyperparameters.minmax_lr:
+            factors = []  # no gradient is asked for, which spares the backward its sums
+        self._factors = [factor.requires_grad_() for factor in factors]
 
     @property
     def uploads(self) -> bool:
@@ -112,15 +122,61 @@ class TuningStep:
         self._numbers, self._rates = tables["numbers"], tables["rates"]
         self._resident = self._gradients.resident()
 
+    def _find_recording(self) -> None:
+        """Take the recording of a block of this kind, and the tensors that it moves."""
+        kind, self._candidate = self._block.kind, None
+        if kind is None or self._recordings is None:
+            return
+        self._candidate = self._recordings.find(self._describe(kind, self._as_step))
+        if self._candidate is not None:
+            self._candidate.take(self._describe(kind, self._as_step))
+            moved = self._candidate.iterate.values()
+            self._bind(dict(zip(self.iterate, moved, strict=True)))
+            self._gradients.move_to(self.iterate, [*self._offsets, *self._factors])
+
+    def _describe(self, kind: BlockKind, step: Step) -> KeptStep:
+        """Return all that a step of this block reads."""
+        targets = self._block.targets.values()
+        copied = dict(kind.private)
+        for number, (target, rounding) in enumerate(
+            zip(targets, self.iterate.values(), strict=True)
+        ):
+            parts = (target.groups, target.grid.lo, target.grid.hi, *rounding)
+            copied |= {f"{number} {part}": tensor for part, tensor in enumerate(parts)}
+        tables = {"rates": self._rates, **self._resident}
+        # Samples are large: their recording reads them where they are.
+        names: list[str] = [name for name in ("inputs", "targets") if name in tables]
+        samples = {name: tables.pop(name) for name in names}
+        copied |= {f"table {name}": tensor for name, tensor in tables.items()}
+        grids = tuple((t.shape, t.grid.levels, t.grid.scales) for t in targets)
+        most = self._hyperparameters.max_minmax_scale
+        code = (kind.code, grids, most, bool(self._factors), self._own_dtype, id(self._ops))
+        return KeptStep(code, copied, {**kind.shared, **samples}, self.iterate, step)
+
     def _take_recorded(self, number: int) -> Tensor:
         batch = [] if self._resident else self._gradients.next_tensors()
-        capture = self._block.hooks.capture
         if self._recorded is None:
-            assert capture is not None
-            # What is compared with the recording, and done to warm up, has rates of zero.
-            self._recorded = capture(self._as_step, [self._numbers[-1:], *batch])
+            # What is compared with a recording, and done to warm up, has rates of zero.
+            self._recorded = self._record([self._numbers[-1:], *batch])
         loss = self._recorded([self._numbers[number : number + 1], *batch])[0]
         return loss
+
+    def _record(self, examples: Sequence[Tensor]) -> Step:
+        capture, kind = self._block.hooks.capture, self._block.kind
+        assert capture is not None
+        recordings = self._recordings
+        if self._candidate is not None:
+            exact = self._as_step(examples)
+            if agree(self._candidate.step(examples), exact):
+                return self._candidate.step
+            del exact
+            self._candidate = None
+        if recordings is not None:
+            recordings.clear()
+        recorded = capture(self._as_step, examples)
+        if recordings is not None and kind is not None and recorded != self._as_step:
+            recordings.keep(self._describe(kind, recorded))
+        return recorded
 
     def _as_step(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Do the step of a number, int64 [1]; a capturable block does not ask which samples."""
