@@ -42,6 +42,7 @@ class KeptStep(NamedTuple):
         return (
             self.kind == other.kind
             and _looks(self.copied) == _looks(other.copied)
+            and all(_can_be_written(tensor) for tensor in self.copied.values())
             and self.shared.keys() == other.shared.keys()
             and all(_same_memory(self.shared[name], other.shared[name]) for name in self.shared)
         )
@@ -98,6 +99,13 @@ def agree(played: Sequence[Tensor], exact: Sequence[Tensor]) -> bool:
 
 def _looks(tensors: Mapping[str, Tensor]) -> list[tuple[object, ...]]:
     return [(n, tuple(t.shape), t.stride(), t.dtype, t.device) for n, t in tensors.items()]
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Tell whether every element has a place of its own, which an expanded one's have not."""
+    return all(
+        step != 0 or size <= 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def _same_memory(first: Tensor, second: Tensor) -> bool:

@@ -47,7 +47,11 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "hessian": {"syncs": (1, None), "to_host_bytes": (4, None)},
     # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
     # step waits; its loss is four bytes.
-    "steps": {"syncs": (3, None), "to_host_bytes": (4 * STEPS + 24, None)},
+    "steps": {
+        "launches": (560, None),
+        "syncs": (3, None),
+        "to_host_bytes": (4 * STEPS + 24, None),
+    },
     "scores": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "forward": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "check": {"to_host_bytes": (0, 0)},
@@ -56,6 +60,7 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
 OF_MIXTURES: dict[str, dict[str, tuple[float, float | None]]] = {
     **CEILINGS,
     "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (300, None)},
+    "steps": {**CEILINGS["steps"], "launches": (580, None)},
 }
 #: Bytes to the host over those of the packed layers: codes leave the device a byte each.
 TO_HOST = {"pack": (2.0, 1.1)}

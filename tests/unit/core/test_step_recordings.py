@@ -138,6 +138,8 @@ def test_shared_tensors_are_read_where_they_are() -> None:
     assert not kept.serves(kept._replace(shared={"table": table.clone()}))
     assert not kept.serves(kept._replace(copied={"rates": rates.double()}))
     assert not kept.serves(kept._replace(copied={"rates": torch.zeros(3)}))
+    spread = kept._replace(copied={"rates": torch.zeros(1).expand(4)})
+    assert not spread.serves(spread), "one number cannot take four"
 
 
 def test_results_agree_but_for_the_order_of_sums() -> None:
