@@ -125,6 +125,15 @@ class Ops(Protocol):
             The state of the next step.
         """
 
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Do as :meth:`sign_step` at a learning rate that the device holds.
+
+        Args:
+            params, grads: as for :meth:`sign_step`.
+            lr: float32 scalar on the device; a recorded step reads it anew at each play. At zero
+                every parameter stays as it is.
+        """
+
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn, each compensating the errors of those before it.
 
@@ -278,6 +287,15 @@ class TorchOps:
             The state of the next step.
         """
         return signsgd.step(params, grads, state=state)
+
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Do as :meth:`sign_step` at a learning rate that the device holds.
+
+        Args:
+            params, grads: float32, of the same shapes; gradients are overwritten.
+            lr: float32 scalar on the device.
+        """
+        signsgd.step_by(params, grads, lr)
 
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn, each compensating the errors of those before it.

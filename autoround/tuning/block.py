@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from autoround.core.batches import BatchLoader, Samples
+from autoround.core.reconstruction import BlockKind, DeviceHooks, Reconstruction
 from autoround.core.rtn import Target
-from autoround.core.tune import DeviceHooks, Reconstruction
+from autoround.core.step_recordings import StepRecordings
 from autoround.events import StepDone
 from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
@@ -40,13 +41,14 @@ class BlockTuner:
     """Tunes the blocks of a pass in their order; one block's weights are in memory at a time.
 
     runner: runs the blocks. streams: inputs of the next block; None where the plan needs no data.
-    prefetcher: reads the blocks.
+    prefetcher: reads the blocks. recordings: of steps of the blocks before.
     """
 
     session: Session
     runner: BlockRunner
     streams: ActivationStreams | None
     prefetcher: BlockPrefetcher
+    recordings: StepRecordings = field(default_factory=StepRecordings)
 
     def tune(self, block: BlockPlan) -> BlockOutput:
         """Quantize a block, and make its outputs the inputs of the next one.
@@ -167,7 +169,7 @@ class BlockTuner:
         session = self.session
         inputs, outputs = streams.inputs(name), streams.outputs(name)
         size = session.tuning.forward_batch_size
-        order = iter(torch.arange(len(inputs)).split(size))
+        order = torch.arange(len(inputs)).split(size)
         device, upload = session.runtime.device, self._hooks().upload
         loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
         with torch.no_grad():
@@ -203,28 +205,56 @@ class BlockTuner:
             self.prefetcher.prefetch(plan)
             session.sink(StepDone(plan.index, step, session.tuning.iters, loss))
 
+        hyperparameters, hooks = hyperparameters_for(session.tuning, plan.index), self._hooks()
+        kind = None
+        if hooks.capture is not None and not self.runner.by_sample:
+            block, kind = self._of_a_kind(block, min(hyperparameters.batch_size, len(streams.full)))
         problem = Reconstruction(
             forward,
             targets,
             Samples(streams.quantized, streams.full, streams.mask),
-            self._hooks(),
+            hooks,
             capturable=not self.runner.by_sample,
+            kind=kind,
         )
-        return tune_weights(
+        tuned = tune_weights(
             session,
             plan.quantized,
             problem,
-            hyperparameters=hyperparameters_for(session.tuning, plan.index),
+            hyperparameters=hyperparameters,
             undertrained=undertrained_experts(plan, importance.tokens),
             on_step=on_step,
+            recordings=self.recordings,
         )
+        self._spare_memory(plan)
+        return tuned
+
+    def _of_a_kind(self, block: LoadedBlock, batch: int) -> tuple[LoadedBlock, BlockKind]:
+        """Return a block with tensors of its own, and what tells blocks of its kind.
+
+        A recording of its step may serve later blocks, whose numbers are then written to them.
+        """
+        tensors = {name: tensor.clone() for name, tensor in block.tensors.items()}
+        code, shared = self.runner.code(block.plan.index, batch)
+        layers = tuple((layer.path, layer.param, layer.shape) for layer in block.plan.quantized)
+        return replace(block, tensors=tensors), BlockKind((code, layers), tensors, shared)
+
+    def _spare_memory(self, block: BlockPlan) -> None:
+        """Give up the recording after the last block, or where it leaves too little memory.
+
+        It holds what a step needs at most; half of the device has to be left for all else.
+        """
+        runtime = self.session.runtime
+        last = block.index + 1 == len(self.session.plan.blocks)
+        if last or 2 * runtime.peak_bytes() > runtime.memory().total:
+            self.recordings.clear()
 
     def _hooks(self) -> DeviceHooks:
         """Return what the device can do beside the operations."""
         runtime = self.session.runtime
         if self.session.tuning.low_memory or not runtime.own_memory:
             return DeviceHooks()
-        return DeviceHooks(runtime.upload, runtime.capture)
+        return DeviceHooks(runtime.upload, runtime.capture, runtime.download)
 
 
 def _dense(session: Session, weights: Mapping[str, QuantizedWeight]) -> dict[str, Tensor]:

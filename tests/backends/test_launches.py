@@ -46,16 +46,24 @@ SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 #: Ceilings of counts by phase, and what they are to become (None: no aim of its own).
 CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (60, 200), "syncs": (0, 0)},
-    "hessian": {"syncs": (12, None), "to_host_bytes": (0, 0)},
-    # A loss that is read, and indices of the host's for inputs and for targets, each step; then two
-    # tables of addresses and a comparison a block.
-    "steps": {"syncs": (3 * STEPS + 4, 0), "to_host_bytes": (1_000, 0)},
+    # Whether the Hessians could be factored, read once for all of a block.
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None)},
+    # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
+    # step waits; its loss is four bytes.
+    "steps": {
+        "launches": (560, None),
+        "syncs": (3, None),
+        "to_host_bytes": (4 * STEPS + 24, None),
+    },
+    "scores": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
+    "forward": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "check": {"to_host_bytes": (0, 0)},
 }
-#: Of a mixture: which experts have tokens is asked for on the host.
+#: Of a mixture: routing is not read by the host, and experts are not worked through one by one.
 OF_MIXTURES: dict[str, dict[str, tuple[float, float | None]]] = {
     **CEILINGS,
-    "hessian": {"syncs": (24, None), "to_host_bytes": (128, 0)},
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (300, None)},
+    "steps": {**CEILINGS["steps"], "launches": (580, None)},
 }
 #: Bytes to the host over those of the packed layers: for the files, and once more for the journal's
 #: record, whose layout is another. The aim is one copy for both.
@@ -184,6 +192,7 @@ def test_the_table_is_what_our_kernels_do(
         launched("quantize", lambda: ops.quantize_all(weights, roundings, grids=grids))
         kinds = 1
         launched("sign_step", lambda: ops.sign_step(offsets, rest, state=init(0.1, 4)))
+        launched("sign_step", lambda: ops.sign_step_by(offsets, rest, torch.tensor(0.1)))
         kinds = tensors = 1
         one = torch.ones(8, 16)
         block = ColumnBlock(one, one, one, one, torch.eye(8), integer_levels(4, sym=True))

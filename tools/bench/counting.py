@@ -160,7 +160,8 @@ class Mode(TorchDispatchMode):
         source = tensors[-1]
         if source.device.type == self.counter.kind and goes_to != self.counter.kind:
             self.here.to_host_bytes += source.numel() * source.element_size()
-            self.wait(f"{name} to the host")
+            if not self.counter.beside:
+                self.wait(f"{name} to the host")
         elif source.device.type != goes_to and source.dim() and not self.counter.beside:
             # From memory that is not pinned: the host waits until it has been read.
             self.wait(f"{name} from the host")

@@ -32,6 +32,8 @@ def test_the_plain_ops_are_the_functions_of_the_core() -> None:
     state = ops.sign_step([param], [torch.tensor([1.0, -1.0, 0.0])], state=signsgd.init(0.5, 2))
     assert param.tolist() == [-0.5, 0.5, 0.0]
     assert state == signsgd.SignState(0.5, 1, 2)
+    ops.sign_step_by([param], [torch.tensor([1.0, -1.0, 0.0])], torch.tensor(0.25))
+    assert param.tolist() == [-0.75, 0.75, 0.0]
 
 
 def test_the_plain_ops_can_be_differentiated() -> None:
