@@ -27,10 +27,12 @@ class LayerTuning:
 
     init_rounding: ``nearest`` (round to nearest, V = 0) or ``gptq`` (GPTQ error compensation).
     lr: first learning rate of the rounding offsets V, in levels a step; it decays linearly to 0.
+    minmax_lr: that of min_scale and max_scale; 0 where they are not tuned.
     """
 
     init_rounding: str = NEAREST
     lr: float = 0.0
+    minmax_lr: float = 0.0
 
 
 _NEAREST = LayerTuning()
@@ -85,7 +87,6 @@ class TuningSettings:
     default: LayerTuning = _NEAREST
     layers: tuple[tuple[str, LayerTuning], ...] = ()
     iters: int = 0
-    minmax_lr: float = 0.0
     tune_minmax: bool = True
     batch_size: int = 8
     grad_accum_steps: int = 1
@@ -101,6 +102,11 @@ class TuningSettings:
     end_to_end: EndToEndSettings = _LEFT_OUT
     non_block_layers: tuple[str, ...] = ()
     tuned_head: str = ""
+
+    @property
+    def minmax_lr(self) -> float:
+        """Learning rate of min_scale and max_scale that all layers have but those in ``layers``."""
+        return self.default.minmax_lr
 
     def layer(self, name: str) -> LayerTuning:
         """Return the settings of one layer."""

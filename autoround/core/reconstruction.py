@@ -6,6 +6,7 @@ The block is a function of its weights; nothing here knows what a module is.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -85,7 +86,8 @@ class Hyperparameters(NamedTuple):
     """Hyperparameters of one block's tuning.
 
     iters: steps. lr: learning rate of offsets V at step 0, in levels. minmax_lr: that of min_scale
-    and max_scale; 0 leaves them at one. batch_size: samples of a batch. grad_accum_steps: batches
+    and max_scale; 0 leaves them at one. own_lrs: both of targets that have others, by name.
+    batch_size: samples of a batch. grad_accum_steps: batches
     of a step.
     num_validations: how often the validation samples are scored to choose the best iterate.
     validation_samples: how many those are. max_minmax_scale: largest min_scale and max_scale.
@@ -104,6 +106,11 @@ class Hyperparameters(NamedTuple):
     seed: int
     micro_batch: int = 0
     best_on_cpu: bool = False
+    own_lrs: Mapping[str, tuple[float, float]] = MappingProxyType({})
+
+    def lrs(self, name: str) -> tuple[float, float]:
+        """Return the learning rates of a target's offsets, and of its min_scale and max_scale."""
+        return self.own_lrs.get(name, (self.lr, self.minmax_lr))
 
 
 def rounded_weights(

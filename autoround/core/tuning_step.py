@@ -8,6 +8,7 @@ entry more than there are steps has rates of zero: by it a step is tried, and mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ from autoround.core.ops import Ops
 from autoround.core.reconstruction import BlockKind, Hyperparameters, Reconstruction, Step
 from autoround.core.rounding import Rounding
 from autoround.core.step_recordings import KeptStep, StepRecordings, agree
+
+
+class _Group(NamedTuple):
+    """Parameters that move at one rate.
+
+    lr: of the first step. places: among offsets and, after these, factors.
+    """
+
+    lr: float
+    places: tuple[int, ...]
 
 
 class TuningStep:
@@ -53,9 +64,7 @@ class TuningStep:
             ops=ops,
             dtype=dtype,
         )
-        iters = hyperparameters.iters
-        self._offset_state = signsgd.init(hyperparameters.lr, iters)
-        self._factor_state = signsgd.init(hyperparameters.minmax_lr, iters)
+        self._states = [signsgd.init(g.lr, hyperparameters.iters) for g in self._groups]
         self._recorded: Step | None = None
         self._resident: dict[str, Tensor] = {}
         self._numbers = torch.empty(0)
@@ -73,6 +82,23 @@ class TuningStep:
         if not self._hyperparameters.minmax_lr:
             factors = []  # no gradient is asked for, which spares the backward its sums
         self._factors = [factor.requires_grad_() for factor in factors]
+        self._groups = self._by_lr(iterate)
+
+    def _by_lr(self, iterate: Mapping[str, Rounding]) -> list[_Group]:
+        """Put what moves at one rate together, offsets before factors."""
+        lrs = [self._hyperparameters.lrs(name) for name in iterate]
+        moving: dict[tuple[bool, float], list[int]] = {}
+        for number, (lr, _) in enumerate(lrs):
+            moving.setdefault((False, lr), []).append(number)
+        for number in range(len(self._factors)):
+            minmax_lr = lrs[number // 2][1]
+            moving.setdefault((True, minmax_lr), []).append(len(self._offsets) + number)
+        return [_Group(lr, tuple(places)) for (_, lr), places in moving.items()]
+
+    def _moved(self, group: _Group, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the parameters of a group, and their gradients."""
+        params = [*self._offsets, *self._factors]
+        return [params[i] for i in group.places], [grads[i] for i in group.places]
 
     @property
     def uploads(self) -> bool:
@@ -95,9 +121,9 @@ class TuningStep:
         if self._rates.numel():
             return self._take_recorded(step - 1)
         grads, loss = self._gradients.next()
-        ops, count = self._ops, len(self._offsets)
-        self._offset_state = ops.sign_step(self._offsets, grads[:count], state=self._offset_state)
-        self._factor_state = ops.sign_step(self._factors, grads[count:], state=self._factor_state)
+        for number, (group, state) in enumerate(zip(self._groups, self._states, strict=True)):
+            params, signs = self._moved(group, grads)
+            self._states[number] = self._ops.sign_step(params, signs, state=state)
         self._clamp()
         return loss
 
@@ -108,12 +134,12 @@ class TuningStep:
     def _place_tables(self) -> None:
         """Put the numbers of the steps and their rates on the device; its samples may be there."""
         iters = self._hyperparameters.iters
-        states = self._offset_state, self._factor_state
         rates = [
-            [signsgd.linear_lr(state.lr, step, steps=iters) for state in states]
+            [signsgd.linear_lr(state.lr, step, steps=iters) for state in self._states]
             for step in range(iters)
         ]
-        tables = {"numbers": torch.arange(iters + 1), "rates": torch.tensor([*rates, [0.0, 0.0]])}
+        rates.append([0.0] * len(self._states))
+        tables = {"numbers": torch.arange(iters + 1), "rates": torch.tensor(rates)}
         upload = self._block.hooks.upload
         if upload is None:
             tables = {name: table.to(self._block.device) for name, table in tables.items()}
@@ -150,7 +176,8 @@ class TuningStep:
         copied |= {f"table {name}": tensor for name, tensor in tables.items()}
         grids = tuple((t.shape, t.grid.levels, t.grid.scales) for t in targets)
         most = self._hyperparameters.max_minmax_scale
-        code = (kind.code, grids, most, bool(self._factors), self._own_dtype, id(self._ops))
+        moving = tuple(group.places for group in self._groups)
+        code = (kind.code, grids, most, moving, self._own_dtype, id(self._ops))
         return KeptStep(code, copied, {**kind.shared, **samples}, self.iterate, step)
 
     def _take_recorded(self, number: int) -> Tensor:
@@ -190,8 +217,7 @@ class TuningStep:
         samples = Samples(inputs, targets, mask[0] if mask else None)
         grads, loss = self._gradients.of_batch(samples)
         rates = self._rates.index_select(0, number)[0]
-        count = len(self._offsets)
-        self._ops.sign_step_by(self._offsets, grads[:count], rates[0])
-        self._ops.sign_step_by(self._factors, grads[count:], rates[1])
+        for number, group in enumerate(self._groups):
+            self._ops.sign_step_by(*self._moved(group, grads), rates[number])
         self._clamp()
         return [loss, *grads]

@@ -66,7 +66,12 @@ def _hyperparameters(session: Session, index: int, iters: int) -> Hyperparameter
     plain = hyperparameters_for(session.tuning, index)
     minmax = 1.0 / iters if session.tuning.tune_minmax else 0.0
     return plain._replace(
-        iters=iters, lr=1.0 / iters, minmax_lr=minmax, grad_accum_steps=1, num_validations=2
+        iters=iters,
+        lr=1.0 / iters,
+        minmax_lr=minmax,
+        own_lrs={},
+        grad_accum_steps=1,
+        num_validations=2,
     )
 
 

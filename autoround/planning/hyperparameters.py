@@ -70,6 +70,7 @@ def settle(
     tuning, calibration = recipe.tuning, recipe.calibration
     non_block_layers = tuple(non_block_layers)
     reads_data = needs_data(recipe)
+    layers = settle_layers(recipe, blocks)
     dtype = _compute_dtype(recipe, runtime, interrupted)
     compiled = compiles_blocks(recipe, runtime, blocks=blocks, compute_dtype=dtype)
     return TuningSettings(
@@ -79,11 +80,12 @@ def settle(
         threads=settle_threads(recipe, runtime, interrupted),
         deterministic=tuning.deterministic,
         needs_data=reads_data,
-        needs_input_statistics=needs_input_statistics(recipe),
+        needs_input_statistics=needs_input_statistics(recipe)
+        or any(layer.init_rounding == GPTQ for _, layer in layers),
         init_scale=tuning.init_scale,
         default=settle_layer(recipe),
+        layers=layers,
         iters=tuning.iters,
-        minmax_lr=minmax_learning_rate(recipe) if tuning.tune_minmax else 0.0,
         tune_minmax=tuning.tune_minmax,
         batch_size=tuning.batch_size,
         grad_accum_steps=tuning.gradient_accumulate_steps,
@@ -136,12 +138,42 @@ def settle_threads(
         return torch.get_num_threads()
 
 
-def settle_layer(recipe: Recipe) -> LayerTuning:
-    """Settle the rounding initialisation and learning rate that all layers share today."""
-    gptq = inits_by_gptq(
-        recipe.tuning.init_rounding, iters=recipe.tuning.iters, bits=recipe.scheme.bits
-    )
-    return LayerTuning(GPTQ if gptq else NEAREST, learning_rate(recipe))
+def settle_layer(recipe: Recipe, *, bits: int | None = None, stacked: bool = False) -> LayerTuning:
+    """Settle the rounding initialisation and learning rates of a layer.
+
+    Args:
+        recipe: what the user asked for.
+        bits: of the layer; None for those of the recipe's scheme.
+        stacked: whether experts lie in one tensor: they have no Hessians, and are never
+            initialised by GPTQ.
+    """
+    tuning, bits = recipe.tuning, recipe.scheme.bits if bits is None else bits
+    gptq = inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=bits) and not stacked
+    lr = learning_rate(recipe, bits=bits, gptq=gptq)
+    minmax_lr = lr if tuning.minmax_lr == "auto" or not tuning.iters else tuning.minmax_lr
+    return LayerTuning(GPTQ if gptq else NEAREST, lr, minmax_lr if tuning.tune_minmax else 0.0)
+
+
+def settle_layers(
+    recipe: Recipe, blocks: Sequence[BlockPlan]
+) -> tuple[tuple[str, LayerTuning], ...]:
+    """Settle the layers whose own bits, or whose experts, ask for other settings than most have.
+
+    Args:
+        recipe: what the user asked for.
+        blocks: as planned.
+
+    Returns:
+        Names and settings, in the order of the blocks.
+    """
+    default = settle_layer(recipe)
+    layers = [layer for block in blocks for layer in block.quantized if layer.scheme is not None]
+    own = [
+        (x.name, settle_layer(recipe, bits=x.scheme.bits, stacked=bool(x.experts)))
+        for x in layers
+        if x.scheme is not None
+    ]
+    return tuple((name, tuning) for name, tuning in own if tuning != default)
 
 
 def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
@@ -157,24 +189,22 @@ def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
     return init_rounding == GPTQ
 
 
-def learning_rate(recipe: Recipe) -> float:
-    """Return the first learning rate of the rounding offsets, in levels; 0 without tuning."""
+def learning_rate(recipe: Recipe, *, bits: int, gptq: bool) -> float:
+    """Return the first learning rate of rounding offsets, in levels; 0 without tuning.
+
+    Args:
+        recipe: what the user asked for.
+        bits: of the layer.
+        gptq: whether its rounding is initialised by GPTQ.
+    """
     tuning = recipe.tuning
     if tuning.iters == 0:
         return 0.0
     if tuning.lr != "auto":
         return tuning.lr
-    if inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits):
+    if gptq:
         return TRAVEL_FROM_GPTQ / tuning.iters
-    return (TRAVEL if recipe.scheme.bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
-
-
-def minmax_learning_rate(recipe: Recipe) -> float:
-    """Return the first learning rate of min_scale and max_scale; 0 without tuning."""
-    tuning = recipe.tuning
-    if tuning.iters == 0 or tuning.minmax_lr == "auto":
-        return learning_rate(recipe)
-    return tuning.minmax_lr
+    return (TRAVEL if bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
 
 
 def needs_input_statistics(recipe: Recipe) -> bool:

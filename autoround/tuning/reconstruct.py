@@ -54,6 +54,7 @@ def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:
         seed=settings.seed + unit,
         micro_batch=1 if settings.low_memory else 0,
         best_on_cpu=settings.low_memory,
+        own_lrs={name: (layer.lr, layer.minmax_lr) for name, layer in settings.layers},
     )
 
 

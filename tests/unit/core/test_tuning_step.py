@@ -68,6 +68,30 @@ def test_steps_by_their_number_end_where_plain_ones_do(
     assert trying.numbers == [5, 0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_targets_move_at_rates_of_their_own(recorded: bool) -> None:
+    given = problem(3)
+    names = list(given.targets)
+    assert len(names) > 1
+    times = hyperparameters(4)._replace(
+        lr=0.25, minmax_lr=0.125, own_lrs={names[-1]: (0.0625, 0.03125)}
+    )
+    trying = Trying()
+    iterate = round_to_nearest(given.targets)
+    trying.iterate = iterate
+    hooks = DeviceHooks(capture=trying if recorded else None)
+    block = given._replace(hooks=hooks, capturable=recorded)
+    before = {name: [part.detach().clone() for part in r] for name, r in iterate.items()}
+    steps = TuningStep(block, iterate, times, ops=TorchOps(), dtype=torch.float32)
+    steps.take(1)
+    for name, rounding in iterate.items():
+        lr, minmax_lr = times.lrs(name)
+        for part, old, rate in zip(rounding, before[name], (lr, minmax_lr, minmax_lr), strict=True):
+            moved = (part.detach() - old).abs()
+            assert set(moved.flatten().tolist()) <= {0.0, rate}
+            assert moved.max() == rate, "most weights move"
+
+
 @pytest.mark.parametrize("options", [{"grad_accum_steps": 2}, {"micro_batch": 2}])
 def test_a_step_of_several_parts_is_not_recorded(options: dict[str, int]) -> None:
     def refuse(step: Step, examples: Sequence[Tensor]) -> Step:

@@ -47,9 +47,8 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
         notes=notes,
         tuning=TuningSettings(
             init_scale=recipe.tuning.init_scale,
-            default=settle_layer(recipe),
+            default=dataclasses.replace(settle_layer(recipe), minmax_lr=0.005),
             iters=recipe.tuning.iters,
-            minmax_lr=0.005,
             num_validations=5,
             validation_samples=16,
             threads=2,

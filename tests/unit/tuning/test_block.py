@@ -139,7 +139,7 @@ def test_only_the_seed_decides() -> None:
 
 
 def test_blocks_have_hyperparameters_of_their_own() -> None:
-    settings = TuningSettings(seed=5, minmax_lr=0.5, default=LayerTuning("nearest", 0.004))
+    settings = TuningSettings(seed=5, default=LayerTuning("nearest", 0.004, 0.5))
     each = [hyperparameters_for(settings, block) for block in (0, 1, 2)]
     assert [one.seed for one in each] == [5, 6, 7]
     assert (each[0].lr, each[0].minmax_lr) == (0.004, 0.5)

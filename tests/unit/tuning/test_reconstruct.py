@@ -182,8 +182,8 @@ def test_nothing_is_reset_where_nothing_was_tuned(session: Session) -> None:
 
 SETTINGS = TuningSettings(
     iters=7,
-    default=LayerTuning("nearest", 0.25),
-    minmax_lr=0.125,
+    default=LayerTuning("nearest", 0.25, 0.125),
+    layers=(("a", LayerTuning("gptq", 0.5, 0.75)),),
     batch_size=3,
     grad_accum_steps=2,
     num_validations=4,
@@ -195,6 +195,7 @@ SETTINGS = TuningSettings(
 def test_settings_become_plain_numbers_and_every_unit_draws_its_own() -> None:
     found = hyperparameters_for(SETTINGS, 2)
     assert (found.iters, found.lr, found.minmax_lr) == (7, 0.25, 0.125)
+    assert (found.lrs("a"), found.lrs("b")) == ((0.5, 0.75), (0.25, 0.125))
     assert (found.batch_size, found.grad_accum_steps) == (3, 2)
     assert (found.num_validations, found.validation_samples) == (4, 5)
     seeds = {hyperparameters_for(SETTINGS, unit).seed for unit in range(5)}
