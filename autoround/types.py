@@ -342,6 +342,7 @@ class BlockResult:
 
     kind: ``block``, or ``non_block`` for the layers outside the blocks, which come last.
     expert_tokens: how many calibration tokens came to every expert, by module.
+    layer_errors: ||W - Wq|| / ||W|| of every quantized layer.
     """
 
     index: int
@@ -354,6 +355,7 @@ class BlockResult:
     peak_bytes: int
     expert_tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kind: str = "block"
+    layer_errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
