@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
-from autoround.errors import OutputError, UsageError
+from autoround.errors import OutputError, UsageError, one_line
 from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
 from autoround.export.open_writer import OutputTarget, open_writer
 from autoround.export.preflight import (
@@ -22,12 +22,14 @@ from autoround.export.preflight import (
     check_room,
     room_for_journal,
 )
+from autoround.export.run_file import RUN_FILE, OutputFigures, RunRecorder, run_values
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
-from autoround.planning.estimate import quantized_bits
+from autoround.planning.estimate import output_bytes, quantized_bits
+from autoround.planning.method import describe_method
 from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
@@ -44,6 +46,7 @@ from autoround.session.block_output import BlockOutput
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, make_runner
 from autoround.settings import FULL
+from autoround.storage.durable import write_text
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
 from autoround.tuning.end_to_end import tune_end_to_end
@@ -68,6 +71,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             does not exist, nor does a part of it.
     """
     destination = output if isinstance(output, Destination) else Destination(output)
+    sink = recorder = RunRecorder(sink, peak_bytes=request.runtime.peak_bytes)
     if destination.stream_hub and request.skeleton.stream is None:
         raise UsageError(not_streamed("this one was opened whole"))
     with open_journal(destination) as (journal, resume), computing(request, resume):
@@ -92,7 +96,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
         blocks = len(prepared.plan.blocks)
         sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))
         try:
-            result = write_passes(prepared, sessions, destination.folder)
+            result = write_passes(prepared, sessions, destination.folder, recorder=recorder)
         except OSError as error:
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{destination.folder} cannot be written: {error}") from error
@@ -227,6 +231,7 @@ def write_passes(
     folder: Path,
     *,
     produce: Callable[[Session, Deliver], None] = quantize_pass,
+    recorder: RunRecorder | None = None,
 ) -> RunResult:
     """Write the blocks of every pass as they come, then all around them; finish the folder.
 
@@ -235,6 +240,7 @@ def write_passes(
         sessions: the passes over the blocks, each with its own formats.
         folder: the output.
         produce: delivers the finished units of a pass.
+        recorder: of the run, for its report; None for no report.
     """
     started = time.perf_counter()
     results: list[BlockResult] = []
@@ -266,6 +272,8 @@ def write_passes(
             session.sink(StageStarted("verify", f"{checked} through the files read back"))
             for writer in writers:
                 writer.complete()
+            if recorder is not None:
+                _add_reports(prepared, session, writers, recorder)
             size += sum(writer.publish() for writer in writers)
         if whole is not None:
             size = whole.publish()
@@ -306,6 +314,42 @@ def _write_rest(
     for writer in writers:
         for name, text in texts.items():
             writer.add_text(name, text)
+
+
+def _add_reports(
+    prepared: Prepared,
+    session: Session,
+    writers: Sequence[OutputWriter],
+    recorder: RunRecorder,
+) -> None:
+    """Write what the run measured into each complete folder, and what describes it to people.
+
+    The model is complete and checked by now: nothing that goes wrong here may take it along.
+    """
+    request, plan = prepared.request, session.plan
+    formats = sum(len(each.outputs) for each in prepared.plan.passes)
+    for writer, part in zip(writers, plan.outputs, strict=True):
+        alone = dataclasses.replace(plan, outputs=(part,))
+        figures = OutputFigures(
+            part,
+            describe_method(plan),
+            output_bytes(plan, part, session.skeleton),
+            quantized_bits(alone),
+            in_memory=request.skeleton.folder is None,
+            own_data=request.data is not None,
+        )
+        try:
+            values = run_values(recorder, prepared.estimate, figures, formats=formats)
+            write_text(writer.staging / RUN_FILE, to_json(values, indent=1) + "\n")
+            if request.describe is not None:
+                request.describe(writer.staging)
+        except Exception as error:  # whatever it is, hours of work are not lost for a page
+            session.sink(
+                Warned(
+                    f"no report of {part.format}: {one_line(error)}; the model is complete, and "
+                    "'autoround report' tries again"
+                )
+            )
 
 
 def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) -> RunResult:

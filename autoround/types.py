@@ -340,9 +340,8 @@ class QuantizedTensor:
 class BlockResult:
     """What tuning one block did, losses measured on the same fixed samples.
 
-    kind: ``block``, or ``non_block`` for the layers outside the blocks, which come last.
-    expert_tokens: how many calibration tokens came to every expert, by module.
-    layer_errors: ||W - Wq|| / ||W|| of every quantized layer.
+    kind: ``block``, or ``non_block`` for layers outside the blocks, which come last. expert_tokens:
+    calibration tokens of every expert, by module. layer_errors: ||W - Wq|| / ||W|| by layer.
     """
 
     index: int

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from autoround.report.plan import describe_method, kept_lines, layer_lines, plan_lines
+from autoround.planning.method import describe_method
+from autoround.report.plan import kept_lines, layer_lines, plan_lines
 from autoround.settings import EndToEndSettings
 from autoround.types import BlockPlan, OutputPlan, Scheme
 

@@ -39,9 +39,7 @@ def reference(original: torch.Tensor, quantized: QuantizedTensor) -> float:
     [Scheme(4, 32, True), Scheme(2, 16, False), Scheme(3, -1, True), Scheme(8, 0, True)],
     ids=str,
 )
-def test_it_is_the_formula(
-    scheme: Scheme, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_the_formula(scheme: Scheme, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoround.tuning.layer_errors.CHUNK_ELEMENTS", chunk)
     original = weight()
     done = plain(original, scheme)
