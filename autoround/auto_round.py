@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoround.calls import explain_calls
@@ -143,7 +144,11 @@ class AutoRound:
         with computing(request):
             self._prepared = prepare(request, sink=self.sink)
             refuse_partial(self._prepared.plan, allowed=self._prepared.recipe.allow_partial)
-            quantize_pass(open_session(self._prepared, sink=self.sink), outputs.append)
+            cpu = torch.device("cpu")
+            quantize_pass(
+                open_session(self._prepared, sink=self.sink),
+                lambda output: outputs.append(output.on(cpu)),
+            )
         self._outputs = outputs
         layers = {
             name: layer

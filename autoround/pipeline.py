@@ -13,7 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
-from autoround.errors import OutputError, UsageError, one_line
+import torch
+
+from autoround.errors import OutputError, UsageError
 from autoround.events import BlockDone, Finished, Sink, StageStarted, Warned
 from autoround.export.open_writer import OutputTarget, open_writer
 from autoround.export.preflight import (
@@ -22,14 +24,13 @@ from autoround.export.preflight import (
     check_room,
     room_for_journal,
 )
-from autoround.export.run_file import RUN_FILE, OutputFigures, RunRecorder, run_values
+from autoround.export.run_file import RunFacts, RunRecorder, write_run_files
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
-from autoround.planning.estimate import output_bytes, quantized_bits
-from autoround.planning.method import describe_method
+from autoround.planning.estimate import quantized_bits
 from autoround.preparation import Prepared, Request, computing, prepare
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
@@ -43,28 +44,35 @@ from autoround.resume.policy import (
 )
 from autoround.resume.replay import ReplayedBlocks, replay_block
 from autoround.session.block_output import BlockOutput
+from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, make_runner
 from autoround.settings import FULL
-from autoround.storage.durable import write_text
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
 from autoround.tuning.end_to_end import tune_end_to_end
 from autoround.tuning.first_inputs import open_streams
 from autoround.tuning.lm_head import quantize_non_block_layers
-from autoround.types import BlockResult, Destination, RunResult
+from autoround.types import BlockPlan, BlockResult, Destination, RunResult
 
 #: Takes the finished units of a pass as they come.
 Deliver: TypeAlias = Callable[[BlockOutput], None]
 
 
-def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResult:
+def run(
+    request: Request,
+    output: Path | Destination,
+    *,
+    sink: Sink,
+    checkpoints: CheckpointPolicy | None = None,
+) -> RunResult:
     """Quantize a model and write it; what is finished is kept beside the output until then.
 
     Args:
         request: what to quantize and how.
         output: the folder, or a destination that also says whether to resume.
         sink: is told of every event.
+        checkpoints: when activation streams are saved; None for what suits the device.
 
     Raises:
         AutoRoundError: before any work where that is possible; the output folder then
@@ -83,6 +91,7 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             max_memory=destination.max_memory,
             resume=resume,
             work_dir=destination.work_dir,
+            journal=destination.journal,
         )
         if destination.resume:
             results = completed_results(destination.folder, prepared.plan)
@@ -92,7 +101,10 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
                 return _result(prepared, results, destination.folder)
             check_output(destination.folder)
         refuse_partial(prepared.plan, allowed=prepared.recipe.allow_partial)
-        sessions = _open_sessions(prepared, destination, journal, resume, sink)
+        sessions = [
+            dataclasses.replace(session, checkpoints=checkpoints or choose_checkpoints(session))
+            for session in _open_sessions(prepared, destination, journal, resume, sink)
+        ]
         blocks = len(prepared.plan.blocks)
         sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))
         try:
@@ -102,6 +114,18 @@ def run(request: Request, output: Path | Destination, *, sink: Sink) -> RunResul
             raise OutputError(f"{destination.folder} cannot be written: {error}") from error
         _clear(journal, sink)
         return result
+
+
+def choose_checkpoints(session: Session) -> CheckpointPolicy:
+    """Return when the activation streams of a pass are saved.
+
+    Args:
+        session: the pass. A block takes seconds on a device of its own, and saving them as long;
+            blocks of a streamed model are not there to be run again.
+    """
+    if session.runtime.own_memory and session.skeleton.stream is None:
+        return RareCheckpoints()
+    return EveryBlock()
 
 
 def _clear(journal: Journal, sink: Sink) -> None:
@@ -130,6 +154,8 @@ def _open_sessions(
     request.skeleton.fetch_weights(sink)
     shard = prepared.recipe.output.max_shard_bytes
     stored = room_for_journal(destination, estimate, max_shard_bytes=shard)
+    if destination.restart and not stored:
+        journal.clear()
     if stored:
         tokens = prepared.calibration.tokens
         stores = open_stores(
@@ -184,19 +210,20 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
     finished: list[BlockOutput] = []
     for block in plan.blocks:
         if block.index < session.finished_blocks:
-            if not end_to_end:
-                deliver(replay_block(session, block.index))
+            _replay(tuner, block, None if end_to_end else deliver)
             continue
         output = tuner.tune(block)
         if store is not None:
             after = _streams_after(session, block.index)
             whole = session.skeleton.stream is not None
-            store.commit(output, streams=streams, names=after, whole=whole)
+            policy = session.checkpoints
+            store.commit(output, streams=streams, names=after, whole=whole, checkpoints=policy)
         session.sink(BlockDone(output.result, len(plan.blocks)))
         if not end_to_end:
             deliver(output)
         elif store is None:
-            finished.append(output)
+            # All blocks together are more than a device holds.
+            finished.append(output.on(torch.device("cpu")))
         session.runtime.release()
     if end_to_end and streams is not None:
         steps = plan.tuning.end_to_end.steps
@@ -214,6 +241,32 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         deliver(output)
     if streams is not None and streams.files is not None and not end_to_end:
         streams.files.remove()
+
+
+def _replay(tuner: BlockTuner, block: BlockPlan, deliver: Deliver | None) -> None:
+    """Read a finished block for the writers, and run streams through it that it left none of."""
+    session, streams = tuner.session, tuner.streams
+    behind = streams is not None and block.index >= streams.blocks
+    if deliver is None and not behind:
+        return
+    output = _on_device(session, replay_block(session, block.index))
+    if behind:
+        assert session.store is not None
+        assert streams is not None
+        tuner.run_finished(block, output)
+        names = _streams_after(session, block.index)
+        # The next run that is stopped need not begin so far back.
+        if names and block.index + 1 == session.finished_blocks:
+            session.store.keep_streams(block.index, streams, names=names)
+    if deliver is not None:
+        deliver(output)
+
+
+def _on_device(session: Session, output: BlockOutput) -> BlockOutput:
+    """Bring a block from its record to where it is packed, unless memory there is short."""
+    if not session.runtime.own_memory or session.tuning.low_memory:
+        return output
+    return output.on(session.runtime.device)
 
 
 def _streams_after(session: Session, index: int) -> tuple[str, ...]:
@@ -273,7 +326,7 @@ def write_passes(
             for writer in writers:
                 writer.complete()
             if recorder is not None:
-                _add_reports(prepared, session, writers, recorder)
+                write_run_files(writers, session, _run_facts(prepared), recorder)
             size += sum(writer.publish() for writer in writers)
         if whole is not None:
             size = whole.publish()
@@ -316,40 +369,16 @@ def _write_rest(
             writer.add_text(name, text)
 
 
-def _add_reports(
-    prepared: Prepared,
-    session: Session,
-    writers: Sequence[OutputWriter],
-    recorder: RunRecorder,
-) -> None:
-    """Write what the run measured into each complete folder, and what describes it to people.
-
-    The model is complete and checked by now: nothing that goes wrong here may take it along.
-    """
-    request, plan = prepared.request, session.plan
-    formats = sum(len(each.outputs) for each in prepared.plan.passes)
-    for writer, part in zip(writers, plan.outputs, strict=True):
-        alone = dataclasses.replace(plan, outputs=(part,))
-        figures = OutputFigures(
-            part,
-            describe_method(plan),
-            output_bytes(plan, part, session.skeleton),
-            quantized_bits(alone),
-            in_memory=request.skeleton.folder is None,
-            own_data=request.data is not None,
-        )
-        try:
-            values = run_values(recorder, prepared.estimate, figures, formats=formats)
-            write_text(writer.staging / RUN_FILE, to_json(values, indent=1) + "\n")
-            if request.describe is not None:
-                request.describe(writer.staging)
-        except Exception as error:  # whatever it is, hours of work are not lost for a page
-            session.sink(
-                Warned(
-                    f"no report of {part.format}: {one_line(error)}; the model is complete, and "
-                    "'autoround report' tries again"
-                )
-            )
+def _run_facts(prepared: Prepared) -> RunFacts:
+    """Return what the file of a run says besides what was measured."""
+    request = prepared.request
+    return RunFacts(
+        prepared.estimate,
+        sum(len(each.outputs) for each in prepared.plan.passes),
+        in_memory=request.skeleton.folder is None,
+        own_data=request.data is not None,
+        describe=request.describe,
+    )
 
 
 def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) -> RunResult:

@@ -90,6 +90,7 @@ def prepare(
     resume: ResumeState | None = None,
     may_score: bool = True,
     work_dir: Path | None = None,
+    journal: bool = True,
 ) -> Prepared:
     """Check everything that can be checked before the first block, plan, and tell the cost.
 
@@ -100,6 +101,7 @@ def prepare(
         resume: what is left of the interrupted run that this one continues.
         may_score: whether layers may be scored now, where the recipe has a bit budget.
         work_dir: for activations that do not fit the memory while layers are scored.
+        journal: whether finished blocks are kept while the run lasts.
 
     Raises:
         AutoRoundError: whatever would stop the run before its first block.
@@ -131,10 +133,7 @@ def prepare(
     if isinstance(request.tokenizer, ModelTokenizer):
         request.tokenizer.rest()
     budget = host_budget(runtime, max_memory)
-    estimate = make_estimate(plan, skeleton, runtime=runtime, budget=budget)
-    if skeleton.stream is not None:
-        shard = recipe.output.max_shard_bytes
-        estimate = add_streaming(estimate, plan, skeleton, runtime=runtime, max_shard_bytes=shard)
+    estimate = _estimate(request, recipe, plan, budget=budget, journal=journal)
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
     for warning in memory_warnings(estimate, plan, runtime, budget):
@@ -143,6 +142,18 @@ def prepare(
         if note.slower:
             sink(Warned(f"{runtime.name} is slower than it could be: {note.text}"))
     return Prepared(request, recipe, allocation, calibration, plan, estimate)
+
+
+def _estimate(
+    request: Request, recipe: Recipe, plan: Plan, *, budget: int | None, journal: bool
+) -> Estimate:
+    """Work out what a plan costs, the files of a streamed model among it."""
+    skeleton, runtime = request.skeleton, request.runtime
+    estimate = make_estimate(plan, skeleton, runtime=runtime, budget=budget, journal=journal)
+    if skeleton.stream is None:
+        return estimate
+    shard = recipe.output.max_shard_bytes
+    return add_streaming(estimate, plan, skeleton, runtime=runtime, max_shard_bytes=shard)
 
 
 def scoring_session(

@@ -110,10 +110,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class KeptTensor:
-    """A weight of the blocks that is no matrix of a layer, and stays in 16 bit.
-
-    name: of the tensor. shape: as the model stores it. reason: why it is kept.
-    """
+    """A weight of the blocks that is no layer's matrix: its own shape, and why it is kept."""
 
     name: str
     shape: tuple[int, ...]
@@ -290,15 +287,14 @@ class Plan:
 class Estimate:
     """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
 
-    memory_bytes: of the host. device_bytes: of a device that has memory of its own.
-    stream_bytes: of the two chains of activations, counted in device_bytes where they are on the
-    device, else in memory_bytes unless they are on the disk. journal_bytes: on the disk while the
-    run lasts, streams included.
-    codes_on_disk: whether tuning the whole model unpacks one block at a time.
-    graphs_held: whether it runs each block once a step; else twice, with less in memory.
-    bits_per_weight: on the disk, of quantized layers in the first format. block_bits: of all.
-    fetched_bytes: of files of weights in the hub's cache at once, where they are streamed.
-    peak_bytes_on_disk: these, journal and output together; 0 where nothing is streamed.
+    memory_bytes: of the host. device_bytes: of a device that has memory of its own. stream_bytes:
+    of both chains of activations, counted in device_bytes where they are there, else in
+    memory_bytes unless they are on the disk. journal: whether finished blocks may be kept;
+    journal_bytes: on the disk while the run lasts, streams included. codes_on_disk: whether tuning
+    the whole model unpacks one block at a time; graphs_held: whether it runs each once a step, not
+    twice. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of all.
+    fetched_bytes: of files in the hub's cache at once, where they are streamed; peak_bytes_on_disk:
+    these, journal and output together, else 0.
     """
 
     disk_bytes: int
@@ -317,6 +313,7 @@ class Estimate:
     block_bits: float = 0.0
     fetched_bytes: int = 0
     peak_bytes_on_disk: int = 0
+    journal: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +322,8 @@ class QuantizedTensor:
 
     codes: uint8 [out, in], values 0 … 2**bits - 1.
     scale: float16 [out, groups]; may be negative in the symmetric full-range grid.
-    zero: uint8 [out, groups]; 2**(bits-1) everywhere when symmetric.
+    zero: uint8 [out, groups]; 2**(bits-1) everywhere when symmetric. One scale a tensor: [1, 1].
     Dequantized weight: scale * (codes - zero), groups running along ``in``.
-    A per-tensor scheme has scale and zero of shape [1, 1].
     """
 
     codes: torch.Tensor
@@ -372,10 +368,10 @@ class EvalResult:
 class Destination:
     """Where a run writes, and by which means.
 
-    folder: of the output. resume: go on where an interrupted run ended. restart: throw away
-    what it left. max_memory: bytes; what exceeds them goes to the disk. work_dir: for streams of
-    activations on the disk, in place of the journal beside the output. stream_hub: fetch the
-    files of weights of a model on the hub one after another, and delete each when it is done with.
+    folder: of the output. resume: go on where an interrupted run ended. restart: discard what it
+    left. max_memory: bytes; what exceeds them goes to the disk. work_dir: for activations there, in
+    place of the journal. stream_hub: fetch the files of a hub model one by one, and delete each
+    when done with it. journal: keep what is finished; without, a stopped run begins anew.
     """
 
     folder: Path
@@ -384,6 +380,7 @@ class Destination:
     max_memory: int | None = None
     work_dir: Path | None = None
     stream_hub: bool = False
+    journal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

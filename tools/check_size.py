@@ -63,7 +63,7 @@ class Place:
                 and isinstance(d.func, ast.Attribute)
                 and d.func.attr in ("command", "callback")
             )
-            or ast.unparse(d) == "triton.jit"
+            or ast.unparse(d).partition("(")[0] == "triton.jit"
             for d in self.node.decorator_list
         )
 

@@ -85,6 +85,7 @@ def show_plan(
     device: str,
     max_memory: int | None,
     stream_hub: bool = False,
+    journal: bool = True,
     view: PlanView,
 ) -> None:
     """Print a plan and its cost.
@@ -95,6 +96,7 @@ def show_plan(
         device: as ``--device`` names it.
         max_memory: bytes that the run may use; None for most of what is free.
         stream_hub: whether files of weights come from the hub one after another.
+        journal: whether finished blocks would be kept while the run lasts.
         view: what of it to print, and how.
     """
     from autoround.preparation import prepare
@@ -104,7 +106,9 @@ def show_plan(
 
     with quiet_libraries():
         request = make_request(model, recipe, device=device, stream=stream_hub)
-        prepared = prepare(request, sink=_warn, max_memory=max_memory, may_score=False)
+        prepared = prepare(
+            request, sink=_warn, max_memory=max_memory, may_score=False, journal=journal
+        )
     plan, estimate = prepared.plan, prepared.estimate
     if view.as_json:
         if view.engines:

@@ -54,6 +54,14 @@ def quantize(
         bool,
         typer.Option("--restart", help="Discard the finished blocks of an earlier run, and begin."),
     ] = False,
+    no_journal: Annotated[
+        bool,
+        typer.Option(
+            "--no-journal",
+            "--no_journal",
+            help="Keep no finished blocks on the disk: a run that is stopped begins anew.",
+        ),
+    ] = False,
     max_memory: options.MaxMemory = None,
     stream_hub: options.StreamHub = False,
     engines: options.Engines = None,
@@ -118,11 +126,14 @@ def quantize(
             device=device,
             max_memory=allowed,
             stream_hub=stream_hub,
+            journal=not no_journal,
             view=PlanView(asked),
         )
         return
     folder = output_dir or default_output(name, resolved)
-    destination = Destination(folder, resume, restart, allowed, work_dir, stream_hub)
+    destination = Destination(
+        folder, resume, restart, allowed, work_dir, stream_hub, journal=not no_journal
+    )
     with _noting_how_to_resume(destination, context.obj), quiet_libraries():
         if eval_text is not None:
             _check_text(eval_text)

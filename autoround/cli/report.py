@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write report.html in an output folder: one file that needs no network and no script.
 
-    'quantize' writes it by itself; this command writes it again, as after 'eval --save'. A folder of
-    several formats gets one in each.
+    'quantize' writes it by itself; this command writes it again, as after an update of this
+    program. A folder of several formats gets one in each.
 
     \b
     Examples:

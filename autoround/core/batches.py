@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,20 +36,6 @@ class Samples(NamedTuple):
     targets: Tensor
     mask: Tensor | None
     rows: Tensor | None = None
-
-    def select(self, indices: Tensor, *, device: torch.device) -> Samples:
-        """Copy some samples to a device.
-
-        Args:
-            indices: int64 [batch].
-            device: to copy them to.
-
-        Returns:
-            Inputs and targets [batch, seq, hidden], a mask if there is one, ``indices`` as rows.
-        """
-        mask = None if self.mask is None else self.mask[indices].to(device)
-        inputs, targets = self.inputs[indices].to(device), self.targets[indices].to(device)
-        return Samples(inputs, targets, mask, indices)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that have a row for each sample.
@@ -109,7 +95,7 @@ class BatchLoader:
 
     Args:
         tensors: [n, ...] each, on any device.
-        order: yields the rows of each batch, int64 [batch].
+        order: the rows of each batch, int64 [batch] on the CPU.
         device: where batches are needed.
         upload: how tensors are brought to the device beside its work; None to wait for them.
     """
@@ -117,36 +103,73 @@ class BatchLoader:
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
-        order: Iterator[Tensor],
+        order: Sequence[Tensor],
         *,
         device: torch.device,
         upload: Upload | None = None,
     ) -> None:
-        self._tensors, self._order, self._device = tensors, order, device
-        on_device = next(iter(tensors.values())).device.type == device.type
-        self._upload = None if on_device else upload
+        self._tensors, self._order, self._device = dict(tensors), list(order), device
+        self._at = 0
+        resident = next(iter(tensors.values())).device.type == device.type
+        self._upload = None if resident else upload
         self._next: tuple[Tensor, Pending] | None = None
+        self._indices: list[Tensor] = self._order
+        if resident and device.type != "cpu":
+            self._place_indices(upload)
+
+    def _place_indices(self, upload: Upload | None) -> None:
+        """Bring the rows of all batches to the device at once, and what lies elsewhere."""
+        # Indices on the CPU are copied at every use, and the host waits for each copy.
+        wanted = {name: t for name, t in self._tensors.items() if t.device.type == "cpu"}
+        wanted[""] = torch.cat(self._order) if self._order else torch.empty(0, dtype=torch.int64)
+        if upload is None:
+            placed = {name: tensor.to(self._device) for name, tensor in wanted.items()}
+        else:
+            placed = upload(wanted).result()
+        self._indices = list(placed.pop("").split([len(rows) for rows in self._order]))
+        self._tensors |= placed
+
+    @property
+    def uploads(self) -> bool:
+        """Whether batches are brought to the device while it computes."""
+        return self._upload is not None
+
+    def on_device(self) -> tuple[list[Tensor], dict[str, Tensor]] | None:
+        """Return the rows of all batches and the tensors, on a device that has memory of its own.
+
+        Returns:
+            None where batches are brought from elsewhere.
+        """
+        if self._indices is self._order:
+            return None
+        return self._indices, self._tensors
 
     def next(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the next batch on the device, whether it was on its way or not.
 
         Returns:
-            Its rows, int64 [batch], and by name the tensors [batch, ...] on the device.
+            Its rows, int64 [batch] on the CPU, and by name the tensors [batch, ...] on the device.
+
+        Raises:
+            IndexError: there are no more batches.
         """
         if self._upload is None:
-            rows = next(self._order)
-            return rows, {n: tensor[rows].to(self._device) for n, tensor in self._tensors.items()}
+            rows, indices = self._order[self._at], self._indices[self._at]
+            self._at += 1
+            tensors = self._tensors.items()
+            return rows, {name: tensor[indices].to(self._device) for name, tensor in tensors}
         self.prefetch()
-        assert self._next is not None
+        if self._next is None:
+            raise IndexError(f"all {len(self._order)} batches were taken")
         rows, pending = self._next
         self._next = None
         return rows, pending.result()
 
     def prefetch(self) -> None:
         """Start the next batch on its way, if there is one and it has to be brought."""
-        if self._upload is None or self._next is not None:
+        if self._upload is None or self._next is not None or self._at == len(self._order):
             return
-        rows = next(self._order, None)
-        if rows is not None:
-            batch = {name: tensor[rows] for name, tensor in self._tensors.items()}
-            self._next = rows, self._upload(batch)
+        rows = self._order[self._at]
+        self._at += 1
+        batch = {name: tensor[rows] for name, tensor in self._tensors.items()}
+        self._next = rows, self._upload(batch)

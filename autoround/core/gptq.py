@@ -14,7 +14,7 @@ far from the next level as it really is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -118,6 +118,43 @@ def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
     upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     # Columns take its rows, and solvers leave it laid out by columns.
     return InverseCholesky(order, (upper / root).contiguous())
+
+
+@torch.no_grad()
+def inverse_choleskys(hessians: Sequence[Tensor], *, queued: bool) -> list[InverseCholesky | None]:
+    """Factor the inverses of several Hessians.
+
+    Args:
+        hessians: as for :func:`inverse_cholesky`.
+        queued: whether to wait once for all of them, as a device of its own wants it, in place of
+            three times for each.
+
+    Returns:
+        One for each, as of :func:`inverse_cholesky`.
+    """
+    if not queued or not hessians:
+        return [inverse_cholesky(hessian) for hessian in hessians]
+    factors, verdicts = zip(*map(_queued_inverse_cholesky, hessians), strict=True)
+    usable = torch.stack(verdicts).to("cpu").tolist()
+    return [factor if good else None for factor, good in zip(factors, usable, strict=True)]
+
+
+def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
+    """Factor the inverse of a Hessian without waiting; returns the factor, and if it is one."""
+    power = hessian.diagonal()
+    mean = power.mean()
+    usable = (mean > 0.0) & (mean < float("inf"))
+    power = torch.maximum(power, FLOOR * mean)
+    order = torch.argsort(power, descending=True, stable=True)
+    root = power[order].sqrt()
+    related = hessian[order][:, order] / (root[:, None] * root)
+    related.diagonal().fill_(1.0 + DAMPING)
+    lower, failed = torch.linalg.cholesky_ex(related)
+    usable &= failed == 0
+    # What follows must not fail for a factor that nobody will use.
+    lower = torch.where(usable, lower, torch.eye(len(lower), device=lower.device))
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return InverseCholesky(order, (upper / root).contiguous()), usable & (failed == 0)
 
 
 @torch.no_grad()

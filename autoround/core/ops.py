@@ -8,12 +8,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoround.core import end_to_end, gptq, signsgd
+from autoround.core import end_to_end, gptq, rtn, signsgd
 from autoround.core import rounding as rounding_core
 from autoround.core.end_to_end import SignVotes
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.scales import Half, Nested
 from autoround.core.rounding import Rounding
+from autoround.core.search import CHUNK_ELEMENTS
 from autoround.core.signsgd import SignState
 from autoround.types import QuantizedTensor
 
@@ -24,6 +27,29 @@ class Ops(Protocol):
     A backend that has no kernel for some levels or scales of a grid, or for a tensor as it is laid
     out, passes them on to :class:`TorchOps`.
     """
+
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error.
+
+        Args:
+            groups: float32 [rows, groups, width].
+            importance: float32 [n, groups, width], each for rows / n rows that follow each other,
+                or None for equal weights.
+            levels: what codes stand for.
+            scales: how scales are held.
+            chunk: elements to search at a time where there is no kernel.
+
+        Returns:
+            The grid whose unmoved scale and zero point, or minimum, are the ones found.
+        """
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -99,6 +125,15 @@ class Ops(Protocol):
             The state of the next step.
         """
 
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Do as :meth:`sign_step` at a learning rate that the device holds.
+
+        Args:
+            params, grads: as for :meth:`sign_step`.
+            lr: float32 scalar on the device; a recorded step reads it anew at each play. At zero
+                every parameter stays as it is.
+        """
+
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn, each compensating the errors of those before it.
 
@@ -155,6 +190,26 @@ class TorchOps:
     What a backend can do faster it replaces in a subclass; what works on all tensors of a block
     at once then goes through that, too.
     """
+
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error.
+
+        Args:
+            groups, importance, levels, scales: as for :meth:`Ops.search_scales`.
+            chunk: elements to search at a time, by which results do not change.
+
+        Returns:
+            The grid whose unmoved scale and zero point, or minimum, are the ones found.
+        """
+        return rtn.search_scales(groups, importance, levels, scales=scales, chunk=chunk)
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -232,6 +287,15 @@ class TorchOps:
             The state of the next step.
         """
         return signsgd.step(params, grads, state=state)
+
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Do as :meth:`sign_step` at a learning rate that the device holds.
+
+        Args:
+            params, grads: float32, of the same shapes; gradients are overwritten.
+            lr: float32 scalar on the device.
+        """
+        signsgd.step_by(params, grads, lr)
 
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn, each compensating the errors of those before it.

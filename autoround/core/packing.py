@@ -47,6 +47,8 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
         return torch.empty((words, columns), dtype=torch.int32, device="meta")
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise ValueError(f"a code is outside 0 … {2**bits - 1} and cannot be packed in {bits} bits")
+    if 32 % bits == 0:
+        return _pack_whole(codes, bits)
     blocks = codes.reshape(rows // BLOCK, BLOCK, columns)  # [blocks, 32, columns]
     # int64: shifted values leave 32 bits before they are masked.
     out = torch.zeros((blocks.shape[0], bits, columns), dtype=torch.int64, device=codes.device)
@@ -80,6 +82,8 @@ def unpack_rows(words: Tensor, bits: int) -> Tensor:
     if words.device.type == "meta":
         return torch.empty((rows, columns), dtype=torch.uint8, device="meta")
     # Shifts keep the sign, so what comes in from the left is masked away; 32 bits are enough.
+    if 32 % bits == 0:
+        return _unpack_whole(words, bits)
     blocks = words.reshape(count // bits, bits, columns)
     shape = (blocks.shape[0], BLOCK, columns)
     out = torch.empty(shape, dtype=torch.uint8, device=words.device)
@@ -91,6 +95,25 @@ def unpack_rows(words: Tensor, bits: int) -> Tensor:
             value = (value & (2**rest - 1)) | (blocks[:, word + 1] << rest)
         out[:, k] = (value & (2**bits - 1)).to(torch.uint8)
     return out.reshape(rows, columns)
+
+
+def _pack_whole(codes: Tensor, bits: int) -> Tensor:
+    """Pack values that do not straddle words: a few launches a matrix, on an accelerator."""
+    per = 32 // bits
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=codes.device)
+    rows, columns = codes.shape
+    values = codes.reshape(rows // per, per, columns).to(torch.int32)  # [words, values, columns]
+    # No two values have a bit in common, so their sum is their union; int32 wraps at the top.
+    return (values << shifts[None, :, None]).sum(1, dtype=torch.int32)
+
+
+def _unpack_whole(words: Tensor, bits: int) -> Tensor:
+    """Undo :func:`_pack_whole`."""
+    per, (count, columns) = 32 // bits, words.shape
+    out = torch.empty((count, per, columns), dtype=torch.uint8, device=words.device)
+    for k in range(per):
+        out[:, k] = ((words >> (k * bits)) & (2**bits - 1)).to(torch.uint8)
+    return out.reshape(count * per, columns)
 
 
 def packed_length(values: int, bits: int) -> int:

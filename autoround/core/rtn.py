@@ -5,9 +5,10 @@ On a min-max grid this is rtn; on a searched grid it is opt-rtn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from autoround.core.grids.grid import (
@@ -22,7 +23,7 @@ from autoround.core.grids.scales import Half, Nested, NestedParts
 from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.rounding import Rounding, initial_rounding, quantize
 from autoround.core.search import CHUNK_ELEMENTS, search_grid
-from autoround.core.search_nested import search_nested
+from autoround.core.search_nested import PlainStages, search_nested
 from autoround.types import Scheme
 
 
@@ -82,16 +83,47 @@ def search_scales(
 
     Args:
         groups: float32 [rows, groups, width].
-        importance: float32 broadcastable to ``groups``, or None.
+        importance: float32 broadcastable to ``groups``, or [n, groups, width], each for rows / n
+            rows that follow each other; None for equal weights.
         levels: what codes stand for. scales: how scales are held.
         chunk: elements to search at a time, by which results do not change.
 
     Returns:
         The grid whose unmoved parameters are the ones that the search finds.
     """
-    if isinstance(scales, Nested):
-        return search_nested(groups, importance, levels, scales=scales, chunk=chunk)
-    return search_grid(groups, importance, levels, scales=scales, chunk=chunk)
+    if not isinstance(scales, Nested):
+        return search_grid(groups, importance, levels, scales=scales, chunk=chunk)
+    stages = PlainStages(chunk)
+    stacked = 1 if importance is None or importance.dim() < 3 else importance.shape[0]
+    if importance is None or stacked in (1, groups.shape[0]):
+        return search_nested(groups, importance, levels, scales=scales, stages=stages)
+    # One after the other: the importance of each of their rows would take as much as the weights.
+    grids = [
+        search_nested(part, channels, levels, scales=scales, stages=stages)
+        for part, channels in zip(groups.chunk(stacked), importance.split(1), strict=True)
+    ]
+    return concatenate_rows(grids)
+
+
+def largest_magnitude(weight: Tensor) -> float:
+    """Return the greatest magnitude of a weight; NaN where it holds one.
+
+    Args:
+        weight: of any shape and float dtype. The host waits for the device it is on.
+    """
+    # Both ends in one pass, and no tensor of magnitudes.
+    lo, hi = weight.aminmax()
+    return float(torch.maximum(-lo, hi))
+
+
+def concatenate_rows(grids: Sequence[Grid]) -> Grid:
+    """Put grids of the same levels and scales one below the other.
+
+    Args:
+        grids: of rows that follow each other; at least one.
+    """
+    lo, hi = torch.cat([grid.lo for grid in grids]), torch.cat([grid.hi for grid in grids])
+    return grids[0]._replace(lo=lo, hi=hi)
 
 
 def matrix_from(

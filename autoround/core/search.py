@@ -120,7 +120,7 @@ def search_grid(
     for begin in range(0, rows, row_step):
         end = min(begin + row_step, rows)
         part = slice(begin * count, end * count)
-        chunk_weights = _rows_of(importance, groups, begin, end).reshape(-1, width)
+        chunk_weights = rows_of(importance, groups, begin, end).reshape(-1, width)
         best = _search_chunk(
             _Group(flat[part], chunk_weights, levels, scales),
             first.scale.reshape(-1, 1)[part],
@@ -132,8 +132,17 @@ def search_grid(
     return grid._replace(scales=scales)
 
 
-def _rows_of(importance: Tensor | None, groups: Tensor, begin: int, end: int) -> Tensor:
-    """Return the importance of some rows, [end - begin, groups, width]."""
+def rows_of(importance: Tensor | None, groups: Tensor, begin: int, end: int) -> Tensor:
+    """Return the importance of some rows of a weight.
+
+    Args:
+        importance: as for :func:`search_grid`.
+        groups: float32 [rows, groups, width].
+        begin, end: the first row, and the one after the last.
+
+    Returns:
+        float32 [end - begin, groups, width], a view where each row has its own or all share one.
+    """
     rows, count, width = groups.shape
     if importance is None:
         return torch.ones((), device=groups.device).expand(end - begin, count, width)

@@ -15,7 +15,7 @@ each group tries the neighbours of its two integers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from autoround.core.grids.grid import Grid, min_max_grid, nested_parts
 from autoround.core.grids.levels import IntegerLevels, ladder
 from autoround.core.grids.scales import Nested
-from autoround.core.search import CHUNK_ELEMENTS, search_grid
+from autoround.core.search import CHUNK_ELEMENTS, rows_of, search_grid
 
 #: Rounds of fitting scale and minimum to the codes of the best trial.
 REFINEMENTS = 4
@@ -51,6 +51,59 @@ class _Fit(NamedTuple):
     minimum: Tensor
 
 
+class _SubScales(NamedTuple):
+    """The integers of super-blocks, float32 [rows, groups, 1] each.
+
+    A scale is step * sub, a minimum least * mine; least is None where scales are signed. fixed:
+    bool, groups that keep their integers, since a super-block's own scale is told by them.
+    """
+
+    step: Tensor
+    sub: Tensor
+    least: Tensor | None
+    mine: Tensor
+    fixed: Tensor
+
+
+class NestedStages(Protocol):
+    """The parts of a nested search that are done for each group by itself.
+
+    Everywhere ``groups`` is float32 [rows, groups, width] and ``importance`` broadcasts to it, or
+    is [n, groups, width], each for rows / n rows that follow each other.
+    """
+
+    def search_grid(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search signed scales as :func:`autoround.core.search.search_grid`."""
+
+    def fit_minima(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales and minima; returns the range from -m to ``top * s - m``."""
+
+    def correct(self, groups: Tensor, importance: Tensor | None, grid: Grid) -> Grid:
+        """Round a grid to its super-blocks; return the best neighbours of their integers."""
+
+
+class PlainStages(NamedTuple):
+    """In plain torch. chunk: elements to search at a time, by which results do not change."""
+
+    chunk: int = CHUNK_ELEMENTS
+
+    def search_grid(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search signed scales."""
+        return search_grid(groups, importance, levels, chunk=self.chunk)
+
+    def fit_minima(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales and minima, a chunk of rows at a time."""
+        assert importance is not None
+        weights = rows_of(importance, groups, 0, groups.shape[0])
+        return _search_with_minimum(groups, weights, levels, self.chunk)
+
+    def correct(self, groups: Tensor, importance: Tensor | None, grid: Grid) -> Grid:
+        """Try the neighbours one after the other."""
+        assert importance is not None
+        weights = rows_of(importance, groups, 0, groups.shape[0])
+        return _correct(groups, weights, grid)
+
+
 @torch.no_grad()
 def search_nested(
     groups: Tensor,
@@ -58,32 +111,29 @@ def search_nested(
     levels: IntegerLevels,
     *,
     scales: Nested,
-    chunk: int = CHUNK_ELEMENTS,
+    stages: NestedStages = PlainStages(),  # noqa: B008 (a tuple of a number)
 ) -> Grid:
     """Find scales of least weighted squared error, and correct them for their super-blocks.
 
     Args:
         groups: float32 [rows, groups, width], groups a multiple of a super-block's.
-        importance: float32 broadcastable to ``groups``, or None for the squares of the weights
-            plus their mean square, which favours large weights as activations mostly do.
+        importance: float32 broadcastable to ``groups``, or [n, groups, width], each for rows / n
+            rows that follow each other; None for the squares of the weights plus their mean
+            square, which favours large weights as activations mostly do.
         levels: what codes stand for.
         scales: how super-blocks hold the scales.
-        chunk: elements to search at a time, by which results do not change.
+        stages: what searches the groups.
 
     Returns:
         The grid whose unmoved parts are the ones found.
     """
-    weights = _weights(groups, importance)
-    if scales.has_minimum:
-        grid = _search_with_minimum(groups, weights, levels, chunk)
-    else:
-        grid = search_grid(groups, weights, levels, chunk=chunk)
-    return _correct_parts(groups, weights, grid, scales)
+    weights = _own_weights(groups) if importance is None else importance
+    find = stages.fit_minima if scales.has_minimum else stages.search_grid
+    grid = find(groups, weights, levels)._replace(scales=scales)
+    return stages.correct(groups, weights, grid)
 
 
-def _weights(groups: Tensor, importance: Tensor | None) -> Tensor:
-    if importance is not None:
-        return importance.expand_as(groups)
+def _own_weights(groups: Tensor) -> Tensor:
     squares = groups.square()
     return squares + squares.mean(-1, keepdim=True) + TINY
 
@@ -167,25 +217,32 @@ def _keep_fit(
     )
 
 
-def _correct_parts(groups: Tensor, weights: Tensor, grid: Grid, scales: Nested) -> Grid:
-    """Return the grid whose parts are the best neighbours of what a search rounds to.
+def _sub_scales(grid: Grid, scales: Nested) -> _SubScales:
+    """Round a grid to its super-blocks.
 
     The group with the largest scale keeps its integer, which fixes the super-block's own.
     """
-    grid = grid._replace(scales=scales)
     one = torch.ones_like(grid.lo)
     parts = nested_parts(grid, one, one)
     assert parts is not None
     shape = grid.lo.shape
     step = parts.scale.expand(parts.sub_scale.shape).reshape(shape)
     sub = parts.sub_scale.reshape(shape)
-    low = 1 if scales.has_minimum else scales.low
-    least = None
-    if parts.minimum is not None and parts.sub_minimum is not None:
-        least = parts.minimum.expand(parts.sub_minimum.shape).reshape(shape)
-    mine = torch.zeros_like(sub) if parts.sub_minimum is None else parts.sub_minimum.reshape(shape)
     # A float16 is known by the group that has the last integer of it: that one stays.
-    fixed = _is_last(sub, scales) | (_is_last(mine, scales) if least is not None else False)
+    fixed = _is_last(sub, scales)
+    if parts.minimum is None or parts.sub_minimum is None:
+        return _SubScales(step, sub, None, torch.zeros_like(sub), fixed)
+    minimum = parts.minimum.expand(parts.sub_minimum.shape).reshape(shape)
+    mine = parts.sub_minimum.reshape(shape)
+    return _SubScales(step, sub, minimum, mine, fixed | _is_last(mine, scales))
+
+
+def _correct(groups: Tensor, weights: Tensor, grid: Grid) -> Grid:
+    """Return the grid whose parts are the best neighbours of what a search rounds to."""
+    scales = grid.scales
+    assert isinstance(scales, Nested)
+    step, sub, least, mine, fixed = _sub_scales(grid, scales)
+    low = 1 if scales.has_minimum else scales.low
     best_error = _grid_error(
         groups, weights, grid, step * sub, None if least is None else least * mine
     )

@@ -60,3 +60,16 @@ def step(params: Sequence[Tensor], grads: Sequence[Tensor], *, state: SignState)
         # Signs take the gradients' memory: those of offsets are as large as the weights.
         param.sub_(grad.sign_(), alpha=lr)
     return state._replace(step=state.step + 1)
+
+
+@torch.no_grad()
+def step_by(params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+    """Do as :func:`step` at a learning rate that the device holds.
+
+    Args:
+        params, grads: as for :func:`step`.
+        lr: float32 scalar on the device of the parameters.
+    """
+    for param, grad in zip(params, grads, strict=True):
+        # The product with a sign is exact, so this moves by the same bits as :func:`step`.
+        param.sub_(grad.sign_().mul_(lr))

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from autoround.core import signsgd
 from autoround.core.grids.grid import Grid, min_max_grid, to_groups
-from autoround.core.grids.levels import integer_levels
+from autoround.core.grids.levels import IntegerLevels, integer_levels
+from autoround.core.grids.scales import HALF, Half, Nested
 from autoround.core.ops import Ops, TorchOps
-from autoround.core.rounding import Rounding
+from autoround.core.rounding import Rounding, fake_quantize, initial_rounding
 
 #: Share of the levels that may be another one, next to it: those that lie on a tie.
 TIES = 1e-3
@@ -23,6 +24,14 @@ TIES = 1e-3
 CLOSE = 1e-4
 #: (bits, symmetric, group size): one that divides the width of the weights and one that does not.
 GRIDS = ((4, True, 32), (3, False, 32), (2, True, 24), (8, False, -1))
+#: Grids whose search is compared: those of both kinds, and one with super-blocks of minima.
+SEARCHES: tuple[tuple[int, bool, int, Half | Nested], ...] = (
+    (4, True, 32, HALF),
+    (3, False, 32, HALF),
+    (4, False, 32, Nested(8, 0, 63)),
+)
+#: How much more error searched grids may have, relative to plain torch's: ties fall either way.
+WORSE = 5e-3
 #: Two tensors of different shapes, as a block has them.
 SHAPES = ((24, 96), (7, 160))
 
@@ -62,8 +71,39 @@ def disagreement(ops: Ops, device: torch.device) -> str:
         for what, ours in results.items():
             reason = _difference(what, ours, wanted[what])
             if reason:
-                kind = "symmetric" if sym else "asymmetric"
-                return f"{reason} ({bits} bits, {kind}, groups of {size})"
+                return f"{reason} {_grid_name(bits, sym, size)}"
+    for bits, sym, size, scales in SEARCHES:
+        reason = _search_difference(ops, device, (integer_levels(bits, sym=sym), size, scales))
+        if reason:
+            return f"{reason} {_grid_name(bits, sym, size)}"
+    return ""
+
+
+def _grid_name(bits: int, sym: bool, size: int) -> str:
+    return f"({bits} bits, {'symmetric' if sym else 'asymmetric'}, groups of {size})"
+
+
+def _search_difference(
+    ops: Ops, device: torch.device, kind: tuple[IntegerLevels, int, Half | Nested]
+) -> str:
+    """Compare what a search finds for a weight with two importances, one for each half of it."""
+    levels, size, scales = kind
+    rng = torch.Generator().manual_seed(levels.bits)
+    groups = to_groups(torch.randn((6, 256), generator=rng) / 8, size)
+    importance = torch.rand((2, *groups.shape[1:]), generator=rng).square()
+    ours = ops.search_scales(groups.to(device), importance.to(device), levels, scales=scales)
+    plain = TorchOps().search_scales(groups, importance, levels, scales=scales)
+    shape = ours.lo.shape
+    if shape != plain.lo.shape:
+        return f"searched ranges: {tuple(shape)} in place of {tuple(plain.lo.shape)}"
+    weights = importance.repeat_interleave(3, 0).double()
+    errors = []
+    for grid in (ours.to(torch.device("cpu")), plain):
+        rounded = fake_quantize(groups, initial_rounding(groups), grid=grid, dtype=torch.float32)
+        errors.append(float(((rounded - groups).double().square() * weights).sum()))
+    # Not "greater than": a NaN is worse as well.
+    if not errors[0] <= errors[1] * (1 + WORSE):
+        return f"searched ranges: {errors[0] / errors[1]:.3f} times the error"
     return ""
 
 

@@ -72,6 +72,24 @@ class Upload(Protocol):
         """
 
 
+class Download(Protocol):
+    """A tensor on its way to the host."""
+
+    def ready(self) -> bool:
+        """Tell whether it is there, without waiting.
+
+        Returns:
+            True if :meth:`result` does not wait.
+        """
+
+    def result(self) -> Tensor:
+        """Return it, waiting where it is not there yet.
+
+        Returns:
+            The tensor on the CPU, as it was when its copy was queued.
+        """
+
+
 class Runtime(Protocol):
     """One opened device; :class:`autoround.device.runtime.TorchRuntime` is one to start from."""
 
@@ -134,6 +152,16 @@ class Runtime(Protocol):
 
         Returns:
             At once, perhaps before the copies are made; its ``result`` has them.
+        """
+
+    def download(self, tensor: Tensor) -> Download:
+        """Start to copy a tensor to the host, behind the work that is queued.
+
+        Args:
+            tensor: on the device; work queued from now on may change it.
+
+        Returns:
+            At once; its ``result`` has the tensor as it is at this point of the queue.
         """
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:

@@ -12,6 +12,7 @@ from torch import Tensor
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.protocol import (
     BlockCall,
+    Download,
     Memory,
     Note,
     Speed,
@@ -35,6 +36,29 @@ class Uploaded:
             The tensors by their names, on the device.
         """
         return self._tensors
+
+
+class Downloaded:
+    """A tensor that is on the host already."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def ready(self) -> bool:
+        """Return True: nothing is waited for.
+
+        Returns:
+            True.
+        """
+        return True
+
+    def result(self) -> Tensor:
+        """Return the tensor.
+
+        Returns:
+            The tensor on the CPU.
+        """
+        return self._tensor
 
 
 class TorchRuntime:
@@ -114,6 +138,17 @@ class TorchRuntime:
             What has the copies already.
         """
         return Uploaded({name: tensor.to(self.device) for name, tensor in tensors.items()})
+
+    def download(self, tensor: Tensor) -> Download:
+        """Copy a tensor to the host, and wait for it.
+
+        Args:
+            tensor: on any device.
+
+        Returns:
+            What has the copy already.
+        """
+        return Downloaded(tensor.detach().to("cpu", copy=True))
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Return the step itself.

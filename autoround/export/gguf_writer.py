@@ -88,8 +88,10 @@ class GgufWriter:
 
     def add(self, output: BlockOutput) -> None:
         """Write a finished block; layers outside the blocks are rounded here, to own types."""
+        # On the host: what the header puts after later tensors waits for them.
+        layers = output.on(torch.device("cpu")).layers
         self._pending.update(
-            {self._tensors[n]: layer for n, layer in output.layers.items() if n in self._tensors}
+            {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
         )
         self.add_unquantized(output.kept)
         self.check.add(output, self._as_written(output.kept))

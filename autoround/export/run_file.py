@@ -8,14 +8,22 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoround._version import __version__
+from autoround.errors import one_line
 from autoround.events import Event, Sink, StageStarted, Warned
-from autoround.types import Estimate, OutputPlan
+from autoround.export.writer import OutputWriter
+from autoround.planning.estimate import output_bytes, quantized_bits
+from autoround.planning.method import describe_method
+from autoround.session.session import Session
+from autoround.storage.durable import write_text
+from autoround.storage.json_text import to_json
+from autoround.types import Estimate, Plan
 
 #: Name of the file.
 RUN_FILE = "run.json"
@@ -84,53 +92,83 @@ class RunRecorder:
         return list(self._phases.values())
 
 
-class OutputFigures(NamedTuple):
-    """What is known of one format of a run before it is written.
+class RunFacts(NamedTuple):
+    """What the file of a run says besides what was measured.
 
-    method: in words. predicted_bytes: of its tensors. bits_per_weight: on the disk, of the quantized layers of the
-    blocks. in_memory: whether the model was given from Python. own_data: whether the data was.
+    estimate: of the whole run. formats: how many it writes. in_memory: whether the model was given
+    from Python. own_data: whether the data was. describe: writes into a complete folder what
+    describes it to people; None for nothing.
     """
 
-    output: OutputPlan
-    method: str
-    predicted_bytes: int
-    bits_per_weight: float
+    estimate: Estimate
+    formats: int
     in_memory: bool
     own_data: bool
+    describe: Callable[[Path], object] | None = None
+
+
+def write_run_files(
+    writers: Sequence[OutputWriter], session: Session, facts: RunFacts, recorder: RunRecorder
+) -> None:
+    """Write what a run measured into each complete folder, and what describes it to people.
+
+    The models are complete and checked by now: nothing that goes wrong here may take them along.
+
+    Args:
+        writers: of the formats, complete and not yet published.
+        session: the pass that they wrote.
+        facts: of the run.
+        recorder: of the run, up to the end of its checks.
+    """
+    for writer, part in zip(writers, session.plan.outputs, strict=True):
+        try:
+            plan = dataclasses.replace(session.plan, outputs=(part,))
+            size = output_bytes(plan, part, session.skeleton)
+            values = run_values(recorder, facts, plan, predicted_bytes=size)
+            write_text(writer.staging / RUN_FILE, to_json(values, indent=1) + "\n")
+            if facts.describe is not None:
+                facts.describe(writer.staging)
+        except Exception as error:  # whatever it is: hours of work are not lost for a page
+            session.sink(
+                Warned(
+                    f"no report of {part.format}: {one_line(error)}; the model is complete, and "
+                    "'autoround report' tries again"
+                )
+            )
 
 
 def run_values(
     recorder: RunRecorder,
-    estimate: Estimate,
-    figures: OutputFigures,
+    facts: RunFacts,
+    plan: Plan,
     *,
-    formats: int,
+    predicted_bytes: int,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> dict[str, Any]:
     """Return what a run measured as plain values for JSON.
 
     Args:
         recorder: of the run, up to the end of its checks.
-        estimate: what the whole run was expected to cost.
-        figures: of the format that is written.
-        formats: how many the run writes, for all of which the estimate is.
+        facts: of the run.
+        plan: of the pass, with the one format that is written.
+        predicted_bytes: of the format's tensors.
         now: returns the time of day.
     """
     phases = recorder.phases()
     return {
         "finished": now().isoformat(timespec="seconds"),
-        "output": dataclasses.asdict(figures.output),
-        "formats": formats,
-        "method": figures.method,
+        "output": dataclasses.asdict(plan.outputs[0]),
+        "formats": facts.formats,
+        "method": describe_method(plan),
         "resumed": recorder.resumed,
-        "in_memory": figures.in_memory,
-        "own_data": figures.own_data,
+        "in_memory": facts.in_memory,
+        "own_data": facts.own_data,
         "seconds": sum(phase.seconds for phase in phases),
         "peak_bytes": max(phase.peak_bytes for phase in phases),
-        "bits_per_weight": figures.bits_per_weight,
-        "predicted_bytes": figures.predicted_bytes,
+        "bits_per_weight": quantized_bits(plan),
+        "predicted_bytes": predicted_bytes,
         "phases": [phase._asdict() for phase in phases],
-        "estimate": dataclasses.asdict(estimate),
+        "estimate": dataclasses.asdict(facts.estimate),
         "warnings": list(recorder.warnings),
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",

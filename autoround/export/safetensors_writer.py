@@ -164,6 +164,13 @@ def layer_tensors(
 def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str, Tensor]:
     """Lay quantized layers out as named tensors of the output format, and read them back.
 
+    Args:
+        layers: by the names they are written under, on any device.
+        packing: name of the layout.
+
+    Returns:
+        The tensors by their names in the files, on the CPU.
+
     Raises:
         VerificationError: a layer does not come back as it was.
     """
@@ -179,7 +186,8 @@ def pack_layers(layers: Mapping[str, QuantizedTensor], packing: str) -> dict[str
             and bool((back.zero == layer.zero).all())
         ):
             raise VerificationError(f"layer {name} does not come back from {packing} as it was")
-        found |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        # Packed and compared where the layer is: nothing wider than the packed bytes leaves it.
+        found |= {f"{name}.{part}": tensor.to("cpu") for part, tensor in parts.items()}
     return found
 
 

@@ -64,12 +64,13 @@ class ShardWriter(Staging):
             if self._spool is not None and self._spool.size + size > self._limit:
                 self._flush(self._spool)
             path = self._staging / f"shard-{len(self._shards)}"
+            in_host = tensor.to("cpu")  # once: it is written, and its checksum taken
             try:
                 self._spool = self._spool or Spool(path)
-                self._spool.add(name, tensor)
+                self._spool.add(name, in_host)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error}") from error
-            self._sums[name] = checksum(tensor)
+            self._sums[name] = checksum(in_host)
 
     def _flush(self, spool: Spool) -> None:
         path = self._staging / f"shard-{len(self._shards)}"

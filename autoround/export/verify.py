@@ -29,9 +29,10 @@ from autoround.model.positions import text_config
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import as_stored
-from autoround.session.block_output import BlockOutput
+from autoround.session.block_output import BlockOutput, weight_on
 from autoround.types import BlockPlan, LayerPlan, Plan
 
+CPU = torch.device("cpu")
 #: Tokens of the batch.
 TOKENS = 32
 #: Largest squared difference of the outputs, relative to their mean square. Rounding kept
@@ -47,17 +48,25 @@ class WrittenModel(Protocol):
 
 
 class ReadBackCheck:
-    """A batch of a few tokens on its way through the blocks of a model, in float32 on the CPU.
+    """A batch of a few tokens on its way through the blocks of a model, in float32.
 
     Args:
         skeleton: the model.
         plan: of the pass that is checked.
         ids: int64 [n, seq] calibration tokens, of which some are taken; None draws random ones.
+        device: that the blocks are run on.
     """
 
-    def __init__(self, skeleton: Skeleton, plan: Plan, *, ids: Tensor | None) -> None:
-        self._skeleton, self._plan = skeleton, plan
-        self._runner = BlockRunner(skeleton, device=torch.device("cpu"), dtype=torch.float32)
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        plan: Plan,
+        *,
+        ids: Tensor | None,
+        device: torch.device = CPU,
+    ) -> None:
+        self._skeleton, self._plan, self._device = skeleton, plan, device
+        self._runner = BlockRunner(skeleton, device=device, dtype=torch.float32)
         if ids is None:
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(0, _vocabulary(skeleton), (1, TOKENS), generator=generator)
@@ -75,8 +84,8 @@ class ReadBackCheck:
 
     @property
     def first(self) -> Tensor | None:
-        """Input of the first block [1, seq, hidden]; None where blocks do not run alone."""
-        return self._first
+        """Input of the first block [1, seq, hidden], on the CPU; None where none runs alone."""
+        return None if self._first is None else self._first.to(CPU)
 
     @property
     def description(self) -> str:
@@ -95,7 +104,8 @@ class ReadBackCheck:
         if self.hidden is None or index >= len(self._plan.blocks):
             return
         block = self._plan.blocks[index]
-        weights = {name: dense(layer) for name, layer in output.layers.items()}
+        layers = {n: weight_on(layer, self._device) for n, layer in output.layers.items()}
+        weights = {name: dense(layer) for name, layer in layers.items()}
         tensors = {**block.by_param(kept), **as_stored(block, weights)}
         self._run_block(block, tensors)
 
@@ -129,7 +139,7 @@ class ReadBackCheck:
             names = self._skeleton.names_under(block.name)
             self._run_block(block, block.by_param(written.block(block, names)))
         got, self.hidden = self.hidden, expected
-        self.read_back = got
+        self.read_back = got.to(CPU)
         error = relative_square_error(got, expected)
         # Not `>`: NaN is an error as well.
         if not error <= TOLERANCE:

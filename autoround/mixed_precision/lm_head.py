@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoround.core.reconstruction import rounded_weights
 from autoround.core.rtn import round_to_nearest
-from autoround.core.tune import rounded_weights
 from autoround.mixed_precision.fisher_pass import FisherPass, output_chunks
 from autoround.mixed_precision.perturbation import ScoredModule
 from autoround.tuning.lm_head import read_matrix

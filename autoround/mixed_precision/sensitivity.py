@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autoround.core.reconstruction import rounded_weights
 from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import rounded_weights
 from autoround.events import Scored, StageStarted
 from autoround.mixed_precision.fisher_pass import (
     FisherPass,

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
+from autoround.core.reconstruction import Hyperparameters, Reconstruction, rounded_weights
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.sensitivity import squared_effects
-from autoround.core.tune import Hyperparameters, Reconstruction, rounded_weights, tune
+from autoround.core.tune import tune
 from autoround.mixed_precision.fisher_pass import FisherPass
 from autoround.session.loaded_block import LoadedBlock
 from autoround.session.session import Session

@@ -72,6 +72,54 @@ class Trace(NamedTuple):
         return additions
 
 
+class LastBlockReached(Exception):  # noqa: N818 (control flow, not an error)
+    """Ends a trace of the model before its head runs."""
+
+
+def as_returned(hidden: Tensor, returned: int) -> Any:
+    """Return hidden states as a block does: alone, or in a tuple whose other entries are None.
+
+    Args:
+        hidden: Hidden states.
+        returned: Length of the tuple; 0 for none.
+    """
+    return (hidden, *[None] * (returned - 1)) if returned else hidden
+
+
+class CallRecorder:
+    """Identity forward of blocks that records call arguments.
+
+    Args:
+        recorded: Where to, by the blocks' numbers.
+        returned: Length of the tuples that blocks return; 0 for a tensor.
+        factor: That blocks multiply their input with.
+        last: Number of the last block, which ends the trace.
+    """
+
+    def __init__(
+        self, recorded: dict[int, tuple[Tensor, Call]], *, returned: int, factor: float, last: int
+    ) -> None:
+        self._recorded, self._returned = recorded, returned
+        self._factor, self._last = factor, last
+        self.repeated = False
+
+    def block(self, index: int) -> Callable[..., Any]:
+        """Return the forward of one block."""
+
+        def identity(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(kwargs)
+            hidden = args[0] if args else arguments.pop("hidden_states")
+            # Blocks that share weights, or run again, are not run one after the other.
+            self.repeated |= bool(self._recorded) and index <= max(self._recorded)
+            self._recorded[index] = (hidden, Call(tuple(args[1:]), arguments))
+            if index == self._last:
+                raise LastBlockReached
+            out = hidden if self._factor == 1.0 else hidden * self._factor
+            return as_returned(out, self._returned)
+
+        return identity
+
+
 #: Runs the model on (ids, media), its blocks returning their input times a factor.
 TraceModel = Callable[[Tensor, Sequence[Media], float], Trace]
 

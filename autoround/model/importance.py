@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.core.float32_products import SHORT, float32_products
+from autoround.model.expert_inputs import observe_experts
 
 #: Weight of the mean over all experts in an expert's importance, in tokens.
 PRIOR_TOKENS = 64
@@ -138,10 +139,10 @@ class Importance:
 
         Args:
             module: Path of the module that holds the experts, inside its block.
-            tokens: int64 [experts].
+            tokens: int64 [experts], on the device of the batch.
         """
         seen = self._tokens.get(module)
-        self._tokens[module] = tokens if seen is None else seen + tokens
+        self._tokens[module] = tokens if seen is None else seen.to(tokens.device) + tokens
 
     def flat_mask(self, positions: int) -> Tensor | None:
         """Return which of the flattened positions count, bool [positions]; None when all do."""
@@ -176,7 +177,9 @@ class Importance:
 
     @property
     def tokens(self) -> Mapping[str, Tensor]:
-        """How many tokens were routed to every expert, int64 [experts], by module."""
+        """How many tokens were routed to every expert, int64 [experts] on the CPU, by module."""
+        # Counted on the device, and read when somebody asks: once a block, not once a batch.
+        self._tokens = {module: tokens.to("cpu") for module, tokens in self._tokens.items()}
         return self._tokens
 
 
@@ -212,9 +215,7 @@ def accumulate_importance(
             # Models pass hidden states and routing by position or by name.
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             if tensors:
-                _observe_experts(
-                    module, tensors, into=into, path=path, count=count, weights=weights
-                )
+                observe_experts(module, tensors, into=into, path=path, count=count, weights=weights)
 
         return hook
 
@@ -235,57 +236,3 @@ def accumulate_importance(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _observe_experts(
-    module: nn.Module,
-    tensors: Sequence[Tensor],
-    *,
-    into: Importance,
-    path: str,
-    count: int,
-    weights: list[str],
-) -> None:
-    """Add the importance of every expert's matrices, and count the tokens routed to it.
-
-    tensors: hidden states [tokens, in], and the experts of each token, int64 [tokens, top_k].
-    path, weights: of the module that holds the experts, and the names of its stacked weights.
-    """
-    hidden = tensors[0].detach().reshape(-1, tensors[0].shape[-1])
-    chosen = next((t for t in tensors[1:] if not t.is_floating_point()), None)
-    if chosen is None or chosen.dim() != 2 or len(chosen) != len(hidden):
-        return
-    mask = into.flat_mask(len(hidden))
-    # One column more than experts: some routers mark unused slots by that number.
-    hit = torch.zeros((len(hidden), count + 1), device=hidden.device)
-    hit.scatter_(1, chosen.clamp(0, count), 1.0)
-    hit = hit[:, :count] if mask is None else hit[:, :count] * mask[:, None].to(hit.device)
-    into.count(path, hit.sum(0).long().to("cpu"))
-    squares = hit.t() @ hidden.float().square()
-    for name in weights:
-        if "down" not in name and name != "w2":
-            into.add_routed(f"{path}.{name}", squares)
-            continue
-        # The last matrix gets the gated product of the first two, not the hidden states.
-        inner = _inner_squares(module, hidden, hit)
-        if inner is not None:
-            into.add_routed(f"{path}.{name}", inner)
-
-
-def _inner_squares(module: nn.Module, hidden: Tensor, hit: Tensor) -> Tensor | None:
-    """Return sums of squares of the inputs of every expert's last matrix, [experts, in].
-
-    None where the module does not say how gate and up are joined.
-    """
-    weight = getattr(module, "gate_up_proj", None)
-    join = getattr(module, "_apply_gate", None)
-    if not isinstance(weight, Tensor) or join is None or not getattr(module, "has_gate", True):
-        return None
-    bias = getattr(module, "gate_up_proj_bias", None)
-    sums = []
-    # This runs once a batch, not once a step, so a loop over the experts is fast enough.
-    for expert in range(hit.shape[1]):
-        x = hidden[hit[:, expert] > 0].to(weight.dtype)
-        y = x @ (weight[expert] if getattr(module, "is_transposed", False) else weight[expert].t())
-        sums.append(join(y if bias is None else y + bias[expert]).float().square().sum(0))
-    return torch.stack(sums)

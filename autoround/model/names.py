@@ -51,8 +51,9 @@ def files_of(names: Names, m: Matrix, stacked: Mapping[str, ExpertTensor]) -> tu
     """
     if m.experts:
         return expert_files(names, stacked[m.name])
-    file = names.tensor(f"{m.name}.weight").removesuffix(".weight")
-    return () if file == m.name else (file,)
+    file, found, rest = names.tensor(f"{m.name}.weight").rpartition(".weight")
+    # A tensor that is no module's weight in the checkpoints has no place for packed parts there.
+    return () if file == m.name or not found or rest else (file,)
 
 
 class CheckpointNames:

@@ -6,7 +6,7 @@ wrapped or replaced, and nothing stays on the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,16 +15,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoround.errors import ModelError
-from autoround.model.block_calls import BlockCalls, Call, Media, Trace, batch_media
+from autoround.model.block_calls import (
+    BlockCalls,
+    Call,
+    CallRecorder,
+    LastBlockReached,
+    Media,
+    Trace,
+    as_returned,
+    batch_media,
+)
+from autoround.model.block_code import call_code, module_code
 from autoround.model.blocks import head_path
 from autoround.model.skeleton import Skeleton
 
 #: Lengths of the tuples that blocks return: 0 for a tensor by itself.
 _RETURNED = (0, 1, 2, 3)
-
-
-class _LastBlockReached(Exception):  # noqa: N818 (control flow, not an error)
-    """Ends a trace of the model before its head runs."""
 
 
 class _HeadReached(Exception):  # noqa: N818 (control flow, not an error)
@@ -193,6 +199,26 @@ class BlockRunner:
         output: Tensor = hidden_of(out)
         return output
 
+    def code(self, index: int, batch: int) -> tuple[Hashable, dict[str, Tensor]]:
+        """Return what tells blocks of a kind where all samples are alike.
+
+        Args:
+            index: The block's number; one that is run.
+            batch: Samples that it is run for at a time.
+
+        Returns:
+            What code it runs, and the tensors that it is called with beside the hidden states.
+        """
+        assert self._calls is not None, "prepare() comes before code()"
+        had_outer = self._outer is not None
+        call = self._calls.call(index, batch, None)
+        if not had_outer:
+            self.release()
+        assert call is not None, "it is run"
+        called, tensors = call_code(call)
+        block = self._skeleton.model.get_submodule(self._skeleton.blocks[index])
+        return (module_code(block), called, batch), tensors
+
     def release(self) -> None:
         """Free the embeddings; they are read again for another batch shape."""
         self._outer = None
@@ -218,7 +244,7 @@ class BlockRunner:
         skeleton = self._skeleton
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=self._device)
         arguments = {"input_ids": ids, "use_cache": False}
-        output = _as_returned(hidden, self._returned)
+        output = as_returned(hidden, self._returned)
         # Every block returns the given hidden states, so only norm and head compute anything.
         with _substitute_forward(skeleton, lambda index: lambda *args, **kwargs: output):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
@@ -283,12 +309,12 @@ class BlockRunner:
         # What a model expects of its blocks is not written anywhere: try a tensor, then tuples.
         for returned in _RETURNED:
             recorded: dict[int, tuple[Tensor, Call]] = {}
-            recorder = _CallRecorder(recorded, returned=returned, factor=factor, last=count - 1)
+            recorder = CallRecorder(recorded, returned=returned, factor=factor, last=count - 1)
             attention = _use_attention(skeleton, self._attention)
             with _substitute_forward(skeleton, recorder.block), attention, torch.no_grad():
                 try:
                     functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
-                except _LastBlockReached:
+                except LastBlockReached:
                     pass
                 except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                     # A model that expects tuples from its blocks fails on tensors.
@@ -322,38 +348,6 @@ def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor
         for name, buffer in skeleton.model.named_buffers()
         if not name.startswith(prefixes) and name not in skeleton.keys
     }
-
-
-def _as_returned(hidden: Tensor, returned: int) -> Any:
-    """Return hidden states as a block does: alone, or in a tuple whose other entries are None."""
-    return (hidden, *[None] * (returned - 1)) if returned else hidden
-
-
-class _CallRecorder:
-    """Identity forward of blocks that records call arguments."""
-
-    def __init__(
-        self, recorded: dict[int, tuple[Tensor, Call]], *, returned: int, factor: float, last: int
-    ) -> None:
-        self._recorded, self._returned = recorded, returned
-        self._factor, self._last = factor, last
-        self.repeated = False
-
-    def block(self, index: int) -> Callable[..., Any]:
-        """Return the forward of one block."""
-
-        def identity(*args: Any, **kwargs: Any) -> Any:
-            arguments = dict(kwargs)
-            hidden = args[0] if args else arguments.pop("hidden_states")
-            # Blocks that share weights, or run again, are not run one after the other.
-            self.repeated |= bool(self._recorded) and index <= max(self._recorded)
-            self._recorded[index] = (hidden, Call(tuple(args[1:]), arguments))
-            if index == self._last:
-                raise _LastBlockReached
-            out = hidden if self._factor == 1.0 else hidden * self._factor
-            return _as_returned(out, self._returned)
-
-        return identity
 
 
 @contextmanager

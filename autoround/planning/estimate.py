@@ -36,17 +36,19 @@ def make_estimate(
     *,
     runtime: Runtime,
     budget: int | None = None,
+    journal: bool = True,
 ) -> Estimate:
     """Work out size, memory and time of a plan.
 
     Bytes on disk are those of the tensors, exactly; file headers add a few kilobytes.
 
-    budget: bytes of memory; what does not fit goes to the disk where it can.
+    budget: bytes of memory; what does not fit goes to the disk where it can. journal: whether
+    anything is kept on the disk while the run lasts.
     """
     needs = memory_needs(plan, skeleton, runtime)
     stays = streams_fit_device(needs, plan, runtime)
     in_host = needs._replace(streams=0 if stays else needs.streams)
-    mapped, packed = offload_to_disk(in_host, budget)
+    mapped, packed = offload_to_disk(in_host, budget if journal else None)
     held = graphs_fit(needs, plan, runtime, budget)
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
@@ -66,11 +68,12 @@ def make_estimate(
         block_bits=block_bits(plan),
         device_bytes=needs.device + (needs.streams if stays else 0) + on_device,
         stream_bytes=needs.streams,
-        journal_bytes=needs.journal,
+        journal_bytes=needs.journal if journal else 0,
         streams_on_disk=mapped,
         streams_on_device=stays,
         codes_on_disk=packed,
         graphs_held=held,
+        journal=journal,
     )
 
 

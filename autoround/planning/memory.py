@@ -160,8 +160,15 @@ def refuse_too_little(estimate: Estimate, max_memory: int | None) -> None:
         UsageError: with both figures.
     """
     if max_memory is not None and estimate.memory_bytes > max_memory:
+        needed = f"about {estimate.memory_bytes / 1e9:.1f} GB of memory are needed"
+        if not estimate.journal:
+            raise UsageError(
+                f"{needed} where nothing goes to the disk (--no-journal, journal=False), and "
+                f"--max-memory allows {max_memory / 1e9:.1f} GB: leave --no-journal out, or allow "
+                "more"
+            )
         raise UsageError(
-            f"about {estimate.memory_bytes / 1e9:.1f} GB of memory are needed for one block with "
+            f"{needed} for one block with "
             f"all else on the disk, and --max-memory allows {max_memory / 1e9:.1f} GB: lower "
             "tuning.batch_size or calibration.seqlen, or allow more"
         )

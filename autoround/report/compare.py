@@ -18,8 +18,8 @@ from autoround.report.svg import Axes, Spot, points_svg
 class RunRow:
     """The figures of one run; None for those that its folder does not have.
 
-    folder: as it was named. iters: tuning steps of a block. bytes: of the files of weights. bits: of
-    a quantized weight, scales counted. scored_on: text, tokens and window of the scores.
+    folder: as it was named. iters: tuning steps of a block. bytes: of the files of weights. bits:
+    of a quantized weight, scales counted. scored_on: text, tokens and window of the scores.
     """
 
     folder: str
@@ -184,7 +184,9 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
     """
     # Numbered, so that a point of the drawing is found in the table.
     names = [f"{i}. {row.folder}" for i, row in enumerate(rows, start=1)]
-    body = [[name, *_cells(row)] for name, row in zip(names, rows, strict=True)]
+    body: list[list[Cell | str]] = [
+        [name, *_cells(row)] for name, row in zip(names, rows, strict=True)
+    ]
     headings = [Heading(name, numbers=numbers) for name, numbers in _COLUMNS]
     parts = [el("header", el("h1", "Quantized models compared"))]
     parts += [el("p", note[:1].upper() + note[1:] + ".") for note in comparison_notes(rows)]

@@ -1,4 +1,4 @@
-"""``report.html``: one run as a page of its own, readable without a network and without a script."""
+"""``report.html``: one run as a page of its own, readable without network and script."""
 
 from __future__ import annotations
 

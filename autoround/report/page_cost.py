@@ -35,7 +35,7 @@ def phases_part(run: RunFolder) -> Html:
     bars = [Spot(name, time, 0.0) for name, time in zip(names, seconds, strict=True)]
     labels = [span(time) for time in seconds]
     said = ", ".join(f"{name} {label}" for name, label in zip(names, labels, strict=True))
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             name,
             Cell(span(time), time),
@@ -75,19 +75,17 @@ def predicted_part(run: RunFolder) -> Html:
     predicted_size = number(run.run, "predicted_bytes")
     actual_size = float(run.weight_bytes) or None
     peak, seconds = number(run.run, "peak_bytes"), number(run.run, "seconds")
+    smaller = change(predicted_size, actual_size)
     rows = [
-        ["size of the weights", size(predicted_size), size(actual_size)]
-        + [change(predicted_size, actual_size)],
+        ["size of the weights", size(predicted_size), size(actual_size), smaller],
         ["peak memory", size(memory), size(peak), change(memory, peak)],
         ["time", _range(low, high), span(seconds), _inside(low, high, seconds)],
     ]
     predicted = number(run.allocation, "predicted_kl")
     if predicted is not None:
         measured = number(run.evaluation, "kl")
-        rows.append(
-            ["KL divergence", decimal(predicted, 4), decimal(measured, 4)]
-            + [change(predicted, measured)]
-        )
+        both = (decimal(predicted, 4), decimal(measured, 4), change(predicted, measured))
+        rows.append(["KL divergence", *both])
     headings = [
         Heading("What"),
         *(Heading(name, numbers=True) for name in ("Predicted", "Actual", "Difference")),

@@ -91,7 +91,9 @@ def bits_part(run: RunFolder) -> Html:
     cells = {(row.block, row.role): row for row in inside}
     blocks = sorted({row.block for row in inside if row.block is not None})
     headings = [Heading("Block"), *(Heading(role) for role in roles)]
-    body = [[str(b), *(_bits_cell(cells.get((b, role))) for role in roles)] for b in blocks]
+    body: list[list[Cell | str]] = [
+        [str(b), *(_bits_cell(cells.get((b, role))) for role in roles)] for b in blocks
+    ]
     legend = (
         "Bits of a weight by block and layer, without scales and zero points; 16 stands for a "
         "layer that stays as it is."
@@ -127,15 +129,15 @@ def errors_part(run: RunFolder) -> Html:
         said = (
             "The error is that of the weights, ||W − Wq|| / ||W||; of several matrices the largest "
             f"is shown. The largest of all has {_place(worst)} with {percent(worst.error, 2)}. "
-            "GPTQ and tuning lower the error of outputs, and may raise that of weights: what counts "
-            "is the loss of the block."
+            "GPTQ and tuning lower the error of outputs, and may raise that of weights: what "
+            "counts is the loss of the block."
         )
     headings = [
         *(Heading("Layer"), Heading("Block", numbers=True), Heading("Shape")),
         *(Heading("Matrices", numbers=True), Heading("Bits", numbers=True)),
         *(Heading("How it is held"), Heading("Error", numbers=True)),
     ]
-    body = [
+    body: list[list[Cell | str]] = [
         [
             row.role,
             Cell(MISSING if row.block is None else str(row.block), _order(row)),

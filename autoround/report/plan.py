@@ -65,6 +65,8 @@ def _memory_lines(estimate: Estimate) -> list[str]:
     lines = [f"memory       about {estimate.memory_bytes / 1e9:.1f} GB{device}{where}{codes}"]
     if estimate.journal_bytes:
         lines.append(f"journal      {_size(estimate.journal_bytes)} on the disk until it is done")
+    if not estimate.journal:
+        lines.append("journal      none: a run that is stopped begins anew")
     if estimate.peak_bytes_on_disk:
         lines.append(
             f"disk         about {_size(estimate.peak_bytes_on_disk)} at most, with "

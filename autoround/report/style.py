@@ -23,8 +23,8 @@ p { margin: .4rem 0; max-width: 46rem; }
 .soft { color: var(--soft); }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-style: none; }
 a { color: var(--second); }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem;
-  margin: 1.25rem 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
+  gap: .75rem; margin: 1.25rem 0; }
 .figures div { background: var(--box); border: 1px solid var(--line); border-radius: .5rem;
   padding: .6rem .8rem; }
 .figures dt { color: var(--soft); font-size: .85rem; }
@@ -40,8 +40,8 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
 th { font-weight: 600; }
 tbody th { font-weight: 400; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0;
-  cursor: pointer; text-decoration: underline dotted; text-align: inherit; }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  padding: 0; cursor: pointer; text-decoration: underline dotted; text-align: inherit; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 .bits td { text-align: center; border: 1px solid var(--page); min-width: 2.4rem; color: #111;

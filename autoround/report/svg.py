@@ -66,9 +66,9 @@ def ticks(low: float, high: float, *, log: bool = False) -> list[float]:
         return [low]
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    width = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * (1 - 1e-9))
+    first = math.ceil(low / width - 1e-9)
+    return [width * i for i in range(first, math.floor(high / width + 1e-9) + 1)]
 
 
 def drawing(title: str, description: str, parts: Sequence[Html], *, height: int = HEIGHT) -> Html:

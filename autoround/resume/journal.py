@@ -22,9 +22,17 @@ import torch
 from torch import Tensor
 
 from autoround.errors import OutputError, one_line
-from autoround.resume.records import pack_layers, read_record, unpack_layers, write_record
+from autoround.resume.records import (
+    pack_layers,
+    read_facts,
+    read_record,
+    unpack_layers,
+    write_record,
+)
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
+from autoround.session.block_store import EVERY_BLOCK
+from autoround.session.checkpoints import CheckpointPolicy
 from autoround.settings import FULL, QUANTIZED
 from autoround.storage.durable import make_synced, write_text
 from autoround.storage.files import remove_file, remove_tree
@@ -34,7 +42,7 @@ from autoround.types import BlockResult
 #: The file that says whose journal this is.
 RUN = "run.json"
 #: Version of the layout of a journal.
-LAYOUT = 2
+LAYOUT = 3
 #: Before the names of unquantized tensors; layers have names before the bar.
 KEPT = "|"
 _LOCK = "lock"
@@ -214,19 +222,26 @@ class PassJournal:
         streams: ActivationStreams | None,
         names: Sequence[str],
         whole: bool = False,
+        checkpoints: CheckpointPolicy = EVERY_BLOCK,
     ) -> None:
-        """Make a unit finished: its activation streams first, then its record.
+        """Make a unit finished: its activation streams first, if they are due, then its record.
 
         Args:
             output: the unit.
             streams: inputs of the next block; None where none goes on.
             names: the streams among them that are read again.
             whole: whether unquantized tensors are kept, too, because the model is not read again.
+            checkpoints: decides whether streams in memory are kept; those in files always are.
 
         Raises:
             OutputError: the disk is full, or cannot be written to.
         """
-        sums = {} if streams is None else streams.save(names)
+        sums: dict[str, int] = {}
+        if streams is not None:
+            kept = streams
+            # Each file of a mapped stream holds the inputs of every second block in any case.
+            due = EVERY_BLOCK if streams.mapped or not names else checkpoints
+            sums = due.save(lambda: kept.save(names))
         tensors, layers = pack_layers(output.layers)
         if whole:
             # Copied: files hold no two tensors that share memory.
@@ -282,7 +297,7 @@ class PassJournal:
     def streams(
         self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
     ) -> ActivationStreams:
-        """Return the streams as the last finished block left them.
+        """Return the streams as a finished block left them, whose record has them.
 
         Args:
             index: of that block.
@@ -304,7 +319,41 @@ class PassJournal:
                 tensors[name] = files.read(name, generation, total=total)
         full = tensors[FULL]
         quantized = tensors.get(QUANTIZED, full if mapped else full.clone())
-        return ActivationStreams(full, quantized, mask, files, mapped, generation)
+        return ActivationStreams(full, quantized, mask, files, mapped, generation, index + 1)
+
+    def checkpoint(self, index: int) -> int | None:
+        """Return the last unit whose streams were kept.
+
+        Args:
+            index: the last unit that may be it.
+
+        Returns:
+            Its number; None where no streams were kept.
+
+        Raises:
+            OutputError: a record is damaged.
+        """
+        for number in range(index, -1, -1):
+            if read_facts(self._record(number))["streams"]:
+                return number
+        return None
+
+    def keep_streams(self, index: int, streams: ActivationStreams, *, names: Sequence[str]) -> None:
+        """Keep the streams that a finished unit left, which its record lacks.
+
+        Args:
+            index: of the unit, the last one.
+            streams: as it left them.
+            names: the streams among them that are read again.
+
+        Raises:
+            OutputError: the record is damaged, or the disk is full.
+        """
+        path = self._record(index)
+        tensors, facts = read_record(path)
+        sums = streams.save(names)
+        kept = {**facts, "streams": sums, "generation": streams.generation}
+        write_record(path, tensors, kept)
 
     def save_state(
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]

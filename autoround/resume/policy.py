@@ -109,12 +109,17 @@ def check_leftover(destination: Destination) -> int:
     """Count the finished blocks that an earlier run left.
 
     Raises:
-        UsageError: resume and restart are both asked for.
+        UsageError: resume is asked for beside restart, or without a journal.
         OutputError: there are some, and neither is; another run is at work on them; or no folder
             can have that name.
     """
     if destination.resume and destination.restart:
         raise UsageError("resume goes on and restart begins again: ask for one of them")
+    if destination.resume and not destination.journal:
+        raise UsageError(
+            "--resume goes on from a journal, and --no-journal (journal=False) keeps none: ask for "
+            "one of them"
+        )
     check_name(destination.folder)
     done = blocks_in(destination.folder)
     if done and not destination.resume and not destination.restart:

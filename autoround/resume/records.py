@@ -67,8 +67,30 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read what a record says, without its tensors.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata()
+        text = metadata[KEY]
+        whole = zlib.crc32(text.encode()) == int(metadata["crc"])
+        facts: dict[str, Any] = json.loads(text)["facts"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
+    if not whole:
+        raise OutputError(f"{path} is damaged: its checksum is another; begin again with --restart")
+    return facts
+
+
 def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Turn layers into tensors and what else they are; codes take as many bits as they need."""
+    """Turn layers into tensors on the CPU, and what else they are; codes take the bits they need.
+
+    Codes are packed where they are.
+    """
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
     for name, layer in layers.items():
@@ -79,7 +101,7 @@ def pack_layers(layers: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tensor
                 if field.name == "codes":
                     own["shape"], own["bits"] = list(value.shape), _bits(value)
                     value = pack_codes(value, own["bits"])
-                tensors[f"{name}|{field.name}"] = value
+                tensors[f"{name}|{field.name}"] = value.to("cpu")
             else:
                 own[field.name] = dataclasses.asdict(value) if isinstance(value, Scheme) else value
         facts[name] = own

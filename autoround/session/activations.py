@@ -165,7 +165,8 @@ class ActivationStreams:
     full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
     mask: bool [n, seq], True where a token is real; None when all are.
     files: where they are kept between blocks, if they are; mapped: whether they live there.
-    generation: how many blocks are done; the files of a stream are used in turn.
+    generation: how often they were saved; the files of a stream are used in turn.
+    blocks: how many blocks they had gone through when they were made or read.
     """
 
     full: Tensor
@@ -174,6 +175,7 @@ class ActivationStreams:
     files: ActivationFiles | None = None
     mapped: bool = False
     generation: int = 0
+    blocks: int = 0
 
     def on(self, device: torch.device) -> ActivationStreams:
         """Move the streams to a device."""

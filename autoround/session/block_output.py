@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from autoround.formats.gguf.blocks import GgufTensor
@@ -18,12 +19,34 @@ QuantizedWeight: TypeAlias = QuantizedTensor | GgufTensor
 class BlockOutput:
     """One finished unit: a block, or the layers outside the blocks.
 
-    layers: quantized weights by layer. kept: unquantized tensors by the model's own names, in the
-    dtype they are written in. result: losses and figures. source: checksum of the tensors that the
-    model holds for it; 0 when no journal is kept.
+    layers: quantized weights by layer, on any device. kept: unquantized tensors by the model's own
+    names, in the dtype they are written in. result: losses and figures. source: checksum of the
+    tensors that the model holds for it; 0 when no journal is kept.
     """
 
     layers: dict[str, QuantizedWeight]
     kept: dict[str, Tensor]
     result: BlockResult
     source: int = 0
+
+    def on(self, device: torch.device) -> BlockOutput:
+        """Return the unit with its quantized weights on a device.
+
+        Args:
+            device: where they are to be; the unquantized tensors stay where they are.
+        """
+        return replace(self, layers={n: weight_on(w, device) for n, w in self.layers.items()})
+
+
+def weight_on(weight: QuantizedWeight, device: torch.device) -> QuantizedWeight:
+    """Return a quantized weight on a device.
+
+    Args:
+        weight: on any device.
+        device: where it is to be.
+    """
+    parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
+    tensors: dict[str, Any] = {
+        n: part.to(device) for n, part in parts.items() if isinstance(part, Tensor)
+    }
+    return replace(weight, **tensors)

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
+from autoround.session.checkpoints import CheckpointPolicy, EveryBlock
+
+#: What a unit is committed by where nothing else is asked for.
+EVERY_BLOCK = EveryBlock()
 
 
 class BlockStore(Protocol):
@@ -27,8 +31,9 @@ class BlockStore(Protocol):
         streams: ActivationStreams | None,
         names: Sequence[str],
         whole: bool = False,
+        checkpoints: CheckpointPolicy = EVERY_BLOCK,
     ) -> None:
-        """Make a unit finished: its activation streams first, then its record.
+        """Make a unit finished: its activation streams first, if they are due, then its record.
 
         A whole record holds unquantized tensors, too.
         """
@@ -45,6 +50,12 @@ class BlockStore(Protocol):
         self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
     ) -> ActivationStreams:
         """Return the activation streams as the finished unit ``index`` left them."""
+
+    def checkpoint(self, index: int) -> int | None:
+        """Return the last unit up to ``index`` whose streams were kept; None where none were."""
+
+    def keep_streams(self, index: int, streams: ActivationStreams, *, names: Sequence[str]) -> None:
+        """Keep the streams that the finished unit ``index`` left, which its record lacks."""
 
     def save_state(
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from autoround.core.rtn import largest_magnitude
 from autoround.device.protocol import Upload
 from autoround.session.loaded_block import in_kept_dtype, read_block
 from autoround.session.session import Session
@@ -25,11 +26,21 @@ class StoredBlock(NamedTuple):
 
     host: by the model's own names, on the CPU; unquantized ones in the dtype they are written in.
     by_param: the same by param; on the device if they were brought there ahead.
+    largest: greatest magnitude of each weight that gets a scheme, by param; NaN where it holds one.
     source: checksum of what was read, 0 where no store asks for it.
     """
 
     host: dict[str, Tensor]
     by_param: Mapping[str, Tensor]
+    largest: Mapping[str, float]
+    source: int
+
+
+class _Read(NamedTuple):
+    """What is told of a block by reading it; fields as of :class:`StoredBlock`."""
+
+    host: dict[str, Tensor]
+    largest: Mapping[str, float]
     source: int
 
 
@@ -39,7 +50,7 @@ class BlockPrefetcher:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._worth = session.runtime.own_memory and not session.tuning.low_memory
-        self._reading: tuple[int, Future[tuple[dict[str, Tensor], int]]] | None = None
+        self._reading: tuple[int, Future[_Read]] | None = None
         self._upload: Upload | None = None
 
     def next(self, block: BlockPlan) -> StoredBlock:
@@ -51,13 +62,14 @@ class BlockPrefetcher:
         reading, upload = self._reading, self._upload
         self._reading = self._upload = None
         if reading is not None and reading[0] == block.index:
-            host, source = reading[1].result()
+            stored = reading[1].result()
         else:
-            host, source = self._read(block)
-            upload = None
-        return StoredBlock(
-            host, block.by_param(host) if upload is None else upload.result(), source
-        )
+            stored, upload = self._read(block), None
+        if upload is None and self._worth:
+            # Once for all that needs them, and without a wait for each.
+            upload = self._session.runtime.upload(block.by_param(stored.host))
+        by_param = block.by_param(stored.host) if upload is None else upload.result()
+        return StoredBlock(stored.host, by_param, stored.largest, stored.source)
 
     def prefetch(self, block: BlockPlan) -> None:
         """Start on the block after one that is being tuned, and bring it over once it is read.
@@ -76,9 +88,18 @@ class BlockPrefetcher:
         reading = self._reading[1]
         # An error of the reading is raised where the block is needed.
         if self._upload is None and reading.done() and reading.exception() is None:
-            self._upload = self._session.runtime.upload(after.by_param(reading.result()[0]))
+            self._upload = self._session.runtime.upload(after.by_param(reading.result().host))
 
-    def _read(self, block: BlockPlan) -> tuple[dict[str, Tensor], int]:
+    def _read(self, block: BlockPlan) -> _Read:
         stored = read_block(self._session, block)
         source = 0 if self._session.store is None else sum_of(stored)
-        return in_kept_dtype(self._session.plan, block, stored), source
+        return _Read(
+            in_kept_dtype(self._session.plan, block, stored), _largest(block, stored), source
+        )
+
+
+def _largest(block: BlockPlan, stored: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the greatest magnitude of each weight that gets a scheme, by param."""
+    # Asked of the host's copy, beside the work of the device, which nothing then has to wait for.
+    by_param = block.by_param(stored)
+    return {layer.param: largest_magnitude(by_param[layer.param]) for layer in block.quantized}

@@ -12,7 +12,8 @@ from autoround.device.protocol import Runtime
 from autoround.events import Sink
 from autoround.model.runner import BlockRunner, call_block
 from autoround.model.skeleton import Skeleton
-from autoround.session.block_store import BlockStore
+from autoround.session.block_store import EVERY_BLOCK, BlockStore
+from autoround.session.checkpoints import CheckpointPolicy
 from autoround.settings import TuningSettings
 from autoround.types import Estimate, LayerPlan, Plan
 
@@ -55,7 +56,8 @@ class Session:
     """One pass over the blocks of a model, and all that its blocks have in common.
 
     plan: of this pass, its hyperparameters settled. tokens: of the calibration; None where the
-    plan needs no data. store: where finished blocks are kept, if they are.
+    plan needs no data. store: where finished blocks are kept, if they are. checkpoints: when the
+    activation streams are kept with them.
     """
 
     plan: Plan
@@ -65,6 +67,7 @@ class Session:
     sink: Sink
     store: BlockStore | None = None
     placement: Placement = Placement()
+    checkpoints: CheckpointPolicy = EVERY_BLOCK
 
     @property
     def tuning(self) -> TuningSettings:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from autoround.core.batches import BatchLoader, Samples
+from autoround.core.reconstruction import BlockKind, DeviceHooks, Reconstruction
 from autoround.core.rtn import Target
-from autoround.core.tune import DeviceHooks, Reconstruction
+from autoround.core.step_recordings import StepRecordings
 from autoround.events import StepDone
 from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
@@ -20,7 +21,7 @@ from autoround.model.stacked_experts import as_matrix
 from autoround.session.activations import ActivationStreams
 from autoround.session.block_output import BlockOutput, QuantizedWeight
 from autoround.session.loaded_block import LoadedBlock, load_block, observe_inputs
-from autoround.session.prefetch import BlockPrefetcher
+from autoround.session.prefetch import BlockPrefetcher, StoredBlock
 from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.experts import undertrained_experts
@@ -41,13 +42,14 @@ class BlockTuner:
     """Tunes the blocks of a pass in their order; one block's weights are in memory at a time.
 
     runner: runs the blocks. streams: inputs of the next block; None where the plan needs no data.
-    prefetcher: reads the blocks.
+    prefetcher: reads the blocks. recordings: of steps of the blocks before.
     """
 
     session: Session
     runner: BlockRunner
     streams: ActivationStreams | None
     prefetcher: BlockPrefetcher
+    recordings: StepRecordings = field(default_factory=StepRecordings)
 
     def tune(self, block: BlockPlan) -> BlockOutput:
         """Quantize a block, and make its outputs the inputs of the next one.
@@ -63,7 +65,7 @@ class BlockTuner:
         if streams is not None:
             loaded = load_block(session, self.runner, block, stored.by_param)
             importance = self._advance_full(loaded, streams)
-        targets = self._targets(block, stored.by_param, importance)
+        targets = self._targets(block, stored, importance)
         host, source = stored.host, stored.source
         # On a device these are copies of their own, which tuning's memory is needed for.
         del stored
@@ -92,6 +94,26 @@ class BlockTuner:
             source,
         )
 
+    def run_finished(self, block: BlockPlan, output: BlockOutput) -> None:
+        """Make the outputs of a finished block the inputs of the next one, as tuning it did.
+
+        Args:
+            block: whose inputs the streams are.
+            output: the block as it was tuned.
+
+        Raises:
+            AutoRoundError: its weights cannot be read.
+        """
+        session, streams = self.session, self.streams
+        assert streams is not None
+        stored = self.prefetcher.next(block)
+        loaded = load_block(session, self.runner, block, stored.by_param)
+        self._advance_full(loaded, streams, observed=False)
+        if self._quantized_goes_on(block):
+            weights = output.on(session.runtime.device).layers
+            quantized = loaded.without_quantized().with_weights(_dense(session, weights))
+            self._advance(quantized, streams, QUANTIZED)
+
     def _quantized_goes_on(self, block: BlockPlan) -> bool:
         """Tell whether anything after a block reads the quantized stream."""
         last = block.index + 1 == len(self.session.plan.blocks)
@@ -99,15 +121,16 @@ class BlockTuner:
         return tuning.quantized_inputs and (not last or bool(tuning.tuned_head))
 
     def _targets(
-        self, block: BlockPlan, stored: Mapping[str, Tensor], importance: Importance
+        self, block: BlockPlan, stored: StoredBlock, importance: Importance
     ) -> dict[str, Target]:
         """Group the weights of a block, give them their grids, and initialise their rounding."""
         targets = {
             layer.name: make_target(
                 self.session,
                 layer,
-                as_matrix(layer, stored[layer.param]),
+                as_matrix(layer, stored.by_param[layer.param]),
                 importance.get(layer.path),
+                largest=stored.largest[layer.param],
             )
             for layer in block.quantized
         }
@@ -115,13 +138,18 @@ class BlockTuner:
             return targets
         return with_gptq_offsets(self.session, block, targets, importance)
 
-    def _advance_full(self, block: LoadedBlock, streams: ActivationStreams) -> Importance:
-        """Run the full-precision stream through a block; returns its layers' input statistics."""
+    def _advance_full(
+        self, block: LoadedBlock, streams: ActivationStreams, *, observed: bool = True
+    ) -> Importance:
+        """Run the full-precision stream through a block; returns its layers' input statistics.
+
+        Without ``observed`` they are not collected, and the quantized stream is not set up.
+        """
         tuning = self.session.tuning
-        importance = Importance(hessians=tuning.uses_gptq)
-        if not tuning.quantized_inputs:
+        importance = Importance(hessians=tuning.uses_gptq and observed)
+        if observed and not tuning.quantized_inputs:
             streams.restart_quantized()
-        wanted = tuning.needs_input_statistics
+        wanted = tuning.needs_input_statistics and observed
         with observe_inputs(self.session, block.plan, into=importance, linear=wanted):
             self._advance(block, streams, FULL, importance)
         return importance
@@ -144,7 +172,7 @@ class BlockTuner:
         session = self.session
         inputs, outputs = streams.inputs(name), streams.outputs(name)
         size = session.tuning.forward_batch_size
-        order = iter(torch.arange(len(inputs)).split(size))
+        order = torch.arange(len(inputs)).split(size)
         device, upload = session.runtime.device, self._hooks().upload
         loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
         with torch.no_grad():
@@ -180,28 +208,56 @@ class BlockTuner:
             self.prefetcher.prefetch(plan)
             session.sink(StepDone(plan.index, step, session.tuning.iters, loss))
 
+        hyperparameters, hooks = hyperparameters_for(session.tuning, plan.index), self._hooks()
+        kind = None
+        if hooks.capture is not None and not self.runner.by_sample:
+            block, kind = self._of_a_kind(block, min(hyperparameters.batch_size, len(streams.full)))
         problem = Reconstruction(
             forward,
             targets,
             Samples(streams.quantized, streams.full, streams.mask),
-            self._hooks(),
+            hooks,
             capturable=not self.runner.by_sample,
+            kind=kind,
         )
-        return tune_weights(
+        tuned = tune_weights(
             session,
             plan.quantized,
             problem,
-            hyperparameters=hyperparameters_for(session.tuning, plan.index),
+            hyperparameters=hyperparameters,
             undertrained=undertrained_experts(plan, importance.tokens),
             on_step=on_step,
+            recordings=self.recordings,
         )
+        self._spare_memory(plan)
+        return tuned
+
+    def _of_a_kind(self, block: LoadedBlock, batch: int) -> tuple[LoadedBlock, BlockKind]:
+        """Return a block with tensors of its own, and what tells blocks of its kind.
+
+        A recording of its step may serve later blocks, whose numbers are then written to them.
+        """
+        tensors = {name: tensor.clone() for name, tensor in block.tensors.items()}
+        code, shared = self.runner.code(block.plan.index, batch)
+        layers = tuple((layer.path, layer.param, layer.shape) for layer in block.plan.quantized)
+        return replace(block, tensors=tensors), BlockKind((code, layers), tensors, shared)
+
+    def _spare_memory(self, block: BlockPlan) -> None:
+        """Give up the recording after the last block, or where it leaves too little memory.
+
+        It holds what a step needs at most; half of the device has to be left for all else.
+        """
+        runtime = self.session.runtime
+        last = block.index + 1 == len(self.session.plan.blocks)
+        if last or 2 * runtime.peak_bytes() > runtime.memory().total:
+            self.recordings.clear()
 
     def _hooks(self) -> DeviceHooks:
         """Return what the device can do beside the operations."""
         runtime = self.session.runtime
         if self.session.tuning.low_memory or not runtime.own_memory:
             return DeviceHooks()
-        return DeviceHooks(runtime.upload, runtime.capture)
+        return DeviceHooks(runtime.upload, runtime.capture, runtime.download)
 
 
 def _dense(session: Session, weights: Mapping[str, QuantizedWeight]) -> dict[str, Tensor]:

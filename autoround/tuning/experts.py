@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from autoround.core.grids.grid import Grid
 from autoround.core.grids.levels import IntegerLevels
 from autoround.core.grids.scales import Half, Nested
+from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import search_scales
+from autoround.core.rtn import concatenate_rows
 from autoround.core.search import CHUNK_ELEMENTS, importance_groups
 from autoround.types import FEW_TOKENS, BlockPlan, LayerPlan
 
@@ -27,6 +27,7 @@ def search_expert_grids(
     *,
     scales: Half | Nested,
     layer: LayerPlan,
+    ops: Ops,
     chunk: int = CHUNK_ELEMENTS,
 ) -> Grid:
     """Search the grid of a weight, every expert's by the importance of its own inputs.
@@ -37,26 +38,26 @@ def search_expert_grids(
         levels: what codes stand for.
         scales: how scales are held.
         layer: whose weight it is.
-        chunk: elements to search at a time, by which results do not change.
+        ops: of the device.
+        chunk: elements to search at a time where there is no kernel; results do not change.
     """
 
     def search(part: Tensor, channels: Tensor | None) -> Grid:
         if channels is not None:
             channels = importance_groups(channels, part, in_features=layer.shape[1])
-        return search_scales(part, channels, levels, scales=scales, chunk=chunk)
+        return ops.search_scales(part, channels, levels, scales=scales, chunk=chunk)
 
     if importance is None or importance.dim() == 1:
         return search(groups, importance)
     importance = importance.to(groups.device)
     if groups.shape[0] % layer.experts:  # one group for all of them
         return search(groups, importance.mean(0))
-    if groups.device.type != "cpu" and isinstance(scales, Half):
+    if groups.device.type != "cpu":
         # All experts at once: the device is asked for as many operations as for one of them.
         return search(groups, importance)
     parts = groups.reshape(layer.experts, -1, *groups.shape[1:])  # [experts, rows, groups, width]
-    grids = [search(part, channels) for part, channels in zip(parts, importance, strict=True)]
-    return grids[0]._replace(
-        lo=torch.cat([grid.lo for grid in grids]), hi=torch.cat([grid.hi for grid in grids])
+    return concatenate_rows(
+        [search(part, channels) for part, channels in zip(parts, importance, strict=True)]
     )
 
 

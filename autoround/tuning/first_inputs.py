@@ -12,9 +12,10 @@ from autoround.settings import FULL, QUANTIZED
 
 
 def open_streams(session: Session, runner: BlockRunner) -> ActivationStreams:
-    """Return the inputs of the first block that is not finished.
+    """Return the embedded calibration tokens, or what a finished block left in the store.
 
-    They are the embedded calibration tokens, or what the last finished block left in the store.
+    ``blocks`` of them says which: the first block that they are inputs of. Blocks after it may be
+    finished, too, where not every one left its outputs.
 
     Args:
         session: the pass; it has tokens.
@@ -33,10 +34,11 @@ def open_streams(session: Session, runner: BlockRunner) -> ActivationStreams:
         shape = (len(ids), *first.shape[1:])
         files = store.files(shape, first.dtype, names=session.tuning.streams)
         files.allocate()
-        if session.finished_blocks:
+        last = store.checkpoint(session.finished_blocks - 1)
+        if last is not None:
             runner.release()
             mapped = session.placement.streams_on_disk
-            streams = store.streams(session.finished_blocks - 1, files, mask=mask, mapped=mapped)
+            streams = store.streams(last, files, mask=mask, mapped=mapped)
             return streams.on(session.stream_device)
     return _embed(session, runner, mask, files)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from autoround.core.batches import Samples
 from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target
-from autoround.core.tune import Hyperparameters, Reconstruction
 from autoround.events import StageStarted
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_matrix

@@ -7,15 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from autoround.core.late_losses import OnStep
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import (
-    Hyperparameters,
-    OnStep,
-    Reconstruction,
-    Tuned,
-    tune,
-    validation_loss,
-)
+from autoround.core.step_recordings import StepRecordings
+from autoround.core.tune import tune
+from autoround.core.validation import Tuned, validation_loss
 from autoround.errors import AutoRoundError
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session
@@ -82,6 +79,7 @@ def tune_weights(
     hyperparameters: Hyperparameters,
     undertrained: Mapping[str, Tensor] | None = None,
     on_step: OnStep | None = None,
+    recordings: StepRecordings | None = None,
 ) -> TunedWeights:
     """Tune the rounding of weights that are used together, and quantize them.
 
@@ -91,13 +89,15 @@ def tune_weights(
         problem: the function they are weights of, what to round, and what outputs to match.
         hyperparameters: plain numbers.
         undertrained: bool [experts] by layer, experts that saw too few tokens to be tuned.
-        on_step: told of every step.
+        on_step: told of every step. recordings: of steps of the blocks before.
 
     Raises:
         AutoRoundError: the loss is not finite before tuning.
     """
     ops, dtype = session.runtime.ops, session.compute_dtype
-    tuned = tune(problem, hyperparameters, ops=ops, dtype=dtype, on_step=on_step)
+    tuned = tune(
+        problem, hyperparameters, ops=ops, dtype=dtype, on_step=on_step, recordings=recordings
+    )
     if not tuned.loss_before < float("inf"):
         block = layers[0].block
         where = f"block {block}" if block else f"layer {layers[0].name}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from autoround.core.float32_products import EXACT, float32_products
-from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
+from autoround.core.gptq import gptq_offsets, inverse_choleskys
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
 from autoround.session.session import Session
@@ -36,18 +38,20 @@ def _compensate(
     session: Session, block: BlockPlan, targets: Mapping[str, Target], importance: Importance
 ) -> dict[str, Target]:
     # Layers that read the same input share its Hessian, and one factorisation serves them all.
-    factors: dict[str, InverseCholesky | None] = {}
+    owners: dict[str, str] = {}
+    hessians: dict[str, Tensor] = {}
+    for layer in block.quantized:
+        if session.tuning.layer(layer.name).init_rounding == GPTQ:
+            shared = importance.hessian(layer.path)
+            if shared is not None:
+                owners[layer.name], hessian = shared
+                hessians.setdefault(owners[layer.name], hessian)
+    queued = session.runtime.device.type != "cpu"
+    inverses = inverse_choleskys(list(hessians.values()), queued=queued)
+    factors = dict(zip(hessians, inverses, strict=True))
     initialised = dict(targets)
     for layer in block.quantized:
-        if session.tuning.layer(layer.name).init_rounding != GPTQ:
-            continue
-        shared = importance.hessian(layer.path)
-        if shared is None:
-            continue
-        owner, hessian = shared
-        if owner not in factors:
-            factors[owner] = inverse_cholesky(hessian)
-        factor = factors[owner]
+        factor = factors[owners[layer.name]] if layer.name in owners else None
         if factor is not None:
             target = targets[layer.name]
             offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)

@@ -11,7 +11,7 @@ from autoround.core.grids.grid import min_max_grid, to_groups
 from autoround.core.grids.schemes import scheme_levels, scheme_scales
 from autoround.core.ops import Ops
 from autoround.core.rounding import Rounding
-from autoround.core.rtn import Target, matrix_from
+from autoround.core.rtn import Target, largest_magnitude, matrix_from
 from autoround.core.search import CHUNK_ELEMENTS, device_chunk
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.tensors import nested_tensor
@@ -23,7 +23,12 @@ from autoround.types import PLAIN, LayerPlan, QuantizedTensor
 
 
 def make_target(
-    session: Session, layer: LayerPlan, weight: Tensor, importance: Tensor | None
+    session: Session,
+    layer: LayerPlan,
+    weight: Tensor,
+    importance: Tensor | None,
+    *,
+    largest: float | None = None,
 ) -> Target:
     """Cut a layer's weight into groups and give them their grid.
 
@@ -33,6 +38,7 @@ def make_target(
         weight: [out, in], on any device.
         importance: of its inputs, float32 [in], or [experts, in] of stacked ones; None for equal
             weights.
+        largest: greatest magnitude of the weight, where that is known; else the device is asked.
 
     Raises:
         AutoRoundError: the weight holds what no grid can.
@@ -43,13 +49,21 @@ def make_target(
     lowest = lowest_zero(session.plan.outputs) if layer.scheme.kind == PLAIN else 0
     levels = scheme_levels(layer.scheme, lowest_zero=lowest)
     scales = scheme_scales(layer.scheme)
-    _refuse_values(layer.name, weight, most=scales.largest * levels.reach)
+    if largest is None:
+        largest = largest_magnitude(weight)
+    _refuse_values(layer.name, largest, most=scales.largest * levels.reach)
     groups = to_groups(weight, layer.scheme.group_size)
     shape = (weight.shape[0], weight.shape[1])
     if session.tuning.init_scale == "minmax":
         return Target(groups, min_max_grid(groups, levels, scales=scales), shape)
     grid = search_expert_grids(
-        groups, importance, levels, scales=scales, layer=layer, chunk=_chunk(session)
+        groups,
+        importance,
+        levels,
+        scales=scales,
+        layer=layer,
+        ops=session.runtime.ops,
+        chunk=_chunk(session),
     )
     return Target(groups, grid, shape)
 
@@ -63,9 +77,8 @@ def _chunk(session: Session) -> int:
     return device_chunk(whole // 4 if session.tuning.low_memory else whole)
 
 
-def _refuse_values(name: str, weight: Tensor, *, most: float) -> None:
+def _refuse_values(name: str, largest: float, *, most: float) -> None:
     """Refuse what no grid holds: NaN, infinity, and values that a float16 scale cannot reach."""
-    largest = float(weight.abs().max())  # NaN where there is one
     if not math.isfinite(largest):
         raise AutoRoundError(f"layer {name}: its weight holds NaN or infinity")
     if largest > most:
@@ -103,9 +116,13 @@ def quantize_targets(
 def _carried(
     layer: LayerPlan, target: Target, rounding: Rounding, parts: tuple[Tensor, Tensor, Tensor]
 ) -> QuantizedWeight:
-    """Return a rounded weight as formats carry it, on the CPU."""
+    """Return a rounded weight as formats carry it, on the device.
+
+    What is packed there goes to the host in as many bits as it has. Super-blocks of scales are
+    packed on the host.
+    """
     assert layer.scheme is not None
     codes, scale, zero, nested = matrix_from(target, rounding, parts)
     if nested is not None:
         return nested_tensor(layer.scheme.kind, codes, nested)
-    return QuantizedTensor(codes.to("cpu"), scale.to("cpu"), zero.to("cpu"), layer.scheme)
+    return QuantizedTensor(codes, scale, zero, layer.scheme)

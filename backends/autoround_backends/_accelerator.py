@@ -17,6 +17,7 @@ from autoround.device.parity import disagreement
 from autoround.device.protocol import (
     WORTHWHILE_SPEEDUP,
     BlockCall,
+    Download,
     Memory,
     Note,
     Speed,
@@ -27,7 +28,13 @@ from autoround.device.protocol import (
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends._compile import Compiled, private_folder
-from autoround_backends._streamed import Recorded, SideUpload, StreamModule
+from autoround_backends._streamed import (
+    QueuedDownload,
+    Recorded,
+    Recording,
+    SideUpload,
+    StreamModule,
+)
 
 
 class DeviceModule(StreamModule, Protocol):
@@ -165,9 +172,21 @@ class AcceleratorRuntime(TorchRuntime):
             tensors, device=self.device, module=self._module, side=self._side, pin=pins
         )
         if upload.refusal:
-            text = f"memory cannot be pinned, so copies to the device wait: {upload.refusal}"
-            self._found["pins"] = Note(text, True)
+            self._note_pins(upload.refusal)
         return upload
+
+    def download(self, tensor: Tensor) -> Download:
+        """Copy a tensor to pinned memory behind the work that is queued."""
+        if "pins" not in self._found:
+            try:
+                return QueuedDownload(tensor, device=self.device, module=self._module)
+            except RuntimeError as error:
+                self._note_pins(str(error) or type(error).__name__)
+        return super().download(tensor)
+
+    def _note_pins(self, refusal: str) -> None:
+        text = f"memory cannot be pinned, so copies wait: {refusal.splitlines()[0][:200]}"
+        self._found["pins"] = Note(text, True)
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth it; never without Triton."""
@@ -183,7 +202,8 @@ class AcceleratorRuntime(TorchRuntime):
         if make is None:
             return step
         # A recording has the addresses of tables that the operations made for it.
-        keeping = getattr(self.__dict__.get("ops"), "keeping_tables", nullcontext)
+        ops = self.__dict__.get("ops")
+        keeping = getattr(ops, "keeping_tables", nullcontext)
         try:
             with keeping() as kept:
                 recorded = Recorded(
@@ -192,8 +212,11 @@ class AcceleratorRuntime(TorchRuntime):
                     device=self.device,
                     module=self._module,
                     graph=make(),
-                    options=self._recording,
-                    side=self._recording_stream,
+                    how=Recording(
+                        self._recording,
+                        self._recording_stream,
+                        getattr(ops, "filling_tables", nullcontext),
+                    ),
                 )
             recorded.kept = kept or []
         except RuntimeError as error:  # of torch, for anything that a graph cannot hold

@@ -5,9 +5,10 @@ torch offers streams, events and graphs of CUDA and of XPU through modules of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ class StreamModule(Protocol):
 
     def device(self, device: torch.device) -> AbstractContextManager[object]:
         """Make a device the current one."""
+
+    def Event(self) -> Any:  # noqa: N802 (torch's own name)
+        """Return a mark to be put into a queue."""
 
     def empty_cache(self) -> None:
         """Release cached blocks."""
@@ -99,14 +103,53 @@ class SideUpload:
         return self._held
 
 
+class QueuedDownload:
+    """A tensor that is copied to pinned memory behind the work that is queued.
+
+    Args:
+        tensor: on the device. device: that it is on. module: of torch, for that kind of device.
+
+    Raises:
+        RuntimeError: memory cannot be pinned.
+    """
+
+    def __init__(self, tensor: Tensor, *, device: torch.device, module: StreamModule) -> None:
+        # A plain copy would be waited for by the host, and with it all work before it.
+        self._copy = torch.empty(tensor.shape, dtype=tensor.dtype).pin_memory()
+        with module.device(device):
+            self._copy.copy_(tensor.detach(), non_blocking=True)
+            self._done = module.Event()
+            self._done.record(module.current_stream(device))
+
+    def ready(self) -> bool:
+        """Tell whether the device has got that far."""
+        return bool(self._done.query())
+
+    def result(self) -> Tensor:
+        """Return the copy, waiting for the device where it has not got that far."""
+        self._done.synchronize()
+        return self._copy
+
+
+class Recording(NamedTuple):
+    """How a step is recorded.
+
+    options: further ones of the module's ``graph``. side: the stream to record on; None for a new
+    one. around: entered while the step is recorded; what it does at its end precedes every play.
+    """
+
+    options: Mapping[str, Any] = MappingProxyType({})
+    side: Any = None
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
 class Recorded:
     """A step played from a recording, for tensors of the shapes it was made with.
 
     Args:
         step: to record. examples: tensors that it is recorded with.
         device: that it runs on. module: of torch, for that kind of device.
-        graph: empty, to record into. options: further options of the module's ``graph``.
-        side: the stream to record on; None for a new one.
+        graph: empty, to record into. how: it is recorded.
 
     Raises:
         RuntimeError: the step cannot be recorded, or gives other numbers when played.
@@ -120,8 +163,7 @@ class Recorded:
         device: torch.device,
         module: StreamModule,
         graph: Any,
-        options: Mapping[str, Any] | None = None,
-        side: Any = None,
+        how: Recording | None = None,
     ) -> None:
         self._step, self._graph, self._module, self._device = step, graph, module, device
         self._inputs = [example.detach().clone() for example in examples]
@@ -130,9 +172,10 @@ class Recorded:
         # torch's own stream for recordings is one of the current device: on another one the step
         # would be done and not recorded, and every replay would return its first numbers.
         with module.device(device):
-            side = module.Stream(device=device) if side is None else side
+            how = how or Recording()
+            side = module.Stream(device=device) if how.side is None else how.side
             wanted = self._warm_up(side)
-            with module.graph(graph, stream=side, **(options or {})):
+            with how.around(), module.graph(graph, stream=side, **how.options):
                 self._outputs = list(step(self._inputs))
             graph.replay()
             if not _close(self._outputs, wanted):

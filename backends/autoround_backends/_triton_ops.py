@@ -1,4 +1,4 @@
-"""The operations of the tuning loop by our Triton kernels: a launch for all tensors of a block.
+"""The operations of tuning by our Triton kernels: a launch for all tensors of a block.
 
 Tensors of other groups or another kind of grid get a launch of their own; nested grids, groups
 wider than MAX_WIDTH and what is not laid out in float32 go through plain torch.
@@ -6,9 +6,8 @@ wider than MAX_WIDTH and what is not laid out in float32 go through plain torch.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -20,22 +19,23 @@ from autoround.core import signsgd
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
 from autoround.core.grids.levels import AsymmetricLevels, IntegerLevels
-from autoround.core.grids.scales import Half
+from autoround.core.grids.scales import Half, Nested
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
+from autoround.core.search import CHUNK_ELEMENTS
+from autoround.core.search_nested import search_nested
 from autoround.core.signsgd import SignState
 from autoround_backends import _triton_tuning as kernels
+from autoround_backends._address_tables import AddressTables, signed
+from autoround_backends._search_layout import MAX_WIDTH
+from autoround_backends._triton_search_ops import TritonSearch
 
-#: Wider groups, such as one for a whole tensor, would be the work of one program.
-MAX_WIDTH = 1 << 15
 #: Elements a program holds at a time, and those of one step along a group.
 BLOCK, BLOCK_W = 2048, 1024
 #: Columns of a GPTQ block at most, and rows of it that a program holds.
 MAX_COLUMNS, PROGRAM_ROWS = 64, 32
 #: Bytes that addresses, and elements that groups, must be a multiple of to be read as vectors.
 ALIGNED = 16
-#: Tables that are kept: a few for each kind of block.
-TABLES = 32
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -97,8 +97,25 @@ class TritonOps(TorchOps):
         self._device = device
         self._on = on
         self._max_width = max_width
-        self._tables: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
-        self._keeping: list[list[Tensor]] = []
+        self._tables = AddressTables(device)
+        self._search = TritonSearch(device, on, max_width=max_width)
+
+    @torch.no_grad()
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error."""
+        if not self._search.fits(groups, importance, levels, scales):
+            return super().search_scales(groups, importance, levels, scales=scales, chunk=chunk)
+        if isinstance(scales, Nested):
+            return search_nested(groups, importance, levels, scales=scales, stages=self._search)
+        return self._search.search_grid(groups, importance, levels)
 
     def fake_quantize(
         self, weight: Tensor, rounding: Rounding, *, grid: Grid, dtype: torch.dtype
@@ -173,15 +190,29 @@ class TritonOps(TorchOps):
         if not params or not all(map(self._fits, (*params, *grads))):
             return super().sign_step(params, grads, state=state)
         lr = signsgd.linear_lr(state.lr, state.step, steps=state.steps)
+        self._move(params, grads, lr)
+        return state._replace(step=state.step + 1)
+
+    @torch.no_grad()
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Move parameters against the signs of their gradients at a rate of the device."""
+        if not params or not all(map(self._fits, (*params, *grads, lr))):
+            super().sign_step_by(params, grads, lr)
+        else:
+            self._move(params, grads, lr)
+
+    def _move(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: float | Tensor) -> None:
         sizes = [param.numel() for param in params]
         # A table says where each tensor begins, so that one launch serves all of them.
         firsts, programs = _firsts([-(-size // BLOCK) for size in sizes])
         addresses = [[t.data_ptr() for t in tensors] for tensors in (params, grads)]
         aligned = _aligned(*addresses[0], *addresses[1], *sizes)
-        table = self._table([*addresses, sizes, firsts])
+        table = self._tables.get([*addresses, sizes, firsts])
         with self._on():
-            kernels.sign_step[(programs,)](table, len(params), lr, BLOCK=BLOCK, ALIGNED=aligned)
-        return state._replace(step=state.step + 1)
+            kernels.sign_step[(programs,)](
+                table, len(params), lr,
+                QUEUED=isinstance(lr, Tensor), BLOCK=BLOCK, ALIGNED=aligned,
+            )  # fmt: skip
 
     @torch.no_grad()
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
@@ -218,7 +249,7 @@ class TritonOps(TorchOps):
         """Return where tensors lie, int64 [tensors], made on the device: a graph can hold that."""
         return torch.stack(
             [
-                torch.full((), _signed(t.data_ptr()), dtype=torch.int64, device=self._device)
+                torch.full((), signed(t.data_ptr()), dtype=torch.int64, device=self._device)
                 for t in tensors
             ]
         )
@@ -251,37 +282,15 @@ class TritonOps(TorchOps):
         firsts, programs = _firsts([-(-count // each) for count in groups])
         rows += [groups, firsts, _firsts(groups)[0]]
         rows += [[i.grid.levels.count - 1 for i in items], [_lowest_zero(i.grid) for i in items]]
-        return bare._replace(table=self._table(rows), programs=programs)
+        return bare._replace(table=self._tables.get(rows), programs=programs)
 
-    @contextmanager
-    def keeping_tables(self) -> Iterator[list[Tensor]]:
-        """Collect the tables that are used while the context lasts.
+    def keeping_tables(self) -> AbstractContextManager[list[Tensor]]:
+        """Collect the tables that are used while the context lasts."""
+        return self._tables.keeping()
 
-        Whoever records launches has to hold them as long as the recording: it has their addresses,
-        and here others take their place.
-        """
-        kept: list[Tensor] = []
-        self._keeping.append(kept)
-        try:
-            yield kept
-        finally:
-            self._keeping.pop()
-
-    def _table(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Put numbers on the device; those of the last few calls are there already."""
-        # A copy to the device waits for it; weights lie where they lay at the last step.
-        flat = tuple(number for row in rows for number in row)
-        if flat in self._tables:
-            self._tables.move_to_end(flat)
-        else:
-            numbers = torch.tensor([_signed(number) for number in flat], dtype=torch.int64)
-            self._tables[flat] = numbers.to(self._device)
-        table = self._tables[flat]
-        while len(self._tables) > TABLES:
-            self._tables.popitem(last=False)
-        for kept in self._keeping:
-            kept.append(table)
-        return table
+    def filling_tables(self) -> AbstractContextManager[None]:
+        """Fill tables that are made while the context lasts when it ends."""
+        return self._tables.filling()
 
 
 class _How(NamedTuple):
@@ -361,8 +370,3 @@ def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
 def _aligned(*numbers: int) -> bool:
     """Tell whether vectors can be read from these addresses, and are as long as that."""
     return all(number % ALIGNED == 0 for number in numbers)
-
-
-def _signed(number: int) -> int:
-    """Return an address as int64 holds it: some devices have them in the upper half."""
-    return number - 2**64 if number >= 2**63 else number

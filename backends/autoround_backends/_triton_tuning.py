@@ -213,11 +213,12 @@ def quantize(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def sign_step(  # type: ignore[no-untyped-def]
-    table, count, lr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
+    table, count, lr, QUEUED: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
 ):
     """Move parameters against the signs of their gradients.
 
     table: int64 [4, tensors]: parameters, gradients, elements, first program of each.
+    lr: the learning rate, or where it lies where QUEUED.
     """
     tensor = _tensor_of(table, count, 3)
     param = _elements(table, 0, tensor, count, ALIGNED)
@@ -229,7 +230,8 @@ def sign_step(  # type: ignore[no-untyped-def]
     mask = (at // 16) < (elements // 16) if ALIGNED else at < elements
     p = tl.load(param + at, mask=mask, other=0.0)
     g = tl.load(grad + at, mask=mask, other=0.0)
-    moved = tl.where(g > 0, p - lr, tl.where(g < 0, p + lr, p))
+    rate = tl.load(lr) if QUEUED else lr
+    moved = tl.where(g > 0, p - rate, tl.where(g < 0, p + rate, p))
     tl.store(param + at, moved, mask=mask)
 
 

@@ -136,6 +136,26 @@ def test_mistakes_are_found(ops: TorchOps, case: str) -> None:
         CASES[case].run(Subject(BACKEND, Wrong(ops)))
 
 
+def test_a_download_that_sees_later_work_is_found() -> None:
+    class View:
+        def __init__(self, tensor: Tensor) -> None:
+            self._tensor = tensor
+
+        def ready(self) -> bool:
+            return True
+
+        def result(self) -> Tensor:
+            return self._tensor
+
+    class Hasty(Wrong):
+        def download(self, tensor: Tensor) -> View:
+            return View(tensor)
+
+    case = CASES["a download is what was there when it was queued"]
+    with pytest.raises(AssertionError, match="when it was queued"):
+        case.run(Subject(BACKEND, Hasty(TorchOps())))
+
+
 @pytest.mark.parametrize(
     ("ops", "what"),
     [

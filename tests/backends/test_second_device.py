@@ -41,7 +41,9 @@ class Runtime(TorchRuntime):
     def peak_bytes(self):
         return 1 << 40
     def upload(self, tensors):
-        Runtime.uploads += 1
+        # Row numbers, masks and learning rates are small, and no samples.
+        large = [name for name, t in tensors.items() if t.is_floating_point() and name != "rates"]
+        Runtime.uploads += bool(large)
         return super().upload(tensors)
     def capture(self, step, examples):
         Runtime.captures += 1
@@ -80,7 +82,8 @@ for name, (kind, values, data, resident) in runs.items():
     plain = quantized(job)
     placement = Placement(streams_on_device=resident)
     ours = quantized(replace(job, runtime=Backend().open(0), placement=placement))
-    shares = [float((ours[n].codes == plain[n].codes).double().mean()) for n in plain]
+    codes = {n: ours[n].codes.to("cpu") for n in plain}
+    shares = [float((codes[n] == plain[n].codes).double().mean()) for n in plain]
     where = {str(part.device) for x in ours.values() for part in (x.codes, x.scale, x.zero)}
     found[name] = [len(plain), min(shares), sorted(where), Runtime.uploads, Runtime.captures]
 runtime = Backend().open(0)
@@ -129,7 +132,8 @@ def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
         # head) by a level.
         # Compensation hands such bits on to all columns that follow (28 of 8,192, padded samples).
         assert same >= 0.99, name
-        assert devices == ["cpu"], name
+        # They stay where they are packed; those of a whole model are more than a device holds.
+        assert devices == (["cpu"] if "distilled" in name else ["toy:0"]), name
         # Batches in parts, and several of them a step, are not recorded.
         steady = 0 if name in QUICK else 2
         assert captures == steady, name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autoround_backends._accelerator import AcceleratorRuntime
-from autoround_backends._streamed import Recorded, SideUpload
+from autoround_backends._streamed import Recorded, Recording, SideUpload
 from autoround_backends.cuda import RECORDING
 
 CPU = torch.device("cpu")
@@ -27,6 +27,23 @@ class Stream:
 
     def wait_stream(self, other: Stream) -> None:
         self.waited.append(other.name)
+
+
+class Event:
+    """A mark in a queue; the device has got there once it was waited for."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log, self.done = log, False
+
+    def record(self, stream: Stream) -> None:
+        self._log.append(f"mark on {stream.name}")
+
+    def query(self) -> bool:
+        return self.done
+
+    def synchronize(self) -> None:
+        self._log.append("waited")
+        self.done = True
 
 
 class Graph:
@@ -76,6 +93,9 @@ class Module:
 
     def empty_cache(self) -> None:
         self.log.append("cache emptied")
+
+    def Event(self) -> Event:  # noqa: N802
+        return Event(self.log)
 
     @contextmanager
     def graph(self, graph: Graph, stream: Stream | None = None, **options: str) -> Iterator[None]:
@@ -140,7 +160,29 @@ def test_memory_that_cannot_be_pinned_is_copied_all_the_same(
         assert len(tries) == 1, f"asked once in a run, not again at upload {turn}"
     note = runtime._found["pins"]
     assert note.slower
-    assert note.text.endswith("copies to the device wait: CUDA error: out of memory")
+    assert note.text.endswith("copies wait: CUDA error: out of memory")
+
+
+def test_a_download_is_waited_for_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module()
+    runtime = AcceleratorRuntime("cuda", 0, module=module, graph="CUDAGraph")  # type: ignore[arg-type]
+    runtime.device = CPU
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    loss = torch.tensor(2.0, requires_grad=True)
+    download = runtime.download(loss)
+    assert (module.log, download.ready()) == (["mark on main"], False)
+    loss.detach().fill_(5.0)
+    assert float(download.result()) == 2.0, "what it was when its copy was queued"
+    assert (module.log, download.ready()) == (["mark on main", "waited"], True)
+
+    def refuse(self: Tensor) -> Tensor:
+        raise RuntimeError("no more may be locked")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuse)
+    download = runtime.download(loss)
+    assert download.ready()
+    assert float(download.result()) == 5.0
+    assert runtime._found["pins"].slower
 
 
 class Steps:
@@ -182,6 +224,29 @@ def test_a_recorded_step_is_played() -> None:
     found = recorded([torch.ones(3, dtype=torch.float64)])
     assert found[0].dtype == torch.float64
     assert step.calls == 5, "another kind of batch goes through the step itself"
+
+
+def test_what_goes_with_a_recording_ends_before_it_is_played() -> None:
+    module = Module()
+    graph = Graph(module)
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        assert not module.recording
+        yield
+        assert not module.recording, "the recording has ended"
+        module.log.append(f"filled after {graph.plays} plays")
+
+    Recorded(
+        Steps(module),
+        [torch.ones(3)],
+        device=CPU,
+        module=module,
+        graph=graph,
+        how=Recording(around=around),
+    )
+    assert module.log[-1] == "filled after 0 plays"
+    assert graph.plays == 1
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ function = kernels.sign_step
 names = function.arg_names
 types = {"table": "*i64", "count": "i32", "upstream": "*i64", "lr": "fp32"}
 types |= dict.fromkeys(("grad_offset", "grad_lo", "grad_hi"), "*fp32")
-constants = {"BLOCK": 2048, "ALIGNED": True}
+constants = {"QUEUED": False, "BLOCK": 2048, "ALIGNED": True}
 signature = {each: types.get(each, "constexpr") for each in names}
 values = {(names.index(each),): value for each, value in constants.items()}
 made = triton.compile(ASTSource(function, signature=signature, constexprs=values),

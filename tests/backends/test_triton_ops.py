@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import weakref
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +39,6 @@ if DEVICE.type == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 pytest.importorskip("triton", reason="triton is not installed")
 
-from autoround_backends import _triton_ops  # noqa: E402
 from autoround_backends._triton_ops import TritonOps  # noqa: E402
 
 
@@ -85,29 +83,8 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("plain torch was asked")
 
-    for name in ("fake_quantize", "quantize", "sign_step"):
+    for name in ("fake_quantize", "quantize", "sign_step", "sign_step_by"):
         monkeypatch.setattr(TorchOps, name, refuse)
-
-
-def test_tables_that_a_recording_reads_are_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton_ops, "TABLES", 1)
-    ops = TritonOps(DEVICE)
-
-    def round_one(rows: int) -> weakref.ref[torch.Tensor]:
-        held = Example(Shape((rows, 32), 32, 4), sym=True, size=1.0, seed=rows)
-        groups, rounding, grid = held.on(DEVICE)
-        ops.quantize(groups, rounding, grid=grid)
-        alive.append((groups, rounding, grid))  # addresses are what tables are told by
-        return weakref.ref(next(reversed(ops._tables.values())))
-
-    alive: list[Any] = []
-    lost = round_one(3)
-    with ops.keeping_tables() as kept:
-        table = round_one(4)
-    round_one(5)
-    assert lost() is None, "another table took its place"
-    assert any(table() is each for each in kept)
-    assert ops._keeping == []
 
 
 @pytest.mark.usefixtures("no_fallback")
@@ -308,11 +285,6 @@ def test_a_model_tuned_by_them_is_as_good() -> None:
         assert (layer.codes == triton[name].codes).double().mean() > 0.97, name
 
 
-def test_addresses_in_the_upper_half() -> None:
-    assert _triton_ops._signed(0xFF00_0000_0020_0000) == 0xFF00_0000_0020_0000 - 2**64
-    assert _triton_ops._signed(4096) == 4096
-
-
 @pytest.mark.parametrize("sym", [True, False])
 def test_they_compile_for_a_gpu(sym: bool) -> None:
     """Compiled, not run: to the machine code of an H100, with roundings as IEEE has them."""
@@ -353,7 +325,7 @@ laid = ("weight", "scale", "low", "minimum", "upper", "positions", "errors")
 types |= dict.fromkeys(laid, "*fp32") | dict.fromkeys(("columns", "rows", "stride"), "i32")
 constants = {"fake_quantize": tile, "quantize": tile}
 constants["backward"] = {**tile, "RANGE": True, "GRAD": tl.bfloat16}
-constants["sign_step"] = {"BLOCK": 2048, "ALIGNED": True}
+constants["sign_step"] = {"QUEUED": False, "BLOCK": 2048, "ALIGNED": True}
 constants["gptq_block"] = {"BLOCK_C": 64, "BLOCK_R": 32}
 found = {}
 for name, held in constants.items():

@@ -50,6 +50,11 @@ KERNELS = {
     "quantize": Launches(1),
     "sign_step": Launches(1),
     "gptq_block": Launches(1),
+    # The scales of a layer, those of all its experts: candidates, and for super-blocks the
+    # neighbours of their integers.
+    "search": Launches(1),
+    "fit_minima": Launches(1),
+    "correct": Launches(1),
 }
 
 
@@ -155,7 +160,8 @@ class Mode(TorchDispatchMode):
         source = tensors[-1]
         if source.device.type == self.counter.kind and goes_to != self.counter.kind:
             self.here.to_host_bytes += source.numel() * source.element_size()
-            self.wait(f"{name} to the host")
+            if not self.counter.beside:
+                self.wait(f"{name} to the host")
         elif source.device.type != goes_to and source.dim() and not self.counter.beside:
             # From memory that is not pinned: the host waits until it has been read.
             self.wait(f"{name} from the host")

@@ -19,12 +19,20 @@ from torch.autograd.function import once_differentiable
 
 from autoround.core.gptq import ColumnBlock
 from autoround.core.grids.grid import Grid
-from autoround.core.ops import Ops, TorchOps
+from autoround.core.grids.levels import IntegerLevels
+from autoround.core.grids.scales import Half, Nested
+from autoround.core.ops import TorchOps
 from autoround.core.rounding import Rounding
+from autoround.core.search import CHUNK_ELEMENTS
+from autoround.core.search_nested import PlainStages, search_nested
 from autoround.core.signsgd import SignState
-from autoround.device.protocol import Memory, Speed, Step, Upload
+from autoround.device.protocol import Download, Memory, Speed, Step, Upload
 from autoround.device.runtime import TorchRuntime
-from autoround_backends._streamed import Recorded
+from autoround_backends._search_layout import fits_layout, kernels_know
+from autoround_backends._streamed import Recorded, Recording
+
+#: Elements that plain torch searches at a time in place of a kernel: all that fit a test's memory.
+TOY_CHUNK = 1 << 22
 
 
 class ToyOps(TorchOps):
@@ -33,6 +41,24 @@ class ToyOps(TorchOps):
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._tables: set[tuple[int, ...]] = set()
+        self._stages = ToyStages(counter)
+        self._unfilled: int | None = None
+
+    def search_scales(
+        self,
+        groups: Tensor,
+        importance: Tensor | None,
+        levels: IntegerLevels,
+        *,
+        scales: Half | Nested,
+        chunk: int = CHUNK_ELEMENTS,
+    ) -> Grid:
+        """Search the scales and zero points of least weighted squared error."""
+        if not kernels_know(levels, scales) or not fits_layout(groups, importance, scales):
+            return super().search_scales(groups, importance, levels, scales=scales, chunk=chunk)
+        if isinstance(scales, Nested):
+            return search_nested(groups, importance, levels, scales=scales, stages=self._stages)
+        return self._stages.search_grid(groups, importance, levels)
 
     def fake_quantize_all(
         self,
@@ -77,6 +103,23 @@ class ToyOps(TorchOps):
         with self._counter.mode.kernels("sign_step", kinds=1, tensors=len(params)):
             return super().sign_step(params, grads, state=state)
 
+    def sign_step_by(self, params: Sequence[Tensor], grads: Sequence[Tensor], lr: Tensor) -> None:
+        """Move parameters against the signs of their gradients at a rate of the device."""
+        if params:
+            self._find_table([*params, *grads])
+            with self._counter.mode.kernels("sign_step", kinds=1, tensors=len(params)):
+                super().sign_step_by(params, grads, lr)
+
+    @contextmanager
+    def filling_tables(self) -> Iterator[None]:
+        """Fill tables that a recording asks for when it is made."""
+        self._unfilled = 0
+        try:
+            yield
+        finally:
+            unfilled, self._unfilled = self._unfilled, None
+        self._counter.mode.launch(unfilled or 0)
+
     def gptq_block(self, block: ColumnBlock) -> tuple[Tensor, Tensor]:
         """Round the columns of a block in turn."""
         with self._counter.mode.kernels("gptq_block", kinds=1, tensors=1):
@@ -88,8 +131,46 @@ class ToyOps(TorchOps):
         mode = self._counter.mode
         if table not in self._tables:
             self._tables.add(table)
-            mode.wait("a table of addresses from the host")
+            if self._unfilled is not None:
+                self._unfilled += 1
+                return
+            if mode.recording is not None:
+                mode.wait("a table of addresses from the host")
+            # From pinned memory, for which nothing waits.
             mode.launch()
+
+
+class ToyStages:
+    """The search of every group by itself, counted as a kernel for each of its parts."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._plain = PlainStages(TOY_CHUNK)
+        self._ladders: set[int] = set()
+
+    def search_grid(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales of one float16 a group, and zero points."""
+        self._find_ladder(levels.bits)
+        with self._counter.mode.kernels("search", kinds=1, tensors=1):
+            return self._plain.search_grid(groups, importance, levels)
+
+    def fit_minima(self, groups: Tensor, importance: Tensor | None, levels: IntegerLevels) -> Grid:
+        """Search scales and minima."""
+        self._find_ladder(-levels.bits)
+        with self._counter.mode.kernels("fit_minima", kinds=1, tensors=1):
+            return self._plain.fit_minima(groups, importance, levels)
+
+    def correct(self, groups: Tensor, importance: Tensor | None, grid: Grid) -> Grid:
+        """Round a grid to its super-blocks, and try the neighbours of their integers."""
+        with self._counter.mode.kernels("correct", kinds=1, tensors=1):
+            return self._plain.correct(groups, importance, grid)
+
+    def _find_ladder(self, ladder: int) -> None:
+        """Count the copy of a ladder's rungs, unless they are on the device."""
+        if ladder not in self._ladders:
+            self._ladders.add(ladder)
+            self._counter.mode.wait("the rungs of a ladder from the host")
+            self._counter.mode.launch()
 
 
 class _How:
@@ -165,6 +246,28 @@ class Tape:
                         to.copy_(new)
 
 
+class ToyDownload:
+    """A copy to pinned memory, there when another one is queued behind it and not before.
+
+    Waiting for one that has work behind it costs the device nothing; for the last one it does.
+    """
+
+    def __init__(self, runtime: ToyRuntime, copy: Tensor) -> None:
+        self._runtime, self._copy = runtime, copy
+        runtime.downloads += 1
+        self._number = runtime.downloads
+
+    def ready(self) -> bool:
+        """Tell whether the device has got that far."""
+        return self._number < self._runtime.downloads
+
+    def result(self) -> Tensor:
+        """Return the copy; the host waits where nothing is queued behind it."""
+        if not self.ready():
+            self._runtime.counter.mode.wait("a number that is not there yet")
+        return self._copy
+
+
 class ToyStream:
     """A queue in which everything is done at once."""
 
@@ -189,6 +292,9 @@ class ToyModule:
     def device(self, device: torch.device) -> Any:
         """Make a device the current one: there is one."""
         return nullcontext()
+
+    def Event(self) -> Any:  # noqa: N802 (torch's own name)
+        """Return nothing: downloads of the device are told of by the counter."""
 
     def empty_cache(self) -> None:
         """Release nothing."""
@@ -217,13 +323,14 @@ class ToyRuntime(TorchRuntime):
 
     def __init__(self, counter: Counter, device: torch.device, *, memory_bytes: int) -> None:
         super().__init__("toy", device)
-        self._counter, self._memory = counter, memory_bytes
+        self.counter, self._memory = counter, memory_bytes
         self.refusals: list[str] = []
+        self.downloads = 0
 
     @cached_property
-    def ops(self) -> Ops:
+    def ops(self) -> ToyOps:
         """Plain torch that counts as kernels."""
-        return ToyOps(self._counter)
+        return ToyOps(self.counter)
 
     def speeds(self) -> tuple[Speed, ...]:
         """Say that 16 bit is fast."""
@@ -235,11 +342,19 @@ class ToyRuntime(TorchRuntime):
 
     def upload(self, tensors: Mapping[str, Tensor]) -> Upload:
         """Copy as from pinned memory, for which nothing waits."""
-        self._counter.beside = True
+        self.counter.beside = True
         try:
             return super().upload(tensors)
         finally:
-            self._counter.beside = False
+            self.counter.beside = False
+
+    def download(self, tensor: Tensor) -> Download:
+        """Copy as to pinned memory, behind what is queued."""
+        self.counter.beside = True
+        try:
+            return ToyDownload(self, tensor.detach().to("cpu", copy=True))
+        finally:
+            self.counter.beside = False
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Record a step; the step itself where that fails."""
@@ -248,8 +363,9 @@ class ToyRuntime(TorchRuntime):
                 step,
                 examples,
                 device=self.device,
-                module=ToyModule(self._counter),
-                graph=Tape(self._counter),
+                module=ToyModule(self.counter),
+                graph=Tape(self.counter),
+                how=Recording(around=self.ops.filling_tables),
             )
         except RuntimeError as error:
             self.refusals.append(str(error).splitlines()[0][:200])

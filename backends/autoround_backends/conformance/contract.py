@@ -27,6 +27,7 @@ def contract_cases() -> Iterator[Case]:
     yield Case("speeds are measured once", _speeds)
     yield Case("memory is accounted for", _memory)
     yield Case("what is uploaded arrives as it was", _uploads)
+    yield Case("a download is what was there when it was queued", _downloads)
     yield Case("a captured step does what the step does", _captures)
     yield Case("a compiled call does what the call does", _compiles)
 
@@ -108,6 +109,16 @@ def _uploads(subject: Subject) -> None:
     for name, tensor in tensors.items():
         require(uploaded[name].device.type == subject.runtime.device.type, f"{name} is elsewhere")
         require(torch.equal(uploaded[name].to("cpu"), tensor), f"{name} is not what was given")
+
+
+def _downloads(subject: Subject) -> None:
+    number = torch.arange(3.0).to(subject.runtime.device)
+    download = subject.runtime.download(number)
+    number.add_(1.0)
+    copy = download.result()
+    require(copy.device.type == "cpu", "a download is not on the CPU")
+    require(copy.tolist() == [0.0, 1.0, 2.0], "a download is not what was there when it was queued")
+    require(download.ready(), "a download that was waited for is not ready")
 
 
 def _captures(subject: Subject) -> None:

@@ -11,9 +11,11 @@ from autoround.core.batches import Samples
 from autoround.core.grids.grid import Grid, min_max_grid, to_groups
 from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import Ops, TorchOps
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import Hyperparameters, Reconstruction, Tuned, tune
+from autoround.core.tune import tune
+from autoround.core.validation import Tuned
 from autoround_backends.conformance.subject import Case, Subject, require
 
 #: Share of the codes that must be the same after twenty steps: gradients near zero have either

@@ -15,6 +15,7 @@ from autoround.core.rounding import Rounding, dequantize
 from autoround_backends import reference
 from autoround_backends.conformance.examples import SHAPES, SIZES, Example, Shape
 from autoround_backends.conformance.gptq_block import gptq_block_cases
+from autoround_backends.conformance.scale_search import scale_search_cases
 from autoround_backends.conformance.subject import Case, Subject, require
 
 
@@ -45,8 +46,10 @@ def operation_cases() -> Iterator[Case]:
             yield Case(f"offsets alone have gradients [{about}]", partial(_offsets, kind))
     yield Case("a block at once is each by itself", _at_once)
     yield Case("sign steps are those of the oracle", _sign_steps)
+    yield Case("sign steps by a rate of the device are those of the oracle", _sign_steps_by)
     yield Case("there is a sign step of nothing", _no_step)
     yield from gptq_block_cases()
+    yield from scale_search_cases()
 
 
 def _example(kind: _Kind) -> Example:
@@ -170,6 +173,30 @@ def _sign_steps(subject: Subject) -> None:
     require([param.data_ptr() for param in params] == places, "not in place")
     for ours, theirs in zip(params, expected, strict=True):
         np.testing.assert_allclose(ours.cpu().numpy(), theirs, atol=1e-6)
+
+
+def _sign_steps_by(subject: Subject) -> None:
+    runtime, rng = subject.runtime, np.random.default_rng(1)
+    shapes, steps = [(33, 5, 17), (33, 5, 1), (1,)], 4
+    expected = [rng.normal(size=shape).astype(np.float32).astype(np.float64) for shape in shapes]
+    params = [torch.from_numpy(p.astype(np.float32)).to(runtime.device) for p in expected]
+    places = [param.data_ptr() for param in params]
+    rates = torch.tensor([signsgd.linear_lr(0.1, step, steps=steps) for step in range(steps)] + [0])
+    rates = rates.to(runtime.device)
+    for step in range(steps + 1):
+        grads = [rng.normal(size=shape) * (rng.random(shape) > 0.2) for shape in shapes]
+        tensors = [torch.from_numpy(grad).float().to(runtime.device) for grad in grads]
+        before = [param.clone() for param in params]
+        runtime.ops.sign_step_by(params, tensors, rates[step])
+        if step < steps:
+            expected = reference.sign_step(expected, grads, rate=0.1, step=step, steps=steps)
+        else:
+            stay = map(torch.equal, params, before)
+            require(all(stay), "parameters move at a rate of zero")
+    require([param.data_ptr() for param in params] == places, "not in place")
+    for ours, theirs in zip(params, expected, strict=True):
+        np.testing.assert_allclose(ours.cpu().numpy(), theirs, atol=1e-6)
+    runtime.ops.sign_step_by([], [], rates[0])
 
 
 def _no_step(subject: Subject) -> None:

@@ -11,10 +11,11 @@ from autoround.core.batches import Samples
 from autoround.core.grids.grid import min_max_grid, to_groups
 from autoround.core.grids.levels import integer_levels
 from autoround.core.ops import TorchOps
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rounding import quantize
 from autoround.core.rtn import Target
 from autoround.core.signsgd import SignState
-from autoround.core.tune import Hyperparameters, Reconstruction, Tuned
+from autoround.core.validation import Tuned
 
 HIDDEN, INNER, SEQ, COUNT = 32, 24, 4, 16
 

@@ -60,14 +60,50 @@ def test_a_batch_larger_than_everything_is_everything(size: int) -> None:
 def test_samples_are_taken_by_index() -> None:
     inputs = torch.arange(12.0).reshape(3, 2, 2)
     mask = torch.tensor([[True, True], [True, False], [False, True]])
-    taken = Samples(inputs, -inputs, mask).select(torch.tensor([2, 0]), device=torch.device("cpu"))
-    assert torch.equal(taken.inputs, inputs[[2, 0]])
-    assert torch.equal(taken.targets, -inputs[[2, 0]])
-    assert taken.mask is not None
-    assert taken.mask.tolist() == [[False, True], [True, True]]
-    assert (
-        Samples(inputs, inputs, None).select(torch.tensor([1]), device=inputs.device).mask is None
+    rows = torch.tensor([2, 0])
+    tensors = Samples(inputs, -inputs, mask).tensors()
+    loader = BatchLoader(tensors, [rows], device=torch.device("cpu"))
+    drawn, taken = loader.next()
+    assert torch.equal(drawn, rows)
+    assert torch.equal(taken["inputs"], inputs[[2, 0]])
+    assert torch.equal(taken["targets"], -inputs[[2, 0]])
+    assert taken["mask"].tolist() == [[False, True], [True, True]]
+    assert "mask" not in Samples(inputs, inputs, None).tensors()
+
+
+def test_after_the_last_batch_there_is_none() -> None:
+    tensors = {"x": torch.arange(4.0)}
+    there = BatchLoader(tensors, [torch.arange(2)], device=torch.device("cpu"))
+    sent = BatchLoader(
+        tensors, [torch.arange(2)], device=torch.device("meta"), upload=lambda held: Late(held, [])
     )
+    for loader in (there, sent):
+        loader.next()
+        with pytest.raises(IndexError):
+            loader.next()
+
+
+def test_rows_of_samples_on_a_device_are_sent_once() -> None:
+    """On meta tensors, which stand for a device: only the CPU's own tensors are uploaded."""
+    meta, uploads = torch.device("meta"), []  # type: ignore[var-annotated]
+
+    def upload(tensors: Mapping[str, Tensor]) -> Pending:
+        uploads.append({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        return Late({name: tensor.to(meta) for name, tensor in tensors.items()}, [])
+
+    tensors = {"inputs": torch.empty(6, 3, device=meta), "mask": torch.ones(6, 2)}
+    order = list(torch.arange(6).split(4))
+    loader = BatchLoader(tensors, order, device=meta, upload=upload)
+    shapes = []
+    for rows in order:
+        drawn, batch = loader.next()
+        loader.prefetch()
+        assert torch.equal(drawn, rows), "what the block is told of its samples is on the CPU"
+        assert {tensor.device for tensor in batch.values()} == {meta}
+        shapes.append(tuple(batch["inputs"].shape))
+    assert shapes == [(4, 3), (2, 3)]
+    assert uploads == [{"mask": (6, 2), "": (6,)}]
+    assert not loader.uploads
 
 
 def test_samples_without_a_token_that_counts_are_left_out() -> None:
@@ -97,15 +133,15 @@ class Late:
 @pytest.mark.parametrize("masked", [False, True])
 def test_batches_are_sent_ahead_and_are_the_same(masked: bool) -> None:
     samples, log = problem(masked=masked).samples, []  # type: ignore[var-annotated]
-    order = list(zip(range(6), batches(16, 4, seed=3), strict=False))
+    order = list(islice(batches(16, 4, seed=3), 7))
 
     def upload(tensors: Mapping[str, Tensor]) -> Pending:
         return Late(tensors, log)
 
     elsewhere = torch.device("meta")
     tensors = samples.tensors()
-    loader = BatchLoader(tensors, batches(16, 4, seed=3), device=elsewhere, upload=upload)
-    for number, rows in order:
+    loader = BatchLoader(tensors, order, device=elsewhere, upload=upload)
+    for number, rows in enumerate(order[:-1]):
         drawn, held = loader.next()
         assert torch.equal(drawn, rows)
         assert torch.equal(held["inputs"], samples.inputs[rows])
@@ -118,7 +154,7 @@ def test_batches_are_sent_ahead_and_are_the_same(masked: bool) -> None:
 def test_after_the_last_batch_nothing_is_sent() -> None:
     log: list[str] = []
     tensors = {"x": torch.arange(4.0)}
-    order = iter(torch.arange(4).split(3))
+    order = torch.arange(4).split(3)
     loader = BatchLoader(
         tensors, order, device=torch.device("meta"), upload=lambda held: Late(held, log)
     )

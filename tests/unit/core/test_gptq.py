@@ -14,6 +14,7 @@ from autoround.core.gptq import (
     InverseCholesky,
     gptq_offsets,
     inverse_cholesky,
+    inverse_choleskys,
 )
 from autoround.core.grids.gguf_types import nested_of
 from autoround.core.grids.grid import from_groups, quant_params, to_groups
@@ -140,6 +141,27 @@ def test_nested_grids_are_compensated_as_well(kind: str) -> None:
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_inputs_that_say_nothing_give_no_factor(value: float) -> None:
     assert inverse_cholesky(torch.full((4, 4), value)) is None
+
+
+def test_several_factors_are_those_of_each_whether_queued_or_not() -> None:
+    inputs = [inputs_of(48, 9), inputs_of(32, 4)]
+    inputs[0][:, 3] = 0.0
+    hessians = [x.t() @ x for x in inputs]
+    # One that holds nothing, one of no finite numbers, one that is no sum of squares.
+    negative = torch.full((4, 4), 5.0).fill_diagonal_(1.0)
+    for value in (0.0, float("nan"), float("inf")):
+        hessians.append(torch.full((4, 4), value))
+    hessians.append(negative)
+    for queued in (False, True):
+        factors = inverse_choleskys(hessians, queued=queued)
+        assert [factor is not None for factor in factors] == [True, True, *[False] * 4]
+        for factor, hessian in zip(factors[:2], hessians, strict=False):
+            wanted = inverse_cholesky(hessian)
+            assert factor is not None
+            assert wanted is not None
+            assert torch.equal(factor.order, wanted.order)
+            torch.testing.assert_close(factor.upper, wanted.upper, rtol=1e-5, atol=1e-7)
+    assert inverse_choleskys([], queued=True) == []
 
 
 def test_dead_and_dominant_channels_are_survived() -> None:

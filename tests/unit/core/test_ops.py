@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from autoround.core import rounding, signsgd
+from autoround.core import rounding, rtn, signsgd
+from autoround.core.grids.levels import integer_levels
+from autoround.core.grids.scales import HALF
 from autoround.core.ops import Ops, TorchOps
 
 from ._cases import Case
@@ -21,10 +23,17 @@ def test_the_plain_ops_are_the_functions_of_the_core() -> None:
     ours = ops.quantize(case.groups, case.rounding, grid=case.grid)
     theirs = rounding.quantize(case.groups, case.rounding, grid=case.grid)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    levels = integer_levels(3, sym=False)
+    found = ops.search_scales(case.groups, None, levels, scales=HALF, chunk=32)
+    wanted = rtn.search_scales(case.groups, None, levels, scales=HALF)
+    assert torch.equal(found.lo, wanted.lo)
+    assert torch.equal(found.hi, wanted.hi)
     param = torch.zeros(3)
     state = ops.sign_step([param], [torch.tensor([1.0, -1.0, 0.0])], state=signsgd.init(0.5, 2))
     assert param.tolist() == [-0.5, 0.5, 0.0]
     assert state == signsgd.SignState(0.5, 1, 2)
+    ops.sign_step_by([param], [torch.tensor([1.0, -1.0, 0.0])], torch.tensor(0.25))
+    assert param.tolist() == [-0.75, 0.75, 0.0]
 
 
 def test_the_plain_ops_can_be_differentiated() -> None:

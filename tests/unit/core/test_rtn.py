@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,13 @@ from autoround.core.grids.gguf_types import GGUF_TYPES, scheme_of_type
 from autoround.core.grids.grid import from_groups, min_max_grid, to_groups
 from autoround.core.grids.levels import integer_levels
 from autoround.core.rounding import initial_rounding, quantize
-from autoround.core.rtn import Target, quantize_matrix, round_to_nearest
+from autoround.core.rtn import (
+    Target,
+    largest_magnitude,
+    quantize_matrix,
+    round_to_nearest,
+    search_scales,
+)
 from autoround.core.search import search_grid
 from autoround.types import Scheme
 
@@ -83,3 +91,32 @@ def test_a_matrix_of_a_block_type_has_super_blocks(name: str) -> None:
     supers = 2 if kind.nested.groups > 1 else 2 * kind.block // kind.group_size
     assert matrix.nested.scale.shape == (3, supers, 1)
     assert int(matrix.codes.max()) < 2**kind.bits
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k"])
+def test_stacked_rows_with_super_blocks_are_searched_each_by_its_own_importance(name: str) -> None:
+    kind = GGUF_TYPES[name]
+    assert kind.nested is not None
+    rng = torch.Generator().manual_seed(2)
+    groups = to_groups(torch.randn((6, kind.block), generator=rng), kind.group_size)
+    importance = torch.rand((3, *groups.shape[1:]), generator=rng) ** 4
+    levels = integer_levels(kind.bits, sym=kind.sym)
+    found = search_scales(groups, importance, levels, scales=kind.nested)
+    for part in range(3):
+        rows, own = slice(2 * part, 2 * part + 2), importance[part : part + 1]
+        alone = search_scales(groups[rows], own, levels, scales=kind.nested)
+        assert torch.equal(found.lo[rows], alone.lo)
+        assert torch.equal(found.hi[rows], alone.hi)
+    shared = search_scales(groups, importance[:1], levels, scales=kind.nested)
+    assert not torch.equal(found.hi, shared.hi)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_greatest_magnitude_lies_on_either_side(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[0.5, -3.0], [2.0, 0.0]], dtype=dtype)
+    assert largest_magnitude(weight) == 3.0
+    assert largest_magnitude(-weight) == 3.0
+    weight[1, 1] = float("nan")
+    assert math.isnan(largest_magnitude(weight))
+    weight[1, 1] = -float("inf")
+    assert largest_magnitude(weight) == float("inf")

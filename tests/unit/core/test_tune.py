@@ -1,5 +1,7 @@
 """core/tune.py: the loop itself; test_tune_hooks.py has it with a device's help."""
 
+# Tests: autoround/core/reconstruction.py
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -7,24 +9,16 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given as examples
-from hypothesis import strategies as st
 from torch import Tensor
 
 from autoround.core.ops import TorchOps
+from autoround.core.reconstruction import Reconstruction, rounded_weights
 from autoround.core.rounding import Rounding
 from autoround.core.rtn import round_to_nearest
 from autoround.core.signsgd import SignState
-from autoround.core.tune import (
-    Reconstruction,
-    Tuned,
-    rounded_weights,
-    tune,
-    validation_loss,
-    validation_steps,
-)
+from autoround.core.tune import tune
+from autoround.core.validation import Tuned, validation_loss
 
-from ._cases import few
 from ._toy import Recording, codes, forward, hyperparameters, problem
 
 plain = partial(tune, ops=TorchOps(), dtype=torch.float32)
@@ -270,24 +264,3 @@ def test_samples_smaller_than_a_batch_are_all_taken() -> None:
     few = given.samples._replace(inputs=given.samples.inputs[:3], targets=given.samples.targets[:3])
     tuned = plain(given._replace(samples=few), hyperparameters(20, batch_size=8))
     assert tuned.loss_after < tuned.loss_before
-
-
-@few
-@examples(iters=st.integers(1, 1000), count=st.integers(1, 20))
-def test_scored_steps_lie_in_the_second_half_and_end_with_the_last(iters: int, count: int) -> None:
-    steps = validation_steps(iters, count)
-    assert max(steps) == iters
-    assert all(1 <= step <= iters and 2 * step >= iters for step in steps)
-    assert 1 <= len(steps) <= count
-    if iters >= 2 * count:
-        assert len(steps) == count
-
-
-def test_scored_steps_are_evenly_spread() -> None:
-    assert validation_steps(200, 4) == {125, 150, 175, 200}
-    assert validation_steps(200, 1) == {200}
-    assert validation_steps(1, 8) == {1}
-
-
-def test_no_steps_are_never_scored() -> None:
-    assert validation_steps(0, 4) == frozenset()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,21 @@ def test_what_differs_is_named(ops: TorchOps, what: str) -> None:
     reason = disagreement(ops, CPU)
     assert reason.startswith(what)
     assert reason.endswith("bits, symmetric, groups of 32)")
+
+
+class OtherRanges(TorchOps):
+    def search_scales(self, *args: Any, **kwargs: Any) -> Grid:
+        grid = super().search_scales(*args, **kwargs)
+        return grid._replace(lo=grid.lo * 1.25, hi=grid.hi * 1.25)
+
+
+class OnlyFirstImportance(TorchOps):
+    def search_scales(self, groups: Tensor, importance: Any, *args: Any, **kwargs: Any) -> Grid:
+        return super().search_scales(groups, importance[:1], *args, **kwargs)
+
+
+@pytest.mark.parametrize("ops", [OtherRanges(), OnlyFirstImportance()])
+def test_a_search_that_finds_worse_ranges_is_named(ops: TorchOps) -> None:
+    reason = disagreement(ops, CPU)
+    assert reason.startswith("searched ranges: ")
+    assert "times the error (" in reason

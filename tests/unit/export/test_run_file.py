@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 
 from autoround._version import __version__
 from autoround.events import Event, StageStarted, Warned
-from autoround.export.run_file import OutputFigures, RunRecorder, run_values
-from autoround.types import OutputPlan
+from autoround.export.run_file import RunFacts, RunRecorder, run_values
+from autoround.planning.estimate import quantized_bits
 
-from ..report._values import ESTIMATE
+from ..report._values import ESTIMATE, plan
 
 
 def counter(*values: float) -> Callable[[], float]:
@@ -74,15 +74,17 @@ def test_a_run_that_goes_on_says_so() -> None:
 def test_the_values_are_json_and_say_when() -> None:
     record = recorder(0, 1, 3)
     record(StageStarted("tune"))
-    output = OutputPlan("gguf:q4_0", "gguf", "float16")
-    figures = OutputFigures(output, "rtn", 10, 4.5, in_memory=False, own_data=True)
-    values = run_values(
-        record, ESTIMATE, figures, formats=2, now=lambda: datetime(2026, 1, 2, tzinfo=timezone.utc)
-    )
-    assert json.loads(json.dumps(values)) == values | {"output": values["output"] | {"types": []}}
+    one_plan = plan(values={"tuning.iters": 0, "tuning.init_scale": "minmax"})
+    facts = RunFacts(ESTIMATE, 2, in_memory=False, own_data=True)
+    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    values = run_values(record, facts, one_plan, predicted_bytes=10, now=lambda: when)
+    read = json.loads(json.dumps(values))
+    assert read == values | {"output": values["output"] | {"types": []}}
     assert values["finished"] == "2026-01-02T00:00:00+00:00"
     assert (values["seconds"], values["peak_bytes"]) == (3, 200)
-    assert (values["formats"], values["own_data"]) == (2, True)
+    assert (values["formats"], values["own_data"], values["predicted_bytes"]) == (2, True, 10)
+    assert values["method"] == "rtn (round to nearest)"
+    assert values["bits_per_weight"] == quantized_bits(one_plan)
     assert values["versions"]["autoround"] == __version__
     assert {"Python", "torch", "transformers"} <= values["versions"].keys()
     assert values["estimate"]["disk_bytes"] == ESTIMATE.disk_bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoround.model.blocks import decoder_blocks, matrices
+from autoround.model.blocks import Matrix, decoder_blocks, matrices
 from autoround.model.experts import ExpertTensor
 from autoround.model.files.source import CheckpointSource
 from autoround.model.names import default_experts, expert_files, files_of, template
@@ -97,3 +97,24 @@ def test_a_matrix_that_is_called_alike_everywhere_needs_no_name_of_files(tmp_pat
 )
 def test_keys_have_a_module_in_common_but_for_the_number(keys: list[str], found: str) -> None:
     assert template(keys) == found
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("model.llm.layers.0.attn.wq.weight", ("model.llm.layers.0.attn.wq",)),
+        ("model.layers.0.q_proj.weight", ()),
+        # Packed parts of it would be called as no loader renames them.
+        ("model.llm.layers.0.attn.forget_weight", ()),
+        ("model.llm.layers.0.attn.weight_norm", ()),
+    ],
+)
+def test_a_tensor_that_is_no_modules_weight_in_the_files_keeps_its_own_name(
+    file: str, found: tuple[str, ...]
+) -> None:
+    class Files:
+        def tensor(self, name: str) -> str:
+            return {"model.layers.0.q_proj.weight": file}[name]
+
+    matrix = Matrix("model.layers.0.q_proj", (4, 4), transposed=False, bias=False)
+    assert files_of(Files(), matrix, {}) == found  # type: ignore[arg-type]

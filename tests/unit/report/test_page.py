@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import replace
@@ -112,7 +113,7 @@ def test_a_screen_reader_and_a_phone_find_their_way() -> None:
     tags = [tag for tag, _ in reader.elements]
     assert tags.count("h1") == 1
     levels = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert tags.count("table") == tags.count("caption")
     assert all(attrs.get("scope") for tag, attrs in reader.elements if tag == "th")
     drawings = [attrs for tag, attrs in reader.elements if tag == "svg"]

@@ -23,6 +23,7 @@ from autoround.resume.journal import (
 )
 from autoround.session.activations import ActivationStreams
 from autoround.session.block_output import BlockOutput
+from autoround.session.checkpoints import Save
 from autoround.settings import FULL, QUANTIZED
 from autoround.storage.json_text import to_json
 from autoround.types import BlockResult, QuantizedTensor, Scheme
@@ -30,6 +31,13 @@ from autoround.types import BlockResult, QuantizedTensor, Scheme
 from ...tiny_quantized import nearest
 
 SHAPE = (2, 3, 4)
+
+
+class Never:
+    """A policy by which no streams are kept."""
+
+    def save(self, save: Save) -> dict[str, int]:
+        return {}
 
 
 def unit(index: int, *, source: int = 5) -> BlockOutput:
@@ -73,11 +81,14 @@ def test_a_damaged_header_is_told(text: str, journal: Journal, tmp_path: Path) -
         Journal(tmp_path / "out").open()
 
 
-def test_another_layout_is_for_another_version(journal: Journal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [LAYOUT - 1, LAYOUT + 1])
+def test_another_layout_is_for_another_version(
+    layout: int, journal: Journal, tmp_path: Path
+) -> None:
     journal.release()
     path = journal.folder / RUN
-    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": LAYOUT + 1}))
-    with pytest.raises(OutputError, match=f"has layout {LAYOUT + 1}, and this version reads"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": layout}))
+    with pytest.raises(OutputError, match=f"has layout {layout}, and this version reads {LAYOUT}:"):
         Journal(tmp_path / "out").open()
 
 
@@ -177,6 +188,29 @@ def test_streams_are_those_that_the_last_finished_block_left(
     files.write(FULL, 2, torch.zeros(SHAPE))
     with pytest.raises(OutputError, match="full-0 is not what the last finished block left"):
         own.streams(1, files, mask=None, mapped=mapped)
+
+
+def test_the_last_checkpoint_is_found_and_one_can_be_made_up_for(journal: Journal) -> None:
+    own = journal.of_pass(1)
+    left = streams(own, (FULL,), mapped=False)
+    assert own.checkpoint(-1) is None
+    for index in range(3):
+        left.full += 1
+        own.commit(unit(index), streams=left, names=(FULL,), checkpoints=Never())
+    assert (own.checkpoint(2), left.generation) == (None, 0)
+    own.keep_streams(2, left, names=(FULL,))
+    kept = left.full.clone()
+    assert [own.checkpoint(index) for index in (1, 2)] == [None, 2]
+    # The record is the same otherwise.
+    assert own.read(2, {}, source=None).result == unit(2).result
+    left.full += 1
+    own.commit(unit(3), streams=left, names=(FULL,), checkpoints=Never())
+    files = own.files(SHAPE, torch.float32, names=(FULL,))
+    last = own.checkpoint(3)
+    assert last == 2
+    found = own.streams(last, files, mask=None, mapped=False)
+    assert torch.equal(found.full, kept)
+    assert (found.blocks, found.generation) == (3, 1)
 
 
 def test_state_is_kept_in_place_of_an_earlier_one(journal: Journal) -> None:

@@ -100,7 +100,8 @@ def test_blocks_that_are_read_ahead_are_those_that_are_read_at_need() -> None:
     assert [block for block, _ in source.readers] == ["0", "1", "2"]
     own = threading.get_ident()
     assert [thread == own for _, thread in source.readers] == [True, False, False]
-    assert len(runtime.uploads) == 2
+    # The first is brought over when it is needed, the others before.
+    assert len(runtime.uploads) == 3
 
 
 def test_unquantized_tensors_are_in_the_dtype_they_are_written_in_and_names_are_of_both_kinds() -> (
@@ -123,6 +124,18 @@ def test_nothing_is_read_ahead_where_that_would_only_take_memory(values: dict[st
         prefetcher.prefetch(session.plan.blocks[0])
     assert [block for block, _ in source.readers] == ["0"]
     assert runtime.uploads == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_greatest_magnitudes_of_weights_are_known_once_they_are_read(own: bool) -> None:
+    session, _, runtime = opened(own=own)
+    prefetcher, (first, second) = BlockPrefetcher(session), session.plan.blocks[:2]
+    if own:
+        settle(prefetcher, first, runtime)
+    found = prefetcher.next(second)
+    assert set(found.largest) == {layer.param for layer in second.quantized}
+    for param, largest in found.largest.items():
+        assert largest == float(found.by_param[param].abs().max()) > 0
 
 
 def test_there_is_nothing_after_the_last_block() -> None:
@@ -156,6 +169,7 @@ def test_an_error_of_reading_ahead_is_raised_where_the_block_is_needed() -> None
     session, source, runtime = opened(fail="layers.1.")
     prefetcher, first = BlockPrefetcher(session), session.plan.blocks[0]
     prefetcher.next(first)
+    runtime.uploads.clear()
     prefetcher.prefetch(first)
     deadline = time.monotonic() + 20
     while len(source.readers) < 2 and time.monotonic() < deadline:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
+from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
-from autoround.core.tune import Hyperparameters, Reconstruction
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.tensors import dense
 from autoround.session.session import Session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from autoround.core.ops import TorchOps
 from autoround.core.rounding import dense_weight, initial_rounding
 from autoround.core.rtn import Target, round_to_nearest
+from autoround.device.runtime import TorchRuntime
 from autoround.errors import AutoRoundError
 from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.gguf.tensors import dense
@@ -167,3 +169,21 @@ def test_a_weight_beyond_the_reach_of_half_precision_scales_is_refused(plain: Se
         AutoRoundError, match=r"a weight of 6.55e\+07 is beyond .* add it to ignore"
     ):
         make_target(plain, own, weight, None)
+
+
+def test_a_greatest_magnitude_that_is_known_is_not_asked_for_again(plain: Session) -> None:
+    own = layer(Scheme(4, 32, True))
+    make_target(plain, own, WEIGHT, None, largest=float(WEIGHT.abs().max()))
+    with pytest.raises(AutoRoundError, match="layer b.fc: its weight holds NaN or infinity"):
+        make_target(plain, own, WEIGHT, None, largest=float("nan"))
+
+
+def test_the_operations_of_the_device_search(searching: Session) -> None:
+    class Elsewhere(TorchOps):
+        def search_scales(self, *args: Any, **kwargs: Any) -> Any:
+            return super().search_scales(*args, **kwargs)._replace(lo=torch.full((24, 2, 1), -3.0))
+
+    session = replace(searching, runtime=TorchRuntime("cpu", torch.device("cpu")))
+    session.runtime.__dict__["ops"] = Elsewhere()
+    target = make_target(session, layer(Scheme(4, 32, False)), WEIGHT, torch.rand(64))
+    assert target.grid.lo.eq(-3.0).all()

@@ -16,6 +16,7 @@ from autoround.core.grids.grid import Grid, from_groups, min_max_grid, quant_par
 from autoround.core.grids.levels import AsymmetricLevels, LevelSet, SymmetricLevels, integer_levels
 from autoround.core.grids.scales import HALF, ScaleCodec
 from autoround.core.ops import TorchOps
+from autoround.core.reconstruction import Reconstruction
 from autoround.core.rounding import (
     Rounding,
     dequantize,
@@ -25,7 +26,7 @@ from autoround.core.rounding import (
 )
 from autoround.core.rtn import Target
 from autoround.core.search import search_grid
-from autoround.core.tune import Reconstruction, tune
+from autoround.core.tune import tune
 
 from .._curve import MAGNITUDES, Float4, PowersOfTwo
 from .._toy import hyperparameters
