@@ -61,11 +61,11 @@ def layer_rows(run: RunFolder) -> list[LayerRow]:
     rows: list[LayerRow] = []
     for index, block in enumerate(mappings(run.plan.get("blocks"))):
         prefix = text(block, "name") + "."
-        rows += _merged(index, mappings(block.get("layers")), errors, prefix=prefix)
-    return rows + list(_merged(None, mappings(run.plan.get("kept")), errors))
+        rows += _merge_rows(index, mappings(block.get("layers")), errors, prefix=prefix)
+    return rows + list(_merge_rows(None, mappings(run.plan.get("kept")), errors))
 
 
-def _merged(
+def _merge_rows(
     block: int | None,
     layers: list[Mapping[str, Any]],
     errors: Mapping[str, float],

@@ -100,7 +100,7 @@ def losses_svg(before: Series, after: Series, *, title: str, description: str) -
     """
     count = max(len(before.values), len(after.values))
     shown = [v for s in (before, after) for v in s.values if v is not None and v > 0]
-    low, high = _padded(min(shown), max(shown))
+    low, high = _pad(min(shown), max(shown))
     x = _Axis(0.0, max(1.0, count - 1.0), LEFT, WIDTH - RIGHT, log=False)
     y = _Axis(low, high, HEIGHT - BOTTOM, TOP + 20, log=True)
     parts = _grid(x, y, names=("block", "loss"), whole=True)
@@ -169,10 +169,10 @@ def points_svg(
         axes: their names.
         title, description: for those who do not see it.
     """
-    every = [*spots, *line]
-    low_x, high_x = _widened(min(s.x for s in every), max(s.x for s in every))
-    values = (min(s.y for s in every), max(s.y for s in every))
-    low, high = _padded(*values) if axes.log else _widened(*values)
+    marks = [*spots, *line]
+    low_x, high_x = _widen(min(s.x for s in marks), max(s.x for s in marks))
+    values = (min(s.y for s in marks), max(s.y for s in marks))
+    low, high = _pad(*values) if axes.log else _widen(*values)
     x = _Axis(low_x, high_x, LEFT, WIDTH - RIGHT, log=False)
     y = _Axis(low, high, HEIGHT - BOTTOM, TOP, log=axes.log)
     parts = _grid(x, y, names=(axes.x, axes.y), whole=False)
@@ -187,14 +187,14 @@ def points_svg(
     return drawing(title, description, parts)
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _pad(low: float, high: float) -> tuple[float, float]:
     """Widen a range of positive numbers by a tenth of its powers of ten, to a third at least."""
     room = max(0.1 * (math.log10(high) - math.log10(low)), 0.15)
     # Within what numbers can be, whatever a file says.
     return max(low / 10**room, 1e-300), min(high * 10**room, 1e300)
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def _widen(low: float, high: float) -> tuple[float, float]:
     room = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
     return low - room, high + room
 
