@@ -191,7 +191,11 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
     parts = [el("header", el("h1", "Quantized models compared"))]
     parts += [el("p", note[:1].upper() + note[1:] + ".") for note in comparison_notes(rows)]
     parts += [
-        el("section", el("h2", "Runs"), table("Figures", headings, body, kind="sortable")),
+        el(
+            "section",
+            el("h2", "Runs"),
+            table("Figures of the runs", headings, body, kind="sortable"),
+        ),
         _drawing(rows, "kl"),
         _drawing(rows, "perplexity"),
     ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from autoround.report.terminal import printable
 
-_VOID = frozenset({"meta", "rect", "circle", "path", "polyline", "line"})
+_VOID = frozenset({"meta", "wbr", "rect", "circle", "path", "polyline", "line"})
 
 
 class Html(str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def bits_part(run: RunFolder) -> Html:
     roles = list(dict.fromkeys(row.role for row in inside))
     cells = {(row.block, row.role): row for row in inside}
     blocks = sorted({row.block for row in inside if row.block is not None})
-    headings = [Heading("Block"), *(Heading(role) for role in roles)]
+    headings = [Heading("Block"), *(Heading(_breakable(role)) for role in roles)]
     body: list[list[Cell | str]] = [
         [str(b), *(_bits_cell(cells.get((b, role))) for role in roles)] for b in blocks
     ]
@@ -106,6 +107,12 @@ def bits_part(run: RunFolder) -> Html:
         listed = [[row.role, row.bits_text, "; ".join(row.schemes)] for row in outside]
         parts.append(table("Layers outside the blocks", names, listed, tall=len(listed) > _TALL))
     return join(parts)
+
+
+def _breakable(name: str) -> Html:
+    """Return a name that may go over to the next line behind a dot or a low line."""
+    words = re.split(r"(?<=[._])", name)
+    return join(words, el("wbr"))
 
 
 def _bits_cell(row: LayerRow | None) -> Cell:

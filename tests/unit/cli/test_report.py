@@ -64,7 +64,7 @@ def test_a_report_that_fails_does_not_take_the_model_along(
     monkeypatch.setattr(saved, "report_page", fail)
     made = autoround("quantize", model, "--recipe", "rtn", *SHORT, "-o", out)
     assert made.code == 0
-    assert "warning: no report of auto_round: a page; the model is complete" in made.out
+    assert "warning: no report of auto_round: a page; the model itself is whole" in made.out
     assert {"config.json", "model.safetensors", "run.json"} <= {p.name for p in out.iterdir()}
     assert not list(out.glob("report.html*"))
 

@@ -22,7 +22,7 @@ from autoround.report.style import SCRIPT, STYLE, policy
 
 from ._runs import EVALUATION, HOSTILE, mangled, poisoned, run_folder
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 
 class Reader(HTMLParser):
