@@ -131,8 +131,8 @@ def write_run_files(
         except Exception as error:  # whatever it is: hours of work are not lost for a page
             session.sink(
                 Warned(
-                    f"no report of {part.format}: {one_line(error)}; the model itself is whole, and "
-                    "'autoround report' tries again"
+                    f"no report of {part.format}: {one_line(error)}; the model itself is whole, "
+                    "and 'autoround report' tries again"
                 )
             )
 

@@ -142,7 +142,8 @@ def allocation_part(run: RunFolder) -> Html:
             measured=[] if measured is None else [Point("measured", bits, measured)],
             title="Size against predicted loss",
         )
-        box = {"class": "scroll curve", "tabindex": "0"}
+        box = {"class": "scroll curve", "tabindex": "0", "role": "group"}
+        box["aria-label"] = "Size against predicted loss"
         parts.append(el("div", Html(svg), attrs=box))
     if uniform:
         headings = [Heading("For all layers"), Heading("Bits", True), Heading("Predicted KL", True)]

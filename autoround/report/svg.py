@@ -88,7 +88,8 @@ def drawing(title: str, description: str, parts: Sequence[Html], *, height: int 
         "aria-label": f"{title}. {description}",
     }
     svg = el("svg", el("title", title), el("desc", description), *parts, attrs=attrs)
-    return el("div", svg, attrs={"class": "scroll", "tabindex": "0"})
+    box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": title}
+    return el("div", svg, attrs=box)
 
 
 def losses_svg(before: Series, after: Series, *, title: str, description: str) -> Html:
