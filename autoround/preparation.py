@@ -136,12 +136,18 @@ def prepare(
     estimate = _estimate(request, recipe, plan, budget=budget, journal=journal)
     sink(Planned(plan, estimate))
     refuse_too_little(estimate, max_memory)
-    for warning in memory_warnings(estimate, plan, runtime, budget):
+    warnings = memory_warnings(estimate, plan, runtime, budget)
+    for warning in [*warnings, *_slower(runtime, plan)]:
         sink(Warned(warning))
-    for note in runtime.notes() if plan.tuning.iters else ():
-        if note.slower:
-            sink(Warned(f"{runtime.name} is slower than it could be: {note.text}"))
     return Prepared(request, recipe, allocation, calibration, plan, estimate)
+
+
+def _slower(runtime: Runtime, plan: Plan) -> list[str]:
+    """Say what a device has to do without, where a plan would use it."""
+    notes = runtime.notes() if plan.tuning.iters else ()
+    return [
+        f"{runtime.name} is slower than it could be: {note.text}" for note in notes if note.slower
+    ]
 
 
 def _estimate(

@@ -168,9 +168,8 @@ def _checked(name: str, state: str, reason: str, plan: Plan, out: Path) -> Outco
     """Load what was written, packed and dequantized, compare the logits, and save it again."""
     ids = _tokens(2, seed=3)
     packed = load(out / "auto_round", device="cpu", backend="torch", dtype=torch.float32)
-    plain = (
-        type(build_empty(out / "fake")).from_pretrained(out / "fake", dtype=torch.float32).eval()
-    )
+    own_class: Any = type(build_empty(out / "fake"))
+    plain = own_class.from_pretrained(out / "fake", dtype=torch.float32).eval()
     with torch.no_grad():
         one = packed(input_ids=ids, use_cache=False).logits
         other = plain(input_ids=ids, use_cache=False).logits

@@ -108,9 +108,8 @@ def write_quantized_family(name: str, folder: Path) -> Path:
 def loaded_both_ways(folder: Path) -> dict[str, Any]:
     """Load a quantized checkpoint by autoround, and by transformers through us, in float32."""
     config = AutoRoundConfig(backend="torch")
-    through = type(build_empty(folder)).from_pretrained(
-        folder, dtype=torch.float32, quantization_config=config
-    )
+    own_class: Any = type(build_empty(folder))
+    through = own_class.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
     own = load(folder, device="cpu", backend="torch", dtype=torch.float32)
     return {"load": own, "from_pretrained": through.eval()}
 
@@ -142,7 +141,8 @@ def come_back(folder: Path, again: Path) -> None:
     assert torch.equal(logits(models["load"], ids), expected)
     # Unpacked it is a checkpoint like any other, for transformers without us.
     load(folder, device="cpu", dense=True, dtype=torch.float32).save_pretrained(again / "plain")
-    plain = type(build_empty(folder)).from_pretrained(again / "plain", dtype=torch.float32).eval()
+    own_class: Any = type(build_empty(folder))
+    plain = own_class.from_pretrained(again / "plain", dtype=torch.float32).eval()
     assert not hasattr(plain.config, "quantization_config")
     torch.testing.assert_close(logits(plain, ids), expected, atol=1e-4, rtol=1e-4)
 

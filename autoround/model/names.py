@@ -51,9 +51,10 @@ def files_of(names: Names, m: Matrix, stacked: Mapping[str, ExpertTensor]) -> tu
     """
     if m.experts:
         return expert_files(names, stacked[m.name])
-    file, found, rest = names.tensor(f"{m.name}.weight").rpartition(".weight")
+    tensor = names.tensor(f"{m.name}.weight")
+    file = tensor.removesuffix(".weight")
     # A tensor that is no module's weight in the checkpoints has no place for packed parts there.
-    return () if file == m.name or not found or rest else (file,)
+    return () if file in (m.name, tensor) else (file,)
 
 
 class CheckpointNames:

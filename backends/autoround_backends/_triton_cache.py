@@ -63,7 +63,7 @@ def checking_manager() -> Any:
             if self.get_file(f"__grp__{filename}") is None:
                 return None
             group: dict[str, str] | None = super().get_group(filename)
-            if group is None or group.keys() != _named(Path(self.cache_dir), filename):
+            if group is None or group.keys() != _group_files(Path(self.cache_dir), filename):
                 return None  # Triton before 3.5 leaves out what is missing
             paths = list(map(Path, group.values()))
             inside = all(path.parent == Path(self.cache_dir) for path in paths)
@@ -80,7 +80,7 @@ def checking_manager() -> Any:
     return CheckingManager
 
 
-def _named(folder: Path, filename: str) -> set[str]:
+def _group_files(folder: Path, filename: str) -> set[str]:
     """Return the files that the list of a group names; its own digest was checked."""
     listed = json.loads((folder / f"__grp__{filename}").read_text(encoding="utf-8"))
     return set(listed.get("child_paths") or ())

@@ -125,7 +125,7 @@ class ModelTokenizer:
             raise ValueError("a chat template gives text here: tokenize has to be False")
         try:
             request = ["render", list(conversation), tools, add_generation_prompt]
-            return str(self._process.ask(request).value)
+            return str(self._awake().ask(request).value)
         except LimitError as error:
             raise DataError(f"{self._template_file}: the model's chat template {error}") from error
 
@@ -173,11 +173,14 @@ class ModelTokenizer:
         files = (self._folder / name for name in ("chat_template.jinja", "tokenizer_config.json"))
         return next((file for file in files if file.is_file()), self._folder)
 
+    def _awake(self) -> Confined:
+        if self._process is None:
+            self._process = Confined(lambda: _make_handler(self._folder))
+        return self._process
+
     def _ask(self, value: Any, data: bytes = b"") -> Message:
         try:
-            if self._process is None:
-                self._process = Confined(lambda: _make_handler(self._folder))
-            return self._process.ask(value, data)
+            return self._awake().ask(value, data)
         except LimitError as error:
             raise DataError(
                 f"{self._where}: the model's tokenizer {error}; use the files of the model's "

@@ -457,10 +457,9 @@ def test_a_disk_without_room_for_the_journal(
 
 
 def _usage(free: int) -> Callable[[Path], Any]:
-    from collections import namedtuple
+    from types import SimpleNamespace
 
-    usage = namedtuple("usage", "total used free")
-    return lambda path: usage(10**12, 0, free)
+    return lambda path: SimpleNamespace(total=10**12, used=0, free=free)
 
 
 def test_memory_that_one_block_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
@@ -476,8 +475,8 @@ def test_a_budget_sends_streams_to_the_disk(model: Path, tmp_path: Path) -> None
         plans.extend([event] if isinstance(event, Planned) else [])
 
     quantize(model, tmp_path / "one", sink=sink)
-    needed = plans[0].estimate.memory_bytes
-    quantize(model, tmp_path / "two", sink=sink, max_memory=needed - 1)
+    least = plans[0].estimate.memory_bytes - 1
+    quantize(model, tmp_path / "two", sink=sink, max_memory=least)
     one, two = (planned.estimate for planned in plans)
     assert (one.streams_on_disk, two.streams_on_disk) == (False, True)
     assert one.memory_bytes - two.memory_bytes == one.stream_bytes == 2 * 4 * 16 * 64 * 4
