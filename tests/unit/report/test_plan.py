@@ -1,3 +1,5 @@
+# Tests: autoround/report/plan.py autoround/planning/method.py
+
 from __future__ import annotations
 
 import dataclasses
