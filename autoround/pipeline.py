@@ -24,6 +24,7 @@ from autoround.export.preflight import (
     check_room,
     room_for_journal,
 )
+from autoround.export.run_file import RunFacts, RunRecorder, write_run_files
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
 from autoround.mixed_precision.budget import ALLOCATION_FILE
@@ -78,6 +79,7 @@ def run(
             does not exist, nor does a part of it.
     """
     destination = output if isinstance(output, Destination) else Destination(output)
+    sink = recorder = RunRecorder(sink, peak_bytes=request.runtime.peak_bytes)
     if destination.stream_hub and request.skeleton.stream is None:
         raise UsageError(not_streamed("this one was opened whole"))
     with open_journal(destination) as (journal, resume), computing(request, resume):
@@ -106,7 +108,7 @@ def run(
         blocks = len(prepared.plan.blocks)
         sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))
         try:
-            result = write_passes(prepared, sessions, destination.folder)
+            result = write_passes(prepared, sessions, destination.folder, recorder=recorder)
         except OSError as error:
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{destination.folder} cannot be written: {error}") from error
@@ -282,6 +284,7 @@ def write_passes(
     folder: Path,
     *,
     produce: Callable[[Session, Deliver], None] = quantize_pass,
+    recorder: RunRecorder | None = None,
 ) -> RunResult:
     """Write the blocks of every pass as they come, then all around them; finish the folder.
 
@@ -290,6 +293,7 @@ def write_passes(
         sessions: the passes over the blocks, each with its own formats.
         folder: the output.
         produce: delivers the finished units of a pass.
+        recorder: of the run, for its report; None for no report.
     """
     started = time.perf_counter()
     results: list[BlockResult] = []
@@ -321,6 +325,8 @@ def write_passes(
             session.sink(StageStarted("verify", f"{checked} through the files read back"))
             for writer in writers:
                 writer.complete()
+            if recorder is not None:
+                write_run_files(writers, session, _run_facts(prepared), recorder)
             size += sum(writer.publish() for writer in writers)
         if whole is not None:
             size = whole.publish()
@@ -361,6 +367,18 @@ def _write_rest(
     for writer in writers:
         for name, text in texts.items():
             writer.add_text(name, text)
+
+
+def _run_facts(prepared: Prepared) -> RunFacts:
+    """Return what the file of a run says besides what was measured."""
+    request = prepared.request
+    return RunFacts(
+        prepared.estimate,
+        sum(len(each.outputs) for each in prepared.plan.passes),
+        in_memory=request.skeleton.folder is None,
+        own_data=request.data is not None,
+        describe=request.describe,
+    )
 
 
 def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) -> RunResult:

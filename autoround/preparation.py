@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,8 @@ class Request:
     """What the user asked for, with every name resolved to a thing.
 
     model_name: what the user calls the model. data: calibration data given from Python. load: what
-    a user loads the result by, for the last check of a run; None not to try.
+    a user loads the result by, for the last check of a run; None not to try. describe: writes into
+    each complete folder what describes it to people; None for nothing.
     """
 
     skeleton: Skeleton
@@ -43,6 +44,7 @@ class Request:
     tokenizer: Any = None
     data: object | None = None
     load: Loader | None = None
+    describe: Callable[[Path], object] | None = None
 
 
 @dataclass(frozen=True)

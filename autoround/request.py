@@ -19,6 +19,7 @@ from autoround.planning.calibration import needed_tokenizer
 from autoround.preparation import Request
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
+from autoround.report.saved import write_report
 from autoround.resume.policy import check_leftover
 from autoround.types import Destination
 
@@ -105,7 +106,7 @@ def make_request(
     skeleton, name = open_any(model, stream=stream)
     if tokenizer is None:
         tokenizer = needed_tokenizer(recipe, skeleton, data=data)
-    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_to_check)
+    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_to_check, write_report)
 
 
 def _device_name(device: object) -> str:

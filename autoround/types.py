@@ -110,10 +110,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class KeptTensor:
-    """A weight of the blocks that is no matrix of a layer, and stays in 16 bit.
-
-    name: of the tensor. shape: as the model stores it. reason: why it is kept.
-    """
+    """A weight of the blocks that is no layer's matrix: its own shape, and why it is kept."""
 
     name: str
     shape: tuple[int, ...]
@@ -339,8 +336,8 @@ class QuantizedTensor:
 class BlockResult:
     """What tuning one block did, losses measured on the same fixed samples.
 
-    kind: ``block``, or ``non_block`` for the layers outside the blocks, which come last.
-    expert_tokens: how many calibration tokens came to every expert, by module.
+    kind: ``block``, or ``non_block`` for layers outside the blocks, which come last. expert_tokens:
+    calibration tokens of every expert, by module. layer_errors: ||W - Wq|| / ||W|| by layer.
     """
 
     index: int
@@ -353,6 +350,7 @@ class BlockResult:
     peak_bytes: int
     expert_tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kind: str = "block"
+    layer_errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

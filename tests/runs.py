@@ -43,6 +43,8 @@ SMALL: dict[str, object] = {
 }
 #: What a report measures anew in every run.
 MEASURED = ("seconds", "peak_bytes")
+#: Files that are nothing but what a run measured: its times, and the page made of them.
+MEASURED_FILES = ("run.json", "report.html")
 #: Plain rounding of the weights, which needs no data.
 NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
 
@@ -117,6 +119,8 @@ def content(folder: Path) -> dict[str, bytes]:
     """Read all files of an output; times and peaks of memory are left out of the reports."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.name in MEASURED_FILES:
+            continue
         data = path.read_bytes()
         if path.name == "report.jsonl":
             rows = [json.loads(line) for line in data.splitlines()]

@@ -71,6 +71,8 @@ def load(processes: int) -> Iterator[None]:
 def content(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.name in ("run.json", "report.html"):
+            continue  # times of this very run, and the page made of them
         data = path.read_bytes()
         if path.name == "report.jsonl":
             rows = [json.loads(line) for line in data.splitlines()]

@@ -32,13 +32,19 @@ def evaluate(
         int, typer.Option("--max-tokens", "--max_tokens", min=2, help="Tokens read at most.")
     ] = 16384,
     device: options.Device = "auto",
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save", help="Keep the scores beside the model, for 'report' and 'compare'."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the perplexity of a model on a text.
 
     \b
     With a model of your own:
-      autoround eval out --text book.txt --original path/to/model
+      autoround eval out --text book.txt --original path/to/model --save
 
     \b
     Examples:
@@ -47,10 +53,12 @@ def evaluate(
     """
     from autoround.evaluate.compare import compare
     from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.report.saved import check_saves, save_evaluation
     from autoround.report.windows import WindowProgress
     from autoround.storage.json_text import to_json
 
     model = options.at_revision(model, revision)
+    folder = check_saves(model) if save else None
     # What is printed on stdout is the scores alone.
     progress = WindowProgress(make_console(stderr=True))
     with quiet_libraries():
@@ -65,6 +73,8 @@ def evaluate(
         )
     if as_json:
         echo(to_json(dataclasses.asdict(scores)))
-        return
-    for line in evaluation_lines(scores) + prediction_lines(model, scores):
-        echo(line)
+    else:
+        for line in evaluation_lines(scores) + prediction_lines(model, scores):
+            echo(line)
+    if folder is not None:
+        save_evaluation(folder, scores, text=text, original=original, seqlen=seqlen)

@@ -14,6 +14,7 @@ from autoround._version import __version__
 from autoround.cli import (
     allocate,
     bench,
+    compare,
     convert,
     doctor,
     evaluate,
@@ -23,6 +24,7 @@ from autoround.cli import (
     plan,
     quantize,
     recipes,
+    report,
 )
 from autoround.cli._options import Invocation
 from autoround.cli._output import echo, flush, forget_output
@@ -61,6 +63,7 @@ With a model of your own:
   autoround kernels out                              # which kernel runs what, and why
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
+  autoround compare out other-out                    # size, quality and time side by side
 
 \b
 Examples:
@@ -98,7 +101,7 @@ def root(
 
 for part in (
     *(quantize, plan, allocate, evaluate, generate, bench, kernels, inspect, convert),
-    doctor,
+    *(report, compare, doctor),
 ):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")

@@ -205,8 +205,10 @@ def _evaluate(
 ) -> None:
     """Score what was written and the original on a text, and print that."""
     from autoround.evaluate.compare import compare
+    from autoround.model.files.embedded import NAME as EMBEDDED_NAME
     from autoround.model.files.embedded import embedded_model
     from autoround.report.evaluation import evaluation_lines, prediction_lines
+    from autoround.report.saved import save_evaluation
     from autoround.report.windows import WindowProgress
 
     echo("eval: reloading the result and the original")
@@ -222,11 +224,15 @@ def _evaluate(
     )
     for line in evaluation_lines(scores) + prediction_lines(folder, scores):
         echo(line)
+    seqlen = recipe.evaluation.seqlen
+    save_evaluation(folder, scores, text=text, original=model or EMBEDDED_NAME, seqlen=seqlen)
 
 
 def _continue_text(folder: Path, prompt: str, *, device: str) -> None:
     """Let what was written continue a text, and print both."""
     from autoround.evaluate.generate import generate
+    from autoround.report.saved import save_generation
 
     text = generate(folder, prompt, max_new_tokens=32, device=device)
     echo(f"generated from the reloaded result: {prompt}{text}", keep="\n\t")
+    save_generation(folder, prompt, text)

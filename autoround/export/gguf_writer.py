@@ -81,6 +81,11 @@ class GgufWriter:
             fields=gguf_fields(skeleton, tokenizer, model=plan.model, file_type=layout.file_type),
         )
 
+    @property
+    def staging(self) -> Path:
+        """Where the files are until they are published."""
+        return self._staging.staging
+
     def add(self, output: BlockOutput) -> None:
         """Write a finished block; layers outside the blocks are rounded here, to own types."""
         # On the host: what the header puts after later tensors waits for them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,11 @@ class SafetensorsWriter:
         self.check, self._load = check, load
         self._layers = {x.name: x for x in plan.layers}
         self._quantized_outside = {x.tensor for x in plan.kept if x.scheme is not None}
+
+    @property
+    def staging(self) -> Path:
+        """Where the files are until they are published."""
+        return self._shards.staging
 
     def add(self, output: BlockOutput) -> None:
         """Pack the layers of a finished block, and check that they read back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -18,6 +19,10 @@ class OutputWriter(Protocol):
     """
 
     check: ReadBackCheck
+
+    @property
+    def staging(self) -> Path:
+        """Where the files are until they are published."""
 
     def add(self, output: BlockOutput) -> None:
         """Write a finished block, or the quantized layers outside the blocks."""

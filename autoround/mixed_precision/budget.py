@@ -15,6 +15,7 @@ from autoround.mixed_precision.search import (
     score_layers,
     to_layer_rules,
 )
+from autoround.mixed_precision.uniform import uniform_allocations
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.schema import Recipe
 from autoround.resume.fingerprint import differences
@@ -22,6 +23,8 @@ from autoround.session.session import Session
 
 #: File beside a quantized model that says what its allocation was predicted to cost.
 ALLOCATION_FILE = "allocation.json"
+#: Points of the curve of size against loss that are kept.
+CURVE_POINTS = 64
 
 
 def resolve_budget(
@@ -93,7 +96,18 @@ def summary(recipe: Recipe, chosen: ChosenAllocation) -> dict[str, Any]:
         "bytes": chosen.size,
         "weights": chosen.weights,
         "layers": chosen.counts,
+        "curve": _curve(chosen),
+        "uniform": [each._asdict() for each in uniform_allocations(chosen)],
     }
+
+
+def _curve(chosen: ChosenAllocation) -> list[list[float]]:
+    """Return the best allocations by bits a weight and loss, spread over all sizes."""
+    corners = chosen.corners
+    last = len(corners) - 1
+    count = min(CURVE_POINTS, len(corners))
+    places = dict.fromkeys(round(i * last / max(1, count - 1)) for i in range(count))
+    return [[8 * corners[i].size / chosen.weights, corners[i].loss] for i in places]
 
 
 def restore_budget(

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import ChosenAllocation
+from autoround.mixed_precision.uniform import uniform_allocations
 from autoround.report.curve import Point, curve_svg
-
-
-class UniformAllocation(NamedTuple):
-    """One option for all layers: its name, bits per weight, and predicted KL in nats per token."""
-
-    name: str
-    bits: float
-    loss: float
 
 
 def allocation_lines(
@@ -56,24 +47,6 @@ def _layer_lines(chosen: ChosenAllocation) -> list[str]:
         )
         lines.append(f"{group.name:{width}}  {group.options[pick] or '16 bit'}  of: {options}")
     return lines
-
-
-def uniform_allocations(chosen: ChosenAllocation) -> list[UniformAllocation]:
-    """Return what one option for all layers would cost, for options that all can take.
-
-    Args:
-        chosen: an allocation, whose layers, options and losses are compared.
-    """
-    # Formats refuse some options for some shapes; those cannot be had for all.
-    shared = [o for o in chosen.groups[0].options if all(o in g.options for g in chosen.groups)]
-    uniform = []
-    for option in shared:
-        picks = [group.options.index(option) for group in chosen.groups]
-        size = sum(g.sizes[pick] for g, pick in zip(chosen.groups, picks, strict=True))
-        loss = sum(losses[pick] for losses, pick in zip(chosen.losses, picks, strict=True))
-        bits = 8 * size / chosen.weights
-        uniform.append(UniformAllocation(str(option or "16 bit"), bits, loss))
-    return uniform
 
 
 def allocation_svg(chosen: ChosenAllocation) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-from xml.sax.saxutils import escape
+
+from autoround.report.markup import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 420, 80, 56, 24, 24
 #: Colours of what was chosen, what else there is, and what was measured.
@@ -45,6 +46,7 @@ def curve_svg(
     chosen: Sequence[Point] = (),
     others: Sequence[Point] = (),
     measured: Sequence[Point] = (),
+    title: str = "Size against loss",
 ) -> str:
     """Draw models by size and loss: a line of points, and single ones with their names.
 
@@ -55,6 +57,7 @@ def curve_svg(
         chosen: what an allocation came to.
         others: what it may be compared with.
         measured: models whose loss was measured rather than predicted.
+        title: what the drawing is called, for those who do not see it.
 
     Returns:
         The text of an SVG file.
@@ -65,8 +68,10 @@ def curve_svg(
         for colour, group in ((OTHER, others), (CHOSEN, chosen), (MEASURED, measured))
     ]
     points = [*path, *(point for _, group in groups for point in group)]
+    names = [f"{p.name}: {p.bits:.2f} bits, {p.loss:.3g}" for _, group in groups for p in group]
+    about = (title, "; ".join(names))
     if not points:
-        return _document([])
+        return _document([], about)
     # Whole powers of ten, at least one of them, so that the axis has two marks or more.
     floor = math.floor(math.log10(min(p.loss for p in points)))
     top = max(floor + 1, math.ceil(math.log10(max(p.loss for p in points))))
@@ -74,7 +79,7 @@ def curve_svg(
     corners = " ".join("{:.1f},{:.1f}".format(*frame.place(p.bits, p.loss)) for p in path)
     drawn = [f'<polyline points="{corners}" fill="none" stroke="{CHOSEN}" stroke-width="2"/>']
     drawn += [part for colour, group in groups for p in group for part in _mark(frame, p, colour)]
-    return _document([*_axes(frame), *drawn])
+    return _document([*_axes(frame), *drawn], about)
 
 
 def _axes(frame: _Frame) -> list[str]:
@@ -109,11 +114,13 @@ def _mark(frame: _Frame, point: Point, colour: str) -> list[str]:
     ]
 
 
-def _document(parts: Sequence[str]) -> str:
+def _document(parts: Sequence[str], about: tuple[str, str]) -> str:
+    """Return a drawing with its title and description."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-            f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+            f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12" role="img">',
+            f"<title>{escape(about[0])}</title><desc>{escape(about[1])}</desc>",
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
             *parts,
             "</svg>\n",

@@ -25,6 +25,7 @@ from autoround.session.prefetch import BlockPrefetcher, StoredBlock
 from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.experts import undertrained_experts
+from autoround.tuning.layer_errors import layer_errors
 from autoround.tuning.reconstruct import (
     TunedWeights,
     hyperparameters_for,
@@ -74,6 +75,7 @@ class BlockTuner:
             quantized = loaded.with_weights(_dense(session, tuned.weights))
             self._advance(quantized, streams, QUANTIZED)
         replaced = block.quantized_tensors
+        errors = layer_errors(block.quantized, tuned.weights, host)
         return BlockOutput(
             tuned.weights,
             {name: tensor for name, tensor in host.items() if name not in replaced},
@@ -87,6 +89,7 @@ class BlockTuner:
                 tuned.best_step,
                 session.runtime.peak_bytes(),
                 {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
+                layer_errors=errors,
             ),
             source,
         )

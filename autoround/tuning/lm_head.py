@@ -24,6 +24,7 @@ from autoround.session.activations import ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.session.session import Session
 from autoround.settings import GPTQ
+from autoround.tuning.layer_errors import relative_error
 from autoround.tuning.reconstruct import (
     TunedWeights,
     hyperparameters_for,
@@ -58,15 +59,18 @@ def quantize_non_block_layers(
     started = time.perf_counter()
     before = after = float("nan")
     weights: dict[str, QuantizedTensor] = {}
+    errors: dict[str, float] = {}
     for layer in layers:
+        weight = read_matrix(session, layer)
         if layer.name == session.tuning.tuned_head and streams is not None:
             inputs = _head_inputs(session, runner, streams)
-            weights[layer.name], before, after = _tune_head(session, layer, inputs)
+            weights[layer.name], before, after = _tune_head(session, layer, weight, inputs)
         else:
-            target = make_target(session, layer, read_matrix(session, layer), None)
+            target = make_target(session, layer, weight, None)
             weights[layer.name] = _plain(
                 layer, round_weights(session, [layer], {layer.name: target})
             )
+        errors[layer.name] = relative_error(weight, weights[layer.name])
     result = BlockResult(
         len(session.plan.blocks),
         NON_BLOCK,
@@ -77,6 +81,7 @@ def quantize_non_block_layers(
         0,
         session.runtime.peak_bytes(),
         kind="non_block",
+        layer_errors=errors,
     )
     return BlockOutput(dict(weights), {}, result)
 
@@ -116,10 +121,9 @@ def _head_inputs(session: Session, runner: BlockRunner, streams: ActivationStrea
 
 
 def _tune_head(
-    session: Session, layer: LayerPlan, inputs: Tensor
+    session: Session, layer: LayerPlan, weight: Tensor, inputs: Tensor
 ) -> tuple[QuantizedTensor, float, float]:
     """Tune a head by ranges of rows; returns it, and its loss before and after."""
-    weight = read_matrix(session, layer)
     width = weight.shape[1]
     original = inputs[:, width:].float()
     importance = original.square().mean(0)

@@ -61,7 +61,7 @@ def test_every_format_becomes_every_other_one_bit_for_bit(
             assert all(torch.equal(expected[n], found[n]) for n in expected), (name, other)
             assert not {f.name for f in (out / folder).iterdir()} ^ {
                 *(f.name for f in (target / folder).iterdir()),
-                *("plan.json", "recipe.yaml", "report.jsonl"),
+                *("plan.json", "recipe.yaml", "report.jsonl", "run.json", "report.html"),
             }
 
 

@@ -89,6 +89,7 @@ def test_the_folder_holds_all_that_describes_it(
         "recipe.yaml",
         "plan.json",
         "report.jsonl",
+        "run.json",
         *(path.name for path in source.iterdir()),
     }
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

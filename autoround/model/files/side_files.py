@@ -44,6 +44,10 @@ _LEFT = (
     "*/.*",
     "config.json",
     "plan.json",
+    "run.json",
+    "allocation.json",
+    "evaluation.json",
+    "generations.json",
     "*.index.json",
     "*.index.*.json",  # model.safetensors.index.fp32.json
     "params.json",  # of consolidated*.safetensors and .pth

@@ -1,3 +1,5 @@
+# Tests: autoround/report/plan.py autoround/planning/method.py
+
 from __future__ import annotations
 
 import dataclasses
@@ -5,7 +7,8 @@ import math
 
 import pytest
 
-from autoround.report.plan import describe_method, kept_lines, layer_lines, plan_lines
+from autoround.planning.method import describe_method
+from autoround.report.plan import kept_lines, layer_lines, plan_lines
 from autoround.settings import EndToEndSettings
 from autoround.types import BlockPlan, OutputPlan, Scheme
 

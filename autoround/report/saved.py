@@ -1,0 +1,107 @@
+"""What is kept beside a quantized model after its run: its report, scores on a text, texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from autoround.errors import UsageError
+from autoround.report.folder import (
+    EVALUATION_FILE,
+    GENERATIONS_FILE,
+    PLAN_FILE,
+    read_folder,
+)
+from autoround.report.page import REPORT_FILE, report_page
+from autoround.storage.durable import write_text
+from autoround.storage.json_text import to_json
+from autoround.types import EvalResult
+
+#: What the text is called that is scored where none is named.
+EMBEDDED_TEXT = "embedded text that calibration never sees"
+
+
+def write_report(folder: Path) -> Path:
+    """Write the report of an output folder, in place of an earlier one.
+
+    Args:
+        folder: of one format.
+
+    Returns:
+        The file.
+
+    Raises:
+        ModelError: the folder is no output of a run, or its files are damaged.
+        OutputError: the report cannot be written.
+    """
+    path = folder / REPORT_FILE
+    write_text(path, report_page(read_folder(folder)))
+    return path
+
+
+def check_saves(model: str | Path) -> Path:
+    """Return the folder that scores of a model are kept in.
+
+    Args:
+        model: that is scored.
+
+    Raises:
+        UsageError: it is no output of a run.
+    """
+    folder = Path(model)
+    if not (folder / PLAN_FILE).is_file():
+        raise UsageError(
+            f"--save keeps scores beside a model that 'autoround quantize' wrote, and {model} has "
+            f"no {PLAN_FILE}: name such a folder, or leave --save out"
+        )
+    return folder
+
+
+def save_evaluation(
+    folder: Path,
+    scores: EvalResult,
+    *,
+    text: Path | None,
+    original: str | None,
+    seqlen: int,
+) -> None:
+    """Keep scores in an output folder, and write its report again.
+
+    Args:
+        folder: of one format; one that no run wrote is left alone.
+        scores: of the model that it holds.
+        text: the file that was scored; None for the embedded text.
+        original: what the model was compared with; None for nothing.
+        seqlen: tokens of a window.
+
+    Raises:
+        OutputError: one of the files cannot be written.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        return
+    values = {
+        **dataclasses.asdict(scores),
+        "text": EMBEDDED_TEXT if text is None else str(text),
+        "original": original,
+        "seqlen": seqlen,
+    }
+    write_text(folder / EVALUATION_FILE, to_json(values, indent=1) + "\n")
+    write_report(folder)
+
+
+def save_generation(folder: Path, prompt: str, text: str) -> None:
+    """Keep a text that a quantized model generated, and write the report again.
+
+    Args:
+        folder: of one format; one that no run wrote is left alone.
+        prompt: what was continued.
+        text: the continuation.
+
+    Raises:
+        OutputError: one of the files cannot be written.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        return
+    kept = [{"prompt": prompt, "quantized": text}]
+    write_text(folder / GENERATIONS_FILE, to_json(kept, indent=1) + "\n")
+    write_report(folder)
