@@ -95,7 +95,7 @@ class TuningStep:
             moving.setdefault((True, minmax_lr), []).append(len(self._offsets) + number)
         return [_Group(lr, tuple(places)) for (_, lr), places in moving.items()]
 
-    def _moved(self, group: _Group, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _move_of(self, group: _Group, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the parameters of a group, and their gradients."""
         params = [*self._offsets, *self._factors]
         return [params[i] for i in group.places], [grads[i] for i in group.places]
@@ -122,7 +122,7 @@ class TuningStep:
             return self._take_recorded(step - 1)
         grads, loss = self._gradients.next()
         for number, (group, state) in enumerate(zip(self._groups, self._states, strict=True)):
-            params, signs = self._moved(group, grads)
+            params, signs = self._move_of(group, grads)
             self._states[number] = self._ops.sign_step(params, signs, state=state)
         self._clamp()
         return loss
@@ -217,7 +217,7 @@ class TuningStep:
         samples = Samples(inputs, targets, mask[0] if mask else None)
         grads, loss = self._gradients.of_batch(samples)
         rates = self._rates.index_select(0, number)[0]
-        for number, group in enumerate(self._groups):
-            self._ops.sign_step_by(*self._moved(group, grads), rates[number])
+        for place, group in enumerate(self._groups):
+            self._ops.sign_step_by(*self._move_of(group, grads), rates[place])
         self._clamp()
         return [loss, *grads]

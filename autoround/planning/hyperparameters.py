@@ -69,8 +69,7 @@ def settle(
     """
     tuning, calibration = recipe.tuning, recipe.calibration
     non_block_layers = tuple(non_block_layers)
-    reads_data = needs_data(recipe)
-    layers = settle_layers(recipe, blocks)
+    reads_data, layers = needs_data(recipe), settle_layers(recipe, blocks)
     dtype = _compute_dtype(recipe, runtime, interrupted)
     compiled = compiles_blocks(recipe, runtime, blocks=blocks, compute_dtype=dtype)
     return TuningSettings(
@@ -80,8 +79,7 @@ def settle(
         threads=settle_threads(recipe, runtime, interrupted),
         deterministic=tuning.deterministic,
         needs_data=reads_data,
-        needs_input_statistics=needs_input_statistics(recipe)
-        or any(layer.init_rounding == GPTQ for _, layer in layers),
+        needs_input_statistics=needs_input_statistics(recipe, layers),
         init_scale=tuning.init_scale,
         default=settle_layer(recipe),
         layers=layers,
@@ -167,13 +165,13 @@ def settle_layers(
         Names and settings, in the order of the blocks.
     """
     default = settle_layer(recipe)
-    layers = [layer for block in blocks for layer in block.quantized if layer.scheme is not None]
-    own = [
+    layers = [
         (x.name, settle_layer(recipe, bits=x.scheme.bits, stacked=bool(x.experts)))
-        for x in layers
+        for block in blocks
+        for x in block.quantized
         if x.scheme is not None
     ]
-    return tuple((name, tuning) for name, tuning in own if tuning != default)
+    return tuple((name, tuning) for name, tuning in layers if tuning != default)
 
 
 def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
@@ -207,11 +205,15 @@ def learning_rate(recipe: Recipe, *, bits: int, gptq: bool) -> float:
     return (TRAVEL if bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
 
 
-def needs_input_statistics(recipe: Recipe) -> bool:
-    """Tell whether scales or roundings are initialised by second moments of the inputs."""
-    tuning = recipe.tuning
-    gptq = inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits)
-    return tuning.init_scale == "search" or gptq
+def needs_input_statistics(recipe: Recipe, layers: Iterable[tuple[str, LayerTuning]] = ()) -> bool:
+    """Tell whether scales or roundings are initialised by second moments of the inputs.
+
+    Args:
+        recipe: what the user asked for.
+        layers: with settings of their own.
+    """
+    every = (settle_layer(recipe), *(layer for _, layer in layers))
+    return recipe.tuning.init_scale == "search" or any(x.init_rounding == GPTQ for x in every)
 
 
 def needs_data(recipe: Recipe) -> bool:

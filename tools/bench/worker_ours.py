@@ -125,7 +125,7 @@ def clock_figures(clock: Clock, quantize_s: float, whole_bytes: int) -> dict[str
 def result_figures(result: Any, recipe: Any) -> dict[str, Any]:
     """Return what the run says of itself."""
     import autoround
-    from autoround.planning.hyperparameters import learning_rate
+    from autoround.planning.hyperparameters import settle_layer
 
     tuning = recipe.tuning
     uses_text = tuning.iters > 0 or tuning.init_scale == "search"
@@ -138,7 +138,7 @@ def result_figures(result: Any, recipe: Any) -> dict[str, Any]:
         "dtype": result.plan.compute_dtype,
         "version": autoround.__version__,
         "scheme": recipe.to_dict()["scheme"],
-        "lr": learning_rate(recipe),
+        "lr": settle_layer(recipe).lr,
         "effort": {
             "steps": tuning.iters,
             "batch": tuning.batch_size * tuning.gradient_accumulate_steps,
