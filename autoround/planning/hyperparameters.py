@@ -212,8 +212,8 @@ def needs_input_statistics(recipe: Recipe, layers: Iterable[tuple[str, LayerTuni
         recipe: what the user asked for.
         layers: with settings of their own.
     """
-    every = (settle_layer(recipe), *(layer for _, layer in layers))
-    return recipe.tuning.init_scale == "search" or any(x.init_rounding == GPTQ for x in every)
+    settings = (settle_layer(recipe), *(layer for _, layer in layers))
+    return recipe.tuning.init_scale == "search" or any(x.init_rounding == GPTQ for x in settings)
 
 
 def needs_data(recipe: Recipe) -> bool:
