@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -230,14 +231,18 @@ def _read_dataset(folder: Path, data: bytes) -> object:
 
 
 def _journal() -> bytes:
+    from autoround.resume.journal import LAYOUT
+
     return json.dumps(
-        {"layout": 2, "streams": "w/out-01234567.streams", "model": "m", "recipe": {"bits": 4}}
+        {"layout": LAYOUT, "streams": "w/out-01234567.streams", "model": "m", "recipe": {"bits": 4}}
     ).encode()
 
 
 def _read_journal(folder: Path, data: bytes) -> object:
-    from autoround.resume.journal import RUN, Journal
+    from autoround.resume.journal import LAYOUT, RUN, Journal
 
+    # Files of the corpus stay: behind an older layout nothing of them would be read.
+    data = re.sub(rb'("layout": ?)[1-9]\b', rb"\g<1>%d" % LAYOUT, data)
     # Whoever takes a journal locks it, and leaves the lock there.
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         journal = Journal(Path(scratch) / "out")

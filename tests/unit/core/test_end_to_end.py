@@ -105,6 +105,7 @@ def test_codes_vote_against_their_gradient_and_move_beyond_half_a_level(
         assert int(votes.abs().max()) <= 127
 
 
+@settings(deadline=None)
 @given(steps=st.integers(1, 2000))
 def test_gradients_of_random_signs_move_few_codes(steps: int) -> None:
     units = [end_to_end.votes_at(i, steps=steps) for i in range(steps)]
