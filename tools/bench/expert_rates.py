@@ -22,7 +22,7 @@ from autoround.recipe.load import load_recipe
 
 FACTORS, SAMPLES, BITS, SEEDS = (0.2, 0.5, 1.0), (64, 256), (4, 3), (0, 1)
 TOKENS = 64
-COMMON = {
+COMMON: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -37,7 +37,7 @@ def make_model(kind: str, seed: int) -> Any:
     torch.manual_seed(seed)
     config: Any
     if kind == "qwen3_moe":
-        own = {"head_dim": 32, "num_experts": 16, "num_experts_per_tok": 4}
+        own: dict[str, Any] = {"head_dim": 32, "num_experts": 16, "num_experts_per_tok": 4}
         config = transformers.Qwen3MoeConfig(
             **COMMON, **own, moe_intermediate_size=64, intermediate_size=256
         )
