@@ -44,6 +44,7 @@ _LEFT = (
     "*/.*",
     "config.json",
     "plan.json",
+    "eval.json",
     "*.index.json",
     "*.index.*.json",  # model.safetensors.index.fp32.json
     "params.json",  # of consolidated*.safetensors and .pth
