@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from autoround._version import __version__
 from autoround.errors import OutputError
 from autoround.report.terminal import printable
 
@@ -50,6 +51,16 @@ def make_console(*, stderr: bool = False) -> Console:
     if console.width < 1:
         console.width = COLUMNS
     return console
+
+
+def tell_start(*, stderr: bool = False) -> None:
+    """Print a line on a terminal, at once: what follows takes libraries that take seconds.
+
+    Args:
+        stderr: whether the standard error stream is the one that people look at.
+    """
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        echo(f"autoround {__version__}", err=stderr)
 
 
 def flush() -> None:
