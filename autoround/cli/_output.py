@@ -12,7 +12,7 @@ import typer
 
 from autoround._version import __version__
 from autoround.errors import OutputError
-from autoround.report.terminal import printable
+from autoround.report.terminal import printable, wrap_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,18 @@ def echo(text: str = "", *, err: bool = False, end: str = "\n", keep: str = "\t"
         typer.echo(printable(text, keep=keep) + end, err=err, nl=False)
     except OSError as error:
         raise_unwritable(error)
+
+
+def fit_terminal(line: str, *, indent: int) -> str:
+    """Break a line between words where a terminal would break it within one; as it is elsewhere.
+
+    Args:
+        line: for the standard output.
+        indent: columns before the lines that follow.
+    """
+    if not sys.stdout.isatty():
+        return line
+    return wrap_words(printable(line, keep="\t"), make_console().width, indent=indent)
 
 
 def make_console(*, stderr: bool = False) -> Console:
