@@ -9,6 +9,7 @@ from autoround.auto_round import AutoRound
 from autoround.calls import explain_calls
 from autoround.errors import UsageError
 from autoround.events import Sink, ignore
+from autoround.gated import run_gated
 from autoround.mixed_precision.budget import describe_budget
 from autoround.mixed_precision.score_file import Scores
 from autoround.mixed_precision.search import (
@@ -18,7 +19,6 @@ from autoround.mixed_precision.search import (
     score_layers,
     to_layer_rules,
 )
-from autoround.pipeline import run
 from autoround.preparation import computing, prepare, scoring_session
 from autoround.recipe.schema import Recipe
 from autoround.request import (
@@ -60,9 +60,11 @@ def quantize(
         sink: is told of every event of the run.
 
     Returns:
-        What was done to each block, and the size and place of the result.
+        What was done to each block, the size and place of the result, and where the recipe has a
+        gate (``evaluation.gate``), the figures that met it.
 
     Raises:
+        GateError: the result is written, and misses the recipe's gate.
         AutoRoundError: what is wrong, wherever possible before any work is done.
     """
     place = resolve_destination(output_dir)
@@ -70,7 +72,7 @@ def quantize(
     request = make_request(
         model, loaded, device=device, tokenizer=tokenizer, data=data, stream=place.stream_hub
     )
-    return run(refuse_null(request), place, sink=sink)
+    return run_gated(refuse_null(request), place, sink=sink)
 
 
 @explain_calls

@@ -15,8 +15,9 @@ from autoround.errors import UsageError
 from autoround.evaluate.models import load_any
 from autoround.events import Sink, ignore
 from autoround.export.dense_copy import copy_with_weights, write_dequantized
+from autoround.gated import Gate, hold_to_gate, open_gate, run_gated
 from autoround.mixed_precision.search import has_budget
-from autoround.pipeline import Deliver, quantize_pass, run, write_passes
+from autoround.pipeline import Deliver, quantize_pass, write_passes
 from autoround.planning.code_roles import refuse_partial
 from autoround.planning.plan import make_plan
 from autoround.preparation import Prepared, Request, computing, open_session, prepare
@@ -72,6 +73,8 @@ class AutoRound:
         dataset: a dataset's name or file, or token ids or texts themselves.
         seed: of every random choice.
         allow_partial: whether more than a third of the blocks' weights may stay in 16 bit.
+        eval_text: file that the gate's figures are measured on; by default embedded text.
+        gate: bounds that the written result is held to, ``"ppl<=1.05x,kl<=0.1"``.
         avg_bits, target_size, max_kl: budget for the bits of layers, of which a run has one.
         options: what layers may be held in under a budget, ``"W2,W4,W8"``.
         scores: file that the layers' scores are kept in, for other budgets.
@@ -110,6 +113,8 @@ class AutoRound:
     dataset: object | None = None
     seed: int | None = None
     allow_partial: bool | None = None
+    eval_text: str | Path | None = None
+    gate: str | None = None
     avg_bits: float | None = None
     target_size: str | None = None
     max_kl: float | None = None
@@ -125,6 +130,7 @@ class AutoRound:
     def __post_init__(self) -> None:
         self._outputs: list[BlockOutput] | None = None
         self._prepared: Prepared | None = None
+        self._gate: Gate | None = None
         check_tokenizer(self.tokenizer)
         self._device: str | int = self._choose("device", default="auto")
         self._resolve("auto_round")
@@ -141,6 +147,7 @@ class AutoRound:
         """
         request = self._request("auto_round")
         outputs: list[BlockOutput] = []
+        self._gate = open_gate(request)
         with computing(request):
             self._prepared = prepare(request, sink=self.sink)
             refuse_partial(self._prepared.plan, allowed=self._prepared.recipe.allow_partial)
@@ -186,7 +193,10 @@ class AutoRound:
                 deliver(output)
 
         session = open_session(prepared, sink=self.sink)
-        return write_passes(prepared, [session], folder, produce=produce)
+        result = write_passes(prepared, [session], folder, produce=produce)
+        if self._gate is None:
+            return result
+        return hold_to_gate(self._gate, prepared.request, result, sink=self.sink)
 
     def _replanned(self, prepared: Prepared, format: str) -> Prepared:
         """Give a finished run another format, where its codes can be held in it."""
@@ -225,7 +235,7 @@ class AutoRound:
             AutoRoundError: what is wrong, wherever possible before any work is done.
         """
         place = resolve_destination(output_dir)
-        return run(self._request(format, stream=place.stream_hub), place, sink=self.sink)
+        return run_gated(self._request(format, stream=place.stream_hub), place, sink=self.sink)
 
     def _resolve(self, format: str | Sequence[str]) -> Recipe:
         arguments = {name: getattr(self, name, None) for name in (flag.name for flag in RUN_FLAGS)}

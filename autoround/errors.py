@@ -61,6 +61,12 @@ class VerificationError(AutoRoundError):
     exit_code = 9
 
 
+class GateError(AutoRoundError):
+    """A result that is written, and misses a bound of the gate it was to be held to."""
+
+    exit_code = 10
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return an error of somebody else's code as one line.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from autoround.types import BlockResult, Estimate, Plan
+from autoround.types import BlockResult, Estimate, EvalResult, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,31 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowScored:
+    """A window of the evaluation text is scored, by the result and by the original."""
+
+    window: int
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A written result is held to its gate.
+
+    Attributes:
+        folder: that was loaded: the output, or the part of it that holds one format.
+        gate: the bounds.
+        figures: what was measured; None where the model put out NaN or infinity.
+        failures: why it does not pass, a sentence each; empty where it does.
+    """
+
+    folder: str
+    gate: str
+    figures: EvalResult | None
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know and that did not stop the run."""
 
@@ -85,7 +110,16 @@ class Finished:
 
 
 Event: TypeAlias = (
-    Planned | StageStarted | StepDone | BlockDone | EndToEndStep | Scored | Warned | Finished
+    Planned
+    | StageStarted
+    | StepDone
+    | BlockDone
+    | EndToEndStep
+    | Scored
+    | WindowScored
+    | Judged
+    | Warned
+    | Finished
 )
 Sink: TypeAlias = Callable[[Event], None]
 

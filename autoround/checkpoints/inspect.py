@@ -16,6 +16,7 @@ from autoround.formats.checkpoints import packed_shape
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, method_of
 from autoround.formats.unpacking import UnpackingSource, owned_tensors
+from autoround.model.files.gate_mark import gate_failure
 from autoround.model.files.locate import UNPACKED, read_config, read_quantization
 from autoround.model.files.source import CheckpointSource, WeightSource
 
@@ -86,6 +87,7 @@ def inspect_folder(
     quantization = read_quantization(folder, config)
     packed: dict[str, PackedLayer] = {}
     notes: list[str] = []
+    failure = gate_failure(folder)
     if isinstance(quantization, dict):
         packed, notes = _packed_layers(folder, files, quantization, against_class=against_class)
         if not packed and method_of(quantization) not in UNPACKED:
@@ -99,7 +101,7 @@ def inspect_folder(
         quantized=tuple(_quantized_parts(packed, headers)),
         kept=tuple(_kept_parts({n: h for n, h in headers.items() if n not in owned})),
         layers={name: f"{s.scheme}, {s.packing}" for name, s in packed.items()},
-        notes=tuple(notes),
+        notes=((failure,) if failure else ()) + tuple(notes),
     )
 
 

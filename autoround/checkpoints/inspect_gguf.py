@@ -9,6 +9,7 @@ from typing import Any
 
 from autoround.checkpoints.inspect import Inspection, Part
 from autoround.gguf.container import open_file
+from autoround.model.files.gate_mark import gate_failure
 
 #: Types of numbers that are not quantized.
 PLAIN = ("F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64")
@@ -31,6 +32,7 @@ def inspect_gguf(path: Path) -> Inspection:
         else:
             quantized.setdefault(kind, []).append(tensor)
     arch = reader.get_field("general.architecture")
+    failure = gate_failure(path.parent)
     return Inspection(
         path=str(path),
         architecture="unknown" if arch is None else str(arch.contents()),
@@ -38,6 +40,7 @@ def inspect_gguf(path: Path) -> Inspection:
         quantized=tuple(_part(what, tensors) for what, tensors in quantized.items()),
         kept=tuple(_part(what, kept[what]) for what in sorted(kept)),
         layers={t.name: kind for kind, tensors in quantized.items() for t in tensors},
+        notes=(failure,) if failure else (),
     )
 
 

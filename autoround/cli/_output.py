@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from autoround._version import __version__
 from autoround.errors import OutputError
-from autoround.report.terminal import printable
+from autoround.report.terminal import printable, wrap_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,18 @@ def echo(text: str = "", *, err: bool = False, end: str = "\n", keep: str = "\t"
         raise_unwritable(error)
 
 
+def fit_terminal(line: str, *, indent: int) -> str:
+    """Break a line between words where a terminal would break it within one; as it is elsewhere.
+
+    Args:
+        line: for the standard output.
+        indent: columns before the lines that follow.
+    """
+    if not sys.stdout.isatty():
+        return line
+    return wrap_words(printable(line, keep="\t"), make_console().width, indent=indent)
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console for a report of progress.
 
@@ -50,6 +63,16 @@ def make_console(*, stderr: bool = False) -> Console:
     if console.width < 1:
         console.width = COLUMNS
     return console
+
+
+def tell_start(*, stderr: bool = False) -> None:
+    """Print a line on a terminal, at once: what follows takes libraries that take seconds.
+
+    Args:
+        stderr: whether the standard error stream is the one that people look at.
+    """
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        echo(f"autoround {__version__}", err=stderr)
 
 
 def flush() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from autoround.cli._output import echo
+from autoround.model.files.gate_mark import GateFailedWarning
 from autoround.tested import UntestedVersionWarning, untested_transformers
 
 
@@ -28,7 +30,28 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             # It has been said; whatever loads a model would say it again.
             warnings.simplefilter("ignore", UntestedVersionWarning)
+            _tell_in_a_line(GateFailedWarning)
             yield
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()
+
+
+def _tell_in_a_line(kind: type[Warning]) -> None:
+    """Print warnings of a kind without the place in the code, until filters are put back."""
+    shown = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, kind):
+            echo(f"warning: {message}", err=True)
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo
+from autoround.cli._output import echo, fit_terminal
 from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import RUN_FLAGS
 
@@ -101,6 +101,7 @@ def show_plan(
     """
     from autoround.preparation import prepare
     from autoround.report.plan import layer_lines, plan_lines
+    from autoround.report.progress import PLAN_INDENT
     from autoround.request import make_request
     from autoround.storage.json_text import to_json
 
@@ -119,7 +120,7 @@ def show_plan(
         return
     lines = plan_lines(plan, estimate, engines=view.engines)
     for line in lines + (layer_lines(plan) if view.layers else []):
-        echo(line)
+        echo(fit_terminal(line, indent=PLAN_INDENT), keep="\t\n")
 
 
 def _warn(event: Event) -> None:

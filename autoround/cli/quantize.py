@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, make_console
+from autoround.cli._output import echo, make_console, tell_start
 from autoround.cli._quiet import quiet_libraries
+from autoround.cli._watch import EventFile, Quiet, Telling, Verbose, watching
 from autoround.cli.plan import PlanView, show_plan
-from autoround.errors import AutoRoundError, UsageError
+from autoround.errors import AutoRoundError, GateError, UsageError
 from autoround.recipe.flags import RUN_FLAGS
 from autoround.types import PER_CHANNEL, PER_TENSOR, Destination
 
 if TYPE_CHECKING:
+    from autoround.events import Judged
     from autoround.recipe.schema import Recipe
+    from autoround.types import EvalResult, RunResult
 
 app = typer.Typer()
 
@@ -81,14 +86,19 @@ def quantize(
         bool,
         typer.Option("--eval", help="Score the written result and the original afterwards."),
     ] = False,
-    eval_text: Annotated[
-        Path | None,
-        typer.Option("--eval-text", help="File to score on; by default held-back embedded text."),
-    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", help="Let the written result continue this text afterwards."),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the outcome as one JSON object, and all else on stderr."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    events: EventFile = None,
 ) -> None:
     """Quantize a model and write it.
 
@@ -101,20 +111,22 @@ def quantize(
       autoround quantize owner/larger-than-the-disk --stream-hub -o out
       autoround quantize path/to/model --recipe w2 --set tuning.lr=5e-3 --eval
       autoround quantize path/to/model --max-memory 16GB -o out --resume
+      autoround quantize path/to/model --gate "ppl<=1.05x,kl<=0.1" --events run.jsonl -o out
 
     \b
     Examples:
       autoround quantize --recipe rtn -o out         # the embedded model, in seconds
       autoround quantize --scheme W3A16G64 --iters 0 --format auto_round,auto_gptq -o both
     """
-    from autoround import api
-    from autoround.report.progress import Progress
-
+    if not dry_run and not quiet:
+        tell_start(stderr=as_json)
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
     allowed = options.parse_max_memory(max_memory)
-    if stream_hub and (evaluate or eval_text is not None):
+    telling = Telling(quiet, verbose, on_stderr=as_json, events=events, engines=asked)
+    evaluate = evaluate or flags.get("eval_text") is not None
+    if stream_hub and evaluate:
         raise UsageError(
             "--stream-hub never has the whole original on the disk, and --eval scores it: leave "
             "one of them out"
@@ -127,24 +139,79 @@ def quantize(
             max_memory=allowed,
             stream_hub=stream_hub,
             journal=not no_journal,
-            view=PlanView(asked),
+            view=PlanView(asked, layers=verbose, as_json=as_json),
         )
         return
     folder = output_dir or default_output(name, resolved)
     destination = Destination(
         folder, resume, restart, allowed, work_dir, stream_hub, journal=not no_journal
     )
-    with _noting_how_to_resume(destination, context.obj), quiet_libraries():
-        if eval_text is not None:
-            _check_text(eval_text)
-        sink = Progress(make_console(), engines=asked)
-        api.quantize(name, resolved, output_dir=destination, device=device, sink=sink)
+    with _noting_how_to_resume(destination, context.obj):
+        outcome = _run(name, resolved, destination, device=device, telling=telling)
         # Whatever ends the command from here on.
         context.obj.hint = f"{folder} is complete"
-        if evaluate or eval_text is not None:
-            _evaluate(name, resolved, folder, text=eval_text, device=device)
-        if prompt is not None:
-            _continue_text(folder, prompt, device=device)
+        scores = outcome.result.evaluation
+        if evaluate and scores is None:
+            scores = _evaluate(name, resolved, folder, device=device, telling=telling)
+        text = None if prompt is None else _continue_text(folder, prompt, device=device)
+    _tell_end(outcome, scores, prompt=prompt, text=text, telling=telling)
+    if outcome.missed is not None:
+        raise outcome.missed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run ended with: its result, the verdicts on it, and the gate that it missed."""
+
+    result: RunResult
+    judged: Sequence[Judged]
+    missed: GateError | None = None
+
+
+def _run(
+    model: str | None, recipe: Recipe, destination: Destination, *, device: str, telling: Telling
+) -> Outcome:
+    """Run a recipe, and tell of it while it lasts."""
+    with watching(telling) as watch:
+        # Now that something is on the screen: this takes seconds.
+        from autoround import api
+        from autoround.gated import MissedGateError
+
+        with quiet_libraries():
+            try:
+                result = api.quantize(
+                    model, recipe, output_dir=destination, device=device, sink=watch
+                )
+            except MissedGateError as error:
+                return Outcome(error.result, watch.judged, error)
+    return Outcome(result, watch.judged)
+
+
+def _tell_end(
+    outcome: Outcome,
+    scores: EvalResult | None,
+    *,
+    prompt: str | None,
+    text: str | None,
+    telling: Telling,
+) -> None:
+    """Print the outcome: one JSON object, or what was generated and the commands that come next."""
+    from autoround.report.next_steps import next_step_lines
+    from autoround.report.result import judged_values, result_values
+    from autoround.storage.json_text import to_json
+
+    result = outcome.result
+    next_steps = [] if outcome.missed else next_step_lines(result.plan, result.output_dir)
+    if telling.on_stderr:
+        values = result_values(dataclasses.replace(result, evaluation=scores))
+        values |= {"gate": judged_values(outcome.judged), "generated": text, "next": next_steps}
+        echo(to_json(values))
+        return
+    if text is not None:
+        echo(f"generated from the reloaded result: {prompt}{text}", keep="\n\t")
+    if not telling.quiet:
+        for line in next_steps:
+            echo(line)
 
 
 def default_output(model: str | None, recipe: Recipe) -> Path:
@@ -193,46 +260,51 @@ def _noting_how_to_resume(
         raise
 
 
-def _check_text(text: Path) -> None:
-    """Refuse a text that cannot be scored on, before any hours are spent on tuning."""
-    from autoround.data.holdout import check_text
-
-    check_text(text)
-
-
 def _evaluate(
-    model: str | None, recipe: Recipe, folder: Path, *, text: Path | None, device: str
-) -> None:
-    """Score what was written and the original on a text, and print that."""
+    model: str | None, recipe: Recipe, folder: Path, *, device: str, telling: Telling
+) -> EvalResult:
+    """Score what was written and the original on a text, print that, and keep it in the folder."""
     from autoround.evaluate.compare import compare
     from autoround.model.files.embedded import NAME as EMBEDDED_NAME
     from autoround.model.files.embedded import embedded_model
+    from autoround.recipe.gate import NONE
     from autoround.report.evaluation import evaluation_lines, prediction_lines
-    from autoround.report.saved import save_evaluation
+    from autoround.report.saved import EMBEDDED_TEXT, save_evaluation
     from autoround.report.windows import WindowProgress
 
-    echo("eval: reloading the result and the original")
-    progress = WindowProgress(make_console())
-    scores = compare(
+    options, err = recipe.evaluation, telling.on_stderr
+    if not telling.quiet:
+        echo("eval: reloading the result and the original", err=err)
+    text = None if options.text == NONE else Path(options.text)
+    with quiet_libraries():
+        scores = compare(
+            folder,
+            str(embedded_model() if model is None else Path(model)),
+            text=text,
+            seqlen=options.seqlen,
+            max_tokens=options.max_tokens,
+            device=device,
+            on_window=None if telling.quiet else WindowProgress(make_console(stderr=err)),
+        )
+    save_evaluation(
         folder,
-        str(embedded_model() if model is None else Path(model)),
-        text=text,
-        seqlen=recipe.evaluation.seqlen,
-        max_tokens=recipe.evaluation.max_tokens,
-        device=device,
-        on_window=progress,
+        scores,
+        text=EMBEDDED_TEXT if text is None else str(text),
+        original=model or EMBEDDED_NAME,
+        seqlen=options.seqlen,
     )
-    for line in evaluation_lines(scores) + prediction_lines(folder, scores):
-        echo(line)
-    seqlen = recipe.evaluation.seqlen
-    save_evaluation(folder, scores, text=text, original=model or EMBEDDED_NAME, seqlen=seqlen)
+    if not telling.on_stderr:
+        for line in evaluation_lines(scores) + prediction_lines(folder, scores):
+            echo(line)
+    return scores
 
 
-def _continue_text(folder: Path, prompt: str, *, device: str) -> None:
-    """Let what was written continue a text, and print both."""
+def _continue_text(folder: Path, prompt: str, *, device: str) -> str:
+    """Let what was written continue a text."""
     from autoround.evaluate.generate import generate
     from autoround.report.saved import save_generation
 
-    text = generate(folder, prompt, max_new_tokens=32, device=device)
-    echo(f"generated from the reloaded result: {prompt}{text}", keep="\n\t")
+    with quiet_libraries():
+        text = generate(folder, prompt, max_new_tokens=32, device=device)
     save_generation(folder, prompt, text)
+    return text

@@ -170,12 +170,14 @@ class AutoRoundQuantizer(HfQuantizer):
         from autoround.inference.kernels import quant_layers
         from autoround.inference.opening import open_packed
         from autoround.inference.replace import replace_layers
+        from autoround.model.files.gate_mark import warn_if_failed
         from autoround.model.files.source import CheckpointSource
 
         warn_if_untested()
         _say_who_loads(self._config.checkpoint)
         paths = [Path(file) for file in options.get("checkpoint_files") or ()]
         folder = paths[0].parent if paths else Path()
+        warn_if_failed(folder)
         self._model = model
         self._opened = open_packed(
             folder,

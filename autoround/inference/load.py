@@ -22,6 +22,7 @@ from autoround.inference.opening import Opened, open_packed
 from autoround.inference.replace import replace_layers
 from autoround.inference.state_names import forget_file_names, use_file_names
 from autoround.model.build import build_empty
+from autoround.model.files.gate_mark import warn_if_failed
 from autoround.model.files.locate import find_model, locate_model, read_config, read_quantization
 
 
@@ -49,6 +50,7 @@ def load(
     """
     check_backend(backend)
     folder = locate_model(model)
+    warn_if_failed(folder)
     built, opened, packed = open_empty(folder)
     for note in opened.notes:
         warnings.warn(note, stacklevel=2)

@@ -14,6 +14,7 @@ from autoround.gguf.architectures import text_part
 from autoround.gguf.reader import Reader
 from autoround.model.blocks import tied_names
 from autoround.model.build import build_empty
+from autoround.model.files.gate_mark import warn_if_failed
 from autoround.model.files.locate import gguf_file, locate_model
 
 
@@ -30,6 +31,7 @@ def load_gguf(model: str | Path, *, device: str = "auto") -> Any:
     file = gguf_file(folder)
     if file is None:
         raise FormatError(f"{folder} holds no GGUF file")
+    warn_if_failed(folder)
     built = build_empty(folder)
     tied = tied_names(built)
     state = {name: tensor for name, tensor in built.state_dict().items() if name not in tied}

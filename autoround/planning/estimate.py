@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,7 @@ from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
+from autoround.recipe.gate import NONE
 from autoround.types import (
     PER_TENSOR,
     PLAIN,
@@ -172,15 +174,39 @@ def _seconds(plan: Plan, runtime: Runtime) -> tuple[float, float]:
     speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
     if speed <= 0:
         return 0.0, float("inf")
+    work = plan_work(plan)
+    ideal = 2.0 * (work.blocks + work.end_to_end) / speed
+    return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0
+
+
+class PlanWork(NamedTuple):
+    """Multiplications of one pass, by phase: of its blocks, end to end, of the gate; 0 for none."""
+
+    blocks: float
+    end_to_end: float
+    gate: float
+
+
+def plan_work(plan: Plan) -> PlanWork:
+    """Count the multiplications by weights that a pass takes.
+
+    Args:
+        plan: of the pass; without data nothing is multiplied in its blocks.
+    """
     weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+    outside = sum(math.prod(x.shape) for x in plan.kept)
+    # By the result and by the original, which is loaded in float32.
+    options = plan.recipe.get("evaluation", {})
+    judged = 0.0 if options.get("gate", NONE) == NONE else 2.0 * options["max_tokens"]
+    gate = judged * (weights + outside)
     tuning, seqlen = plan.tuning, plan.tuning.seqlen
+    if not tuning.needs_data:
+        return PlanWork(0.0, 0.0, gate)
     batch = min(tuning.batch_size, tuning.nsamples) * seqlen
     steps = tuning.iters * tuning.grad_accum_steps
     validation = (1 + tuning.num_validations) * tuning.validation_samples * seqlen
     # A product forward, one for the weights' gradients, one for the inputs'; both streams.
     passes = 3 * steps * batch + validation + 2 * tuning.nsamples * seqlen
     # Over the whole model: a product forward, another when it runs again for the two backward.
-    outside = sum(math.prod(x.shape) for x in plan.kept)
     whole_model = 4 * tuning.end_to_end.steps * tuning.end_to_end.batch_size * seqlen
-    ideal = 2.0 * (weights * passes + (weights + outside) * whole_model) / speed
-    return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0
+    return PlanWork(float(weights * passes), float((weights + outside) * whole_model), gate)

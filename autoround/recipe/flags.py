@@ -199,6 +199,21 @@ FLAGS = (
         "Quantize although more than a third of the blocks' weights stay in 16 bit.",
         spellings=("--allow-partial/--no-allow-partial", "--allow_partial"),
     ),
+    Flag(
+        "eval_text",
+        "evaluation.text",
+        Path,
+        "File to score on; by default held-back embedded text.",
+        read=str,
+        argument="str | Path",
+    ),
+    Flag(
+        "gate",
+        "evaluation.gate",
+        str,
+        "Bounds that the written result is held to, in quotes: 'ppl<=1.05x,kl<=0.1'; exit code 10 "
+        "where it misses one.",
+    ),
 )
 
 #: Budgets, and what they are met with: of a run, and of ``allocate``, which does nothing else.

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.evaluation import EvaluationOptions
 from autoround.recipe.layers import HeadOptions, LayerRule, SchemeOptions
 from autoround.recipe.section import Section
 from autoround.recipe.values import (
@@ -210,21 +211,6 @@ class CalibrationOptions(Section):
     def note_named_dataset(self) -> None:
         """Note that the dataset was asked for."""
         self._dataset_named = True
-
-
-class EvaluationOptions(Section):
-    """How the quality of the result is measured."""
-
-    seqlen: Annotated[
-        int,
-        Field(ge=2, description="Tokens per window of the perplexity."),
-        Legal("an integer of at least 2"),
-    ] = 1024
-    max_tokens: Annotated[
-        int,
-        Field(ge=2, description="Tokens of the evaluation text that are read at most."),
-        Legal("an integer of at least 2"),
-    ] = 16384
 
 
 class OutputOptions(Section):

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from autoround.formats.registry import format_of
 from autoround.planning.code_roles import why_partial
 from autoround.planning.method import describe_method
+from autoround.recipe.gate import NONE
 from autoround.report.engines import engine_lines
 from autoround.types import Estimate, KeptTensor, LayerPlan, Plan, RulePlan
 
@@ -38,6 +39,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
         + (f" in {formats} formats" if formats > 1 else "")
         + f", {estimate.bits_per_weight:.2f} bits per quantized weight on the disk",
         *_memory_lines(estimate),
+        *_gate_lines(plan),
     ]
     # Without steps the time is that of reading and writing, which nobody has measured here.
     if plan.tuning.iters and not math.isinf(estimate.seconds_high):
@@ -54,6 +56,16 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
         lines += method if method != _method_lines(plan) else []
         lines += [*_format_lines(one_pass), *notes]
     return lines + engine_lines(plan, engines)
+
+
+def _gate_lines(plan: Plan) -> list[str]:
+    """Say what the written result is held to."""
+    options = plan.recipe.get("evaluation", {})
+    gate, text = options.get("gate", NONE), options.get("text", NONE)
+    if gate == NONE:
+        return []
+    where = "held-out embedded text" if text == NONE else text
+    return [f"gate         {gate}, on at most {options['max_tokens']} tokens of {where}"]
 
 
 def _memory_lines(estimate: Estimate) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoround.errors import UsageError
 from autoround.report.folder import (
@@ -61,18 +63,20 @@ def save_evaluation(
     folder: Path,
     scores: EvalResult,
     *,
-    text: Path | None,
+    text: str,
     original: str | None,
     seqlen: int,
+    gate: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep scores in an output folder, and write its report again.
 
     Args:
         folder: of one format; one that no run wrote is left alone.
         scores: of the model that it holds.
-        text: the file that was scored; None for the embedded text.
+        text: the file that was scored, or EMBEDDED_TEXT.
         original: what the model was compared with; None for nothing.
         seqlen: tokens of a window.
+        gate: bounds that the scores were held to, and whether they passed; None without a gate.
 
     Raises:
         OutputError: one of the files cannot be written.
@@ -81,10 +85,12 @@ def save_evaluation(
         return
     values = {
         **dataclasses.asdict(scores),
-        "text": EMBEDDED_TEXT if text is None else str(text),
+        "text": text,
         "original": original,
         "seqlen": seqlen,
     }
+    if gate is not None:
+        values["gate"] = dict(gate)
     write_text(folder / EVALUATION_FILE, to_json(values, indent=1) + "\n")
     write_report(folder)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 import unicodedata
 from typing import TextIO
 
@@ -56,6 +57,28 @@ def _is_seen(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def wrap_words(text: str, width: int, *, indent: int = 2) -> str:
+    """Break a line between its words, where a terminal would break it within one.
+
+    Args:
+        text: one line.
+        width: columns of the terminal; a word that is longer is left to it.
+        indent: columns before the lines that follow.
+    """
+    # rich counts columns: letters of some scripts take two.
+    from rich.cells import cell_len
+
+    indent = indent if indent <= width // 3 else 2
+    lines, line = [], ""
+    for piece in re.findall(r"\s*\S+", text):
+        if line.strip() and cell_len(line + piece) > width:
+            lines.append(line)
+            line = " " * indent + piece.lstrip()
+        else:
+            line += piece
+    return "\n".join([*lines, line])
 
 
 def write_nearest(*streams: TextIO) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.control import Control
 from rich.segment import ControlType
 
-from autoround.report.progress import format_duration
+from autoround.report.duration import format_duration
 
 #: Seconds between lines where none can be redrawn.
 PAUSE = 15.0

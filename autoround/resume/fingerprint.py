@@ -43,13 +43,31 @@ def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[s
         "device": plan.device,
         "compute dtype": plan.compute_dtype,
         "threads": plan.tuning.threads,
-        "recipe": plan.recipe,
+        "recipe": without_evaluation(plan.recipe),
         "calibration": plan.calibration,
         "calibration tokens": tokens_digest(tokens),
         "model files": model_digests(skeleton),
         # Follows from the above, but for what a change of this program does to it.
-        "plan": _digest(json.dumps(plan_values(plan), sort_keys=True)),
+        "plan": _digest(json.dumps(without_evaluation(plan_values(plan)), sort_keys=True)),
     }
+
+
+def without_evaluation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe, or a plan with its recipe, without how the result is judged.
+
+    No byte of a result depends on that, so a run may go on with another gate.
+
+    Args:
+        values: plain ones.
+    """
+    kept = {key: value for key, value in values.items() if key != "evaluation"}
+    if isinstance(kept.get("recipe"), Mapping):
+        kept["recipe"] = without_evaluation(kept["recipe"])
+    if isinstance(kept.get("further"), list | tuple):
+        kept["further"] = [
+            without_evaluation(x) if isinstance(x, Mapping) else x for x in kept["further"]
+        ]
+    return kept
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:

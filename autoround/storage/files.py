@@ -29,10 +29,13 @@ class WritableFile:
     Args:
         path: the file, which is made where it is not there, and emptied.
         keep: whether it must be there, and what it holds stays.
+        append: whether what it holds stays, and all is written behind that.
     """
 
-    def __init__(self, path: Path, *, keep: bool = False) -> None:
+    def __init__(self, path: Path, *, keep: bool = False, append: bool = False) -> None:
         flags = _READ_WRITE if keep else _READ_WRITE | os.O_CREAT | os.O_TRUNC
+        if append:
+            flags = _READ_WRITE | os.O_CREAT | os.O_APPEND
         self._descriptor: int | None = os.open(path, flags, 0o666)
 
     def __enter__(self) -> WritableFile:

@@ -57,7 +57,13 @@ def test_a_run_prints_its_plan_its_blocks_and_its_end(
         "block 1/2",
         "block 2/2",
     ]
-    assert lines[-1].startswith(f"done: {out}, 0.1 MB, ")
+    ends = [line for line in lines if line.startswith("done: ")]
+    assert ends[0].startswith(f"done: {out}, 0.1 MB, ")
+    assert lines[-3] == f'generate     autoround generate {out} "The capital of France is"'
+    assert (
+        lines[-2] == f"load         python -c \"import autoround; model = autoround.load('{out}')\""
+    )
+    assert lines[-1] == f"serve        vllm serve {out}"
     assert torch.isfinite(logits(package.load(out), token_ids(1, 8))).all()
 
 

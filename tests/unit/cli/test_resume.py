@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoround import api
+from autoround import gated
 from autoround.events import Event
 
 from ...runs import tensors_of
@@ -19,18 +19,18 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[BaseException]], 
     """Let runs end with an error after their first block."""
 
     def stop(error: type[BaseException]) -> None:
-        original = api.run
+        original = gated.run
 
         def run(request: object, output: object, *, sink: Callable[[Event], None]) -> object:
             def ending(event: Event) -> None:
                 sink(event)
                 if type(event).__name__ == "BlockDone":
-                    monkeypatch.setattr(api, "run", original)
+                    monkeypatch.setattr(gated, "run", original)
                     raise error("stopped")
 
             return original(request, output, sink=ending)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(api, "run", run)
+        monkeypatch.setattr(gated, "run", run)
 
     return stop
 

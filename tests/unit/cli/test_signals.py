@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autoround import api
+from autoround import gated
 from autoround.cli._signals import ending_signals
 from autoround.events import Event
 
@@ -77,7 +77,7 @@ def test_a_run_that_is_asked_to_end_can_be_resumed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = api.run
+    original = gated.run
 
     def run(request: object, output: object, *, sink: Callable[[Event], None]) -> object:
         def ending(event: Event) -> None:
@@ -87,7 +87,7 @@ def test_a_run_that_is_asked_to_end_can_be_resumed(
 
         return original(request, output, sink=ending)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "run", run)
+    monkeypatch.setattr(gated, "run", run)
     done = autoround("quantize", model, *small(text), "-o", tmp_path / "out")
     assert done.code == 128 + number
     assert done.err.splitlines()[-1].startswith("interrupted: 1 finished block is kept; go on with")

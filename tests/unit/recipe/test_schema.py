@@ -186,7 +186,12 @@ def test_defaults_are_the_documented_ones() -> None:
             "nsamples": 128,
             "seqlen": 2048,
         },
-        "evaluation": {"seqlen": 1024, "max_tokens": 16384},
+        "evaluation": {
+            "seqlen": 1024,
+            "max_tokens": 16384,
+            "text": "none",
+            "gate": "none",
+        },
         "output": {"format": "auto_round", "dtype": "auto", "max_shard_size": "5GB"},
         "seed": 42,
     }

@@ -12,14 +12,15 @@ from autoround.events import (
     EndToEndStep,
     Event,
     Finished,
+    Judged,
     Planned,
     StageStarted,
     StepDone,
     Warned,
 )
 from autoround.report.plan import plan_lines
-from autoround.report.progress import REFRESH, Progress, format_duration
-from autoround.types import EngineFinding
+from autoround.report.progress import Progress, Verbosity
+from autoround.types import EngineFinding, EvalResult
 
 from ._values import ESTIMATE, plan, result
 
@@ -90,13 +91,11 @@ def test_blocks_have_a_line_each_with_the_time_that_is_left() -> None:
     assert first == (
         "block 1/4  loss 1.234e-02 → 4.560e-03  30.0 s  ETA 1 min 30 s  peak 1.50 GB\n"
     )
-    second = screen.show(BlockDone(result(1, seconds=10.0), 4))
+    # From the second block on the clock counts, whatever the first one had to make first.
+    screen.clock.now += 10
+    second = screen.show(BlockDone(result(1, seconds=9.0), 4))
     assert second.startswith("block 2/4  ")
-    assert "  ETA 40 s  " in second
-    assert (
-        "  ETA 0 s  "
-        in screen.show(BlockDone(result(2), 4), BlockDone(result(3), 4)).splitlines()[1]
-    )
+    assert "  ETA 20 s  " in second
 
 
 def test_without_tuning_no_loss_is_shown() -> None:
@@ -117,40 +116,58 @@ def test_steps_are_not_shown_where_a_line_cannot_be_redrawn(terminal: str | None
     assert "\r" not in block
 
 
-def test_a_terminal_shows_a_line_that_is_redrawn() -> None:
-    screen = Screen(terminal="xterm", width=120)
-    screen.show(Planned(plan(), ESTIMATE))
-    clear = "\r\x1b[0K"
-    assert screen.show(StepDone(0, 1, 200, 0.5)) == f"{clear}block 1/2  step 1/200  loss 5.000e-01"
-    # Not more often than the eye can follow.
-    screen.clock.now += REFRESH / 2
-    assert screen.show(StepDone(0, 2, 200, 0.5)) == ""
-    screen.clock.now += REFRESH
-    assert screen.show(StepDone(0, 3, 200, 0.25)) == (
-        f"{clear}block 1/2  step 3/200  loss 2.500e-01"
+def test_long_lines_break_between_words_on_a_terminal_alone() -> None:
+    note = " ".join(["word"] * 30)
+    event = Planned(plan(notes=(note,)), ESTIMATE)
+    assert f"note         {note}" in Screen().show(event)
+    lines = Screen(terminal="xterm").show(event).splitlines()
+    words = [line for line in lines if "word" in line]
+    assert words[0] == "note         word word word word word"
+    assert words[1] == "             word word word word word"
+    assert all(len(line) <= 40 for line in words)
+
+
+def test_quiet_tells_warnings_alone_and_verbose_layers_and_steps() -> None:
+    events = (
+        Planned(plan(), ESTIMATE),
+        Warned("mind this"),
+        StepDone(0, 1, 200, 0.5),
+        BlockDone(result(0), 2),
+        Finished("out", 1.0, 2),
     )
-    block = screen.show(BlockDone(result(0), 2))
-    assert block.startswith(f"{clear}block 1/2  loss 1.234e-02")
-    assert block.endswith("peak 1.50 GB\n")
+    told = {}
+    for verbosity in Verbosity:
+        out, clock = io.StringIO(), Clock()
+        progress = Progress(Console(file=out, width=80), clock=clock, verbosity=verbosity)
+        for event in events:
+            clock.now += 60
+            progress(event)
+        told[verbosity] = out.getvalue()
+    assert told[Verbosity.QUIET] == "warning: mind this\n"
+    assert "step 1/200" not in told[Verbosity.NORMAL]
+    assert "block 1  step 1/200  loss 5.000e-01\n" in told[Verbosity.VERBOSE]
+    assert "h.0.gate" in told[Verbosity.VERBOSE]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (42, "42 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (3599, "59 min 59 s"),
-        (3599.7, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (100 * 3600, "100 h 00 min"),
-        (math.inf, "unknown"),
-    ],
-)
-def test_a_duration_as_people_say_it(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words
+def test_a_terminal_has_a_region_while_the_context_lasts() -> None:
+    screen = Screen(terminal="xterm", width=80)
+    with screen.progress as progress:
+        progress(Planned(plan(), ESTIMATE))
+        progress(StepDone(0, 1, 200, 0.5))
+    text = screen.out.getvalue()
+    assert "loading libraries, model and text" in text
+    # The cursor is hidden and shown again.
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    # Afterwards lines are lines.
+    assert "\x1b" not in screen.show(Warned("later"))
+
+
+def test_a_verdict_is_told_with_its_figures() -> None:
+    figures = EvalResult(10.5, 100, 10.0, 0.05, 0.9)
+    text = Screen().show(Judged("out", "ppl<=1.1x", figures))
+    assert "perplexity of the quantized  10.500  (+5.0 %)" in text
+    assert text.endswith("gate passed: ppl<=1.1x, out\n")
+    assert Screen().show(Judged("out", "kl<=1", None, ("NaN",))) == "gate missed: kl<=1, out\n"
 
 
 def test_end_to_end_steps_are_told_in_tenths_and_their_validation_at_the_end() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoround.report.terminal import NEAREST, printable, write_nearest
+from autoround.report.terminal import NEAREST, printable, wrap_words, write_nearest
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,14 @@ def test_other_streams_are_left_alone() -> None:
     write_nearest(stream)
     stream.write("→")
     assert stream.getvalue() == "→"
+
+
+def test_lines_break_between_words() -> None:
+    text = "note         one two three"
+    assert wrap_words(text, 80, indent=13) == text
+    assert wrap_words(text, 20, indent=13).splitlines() == ["note         one two", "  three"]
+    wide = "a  " + "字" * 4 + " " + "字" * 4
+    assert wrap_words(wide, 14).splitlines() == ["a  字字字字", "  字字字字"]
+    # A word that no line holds is left to the terminal; columns stay as they are.
+    assert wrap_words("x" * 30, 10) == "x" * 30
+    assert wrap_words("a  b  c", 80) == "a  b  c"
