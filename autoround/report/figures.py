@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoround.report.durations import format_duration
+from autoround.report.duration import format_duration
 
 #: What stands for a number that nobody has.
 MISSING = "–"

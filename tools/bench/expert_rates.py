@@ -37,13 +37,13 @@ def make_model(kind: str, seed: int) -> Any:
     torch.manual_seed(seed)
     config: Any
     if kind == "qwen3_moe":
-        own: dict[str, Any] = {"head_dim": 32, "num_experts": 16, "num_experts_per_tok": 4}
+        widths: dict[str, Any] = {"head_dim": 32, "num_experts": 16, "num_experts_per_tok": 4}
         config = transformers.Qwen3MoeConfig(
-            **COMMON, **own, moe_intermediate_size=64, intermediate_size=256
+            **COMMON, **widths, moe_intermediate_size=64, intermediate_size=256
         )
     else:
-        own = {"intermediate_size": 128, "num_local_experts": 8, "num_experts_per_tok": 2}
-        config = transformers.MixtralConfig(**COMMON, **own)
+        widths = {"intermediate_size": 128, "num_local_experts": 8, "num_experts_per_tok": 2}
+        config = transformers.MixtralConfig(**COMMON, **widths)
     model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
     for parameter in model.parameters():
         if parameter.ndim >= 2:
