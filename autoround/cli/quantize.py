@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,10 +150,10 @@ def quantize(
         outcome = _run(name, resolved, destination, device=device, telling=telling)
         # Whatever ends the command from here on.
         context.obj.hint = f"{folder} is complete"
-        scores = outcome.result.evaluation
+        scores, written = outcome.result.evaluation, _format_folders(outcome.result)
         if evaluate and scores is None:
-            scores = _evaluate(name, resolved, folder, device=device, telling=telling)
-        text = None if prompt is None else _continue_text(folder, prompt, device=device)
+            scores = _evaluate(name, resolved, written, device=device, telling=telling)
+        text = None if prompt is None else _continue_text(written, prompt, device=device)
     _tell_end(outcome, scores, prompt=prompt, text=text, telling=telling)
     if outcome.missed is not None:
         raise outcome.missed
@@ -260,10 +260,25 @@ def _noting_how_to_resume(
         raise
 
 
+def _format_folders(result: RunResult) -> dict[str, Path]:
+    """Return the folder of each format that a run has written: the output itself, or one below."""
+    outputs = [output for single in result.plan.passes for output in single.outputs]
+    return {output.format: result.output_dir / output.folder for output in outputs}
+
+
 def _evaluate(
-    model: str | None, recipe: Recipe, folder: Path, *, device: str, telling: Telling
+    model: str | None,
+    recipe: Recipe,
+    written: Mapping[str, Path],
+    *,
+    device: str,
+    telling: Telling,
 ) -> EvalResult:
-    """Score what was written and the original on a text, print that, and keep it in the folder."""
+    """Score each format that was written beside the original, and keep the scores with it.
+
+    Returns:
+        The scores of the first format.
+    """
     from autoround.evaluate.compare import compare
     from autoround.model.files.embedded import NAME as EMBEDDED_NAME
     from autoround.model.files.embedded import embedded_model
@@ -273,37 +288,43 @@ def _evaluate(
     from autoround.report.windows import WindowProgress
 
     options, err = recipe.evaluation, telling.on_stderr
-    if not telling.quiet:
-        echo("eval: reloading the result and the original", err=err)
     text = None if options.text == NONE else Path(options.text)
-    with quiet_libraries():
-        scores = compare(
+    first: EvalResult | None = None
+    for name, folder in written.items():
+        if not telling.quiet:
+            what = "the result" if len(written) == 1 else name
+            echo(f"eval: reloading {what} and the original", err=err)
+        with quiet_libraries():
+            scores = compare(
+                folder,
+                str(embedded_model() if model is None else Path(model)),
+                text=text,
+                seqlen=options.seqlen,
+                max_tokens=options.max_tokens,
+                device=device,
+                on_window=None if telling.quiet else WindowProgress(make_console(stderr=err)),
+            )
+        save_evaluation(
             folder,
-            str(embedded_model() if model is None else Path(model)),
-            text=text,
+            scores,
+            text=EMBEDDED_TEXT if text is None else str(text),
+            original=model or EMBEDDED_NAME,
             seqlen=options.seqlen,
-            max_tokens=options.max_tokens,
-            device=device,
-            on_window=None if telling.quiet else WindowProgress(make_console(stderr=err)),
         )
-    save_evaluation(
-        folder,
-        scores,
-        text=EMBEDDED_TEXT if text is None else str(text),
-        original=model or EMBEDDED_NAME,
-        seqlen=options.seqlen,
-    )
-    if not telling.on_stderr:
-        for line in evaluation_lines(scores) + prediction_lines(folder, scores):
-            echo(line)
-    return scores
+        if not telling.on_stderr:
+            for line in evaluation_lines(scores) + prediction_lines(folder, scores):
+                echo(line)
+        first = first or scores
+    assert first is not None, "a run writes a format"
+    return first
 
 
-def _continue_text(folder: Path, prompt: str, *, device: str) -> str:
-    """Let what was written continue a text."""
+def _continue_text(written: Mapping[str, Path], prompt: str, *, device: str) -> str:
+    """Let the first format that was written continue a text."""
     from autoround.evaluate.generate import generate
     from autoround.report.saved import save_generation
 
+    folder = next(iter(written.values()))
     with quiet_libraries():
         text = generate(folder, prompt, max_new_tokens=32, device=device)
     save_generation(folder, prompt, text)

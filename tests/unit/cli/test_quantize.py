@@ -165,6 +165,27 @@ def test_scores_and_a_text_can_follow(
     assert [line.split()[-1] for line in lines if line.startswith("tokens")] == ["93"]
 
 
+def test_each_of_several_formats_is_scored(
+    autoround: Command, model: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = autoround(
+        "quantize", model, *NEAREST, "-o", out, "--format", "auto_round,gptq_v2",
+        "--eval-text", text, "--prompt", "the fox", "--set", "evaluation.seqlen=32", "--set", "evaluation.max_tokens=64",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert [line for line in lines if line.startswith("eval: reloading")] == [
+        "eval: reloading auto_round and the original",
+        "eval: reloading gptq_v2 and the original",
+    ]
+    assert sum(line.startswith("KL divergence") for line in lines) == 2
+    for name in ("auto_round", "gptq_v2"):
+        scores = json.loads((out / name / "evaluation.json").read_text())
+        assert scores["tokens"] == 62
+    assert (out / "auto_round" / "generations.json").is_file()
+
+
 def test_a_recipe_file_that_is_wrong_in_many_ways(
     autoround: Command, model: Path, tmp_path: Path
 ) -> None:
