@@ -171,7 +171,8 @@ def test_each_of_several_formats_is_scored(
     out = tmp_path / "out"
     done = autoround(
         "quantize", model, *NEAREST, "-o", out, "--format", "auto_round,gptq_v2",
-        "--eval-text", text, "--prompt", "the fox", "--set", "evaluation.seqlen=32", "--set", "evaluation.max_tokens=64",
+        "--eval-text", text, "--prompt", "the fox",
+        "--set", "evaluation.seqlen=32", "--set", "evaluation.max_tokens=64",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
