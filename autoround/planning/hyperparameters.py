@@ -136,18 +136,22 @@ def settle_threads(
         return torch.get_num_threads()
 
 
-def settle_layer(recipe: Recipe, *, bits: int | None = None, stacked: bool = False) -> LayerTuning:
+def settle_layer(recipe: Recipe, *, stacked: bool = False) -> LayerTuning:
     """Settle the rounding initialisation and learning rates of a layer.
+
+    They go by the bits of the recipe's scheme, whatever the layer's are: beside 2-bit layers those
+    of 4 bits, too, make up for large errors of their inputs, and gain from large rates.
 
     Args:
         recipe: what the user asked for.
-        bits: of the layer; None for those of the recipe's scheme.
         stacked: whether experts lie in one tensor: they have no Hessians, and are never
             initialised by GPTQ.
     """
-    tuning, bits = recipe.tuning, recipe.scheme.bits if bits is None else bits
-    gptq = inits_by_gptq(tuning.init_rounding, iters=tuning.iters, bits=bits) and not stacked
-    lr = learning_rate(recipe, bits=bits, gptq=gptq)
+    tuning = recipe.tuning
+    gptq = not stacked and inits_by_gptq(
+        tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits
+    )
+    lr = learning_rate(recipe, gptq=gptq)
     minmax_lr = lr if tuning.minmax_lr == "auto" or not tuning.iters else tuning.minmax_lr
     return LayerTuning(GPTQ if gptq else NEAREST, lr, minmax_lr if tuning.tune_minmax else 0.0)
 
@@ -155,7 +159,7 @@ def settle_layer(recipe: Recipe, *, bits: int | None = None, stacked: bool = Fal
 def settle_layers(
     recipe: Recipe, blocks: Sequence[BlockPlan]
 ) -> tuple[tuple[str, LayerTuning], ...]:
-    """Settle the layers whose own bits, or whose experts, ask for other settings than most have.
+    """Settle the layers of other settings than most have: experts, where most begin by GPTQ.
 
     Args:
         recipe: what the user asked for.
@@ -164,14 +168,11 @@ def settle_layers(
     Returns:
         Names and settings, in the order of the blocks.
     """
-    default = settle_layer(recipe)
-    layers = [
-        (x.name, settle_layer(recipe, bits=x.scheme.bits, stacked=bool(x.experts)))
-        for block in blocks
-        for x in block.quantized
-        if x.scheme is not None
-    ]
-    return tuple((name, tuning) for name, tuning in layers if tuning != default)
+    default, stacked = settle_layer(recipe), settle_layer(recipe, stacked=True)
+    if stacked == default:
+        return ()
+    layers = [layer for block in blocks for layer in block.quantized]
+    return tuple((layer.name, stacked) for layer in layers if layer.experts)
 
 
 def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
@@ -187,13 +188,12 @@ def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
     return init_rounding == GPTQ
 
 
-def learning_rate(recipe: Recipe, *, bits: int, gptq: bool) -> float:
+def learning_rate(recipe: Recipe, *, gptq: bool) -> float:
     """Return the first learning rate of rounding offsets, in levels; 0 without tuning.
 
     Args:
         recipe: what the user asked for.
-        bits: of the layer.
-        gptq: whether its rounding is initialised by GPTQ.
+        gptq: whether the layer's rounding is initialised by GPTQ.
     """
     tuning = recipe.tuning
     if tuning.iters == 0:
@@ -202,7 +202,7 @@ def learning_rate(recipe: Recipe, *, bits: int, gptq: bool) -> float:
         return tuning.lr
     if gptq:
         return TRAVEL_FROM_GPTQ / tuning.iters
-    return (TRAVEL if bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
+    return (TRAVEL if recipe.scheme.bits > FEW_BITS else TRAVEL_FEW_BITS) / tuning.iters
 
 
 def needs_input_statistics(recipe: Recipe, layers: Iterable[tuple[str, LayerTuning]] = ()) -> bool:

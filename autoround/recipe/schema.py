@@ -69,8 +69,8 @@ class TuningOptions(Section):
     lr: Annotated[
         Rate,
         Field(
-            description="Learning rate of the rounding offsets, decaying to 0; auto goes by the "
-            "layer: 1/iters, twice that at 2 bits, and a fifth of it from a GPTQ initialisation."
+            description="Learning rate of the rounding offsets, decaying to 0; auto is 1/iters, "
+            "twice that at 2 bits, and a fifth of it where GPTQ initialises a layer."
         ),
         RATE,
     ] = "auto"
@@ -105,7 +105,8 @@ class TuningOptions(Section):
         Literal["auto", "nearest", "gptq"],
         Field(
             description="Initial rounding: to the nearest level, or by GPTQ error compensation; "
-            "auto is gptq for layers of more than 2 bits where there are steps, but for experts."
+            "auto is gptq where there are steps and `scheme.bits` is above 2; stacked experts stay "
+            "at the nearest level."
         ),
         Legal("auto, nearest or gptq"),
     ] = "auto"

@@ -55,22 +55,17 @@ def test_ranges_that_are_not_tuned_have_no_rate() -> None:
     assert settle_layer(recipe(TuningOptions(tune_minmax=False), 4)).minmax_lr == 0.0
 
 
-def test_layers_of_other_bits_and_experts_have_settings_of_their_own() -> None:
+def test_experts_begin_at_the_nearest_level_and_have_its_rate() -> None:
     def layer(name: str, bits: int, experts: int = 0) -> LayerPlan:
         return LayerPlan(name, (64, 64), Scheme(bits, 32, True), experts=experts)
 
-    layers = (layer("0.q", 2), layer("0.k", 4), layer("0.v", 3), layer("0.experts", 2, 8))
-    block = BlockPlan(0, "0", (*layers, layer("0.up", 2), layer("0.many", 4, 8)))
-    few = recipe(TuningOptions(iters=100), 2)
-    gptq = LayerTuning("gptq", 0.002, 0.002)
-    assert settle_layer(few) == LayerTuning("nearest", 0.02, 0.02)
-    assert settle_layers(few, [block]) == (
-        ("0.k", gptq),
-        ("0.v", gptq),
-        ("0.many", LayerTuning("nearest", 0.01, 0.01)),
-    )
+    block = BlockPlan(0, "0", (layer("0.q", 2), layer("0.k", 4), layer("0.experts", 4, 8)))
+    most = recipe(TuningOptions(iters=100), 4)
+    assert settle_layer(most) == LayerTuning("gptq", 0.002, 0.002)
+    assert settle_layers(most, [block]) == (("0.experts", LayerTuning("nearest", 0.01, 0.01)),)
+    # Of few bits all begin there.
+    assert settle_layers(recipe(TuningOptions(iters=100), 2), [block]) == ()
     # A learning rate that was asked for is everybody's; experts have no Hessian all the same.
-    asked = recipe(TuningOptions(iters=100, lr=0.5, init_rounding="gptq"), 2)
-    nearest = LayerTuning("nearest", 0.5, 0.5)
-    assert settle_layers(asked, [block]) == (("0.experts", nearest), ("0.many", nearest))
+    asked = recipe(TuningOptions(iters=100, lr=0.5), 4)
+    assert settle_layers(asked, [block]) == (("0.experts", LayerTuning("nearest", 0.5, 0.5)),)
     assert settle_layers(recipe(TuningOptions(iters=0), 4), [block]) == ()
