@@ -42,7 +42,7 @@ SMALL: dict[str, object] = {
     "output.dtype": "float32",
 }
 #: What a report measures anew in every run.
-MEASURED = ("seconds", "peak_bytes")
+MEASURED = ("seconds", "peak_bytes", "peak_reserved_bytes")
 #: Plain rounding of the weights, which needs no data.
 NEAREST: dict[str, object] = {"tuning.iters": 0, "tuning.init_scale": "minmax"}
 
