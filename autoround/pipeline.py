@@ -53,6 +53,7 @@ from autoround.tuning.block import BlockTuner
 from autoround.tuning.end_to_end import tune_end_to_end
 from autoround.tuning.first_inputs import open_streams
 from autoround.tuning.lm_head import quantize_non_block_layers
+from autoround.tuning.step_memory import refuse_full_memory
 from autoround.types import BlockPlan, BlockResult, Destination, RunResult
 
 #: Takes the finished units of a pass as they come.
@@ -112,6 +113,9 @@ def run(
         except OSError as error:
             # Wherever a full disk is met: side files, reports, the last rename.
             raise OutputError(f"{destination.folder} cannot be written: {error}") from error
+        except RuntimeError as error:
+            refuse_full_memory(error, request.runtime)
+            raise
         _clear(journal, sink)
         return result
 
@@ -390,6 +394,7 @@ def _result(prepared: Prepared, results: Sequence[BlockResult], folder: Path) ->
         seconds=0.0,
         tuning_seconds=0.0,
         peak_bytes=prepared.request.runtime.peak_bytes(),
+        peak_reserved_bytes=prepared.request.runtime.peak_reserved_bytes(),
         disk_bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
         bits_per_weight=quantized_bits(prepared.plan),
     )

@@ -48,14 +48,6 @@ class Scheme:
         return f"W{self.bits} {group} {'sym' if self.sym else 'asym'}"
 
 
-def part_rows(rows: int, part: int, parts: int, *, interleaved: bool) -> slice:
-    """Return which rows of a stacked expert are one of the ``parts`` matrices it is written as."""
-    if interleaved:
-        return slice(part, None, parts)
-    each = rows // parts
-    return slice(part * each, (part + 1) * each)
-
-
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     """What happens to one weight matrix.
@@ -338,6 +330,8 @@ class BlockResult:
 
     kind: ``block``, or ``non_block`` for layers outside the blocks, which come last. expert_tokens:
     calibration tokens of every expert, by module. layer_errors: ||W - Wq|| / ||W|| by layer.
+    peak_reserved_bytes: with what the device's allocator holds for later. micro_batch,
+    streams_on_host: what fitted its memory: samples at a time, 0 for all; activations taken away.
     """
 
     index: int
@@ -351,6 +345,9 @@ class BlockResult:
     expert_tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kind: str = "block"
     layer_errors: dict[str, float] = field(default_factory=dict)
+    peak_reserved_bytes: int = 0
+    micro_batch: int = 0
+    streams_on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +382,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Outcome of one quantization run."""
+    """Outcome of one quantization run; peaks are of the device, as of a block's result."""
 
     output_dir: Path
     plan: Plan
@@ -396,3 +393,4 @@ class RunResult:
     disk_bytes: int
     bits_per_weight: float
     evaluation: EvalResult | None = field(default=None)
+    peak_reserved_bytes: int = 0

@@ -42,7 +42,7 @@ SMALL: dict[str, object] = {
     "output.dtype": "float32",
 }
 #: What a report measures anew in every run.
-MEASURED = ("seconds", "peak_bytes")
+MEASURED = ("seconds", "peak_bytes", "peak_reserved_bytes")
 #: Files that are nothing but what a run measured: its times, and the page made of them.
 MEASURED_FILES = ("run.json", "report.html")
 #: Plain rounding of the weights, which needs no data.

@@ -26,7 +26,7 @@ COMMON = [
     *("--iters", "2", "--nsamples", "8", "--seqlen", "64"),
     *("--batch-size", "4", "--group-size", "64", "--device", "cpu"),
 ]
-MEASURED = ("seconds", "peak_bytes")
+MEASURED = ("seconds", "peak_bytes", "peak_reserved_bytes")
 
 
 def command(args: argparse.Namespace, output: Path) -> list[str]:

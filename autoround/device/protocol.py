@@ -124,6 +124,24 @@ class Runtime(Protocol):
             Bytes of the process on a CPU, else of the device; 0 where nothing is known.
         """
 
+    def peak_reserved_bytes(self) -> int:
+        """Return the most memory that was kept from other processes so far.
+
+        Returns:
+            Bytes in use and those that an allocator holds for later; as :meth:`peak_bytes` where
+            the two are the same.
+        """
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Tell whether an error says that the device's own memory is full.
+
+        Args:
+            error: that an operation ended with.
+
+        Returns:
+            True where a smaller batch may succeed; never on the host.
+        """
+
     def synchronize(self) -> None:
         """Wait for queued work, before a clock is read."""
 

@@ -24,7 +24,7 @@ NOTHING = "null"
 _PARTS = (
     *("name", "device", "own_memory", "ops", "speeds", "memory", "peak_bytes", "synchronize"),
     *("release", "notes", "computing", "upload", "capture", "compiles_from"),
-    "compile",
+    *("compile", "peak_reserved_bytes", "out_of_memory"),
 )
 
 

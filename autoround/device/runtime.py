@@ -110,6 +110,21 @@ class TorchRuntime:
         """Return zero: nothing is known."""
         return 0
 
+    def peak_reserved_bytes(self) -> int:
+        """Return the peak of memory in use: nothing is held for later."""
+        return self.peak_bytes()
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Tell whether torch says that this device's own memory is full.
+
+        Args:
+            error: that an operation ended with.
+
+        Returns:
+            Always False where memory is the host's, whose system does not refuse any.
+        """
+        return self.own_memory and isinstance(error, torch.OutOfMemoryError)
+
     def synchronize(self) -> None:
         """Do nothing: work is done when a call returns."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from autoround.types import LayerPlan, Plan, QuantizedTensor, part_rows
+from autoround.core.part_rows import part_rows
+from autoround.types import LayerPlan, Plan, QuantizedTensor
 
 #: Stands for an expert's number in ``LayerPlan.files``.
 NUMBER = "{}"

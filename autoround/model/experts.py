@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoround.core.part_rows import part_rows
 from autoround.model.positions import hidden_size
-from autoround.types import part_rows
 
 #: Matrices that are one tensor with their rows one after the other, or taking turns.
 GATED = "gate_up"

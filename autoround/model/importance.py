@@ -9,7 +9,7 @@ tokens are counted as well: sums over few tokens are noisy, and are shrunk towar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -30,25 +30,6 @@ def _column_blocks(width: int) -> Iterator[tuple[int, int]]:
     """Yield start and end of each column block of a symmetric matrix."""
     step = max(BLOCK_WIDTH, -(-width // NUM_BLOCKS))
     return ((start, min(start + step, width)) for start in range(0, width, step))
-
-
-def _add_hessian(flat: Tensor, into: Tensor) -> None:
-    """Add XᵀX to a sum, the blocks on and above the diagonal only.
-
-    Args:
-        flat: The inputs X, [tokens, in].
-        into: The sum so far, float32 [in, in]; changed in place.
-    """
-    is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
-    on_cpu = flat.device.type == "cpu"
-    # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch are
-    # enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
-    if not (on_cpu and flat.dtype == torch.bfloat16):
-        flat = flat.float()
-    # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
-    with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
-        for start, end in _column_blocks(flat.shape[1]):
-            into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
 
 
 def _mirror(hessian: Tensor) -> Tensor:
@@ -73,15 +54,33 @@ class Importance:
         self._sums: dict[str, Tensor] = {}
         self._tokens: dict[str, Tensor] = {}
         self._mask: Tensor | None = None
+        self._stop: int | None = None
+        self._counted: dict[Hashable, int] = {}
 
-    def mask(self, mask: Tensor | None) -> None:
+    def mask(self, mask: Tensor | None, *, stop: int | None = None) -> None:
         """Set which positions of the next batch count.
 
         Args:
             mask: bool [batch, seq], or None for all.
+            stop: how many samples have come when the batch is through. A batch that broke off,
+                because memory was full, may then come again, whole or in parts: what was added
+                of it is not added twice. None where all batches come once.
         """
-        self._mask = mask
+        self._mask, self._stop = mask, stop
         self._last = None
+
+    def _once(self, sum_name: Hashable) -> bool:
+        """Tell whether a sum lacks this batch; the caller adds it, or says that it failed."""
+        return self._stop is None or self._counted.get(sum_name, 0) < self._stop
+
+    def _note_added(self, sum_name: Hashable) -> None:
+        if self._stop is not None:
+            self._counted[sum_name] = self._stop
+
+    def release_hessians(self) -> None:
+        """Give up the Hessians; importance can no longer be read off them."""
+        if self._hessians is not None:
+            self._hessians, self._owners = {}, {}
 
     def add(self, name: str, activations: Tensor) -> None:
         """Add one batch of a layer's inputs.
@@ -102,10 +101,31 @@ class Importance:
                 if name not in self._hessians:
                     width = flat.shape[1]
                     self._hessians[name] = torch.zeros((width, width), device=flat.device)
-                _add_hessian(flat, self._hessians[name])
+                self._add_hessian(flat, name, self._hessians[name])
             self._owners[name] = self._last[1]
             return  # the importance is read off the diagonal
         self._add_sums(name, flat.float().square().sum(0))
+
+    def _add_hessian(self, flat: Tensor, name: str, into: Tensor) -> None:
+        """Add XᵀX to a sum, the blocks on and above the diagonal only.
+
+        Args:
+            flat: The inputs X, [tokens, in].
+            name: Of the sum.
+            into: The sum so far, float32 [in, in]; changed in place.
+        """
+        is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
+        on_cpu = flat.device.type == "cpu"
+        # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch
+        # are enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
+        if not (on_cpu and flat.dtype == torch.bfloat16):
+            flat = flat.float()
+        # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
+        with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
+            for start, end in _column_blocks(flat.shape[1]):
+                if self._once((name, start)):
+                    into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
+                    self._note_added((name, start))
 
     def hessian(self, name: str) -> tuple[str, Tensor] | None:
         """Return the Hessian XᵀX of a layer's inputs.
@@ -141,8 +161,10 @@ class Importance:
             module: Path of the module that holds the experts, inside its block.
             tokens: int64 [experts], on the device of the batch.
         """
-        seen = self._tokens.get(module)
-        self._tokens[module] = tokens if seen is None else seen.to(tokens.device) + tokens
+        if self._once(("tokens", module)):
+            seen = self._tokens.get(module)
+            self._tokens[module] = tokens if seen is None else seen.to(tokens.device) + tokens
+            self._note_added(("tokens", module))
 
     def flat_mask(self, positions: int) -> Tensor | None:
         """Return which of the flattened positions count, bool [positions]; None when all do."""
@@ -151,7 +173,9 @@ class Importance:
         return self._mask.reshape(-1)
 
     def _add_sums(self, name: str, squares: Tensor) -> None:
-        self._sums[name] = self._sums[name] + squares if name in self._sums else squares
+        if self._once(("squares", name)):
+            self._sums[name] = self._sums[name] + squares if name in self._sums else squares
+            self._note_added(("squares", name))
 
     def get(self, name: str) -> Tensor | None:
         """Return a layer's importance, the sum of squares of each of its input channels.

@@ -288,6 +288,23 @@ class PassJournal:
         recorded = {n.removeprefix(KEPT): t for n, t in tensors.items() if n.startswith(KEPT)}
         return BlockOutput(layers, {**recorded, **kept}, result, total)
 
+    def result(self, index: int) -> BlockResult:
+        """Return the figures of a finished unit.
+
+        Args:
+            index: of the unit.
+
+        Raises:
+            OutputError: its record is damaged.
+        """
+        path = self._record(index)
+        try:
+            return result_of(read_facts(path)["result"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OutputError(
+                f"{path} is damaged ({one_line(error)}); begin again with --restart"
+            ) from error
+
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
     ) -> ActivationFiles:

@@ -11,6 +11,7 @@ from torch import Tensor
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.session.checkpoints import CheckpointPolicy, EveryBlock
+from autoround.types import BlockResult
 
 #: What a unit is committed by where nothing else is asked for.
 EVERY_BLOCK = EveryBlock()
@@ -40,6 +41,9 @@ class BlockStore(Protocol):
 
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
         """Return a finished unit; ``kept`` are its unquantized tensors."""
+
+    def result(self, index: int) -> BlockResult:
+        """Return the figures of a finished unit."""
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]

@@ -90,6 +90,10 @@ class BlockPrefetcher:
         if self._upload is None and reading.done() and reading.exception() is None:
             self._upload = self._session.runtime.upload(after.by_param(reading.result().host))
 
+    def stop(self) -> None:
+        """Read and bring over nothing ahead any more; what is on the device already is dropped."""
+        self._worth, self._upload = False, None
+
     def _read(self, block: BlockPlan) -> _Read:
         stored = read_block(self._session, block)
         source = 0 if self._session.store is None else sum_of(stored)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,23 +33,35 @@ from autoround.tuning.reconstruct import (
     tune_weights,
 )
 from autoround.tuning.rounding_init import with_gptq_offsets
+from autoround.tuning.step_memory import StepMemory
 from autoround.tuning.targets import make_target
 from autoround.types import BlockPlan, BlockResult
 
 
-@dataclass(frozen=True, slots=True)
 class BlockTuner:
     """Tunes the blocks of a pass in their order; one block's weights are in memory at a time.
 
-    runner: runs the blocks. streams: inputs of the next block; None where the plan needs no data.
-    prefetcher: reads the blocks. recordings: of steps of the blocks before.
+    Args:
+        session: the pass.
+        runner: runs the blocks.
+        streams: inputs of the next block; None where the plan needs no data.
+        prefetcher: reads the blocks.
+        recordings: of steps of the blocks before; None for none.
     """
 
-    session: Session
-    runner: BlockRunner
-    streams: ActivationStreams | None
-    prefetcher: BlockPrefetcher
-    recordings: StepRecordings = field(default_factory=StepRecordings)
+    def __init__(
+        self,
+        session: Session,
+        runner: BlockRunner,
+        streams: ActivationStreams | None,
+        prefetcher: BlockPrefetcher,
+        recordings: StepRecordings | None = None,
+    ) -> None:
+        self.session, self.runner, self.streams = session, runner, streams
+        self.prefetcher = prefetcher
+        self.recordings = StepRecordings() if recordings is None else recordings
+        self._memory = StepMemory(session, give_up=self._give_up)
+        self._adopted = False
 
     def tune(self, block: BlockPlan) -> BlockOutput:
         """Quantize a block, and make its outputs the inputs of the next one.
@@ -59,21 +71,24 @@ class BlockTuner:
         """
         started = time.perf_counter()
         session, streams = self.session, self.streams
+        self._adopt_before(block)
         stored = self.prefetcher.next(block)
         importance = Importance()
         loaded = LoadedBlock(block, self.runner, {})
         if streams is not None:
-            loaded = load_block(session, self.runner, block, stored.by_param)
+            loaded = self._load(block, stored)
             importance = self._advance_full(loaded, streams)
-        targets = self._targets(block, stored, importance)
+        targets = self._fit_targets(block, stored, importance)
         host, source = stored.host, stored.source
         # On a device these are copies of their own, which tuning's memory is needed for.
         del stored
         loaded = loaded.without_quantized()
-        tuned = self._tune(loaded, targets, importance)
+        batch = 1 if streams is None else min(session.tuning.batch_size, len(streams.full))
+        tuned = self._memory.run(
+            lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
+        )
         if streams is not None and self._quantized_goes_on(block):
-            quantized = loaded.with_weights(_dense(session, tuned.weights))
-            self._advance(quantized, streams, QUANTIZED)
+            self._advance_quantized(loaded, streams, tuned.weights)
         replaced = block.quantized_tensors
         errors = layer_errors(block.quantized, tuned.weights, host)
         return BlockOutput(
@@ -90,6 +105,9 @@ class BlockTuner:
                 session.runtime.peak_bytes(),
                 {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
                 layer_errors=errors,
+                peak_reserved_bytes=session.runtime.peak_reserved_bytes(),
+                micro_batch=0 if session.tuning.low_memory else self._memory.micro_batch,
+                streams_on_host=self._memory.on_host and not session.tuning.low_memory,
             ),
             source,
         )
@@ -106,19 +124,65 @@ class BlockTuner:
         """
         session, streams = self.session, self.streams
         assert streams is not None
+        self._adopt_before(block)
         stored = self.prefetcher.next(block)
-        loaded = load_block(session, self.runner, block, stored.by_param)
+        loaded = self._load(block, stored)
         self._advance_full(loaded, streams, observed=False)
+        # By what fitted when it was tuned, after its inputs had been observed.
+        self._memory.adopt(output.result)
         if self._quantized_goes_on(block):
             weights = output.on(session.runtime.device).layers
-            quantized = loaded.without_quantized().with_weights(_dense(session, weights))
-            self._advance(quantized, streams, QUANTIZED)
+            self._advance_quantized(loaded.without_quantized(), streams, weights)
+
+    def _adopt_before(self, block: BlockPlan) -> None:
+        """Go on with what fitted the device before, where blocks are finished."""
+        store = self.session.store
+        if not self._adopted and store is not None and 0 < block.index <= store.done:
+            self._memory.adopt(store.result(block.index - 1))
+        self._adopted = True
+
+    def _give_up(self, on_host: bool) -> None:
+        """Drop what is on the device beside a step: recordings, and with ``on_host`` the rest."""
+        self.recordings.clear()
+        if on_host:
+            self.prefetcher.stop()
+            if self.streams is not None and not self.streams.mapped:
+                self.streams.on(torch.device("cpu"))
+
+    def _load(self, block: BlockPlan, stored: StoredBlock) -> LoadedBlock:
+        return self._memory.run(
+            lambda: load_block(self.session, self.runner, block, stored.by_param),
+            where=_block_label(block),
+        )
+
+    def _advance_quantized(
+        self,
+        block: LoadedBlock,
+        streams: ActivationStreams,
+        weights: Mapping[str, QuantizedWeight],
+    ) -> None:
+        """Run the quantized stream through a block that lacks the weights that got a scheme."""
+        dense_weights = self._memory.run(
+            lambda: _dense(self.session, weights), where=_block_label(block.plan)
+        )
+        self._advance(block.with_weights(dense_weights), streams, QUANTIZED)
 
     def _quantized_goes_on(self, block: BlockPlan) -> bool:
         """Tell whether anything after a block reads the quantized stream."""
         last = block.index + 1 == len(self.session.plan.blocks)
         tuning = self.session.tuning
         return tuning.quantized_inputs and (not last or bool(tuning.tuned_head))
+
+    def _fit_targets(
+        self, block: BlockPlan, stored: StoredBlock, importance: Importance
+    ) -> dict[str, Target]:
+        """Make the targets of a block, with less on the device where its memory is full."""
+        targets = self._memory.run(
+            lambda: self._targets(block, stored, importance), where=_block_label(block)
+        )
+        # A gigabyte for a block of an 8B model, which no step reads.
+        importance.release_hessians()
+        return targets
 
     def _targets(
         self, block: BlockPlan, stored: StoredBlock, importance: Importance
@@ -169,23 +233,32 @@ class BlockTuner:
             name: of the one to run.
             importance: what observes the layers' inputs, to be told which positions count.
         """
-        session = self.session
-        inputs, outputs = streams.inputs(name), streams.outputs(name)
-        size = session.tuning.forward_batch_size
-        order = torch.arange(len(inputs)).split(size)
-        device, upload = session.runtime.device, self._hooks().upload
-        loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
-        with torch.no_grad():
-            for start in range(0, len(inputs), size):
-                part = slice(start, start + size)
+        size, broken_off = self.session.tuning.forward_batch_size, [0]
+
+        def go_on() -> Tensor:
+            """Run the samples that have not been run; the last one may have broken off."""
+            # In memory inputs become outputs one after the other, and may have been moved.
+            inputs, outputs = streams.inputs(name), streams.outputs(name)
+            parts = _parts(broken_off, len(inputs), self._memory.part(size))
+            order = [torch.arange(part.start, part.stop) for part in parts]
+            device, upload = self.session.runtime.device, self._hooks().upload
+            loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
+            for part in parts:
                 if importance is not None:
-                    importance.mask(None if streams.mask is None else streams.mask[part])
+                    mask = None if streams.mask is None else streams.mask[part]
+                    importance.mask(mask, stop=part.stop)
+                broken_off.append(part.stop)
                 rows, batch = loader.next()
                 # Hooks on layers are not called inside a compiled block.
                 out = block.forward(batch["hidden"], rows, compiled=importance is None)
                 loader.prefetch()
                 outputs[part] = out.to(outputs.device)
+                broken_off[:] = [part.stop, *(stop for stop in broken_off if stop > part.stop)]
                 streams.release_pages()
+            return outputs
+
+        with torch.no_grad():
+            outputs = self._memory.run(go_on, where=_block_label(block.plan), batch=size)
         streams.advance(name, outputs)
 
     def _tune(
@@ -208,9 +281,12 @@ class BlockTuner:
             self.prefetcher.prefetch(plan)
             session.sink(StepDone(plan.index, step, session.tuning.iters, loss))
 
-        hyperparameters, hooks = hyperparameters_for(session.tuning, plan.index), self._hooks()
+        hyperparameters = self._memory.settle(hyperparameters_for(session.tuning, plan.index))
+        hooks = self._hooks()
         kind = None
-        if hooks.capture is not None and not self.runner.by_sample:
+        # Parts of a batch are not recorded.
+        whole = not hyperparameters.micro_batch
+        if hooks.capture is not None and whole and not self.runner.by_sample:
             block, kind = self._of_a_kind(block, min(hyperparameters.batch_size, len(streams.full)))
         problem = Reconstruction(
             forward,
@@ -255,9 +331,29 @@ class BlockTuner:
     def _hooks(self) -> DeviceHooks:
         """Return what the device can do beside the operations."""
         runtime = self.session.runtime
-        if self.session.tuning.low_memory or not runtime.own_memory:
+        if self._memory.on_host or not runtime.own_memory:
             return DeviceHooks()
         return DeviceHooks(runtime.upload, runtime.capture, runtime.download)
+
+
+def _block_label(block: BlockPlan) -> str:
+    return f"block {block.name}"
+
+
+def _parts(marks: Sequence[int], count: int, size: int) -> list[slice]:
+    """Cut samples into parts of up to a size, none of which lies across a mark.
+
+    Args:
+        marks: the first sample, and where parts ended that broke off.
+        count: where the samples end.
+        size: of a part.
+    """
+    parts, start = [], marks[0]
+    while start < count:
+        stop = min(start + size, count, *(mark for mark in marks if mark > start))
+        parts.append(slice(start, stop))
+        start = stop
+    return parts
 
 
 def _dense(session: Session, weights: Mapping[str, QuantizedWeight]) -> dict[str, Tensor]:

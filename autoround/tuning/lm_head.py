@@ -31,6 +31,7 @@ from autoround.tuning.reconstruct import (
     round_weights,
     tune_weights,
 )
+from autoround.tuning.step_memory import StepMemory
 from autoround.tuning.targets import make_target
 from autoround.types import NON_BLOCK, BlockResult, LayerPlan, QuantizedTensor
 
@@ -82,6 +83,7 @@ def quantize_non_block_layers(
         session.runtime.peak_bytes(),
         kind="non_block",
         layer_errors=errors,
+        peak_reserved_bytes=session.runtime.peak_reserved_bytes(),
     )
     return BlockOutput(dict(weights), {}, result)
 
@@ -130,6 +132,7 @@ def _tune_head(
     factor = None
     if session.tuning.layer(layer.name).init_rounding == GPTQ:
         factor = inverse_cholesky(original.t() @ original)
+    memory = StepMemory(session, units="positions", give_up=lambda on_host: None)
     step = max(1, ROWS_ELEMENTS // width)
     if layer.scheme is not None and layer.scheme.group_size == 0:
         step = len(weight)  # one scale for all of it
@@ -137,7 +140,11 @@ def _tune_head(
     before = after = 0.0
     for rows in weight.split(step):
         target = _target(session, layer, rows, importance, factor)
-        tuned = _tune_rows(session, layer, target, rows, inputs)
+        tuned = memory.run(
+            partial(_tune_rows, session, layer, target, rows, inputs, memory),
+            where=f"layer {layer.name}",
+            batch=STEP_POSITIONS,
+        )
         parts.append(_plain(layer, tuned))
         share = len(rows) / len(weight)
         before, after = before + tuned.loss_before * share, after + tuned.loss_after * share
@@ -166,7 +173,12 @@ def _target(
 
 
 def _tune_rows(
-    session: Session, layer: LayerPlan, target: Target, rows: Tensor, inputs: Tensor
+    session: Session,
+    layer: LayerPlan,
+    target: Target,
+    rows: Tensor,
+    inputs: Tensor,
+    memory: StepMemory,
 ) -> TunedWeights:
     """Tune some rows to put out on the quantized model's inputs what they do on the original's."""
     dtype = session.compute_dtype
@@ -178,7 +190,8 @@ def _tune_rows(
         {layer.name: target},
         Samples(samples, nothing, None),
     )
-    return tune_weights(session, [layer], problem, hyperparameters=_hyperparameters(session))
+    hyperparameters = memory.settle(_hyperparameters(session))
+    return tune_weights(session, [layer], problem, hyperparameters=hyperparameters)
 
 
 def _hyperparameters(session: Session) -> Hyperparameters:

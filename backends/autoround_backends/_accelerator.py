@@ -36,6 +36,9 @@ from autoround_backends._streamed import (
     StreamModule,
 )
 
+#: What errors say that are not torch's allocator's: of cuBLAS, of CUDA's driver, of Level Zero.
+FULL = ("out of memory", "alloc_failed", "out_of_device_memory", "out_of_resources")
+
 
 class DeviceModule(StreamModule, Protocol):
     """The part of ``torch.cuda`` and ``torch.xpu`` that is used here."""
@@ -51,6 +54,9 @@ class DeviceModule(StreamModule, Protocol):
 
     def max_memory_allocated(self, device: torch.device) -> int:
         """Return the peak of allocated bytes."""
+
+    def max_memory_reserved(self, device: torch.device) -> int:
+        """Return the peak of bytes that torch keeps for itself."""
 
     def synchronize(self, device: torch.device) -> None:
         """Wait for queued work."""
@@ -143,6 +149,21 @@ class AcceleratorRuntime(TorchRuntime):
         """Return the peak of bytes allocated on the device."""
         return self._module.max_memory_allocated(self.device)
 
+    def peak_reserved_bytes(self) -> int:
+        """Return the peak of bytes reserved on the device: what other processes cannot have."""
+        return self._module.max_memory_reserved(self.device)
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Tell whether torch's allocator, a library or the driver says that memory is full.
+
+        Args:
+            error: that an operation ended with.
+        """
+        if super().out_of_memory(error):
+            return True
+        text = str(error).lower()
+        return isinstance(error, RuntimeError) and any(words in text for words in FULL)
+
     def synchronize(self) -> None:
         """Wait for queued work."""
         self._module.synchronize(self.device)
@@ -221,10 +242,13 @@ class AcceleratorRuntime(TorchRuntime):
             recorded.kept = kept or []
         except RuntimeError as error:  # of torch, for anything that a graph cannot hold
             reason = str(error).splitlines()[0][:200]
-            self._found["graph"] = Note(f"steps are not recorded as graphs: {reason}", True)
-            return step
-        self._found["graph"] = Note("steps are recorded as graphs")
-        return recorded
+        else:
+            self._found["graph"] = Note("steps are recorded as graphs")
+            return recorded
+        # The error held what the attempt had made; the step itself needs that memory.
+        self.release()
+        self._found["graph"] = Note(f"steps are not recorded as graphs: {reason}", True)
+        return step
 
 
 def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tuple[Ops, Note]:

@@ -38,6 +38,10 @@ class FakeModule:
         self.calls.append(("max_memory_allocated", device))
         return 5 << 20
 
+    def max_memory_reserved(self, device: torch.device) -> int:
+        self.calls.append(("max_memory_reserved", device))
+        return 7 << 20
+
     def synchronize(self, device: torch.device) -> None:
         self.calls.append(("synchronize", device))
 
@@ -62,9 +66,10 @@ def test_a_runtime_asks_its_own_device() -> None:
     assert runtime.device == device
     assert runtime.memory() == Memory(total=8 << 30, free=3 << 30)
     assert runtime.peak_bytes() == 5 << 20
+    assert runtime.peak_reserved_bytes() == 7 << 20
     runtime.synchronize()
     runtime.release()
-    names = ("mem_get_info", "max_memory_allocated", "synchronize")
+    names = ("mem_get_info", "max_memory_allocated", "max_memory_reserved", "synchronize")
     assert module.calls == [*((name, device) for name in names), ("empty_cache", None)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoround.types import BlockPlan, LayerPlan, Plan, Scheme, part_rows
+from autoround.types import BlockPlan, LayerPlan, Plan, Scheme
 
 from ..tiny_quantized import make_plan
 
@@ -32,16 +32,6 @@ BLOCK = BlockPlan(0, "m.0", (PLAIN, STACKED, replace(PLAIN, name="m.0.gate", sch
 )
 def test_a_scheme_in_words(scheme: Scheme, words: str) -> None:
     assert str(scheme) == words
-
-
-@pytest.mark.parametrize("interleaved", [True, False])
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_every_row_is_in_one_part(parts: int, interleaved: bool) -> None:
-    rows = list(range(12))
-    cut = [rows[part_rows(12, part, parts, interleaved=interleaved)] for part in range(parts)]
-    assert sorted(row for own in cut for row in own) == rows
-    assert {len(own) for own in cut} == {12 // parts}
-    assert cut[0][1] - cut[0][0] == (parts if interleaved else 1)
 
 
 def test_a_layer_is_a_module_and_stacked_experts_are_a_parameter() -> None:

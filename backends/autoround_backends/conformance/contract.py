@@ -65,6 +65,13 @@ def _runtime(subject: Subject) -> None:
     runtime.synchronize()
     runtime.release()
     require(runtime.peak_bytes() >= 0, "a peak below zero")
+    reserved = runtime.peak_reserved_bytes()
+    require(reserved >= runtime.peak_bytes(), f"{reserved} bytes reserved, fewer than in use")
+    require(
+        runtime.out_of_memory(torch.OutOfMemoryError("full")) == runtime.own_memory,
+        "torch's own error is not told from others, or is one of the host's memory",
+    )
+    require(not runtime.out_of_memory(ValueError("a shape")), "any error is one of memory")
 
 
 def _puts_back(subject: Subject) -> None:

@@ -145,3 +145,40 @@ def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
     assert float(apart.max()) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
     assert torch.equal(hessian[1], hessian[1].t())
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("hessians", [False, True])
+def test_a_batch_that_broke_off_counts_once(hessians: bool) -> None:
+    """Memory is full between two layers, or between two column blocks; parts of it come again."""
+    samples = torch.randn((6, 4, 520), generator=torch.Generator().manual_seed(0))
+    whole, broken = Importance(hessians=hessians), Importance(hessians=hessians)
+    for start in (0, 3):
+        whole.mask(None)
+        whole.add("early", samples[start : start + 3])
+        whole.add("late", samples[start : start + 3].clone())
+        whole.count("experts", torch.ones(2, dtype=torch.int64))
+
+    def part(start: int, stop: int, *, to: int = 3) -> None:
+        broken.mask(None, stop=stop)
+        broken.add("early", samples[start:stop])
+        if to > 1:
+            broken.add("late", samples[start:stop].clone())
+        if to > 2:
+            broken.count("experts", torch.full((2,), 1 if start else 0))
+
+    part(0, 3)
+    part(3, 6, to=1)  # broke off behind the first layer
+    part(3, 5)
+    broken.count("experts", torch.ones(2, dtype=torch.int64))
+    part(5, 6)
+    for name in ("early", "late"):
+        torch.testing.assert_close(broken.get(name), whole.get(name))
+    assert broken.tokens["experts"].tolist() == [2, 2], "one for each part that was new"
+
+
+def test_hessians_are_given_up_when_they_are_factored() -> None:
+    importance = Importance(hessians=True)
+    importance.mask(None)
+    importance.add("q", torch.ones((1, 2, 8)))
+    importance.release_hessians()
+    assert importance.hessian("q") is None
