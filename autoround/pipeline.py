@@ -27,6 +27,7 @@ from autoround.export.preflight import (
 from autoround.export.run_file import RunFacts, RunRecorder, write_run_files
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter
+from autoround.formats.registry import format_of
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
@@ -45,6 +46,7 @@ from autoround.resume.policy import (
 from autoround.resume.replay import ReplayedBlocks, replay_block
 from autoround.session.block_output import BlockOutput
 from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
+from autoround.session.packed_weights import pack_output, packs_at_once
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, make_runner
 from autoround.settings import FULL
@@ -217,6 +219,8 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
             _replay(tuner, block, None if end_to_end else deliver)
             continue
         output = tuner.tune(block)
+        if store is not None or not end_to_end:
+            output = _pack(session, output)
         if store is not None:
             after = _streams_after(session, block.index)
             whole = session.skeleton.stream is not None
@@ -239,7 +243,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         if store is not None and store.done > len(plan.blocks):
             output = store.read(len(plan.blocks), {}, source=None)
         else:
-            output = quantize_non_block_layers(session, runner, streams)
+            output = _pack(session, quantize_non_block_layers(session, runner, streams))
             if store is not None:
                 store.commit(output, streams=None, names=())
         deliver(output)
@@ -264,6 +268,17 @@ def _replay(tuner: BlockTuner, block: BlockPlan, deliver: Deliver | None) -> Non
             session.store.keep_streams(block.index, streams, names=names)
     if deliver is not None:
         deliver(output)
+
+
+def _pack(session: Session, output: BlockOutput) -> BlockOutput:
+    """Pack a unit once for its record and for the first format, unless nobody asks for that."""
+    first = session.plan.outputs[0]
+    if format_of(first).gguf_types:
+        # Its blocks are made on the host, and so is the record: codes leave the device once.
+        output = output.on(torch.device("cpu"))
+    if session.store is None and not packs_at_once(first.packing):
+        return output
+    return pack_output(output, {layer.name: layer for layer in session.plan.layers}, first)
 
 
 def _on_device(session: Session, output: BlockOutput) -> BlockOutput:

@@ -256,13 +256,18 @@ def _read_journal(folder: Path, data: bytes) -> object:
 
 def _unit() -> bytes:
     """Return what a record says beside its tensors, of a unit of one packed layer."""
-    from autoround.resume.records import pack_layers
+    from autoround.resume.records import record_weights
+    from autoround.session.packed_weights import pack_weights
     from autoround.types import BlockResult, QuantizedTensor, Scheme
 
     codes = torch.arange(64, dtype=torch.uint8).reshape(2, 32) % 16
     layer = QuantizedTensor(codes, torch.ones(2, 1), torch.zeros(2, 1), Scheme(4, 32, True))
     result = dataclasses.asdict(BlockResult(0, "b.0", 0.2, 0.1, 0.5, 3, 2, 9))
-    facts = {"layers": pack_layers({"q": layer})[1], "result": result, "source": 0}
+    facts = {
+        "layers": record_weights(pack_weights({"q": layer}, {}, ""))[1],
+        "result": result,
+        "source": 0,
+    }
     return json.dumps(facts).encode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from autoround.export.model_config import model_config, untie
 from autoround.export.shards import ShardWriter
 from autoround.export.verify import ReadBackCheck, WrittenCheckpoint
 from autoround.formats.registry import format_of, layout_named
-from autoround.formats.written import NUMBER, split
+from autoround.formats.written import NUMBER, matrix_names, split
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
-from autoround.session.block_output import BlockOutput, QuantizedWeight
-from autoround.types import OutputPlan, Plan, QuantizedTensor
+from autoround.session.block_output import BlockOutput, PackedWeight
+from autoround.session.packed_weights import pack_weights, packs_at_once
+from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor
 
 
 class SafetensorsWriter:
@@ -59,34 +60,75 @@ class SafetensorsWriter:
         return self._shards.staging
 
     def add(self, output: BlockOutput) -> None:
-        """Pack the layers of a finished block, and check that they read back."""
-        self._add_layers(output.layers)
-        tied = self._skeleton.tied
-        self.add_unquantized({n: t for n, t in output.kept.items() if n not in tied})
-        self.check.add(output, output.kept)
+        """Pack the layers of a finished block, check that they read back, and write them."""
+        self.write(self.pack(output))
 
-    def _add_layers(self, layers: Mapping[str, QuantizedWeight]) -> None:
-        plain = {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedTensor)}
-        if len(plain) != len(layers):
+    def pack(self, output: BlockOutput) -> list[Mapping[str, Tensor]]:
+        """Return the tensors of a finished block, and run the check's batch through it.
+
+        Args:
+            output: its layers are packed here unless they are in this layout by now.
+
+        Returns:
+            The tensors by their names in the files, on the CPU and in their order.
+
+        Raises:
+            VerificationError: a layer does not come back as it was.
+            FormatError: the format cannot hold a weight, or the value of an unquantized tensor.
+        """
+        packed = self._pack_layers(output)
+        tied = self._skeleton.tied
+        kept = {n: t for n, t in output.kept.items() if n not in tied}
+        self.check.add(output, output.kept)
+        return [packed, self._kept_in_files(kept)]
+
+    def write(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Write what :meth:`pack` made of a block.
+
+        Args:
+            tensors: by their names in the files, on the CPU.
+        """
+        for part in tensors:
+            self._shards.add(part)
+
+    def _pack_layers(self, output: BlockOutput) -> dict[str, Tensor]:
+        plain = {n: w for n, w in output.layers.items() if isinstance(w, QuantizedTensor)}
+        if len(plain) != len(output.layers):
             raise FormatError(f"format {self._part.format} cannot hold super-blocks of scales")
-        if layout_named(self._part.packing).dense:
+        packing = self._part.packing
+        if layout_named(packing).dense:
             weights = {
                 self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
                 for n, layer in plain.items()
             }
-            self._write(weights)
-            return
-        for name, layer in plain.items():
-            matrices = dict(split(self._layers[name], layer))
-            self._shards.add(pack_layers(matrices, self._part.packing))
+            return {n: t.to("cpu") for n, t in self._in_files(weights).items()}
+        if not packs_at_once(packing):
+            tensors: dict[str, Tensor] = {}
+            for name, layer in plain.items():
+                tensors |= pack_layers(dict(split(self._layers[name], layer)), packing)
+            return tensors
+        packed = {n: weight for n, weight in output.packed.items() if weight.is_in(packing)}
+        rest = {n: layer for n, layer in plain.items() if n not in packed}
+        packed |= pack_weights(rest, self._layers, packing)
+        return {
+            name: tensor
+            for layer in plain
+            for name, tensor in _name_tensors(self._layers[layer], packed[layer]).items()
+        }
+
+    def _kept_in_files(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return unquantized tensors as the files hold them; a quantized head's is none."""
+        return self._in_files(
+            {n: t for n, t in tensors.items() if n not in self._quantized_outside}
+        )
+
+    def _in_files(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        written = in_output_dtype(self._part, tensors, float32=self._plan.float32)
+        return file_tensors(self._skeleton, written)
 
     def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors in the dtype of this output; a quantized head's comes by itself."""
-        self._write({n: t for n, t in tensors.items() if n not in self._quantized_outside})
-
-    def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        written = in_output_dtype(self._part, tensors, float32=self._plan.float32)
-        self._shards.add(file_tensors(self._skeleton, written))
+        self._shards.add(self._kept_in_files(tensors))
 
     def add_unmapped(self, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as they are."""
@@ -118,6 +160,18 @@ class SafetensorsWriter:
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
         return self._shards.publish()
+
+
+def _name_tensors(layer: LayerPlan, packed: PackedWeight) -> dict[str, Tensor]:
+    """Return the tensors of a packed layer by their names in the files, matrix by matrix."""
+    names = matrix_names(layer)
+    if not layer.experts:
+        return {f"{names[0]}.{part}": tensor for part, tensor in packed.tensors.items()}
+    return {
+        f"{name}.{part}": tensor[number]
+        for number, name in enumerate(names)
+        for part, tensor in packed.tensors.items()
+    }
 
 
 def file_tensors(skeleton: Skeleton, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from autoround.core.part_rows import part_rows
+from torch import Tensor
+
 from autoround.types import LayerPlan, Plan, QuantizedTensor
 
 #: Stands for an expert's number in ``LayerPlan.files``.
@@ -115,6 +116,71 @@ def _both(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
     return list(found.values())
 
 
+def matrix_names(layer: LayerPlan) -> list[str]:
+    """Return the names of the matrices that a layer is written as, in their order.
+
+    Args:
+        layer: single, or stacked experts: all parts of the first come first.
+    """
+    if not layer.experts:
+        return [layer.file]
+    return [name.replace(NUMBER, str(e)) for e in range(layer.experts) for name in layer.files]
+
+
+def stack_matrices(layer: LayerPlan, tensor: QuantizedTensor) -> QuantizedTensor:
+    """Give a quantized weight an axis of the matrices that it is written as.
+
+    Args:
+        layer: of the plan.
+        tensor: codes uint8 [out, in], experts stacked along ``out``; scale and zero [out, groups],
+            or [1, 1] with one scale for the whole tensor.
+
+    Returns:
+        The weight itself where it is one matrix; else codes [matrices, out of one, in], scale and
+        zero [matrices, out of one, groups] or [1, 1, 1].
+    """
+    if not layer.experts:
+        return tensor
+
+    def by_matrix(part: Tensor) -> Tensor:
+        # Experts are stacked along the outputs, each with the rows of its matrices.
+        if layer.interleaved:
+            turns = part.reshape(layer.experts, -1, layer.parts, part.shape[1])
+            return turns.transpose(1, 2).reshape(layer.experts * layer.parts, -1, part.shape[1])
+        return part.reshape(layer.experts * layer.parts, -1, part.shape[1])
+
+    if tensor.scale.shape[0] == 1:  # one scale for the whole tensor
+        scale, zero = tensor.scale.unsqueeze(0), tensor.zero.unsqueeze(0)
+    else:
+        scale, zero = by_matrix(tensor.scale), by_matrix(tensor.zero)
+    return QuantizedTensor(by_matrix(tensor.codes), scale, zero, tensor.scheme)
+
+
+def unstack_matrices(
+    tensor: QuantizedTensor, experts: int, *, interleaved: bool
+) -> QuantizedTensor:
+    """Undo :func:`stack_matrices`.
+
+    Args:
+        tensor: codes [matrices, out of one, in], scale and zero [matrices, out of one, groups].
+        experts: whose matrices they are.
+        interleaved: whether the rows of an expert's matrices take turns.
+
+    Returns:
+        Codes [out, in], scale and zero [out, groups].
+    """
+
+    def flat(part: Tensor) -> Tensor:
+        matrices, rows, columns = part.shape
+        if not interleaved:
+            return part.reshape(matrices * rows, columns)
+        turns = part.reshape(experts, matrices // experts, rows, columns).transpose(1, 2)
+        return turns.reshape(matrices * rows, columns)
+
+    codes, scale, zero = flat(tensor.codes), flat(tensor.scale), flat(tensor.zero)
+    return QuantizedTensor(codes, scale, zero, tensor.scheme)
+
+
 def split(layer: LayerPlan, tensor: QuantizedTensor) -> Iterator[tuple[str, QuantizedTensor]]:
     """Cut a quantized weight into the matrices it is written as.
 
@@ -129,23 +195,16 @@ def split(layer: LayerPlan, tensor: QuantizedTensor) -> Iterator[tuple[str, Quan
     if not layer.experts:
         yield layer.file, tensor
         return
-    rows, columns = layer.shape[0] // layer.experts, layer.shape[1]
-    # [experts, rows of one, in]: experts are stacked along the outputs.
-    codes = tensor.codes.reshape(layer.experts, rows, columns)
-    scale, zero = tensor.scale, tensor.zero
-    shared = scale.shape[0] == 1  # one scale for the whole tensor
-    if not shared:
-        scale = scale.reshape(layer.experts, rows, -1)
-        zero = zero.reshape(layer.experts, rows, -1)
-    for expert in range(layer.experts):
-        for part, name in enumerate(layer.files):
-            own = part_rows(rows, part, layer.parts, interleaved=layer.interleaved)
-            yield (
-                name.replace(NUMBER, str(expert)),
-                QuantizedTensor(
-                    codes[expert, own].contiguous(),
-                    scale if shared else scale[expert, own].contiguous(),
-                    zero if shared else zero[expert, own].contiguous(),
-                    tensor.scheme,
-                ),
-            )
+    whole = stack_matrices(layer, tensor)
+    shared = whole.scale.shape[0] == 1 and len(whole.codes) != 1
+    for number, name in enumerate(matrix_names(layer)):
+        scales = 0 if shared else number
+        yield (
+            name,
+            QuantizedTensor(
+                whole.codes[number].contiguous(),
+                whole.scale[scales].contiguous(),
+                whole.zero[scales].contiguous(),
+                tensor.scheme,
+            ),
+        )

@@ -21,18 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.errors import OutputError, one_line
+from autoround.errors import FormatError, OutputError, one_line
 from autoround.resume.records import (
-    pack_layers,
     read_facts,
     read_record,
-    unpack_layers,
+    record_weights,
+    recorded_weights,
     write_record,
 )
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.session.block_store import EVERY_BLOCK
 from autoround.session.checkpoints import CheckpointPolicy
+from autoround.session.packed_weights import pack_weights, unpack_weight
 from autoround.settings import FULL, QUANTIZED
 from autoround.storage.durable import make_synced, write_text
 from autoround.storage.files import remove_file, remove_tree
@@ -42,7 +43,7 @@ from autoround.types import BlockResult
 #: The file that says whose journal this is.
 RUN = "run.json"
 #: Version of the layout of a journal.
-LAYOUT = 3
+LAYOUT = 4
 #: Before the names of unquantized tensors; layers have names before the bar.
 KEPT = "|"
 _LOCK = "lock"
@@ -227,7 +228,7 @@ class PassJournal:
         """Make a unit finished: its activation streams first, if they are due, then its record.
 
         Args:
-            output: the unit.
+            output: the unit; weights that are not packed are recorded as codes in their bits.
             streams: inputs of the next block; None where none goes on.
             names: the streams among them that are read again.
             whole: whether unquantized tensors are kept, too, because the model is not read again.
@@ -242,7 +243,8 @@ class PassJournal:
             # Each file of a mapped stream holds the inputs of every second block in any case.
             due = EVERY_BLOCK if streams.mapped or not names else checkpoints
             sums = due.save(lambda: kept.save(names))
-        tensors, layers = pack_layers(output.layers)
+        unpacked = {n: x for n, x in output.layers.items() if n not in output.packed}
+        tensors, layers = record_weights({**output.packed, **pack_weights(unpacked, {}, "")})
         if whole:
             # Copied: files hold no two tensors that share memory.
             tensors |= {KEPT + name: tensor.clone() for name, tensor in output.kept.items()}
@@ -272,10 +274,11 @@ class PassJournal:
         tensors, facts = read_record(path)
         try:
             result, total = result_of(facts["result"]), facts["source"]
-            layers = unpack_layers(tensors, facts["layers"])
+            packed = recorded_weights(tensors, facts["layers"])
+            layers = {name: unpack_weight(weight) for name, weight in packed.items()}
         except (
             *(KeyError, TypeError, ValueError, AttributeError),
-            *(ArithmeticError, RuntimeError),
+            *(ArithmeticError, RuntimeError, FormatError),
         ) as error:
             raise OutputError(
                 f"{path} is damaged ({one_line(error)}); begin again with --restart"
@@ -286,7 +289,7 @@ class PassJournal:
                 "again with --restart"
             )
         recorded = {n.removeprefix(KEPT): t for n, t in tensors.items() if n.startswith(KEPT)}
-        return BlockOutput(layers, {**recorded, **kept}, result, total)
+        return BlockOutput(layers, {**recorded, **kept}, result, total, packed)
 
     def result(self, index: int) -> BlockResult:
         """Return the figures of a finished unit.

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from autoround.formats.gguf.blocks import GgufTensor
+from autoround.formats.registry import layout_named
 from autoround.types import BlockResult, QuantizedTensor
 
 #: A quantized weight, whatever holds its scales.
 QuantizedWeight: TypeAlias = QuantizedTensor | GgufTensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A quantized weight as bytes on the CPU, which its record holds, and files in its layout.
+
+    packing: name of the layout; empty for codes in their bits, with the other parts as they are.
+    tensors: by part; those of stacked experts have an axis of matrices, in the order of the files.
+    facts: JSON values that make a weight of them again.
+    """
+
+    packing: str
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def is_in(self, packing: str) -> bool:
+        """Tell whether the weight is packed in a layout.
+
+        Args:
+            packing: name of the layout.
+        """
+        return bool(self.packing) and layout_named(self.packing) is layout_named(packing)
 
 
 @dataclass(frozen=True)
@@ -21,13 +45,15 @@ class BlockOutput:
 
     layers: quantized weights by layer, on any device. kept: unquantized tensors by the model's own
     names, in the dtype they are written in. result: losses and figures. source: checksum of the
-    tensors that the model holds for it; 0 when no journal is kept.
+    tensors that the model holds for it; 0 when no journal is kept. packed: the same weights by
+    layer, where they are packed by now.
     """
 
     layers: dict[str, QuantizedWeight]
     kept: dict[str, Tensor]
     result: BlockResult
     source: int = 0
+    packed: Mapping[str, PackedWeight] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> BlockOutput:
         """Return the unit with its quantized weights on a device.
@@ -45,7 +71,7 @@ def weight_on(weight: QuantizedWeight, device: torch.device) -> QuantizedWeight:
         weight: on any device.
         device: where it is to be.
     """
-    parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
+    parts = {each.name: getattr(weight, each.name) for each in fields(weight)}
     tensors: dict[str, Any] = {
         n: part.to(device) for n, part in parts.items() if isinstance(part, Tensor)
     }

@@ -21,7 +21,7 @@ from autoround.core import end_to_end as core
 from autoround.core.batches import batches
 from autoround.events import EndToEndStep
 from autoround.model.runner import BlockRunner
-from autoround.session.block_output import BlockOutput
+from autoround.session.block_output import BlockOutput, QuantizedWeight
 from autoround.session.loaded_block import LoadedBlock, load_block
 from autoround.session.session import POSITION_CHUNK, Session
 from autoround.tuning.end_to_end_state import StateKeeper
@@ -187,7 +187,9 @@ def _with_tuned_scales(output: BlockOutput, block: _TunedBlock) -> BlockOutput:
         for name, layer in block.open().layers.items()
     }
     cpu = torch.device("cpu")
-    return replace(output, layers={name: _on(layer, cpu) for name, layer in layers.items()})
+    on_host: dict[str, QuantizedWeight] = {name: _on(layer, cpu) for name, layer in layers.items()}
+    # What was packed for the record is as it was before.
+    return replace(output, layers=on_host, packed={})
 
 
 def _unpack(whole: _EndToEnd, block: _TunedBlock, opened: _Opened) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ MIXTURE = {
 #: Widths in place of those of the scaled models, for tests.
 WIDTHS: dict[str, int] = {}
 #: The phases that are shown first, and those that show what is left.
-PHASES = ("search", "hessian", "steps", "pack", "record", "check", "streams")
+PHASES = ("search", "hessian", "steps", "pack", "check", "streams")
 
 
 def make_model(blocks: int, *, mixture: bool) -> Any:

@@ -25,9 +25,11 @@ from autoround.core.search import (
 )
 from autoround.device.protocol import Runtime
 from autoround.model.importance import Importance
-from autoround.resume.records import pack_layers
-from autoround.types import QuantizedTensor, Scheme
+from autoround.session.packed_weights import pack_weights
+from autoround.types import LayerPlan, QuantizedTensor, Scheme
 
+#: The layout that symmetric weights are packed in by default.
+LAYOUT = "auto_round:auto_gptq"
 #: A case: its name, and what returns the figures of its row.
 Case = tuple[str, Callable[[], Mapping[str, Any]]]
 
@@ -313,7 +315,8 @@ def _packing(block: Block) -> Iterator[Case]:
 
         def pack(layers_of: Any = layers_of) -> dict[str, Any]:
             layers = layers_of()
-            return block.time(lambda: pack_layers(layers), turns=3)
+            plans = {n: LayerPlan(n, x.codes.shape, x.scheme) for n, x in layers.items()}
+            return block.time(lambda: pack_weights(layers, plans, LAYOUT), turns=3)
 
         def dense(layers_of: Any = layers_of) -> dict[str, Any]:
             layers = layers_of()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from autoround.errors import FormatError
-from autoround.formats.format import BaseLayout
 from autoround.formats.parts import assemble, matrix_part, uneven_groups
+from autoround.formats.stacked import StackedLayout, expand_shared
 from autoround.types import QuantizedTensor, Scheme
 
 BITS = 4
@@ -26,42 +26,55 @@ def pack_columns(codes: Tensor) -> Tensor:
     """Pack 4-bit codes along the last axis; meta tensors give the shape.
 
     Args:
-        codes: integers [rows, 8n], values 0 … 15.
+        codes: integers [..., 8n], values 0 … 15.
 
     Returns:
-        int32 [rows, n]; nibble k, from the low bits, is column ORDER[k] of its eight.
+        int32 [..., n]; nibble k, from the low bits, is column ORDER[k] of its eight.
     """
-    rows, columns = codes.shape
+    *lead, columns = codes.shape
     count = columns // len(ORDER)
     if codes.device.type == "meta":
-        return torch.empty((rows, count), dtype=torch.int32, device="meta")
-    # int64: the highest nibble, shifted by 28 bits, leaves int32.
-    eights = codes.reshape(rows, count, len(ORDER)).to(torch.int64)
-    words = torch.zeros((rows, count), dtype=torch.int64, device=codes.device)
+        return torch.empty((*lead, count), dtype=torch.int32, device="meta")
+    eights = codes.reshape(*lead, count, len(ORDER))
+    # No two nibbles have a bit in common, so their sum is their union; int32 wraps at the top.
+    if codes.device.type != "cpu":
+        # All eight at once, four bytes each while they are added up: launches count there.
+        return (eights.to(torch.int32) << _shifts(codes.device)).sum(-1, dtype=torch.int32)
+    words = torch.zeros((*lead, count), dtype=torch.int32)
     for nibble, output in enumerate(ORDER):
-        words |= eights[:, :, output] << (BITS * nibble)
-    # Words above 2**31 - 1 wrap to the negative int32 with the same bits.
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+        words += eights[..., output].to(torch.int32) << (BITS * nibble)
+    return words
+
+
+def _shifts(device: torch.device) -> Tensor:
+    """Return how far up in a word each of its eight outputs is: int32 [8]."""
+    outputs = torch.arange(len(ORDER), dtype=torch.int32, device=device)
+    # The even ones are in the lower half of the word.
+    return (outputs // 2 + len(ORDER) // 2 * (outputs % 2)) * BITS
 
 
 def unpack_columns(words: Tensor) -> Tensor:
     """Undo :func:`pack_columns`.
 
     Args:
-        words: int32 [rows, n].
+        words: int32 [..., n].
 
     Returns:
-        uint8 [rows, 8n].
+        uint8 [..., 8n].
     """
-    rows, count = words.shape
-    out = torch.empty((rows, count, len(ORDER)), dtype=torch.uint8, device=words.device)
+    *lead, count = words.shape
+    shape = (*lead, count, len(ORDER))
+    if words.device.type not in ("cpu", "meta"):
+        values = (words.unsqueeze(-1) >> _shifts(words.device)) & 15
+        return values.to(torch.uint8).reshape(*lead, count * len(ORDER))
+    out = torch.empty(shape, dtype=torch.uint8, device=words.device)
     if words.device.type != "meta":
         for nibble, output in enumerate(ORDER):
-            out[:, :, output] = ((words >> (BITS * nibble)) & 15).to(torch.uint8)
-    return out.reshape(rows, count * len(ORDER))
+            out[..., output] = ((words >> (BITS * nibble)) & 15).to(torch.uint8)
+    return out.reshape(*lead, count * len(ORDER))
 
 
-class AwqLayout(BaseLayout):
+class AwqLayout(StackedLayout):
     """AWQ's tensors, under the name of one of the formats that use them."""
 
     parts: tuple[str, ...] = ("qweight", "qzeros", "scales")
@@ -79,28 +92,35 @@ class AwqLayout(BaseLayout):
             return f"its output width {shape[0]} is not a multiple of {len(ORDER)}, which AWQ needs"
         return uneven_groups(shape[1], scheme, reader="AWQ")
 
-    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; meta tensors give shapes.
+    def lay_out(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay weights out without a look at their values; meta tensors give shapes.
 
         Args:
-            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+            layer: codes [..., out, in], scale and zero [..., out, groups] or ones for the sizes
+                of a per-tensor scheme.
 
         Returns:
-            ``qweight`` int32 [in, out/8], ``qzeros`` int32 [groups, out/8] and ``scales``
-            [groups, out].
+            ``qweight`` int32 [..., in, out/8], ``qzeros`` int32 [..., groups, out/8] and
+            ``scales`` [..., groups, out].
 
         Raises:
             FormatError: the weight does not have 4 bits.
         """
         if layer.scheme.bits != BITS:
             raise FormatError(f"AWQ holds {BITS} bits, not {layer.scheme.bits}")
-        rows = layer.codes.shape[0]
         return {
             # Transposed: AWQ packs along the outputs, and its rows are inputs.
-            "qweight": pack_columns(layer.codes.t()),
-            "qzeros": pack_columns(layer.zero.expand(rows, -1).t()),
-            "scales": layer.scale.expand(rows, -1).t().contiguous(),
+            "qweight": pack_columns(layer.codes.mT),
+            "qzeros": pack_columns(expand_shared(layer.zero, layer).mT),
+            "scales": expand_shared(layer.scale, layer).mT.contiguous(),
         }
+
+    def take_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
+    ) -> QuantizedTensor:
+        """Undo :meth:`lay_out` without checks: for tensors that it made."""
+        codes, zero = (unpack_columns(tensors[part]).mT for part in ("qweight", "qzeros"))
+        return QuantizedTensor(codes, tensors["scales"].mT, zero, scheme)
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -115,8 +135,9 @@ class AwqLayout(BaseLayout):
         qweight, qzeros, scales = (
             matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
         )
-        codes, zero = unpack_columns(qweight).t(), unpack_columns(qzeros).t()
-        return assemble(codes, scales.t(), zero, scheme, name=name)
+        parts = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
+        layer = self.take_apart(parts, scheme, qweight.shape[0])
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
 
 #: As AWQ's own programs write them, and as AutoRound does.

@@ -14,17 +14,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.packing import pack_ragged_rows, packed_length, unpack_ragged_rows
+from autoround.core.packing import (
+    pack_ragged_rows_unchecked,
+    packed_length,
+    unpack_ragged_rows,
+)
 from autoround.errors import FormatError
-from autoround.formats.format import BaseLayout
 from autoround.formats.parts import assemble, matrix_part, uneven_groups
+from autoround.formats.stacked import Fault, StackedLayout, expand_shared
 from autoround.types import LEGAL_BITS, QuantizedTensor, Scheme
 
 #: Widths that are read and written; the library has 1 bit as well, which no grid here has.
 BITS = LEGAL_BITS
 
 
-class PackQuantizedLayout(BaseLayout):
+class PackQuantizedLayout(StackedLayout):
     """The tensors of ``pack-quantized`` layers."""
 
     name = "pack-quantized"
@@ -47,38 +51,58 @@ class PackQuantizedLayout(BaseLayout):
             )
         return uneven_groups(shape[1], scheme, reader="compressed-tensors")
 
-    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; meta tensors give shapes.
+    def faults(self, layer: QuantizedTensor) -> list[Fault]:
+        """Return what would keep the layout from holding a weight: zeros off the middle level."""
+        if not layer.scheme.sym:
+            return []
+        error = FormatError("a symmetric layer has a zero point off the middle level")
+        return [Fault((layer.zero != 2 ** (layer.scheme.bits - 1)).any(), error)]
+
+    def lay_out(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay weights out without a look at their values; meta tensors give shapes.
 
         Args:
-            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+            layer: codes [..., out, in], scale and zero [..., out, groups] or ones for the sizes
+                of a per-tensor scheme.
 
         Returns:
-            ``weight_packed`` int32 [out, in*bits/32], ``weight_scale`` [out, groups],
-            ``weight_shape`` int64 [2] and, if asymmetric, ``weight_zero_point`` int32
-            [out*bits/32, groups]; numbers of words are rounded up.
+            ``weight_packed`` int32 [..., out, in*bits/32], ``weight_scale`` [..., out, groups],
+            ``weight_shape`` int64 [..., 2] and, if asymmetric, ``weight_zero_point`` int32
+            [..., out*bits/32, groups]; numbers of words are rounded up.
 
         Raises:
-            FormatError: it has other bits, or is called symmetric and is not.
+            FormatError: it has other bits.
         """
-        bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
+        bits, (*lead, rows, columns) = layer.scheme.bits, layer.codes.shape
         reason = self.illegal(layer.scheme)
         if reason:
             raise FormatError(f"compressed-tensors cannot hold {layer.scheme}: {reason}")
+        shape = torch.tensor([rows, columns], dtype=torch.int64, device=layer.codes.device)
         tensors = {
-            # The first axis is packed: the inputs are turned there, and back.
-            "weight_packed": pack_ragged_rows(layer.codes.t(), bits).t().contiguous(),
-            "weight_scale": layer.scale.expand(rows, -1).contiguous(),
-            "weight_shape": torch.tensor(
-                [rows, columns], dtype=torch.int64, device=layer.codes.device
-            ),
+            # The axis before the last is packed: the inputs are turned there, and back.
+            "weight_packed": pack_ragged_rows_unchecked(layer.codes.mT, bits).mT.contiguous(),
+            "weight_scale": expand_shared(layer.scale, layer).contiguous(),
+            "weight_shape": shape.expand(*lead, 2).contiguous(),
         }
         if not layer.scheme.sym:
-            packed = pack_ragged_rows(layer.zero.expand(rows, -1), bits)
+            packed = pack_ragged_rows_unchecked(expand_shared(layer.zero, layer), bits)
             tensors["weight_zero_point"] = packed.contiguous()
-        elif layer.zero.device.type != "meta" and not bool((layer.zero == 2 ** (bits - 1)).all()):
-            raise FormatError("a symmetric layer has a zero point off the middle level")
         return tensors
+
+    def take_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
+    ) -> QuantizedTensor:
+        """Undo :meth:`lay_out` without checks: for tensors that it made."""
+        packed, scale = tensors["weight_packed"], tensors["weight_scale"]
+        codes = unpack_ragged_rows(packed.mT, scheme.bits, columns).mT
+        # Symmetric layers store no zero points: all are the middle level.
+        if scheme.sym:
+            middle = 2 ** (scheme.bits - 1)
+            zero = torch.full(scale.shape, middle, dtype=torch.uint8, device=codes.device)
+        else:
+            words = tensors["weight_zero_point"]
+            zero = unpack_ragged_rows(words, scheme.bits, packed.shape[-2])
+        return QuantizedTensor(codes, scale, zero, scheme)
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -98,21 +122,17 @@ class PackQuantizedLayout(BaseLayout):
                 f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
             )
         columns = _columns(packed, scale, tensors.get("weight_shape"), scheme, name=name)
-        codes = unpack_ragged_rows(packed.t(), scheme.bits, columns).t()
-        # Symmetric layers store no zero points: all are the middle level.
-        if scheme.sym:
-            zero = torch.full(
-                scale.shape, 2 ** (scheme.bits - 1), dtype=torch.uint8, device=codes.device
-            )
-        else:
+        parts = {"weight_packed": packed, "weight_scale": scale}
+        if not scheme.sym:
             words = matrix_part(tensors, "weight_zero_point", name)
             if words.shape[0] != packed_length(packed.shape[0], scheme.bits):
                 raise FormatError(
                     f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
                     f"{packed.shape[0]} values of {scheme.bits} bits"
                 )
-            zero = unpack_ragged_rows(words, scheme.bits, packed.shape[0])
-        return assemble(codes, scale, zero, scheme, name=name)
+            parts["weight_zero_point"] = words
+        layer = self.take_apart(parts, scheme, columns)
+        return assemble(layer.codes, scale, layer.zero, scheme, name=name)
 
 
 def _columns(

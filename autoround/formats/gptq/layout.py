@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
 from autoround.errors import FormatError
-from autoround.formats.format import BaseLayout
 from autoround.formats.parts import assemble, matrix_part
+from autoround.formats.stacked import Fault, StackedLayout, expand_shared
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -53,7 +53,7 @@ def _refuse_other_version(zero: Tensor, bits: int, name: str) -> None:
         )
 
 
-class GptqLayout(BaseLayout):
+class GptqLayout(StackedLayout):
     """GPTQ's tensors in one of their versions.
 
     Args:
@@ -86,37 +86,49 @@ class GptqLayout(BaseLayout):
                 return f"its {what} width {size} is not a multiple of {BLOCK}, which packing needs"
         return ""
 
-    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; meta tensors give shapes.
+    def faults(self, layer: QuantizedTensor) -> list[Fault]:
+        """Return what would keep the layout from holding a weight: version 1, and a zero of 0."""
+        if self.version != 1:
+            return []
+        # Readers that take zero points modulo 2**bits have it back, others do not.
+        error = FormatError("GPTQ version 1 cannot hold a zero point of 0")
+        return [Fault((layer.zero == 0).any(), error)]
+
+    def lay_out(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay weights out without a look at their values; meta tensors give shapes.
 
         Args:
-            layer: codes [out, in], scale and zero [out, groups] or [1, 1] for a per-tensor scheme.
+            layer: codes [..., out, in], scale and zero [..., out, groups] or ones for the sizes
+                of a per-tensor scheme.
 
         Returns:
-            ``qweight`` int32 [in/32*bits, out], ``qzeros`` int32 [groups, out/32*bits], ``scales``
-            [groups, out] and, where it is written, ``g_idx`` int32 [in].
-
-        Raises:
-            FormatError: version 1, and a zero point is 0.
+            ``qweight`` int32 [..., in/32*bits, out], ``qzeros`` int32 [..., groups, out/32*bits],
+            ``scales`` [..., groups, out] and, where it is written, ``g_idx`` int32 [..., in].
         """
-        bits, (rows, columns) = layer.scheme.bits, layer.codes.shape
-        scale, zero = layer.scale.expand(rows, -1), layer.zero.expand(rows, -1)
+        bits, columns = layer.scheme.bits, layer.codes.shape[-1]
+        scale, zero = expand_shared(layer.scale, layer), expand_shared(layer.zero, layer)
         if self.version == 1:
-            if zero.device.type != "meta" and not bool(zero.all()):
-                raise FormatError("GPTQ version 1 cannot hold a zero point of 0")
             zero = zero - 1
         tensors = {
-            # pack_rows packs its first axis: the inputs of the codes, the outputs of zero points.
-            "qweight": pack_rows(layer.codes.t(), bits).contiguous(),
-            "qzeros": pack_rows(zero, bits).t().contiguous(),
-            "scales": scale.t().contiguous(),
+            # The axis before the last is packed: inputs of the codes, outputs of zero points.
+            "qweight": pack_rows_unchecked(layer.codes.mT, bits).contiguous(),
+            "qzeros": pack_rows_unchecked(zero, bits).mT.contiguous(),
+            "scales": scale.mT.contiguous(),
         }
         # Neighbours share a group; converting a desc_act file puts its own index in this place.
         if self.ordered:
             width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
-            index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device)
-            tensors["g_idx"] = index // width
+            index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device) // width
+            tensors["g_idx"] = index.expand(*layer.codes.shape[:-2], -1).contiguous()
         return tensors
+
+    def take_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
+    ) -> QuantizedTensor:
+        """Undo :meth:`lay_out` without checks: for tensors that it made."""
+        codes = unpack_rows(tensors["qweight"], scheme.bits).mT
+        zero = _zeros(tensors["qzeros"].mT, scheme.bits, self.version)
+        return QuantizedTensor(codes, tensors["scales"].mT, zero, scheme)
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -135,11 +147,11 @@ class GptqLayout(BaseLayout):
                 f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit "
                 "values"
             )
-        codes = unpack_rows(qweight, scheme.bits).t()
-        zero = _zeros(qzeros.t(), scheme.bits, self.version)
+        parts = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
+        layer = self.take_apart(parts, scheme, qweight.shape[0] // scheme.bits * BLOCK)
         if scheme.sym:
-            _refuse_other_version(zero, scheme.bits, name)
-        return assemble(codes, scales.t(), zero, scheme, name=name)
+            _refuse_other_version(layer.zero, scheme.bits, name)
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

@@ -14,17 +14,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autoround.core.packing import BLOCK, pack_rows, unpack_rows
+from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
 from autoround.errors import FormatError
-from autoround.formats.format import BaseLayout
 from autoround.formats.parts import assemble, inexact_values, matrix_part
+from autoround.formats.stacked import StackedLayout
 from autoround.types import QuantizedTensor, Scheme
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 
-class MlxLayout(BaseLayout):
+class MlxLayout(StackedLayout):
     """The tensors of MLX's affine quantization."""
 
     name = "mlx"
@@ -47,14 +47,14 @@ class MlxLayout(BaseLayout):
             )
         return ""
 
-    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
-        """Lay a quantized weight out; meta tensors give shapes.
+    def lay_out(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay weights out without a look at their values; meta tensors give shapes.
 
         Args:
-            layer: codes [out, in], scale and zero [out, groups].
+            layer: codes [..., out, in], scale and zero [..., out, groups].
 
         Returns:
-            ``weight`` uint32 [out, in*bits/32], ``scales`` and ``biases`` [out, groups].
+            ``weight`` uint32 [..., out, in*bits/32], ``scales`` and ``biases`` [..., out, groups].
 
         Raises:
             FormatError: MLX has no such bits or groups.
@@ -62,7 +62,7 @@ class MlxLayout(BaseLayout):
         reason = self.illegal(layer.scheme)
         if reason:
             raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
-        packed = pack_rows(layer.codes.t(), layer.scheme.bits).t().contiguous()
+        packed = pack_rows_unchecked(layer.codes.mT, layer.scheme.bits).mT.contiguous()
         # In float32: the product is rounded once, when it is stored.
         bias = -(layer.scale.float() * layer.zero.float())
         return {
@@ -70,6 +70,16 @@ class MlxLayout(BaseLayout):
             "scales": layer.scale.contiguous(),
             "biases": bias.to(layer.scale.dtype).contiguous(),
         }
+
+    def take_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
+    ) -> QuantizedTensor:
+        """Undo :meth:`lay_out` without checks: for tensors that it made."""
+        codes = unpack_rows(tensors["weight"].view(torch.int32).mT, scheme.bits).mT
+        scale = tensors["scales"]
+        # bias = -scale * zero, so that this is the zero point but for the rounding of the bias.
+        zero = (-tensors["biases"].float() / scale.float()).round().to(torch.uint8)
+        return QuantizedTensor(codes, scale, zero, scheme)
 
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str

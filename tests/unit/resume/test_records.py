@@ -16,15 +16,14 @@ from autoround.errors import OutputError
 from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.gguf.tensors import nested_tensor
 from autoround.resume.records import (
-    pack_codes,
-    pack_layers,
     read_record,
-    unpack_codes,
-    unpack_layers,
+    record_weights,
+    recorded_weights,
     write_record,
 )
 from autoround.session.block_output import QuantizedWeight
-from autoround.types import QuantizedTensor, Scheme
+from autoround.session.packed_weights import pack_weights, unpack_weight
+from autoround.types import Scheme
 
 from ...tiny_quantized import nearest
 
@@ -49,8 +48,11 @@ def layers() -> dict[str, QuantizedWeight]:
 
 def test_layers_are_what_they_were(tmp_path: Path) -> None:
     own = layers()
-    write_record(tmp_path / "record", *pack_layers(own))
-    found = unpack_layers(*read_record(tmp_path / "record"))
+    packed = pack_weights(own, {}, "")
+    write_record(tmp_path / "record", *record_weights(packed))
+    back = recorded_weights(*read_record(tmp_path / "record"))
+    assert {name: one.packing for name, one in back.items()} == dict.fromkeys(own, "")
+    found = {name: unpack_weight(one) for name, one in back.items()}
     assert list(found) == list(own)
     for name, layer in own.items():
         other = found[name]
@@ -92,7 +94,7 @@ def test_a_record_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
 def test_any_byte_that_changes_is_told(tmp_path: Path) -> None:
     path = tmp_path / "record"
     layer = nearest(torch.randn(4, 32), Scheme(4, 32, True))
-    write_record(path, *pack_layers({"layer": layer}))
+    write_record(path, *record_weights(pack_weights({"layer": layer}, {}, "")))
     whole = path.read_bytes()
     header = int.from_bytes(whole[:8], "little")
     places = np.random.default_rng(0).integers(0, len(whole), 150)
@@ -123,27 +125,3 @@ def test_a_file_of_somebody_else_is_no_record(tmp_path: Path) -> None:
         save_file({"a": torch.ones(2)}, tmp_path / "record", metadata=metadata)
         with pytest.raises(OutputError, match="record is damaged"):
             read_record(tmp_path / "record")
-
-
-@pytest.mark.parametrize("shape", [(1,), (32,), (3, 11), (2, 3, 32), (64, 5), (0, 4)])
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_codes_take_their_bits_and_no_more_than_a_last_word(
-    bits: int, shape: tuple[int, ...]
-) -> None:
-    codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8)
-    words = pack_codes(codes, bits)
-    assert words.numel() == -(-codes.numel() // 32) * bits
-    assert torch.equal(unpack_codes(words, bits, shape=list(shape)), codes)
-
-
-def test_codes_are_stored_in_the_bits_of_the_largest() -> None:
-    scheme = Scheme(4, 32, True)
-    for largest, bits in ((0, 1), (1, 1), (3, 2), (15, 4)):
-        codes = torch.full((4, 32), largest, dtype=torch.uint8)
-        ones = torch.ones(4, 1)
-        layer = QuantizedTensor(codes, ones.half(), ones.byte(), scheme)
-        tensors, facts = pack_layers({"layer": layer})
-        assert facts["layer"]["bits"] == bits
-        assert tensors["layer|codes"].numel() == 4 * bits
-        back = unpack_layers(tensors, facts)["layer"]
-        assert torch.equal(back.codes, codes)

@@ -1,0 +1,163 @@
+"""Layouts that lay out many matrices of one shape at once, and read nothing while they do.
+
+An accelerator packs all experts of a layer in as many launches as one matrix takes, and the host
+does not wait for it: what :meth:`StackedLayout.faults` finds and whether the tensors unpack to what
+was packed are flags on the device, read together by who packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoround.core.packing import no_room, out_of_range
+from autoround.formats.format import BaseLayout
+from autoround.types import QuantizedTensor, Scheme
+
+
+class Fault(NamedTuple):
+    """What would be wrong with a weight.
+
+    present: bool [], on the weight's device. error: what is raised where it is true.
+    """
+
+    present: Tensor
+    error: Exception
+
+
+def raise_first(faults: Sequence[Fault]) -> None:
+    """Read the flags of faults, all at once, and raise the first that is present.
+
+    Args:
+        faults: on one device.
+
+    Raises:
+        Exception: the error of the first fault that is present.
+    """
+    if not faults:
+        return
+    present: list[bool] = torch.stack([fault.present for fault in faults]).to("cpu").tolist()
+    for fault, is_present in zip(faults, present, strict=True):
+        if is_present:
+            raise fault.error
+
+
+class StackedLayout(BaseLayout):
+    """A layout whose tensors may have a leading axis of matrices, to derive others from.
+
+    Codes are then uint8 [matrices, out, in], scale and zero [matrices, out, groups] or, with one
+    scale a tensor, [1, 1, 1]; each tensor of the layout has the axis, too.
+    """
+
+    def faults(self, layer: QuantizedTensor) -> list[Fault]:
+        """Return what the layout cannot hold, and unpacking would not show; nothing is read.
+
+        Args:
+            layer: with at least one code, not on meta; with or without a leading axis.
+        """
+        return []
+
+    def lay_out(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay weights out without a look at their values; meta tensors give shapes.
+
+        Args:
+            layer: with or without a leading axis.
+
+        Returns:
+            The tensors by part, contiguous.
+        """
+        raise NotImplementedError
+
+    def take_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
+    ) -> QuantizedTensor:
+        """Undo :meth:`lay_out` without checks: for tensors that it made.
+
+        Args:
+            tensors: by part, with or without a leading axis.
+            scheme: of the weights.
+            columns: input width.
+
+        Returns:
+            The weights; one scale a tensor comes back as one a channel.
+        """
+        raise NotImplementedError
+
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Read a quantized weight back from tensors of any program; meta tensors give shapes.
+
+        Args:
+            tensors: by part, of one matrix.
+            scheme: as the config says; one scale a tensor reads back as one a channel.
+            name: of the layer, for messages.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        raise NotImplementedError
+
+    def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
+        """Lay a quantized weight out as tensors; meta tensors give shapes.
+
+        Args:
+            layer: codes uint8 [out, in], scale and zero [out, groups] or, with one scale a tensor,
+                [1, 1].
+
+        Returns:
+            The tensors by part.
+
+        Raises:
+            FormatError: the layout cannot hold the weight.
+            ValueError: a code has more bits than the scheme.
+        """
+        tensors = self.lay_out(layer)
+        if layer.codes.device.type != "meta" and layer.codes.numel():
+            bits = layer.scheme.bits
+            spilt = Fault(out_of_range(layer.codes, bits), ValueError(no_room(bits)))
+            raise_first([spilt, *self.faults(layer)])
+        return tensors
+
+
+def expand_shared(part: Tensor, layer: QuantizedTensor) -> Tensor:
+    """Return scales or zero points with one for each output, where there is one for all.
+
+    Args:
+        part: [..., out, groups], or ones in place of the sizes before the last.
+        layer: whose part it is.
+    """
+    return part.expand(*layer.codes.shape[:-1], -1)
+
+
+def differences(layer: QuantizedTensor, other: QuantizedTensor, error: Exception) -> list[Fault]:
+    """Return whether a weight differs from another of its shape, by value; nothing is read.
+
+    Args:
+        layer: one of them; one scale a tensor equals as many of its value.
+        other: the other one.
+        error: what a difference raises.
+    """
+    pairs = ((layer.codes, other.codes), (layer.scale, other.scale), (layer.zero, other.zero))
+    # What is not a number differs from everything, itself included.
+    return [Fault((ours != theirs).any(), error) for ours, theirs in pairs]
+
+
+def part_of(layer: QuantizedTensor, matrices: slice) -> QuantizedTensor:
+    """Return some matrices of stacked weights.
+
+    Args:
+        layer: with a leading axis.
+        matrices: which of them.
+    """
+    shared = layer.scale.shape[0] == 1 and layer.codes.shape[0] != 1
+    return replace(
+        layer,
+        codes=layer.codes[matrices],
+        scale=layer.scale if shared else layer.scale[matrices],
+        zero=layer.zero if shared else layer.zero[matrices],
+    )
