@@ -26,7 +26,7 @@ from autoround.export.preflight import (
 )
 from autoround.export.run_file import RunFacts, RunRecorder, write_run_files
 from autoround.export.staging import Staging
-from autoround.export.writer import OutputWriter
+from autoround.export.writer import OutputWriter, add_outside_blocks
 from autoround.formats.registry import format_of
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
@@ -45,10 +45,10 @@ from autoround.resume.policy import (
 )
 from autoround.resume.replay import ReplayedBlocks, replay_block
 from autoround.session.block_output import BlockOutput
-from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
+from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.packed_weights import pack_output, packs_at_once
 from autoround.session.prefetch import BlockPrefetcher
-from autoround.session.session import Placement, Session, make_runner
+from autoround.session.session import Placement, Session, choose_checkpoints, make_runner
 from autoround.settings import FULL
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
@@ -120,18 +120,6 @@ def run(
             raise
         _clear(journal, sink)
         return result
-
-
-def choose_checkpoints(session: Session) -> CheckpointPolicy:
-    """Return when the activation streams of a pass are saved.
-
-    Args:
-        session: the pass. A block takes seconds on a device of its own, and saving them as long;
-            blocks of a streamed model are not there to be run again.
-    """
-    if session.runtime.own_memory and session.skeleton.stream is None:
-        return RareCheckpoints()
-    return EveryBlock()
 
 
 def _clear(journal: Journal, sink: Sink) -> None:
@@ -366,15 +354,7 @@ def _write_rest(
     results: Sequence[BlockResult],
 ) -> None:
     """Hand over what lies outside the blocks, and the reports."""
-    skeleton = session.skeleton
-    for name in skeleton.names_outside_blocks():
-        tensors = skeleton.read([name])
-        for writer in writers:
-            writer.add_unquantized(tensors)
-    for name in skeleton.unmapped:
-        tensors = skeleton.source.read([name])
-        for writer in writers:
-            writer.add_unmapped(tensors)
+    add_outside_blocks(session.skeleton, writers)
     texts = {
         "recipe.yaml": prepared.recipe.to_yaml(),
         "plan.json": to_json(plan_record(session.plan), indent=1) + "\n",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from autoround.export.verify import ReadBackCheck
+from autoround.model.skeleton import Skeleton
 from autoround.session.block_output import BlockOutput
 
 
@@ -45,3 +46,20 @@ class OutputWriter(Protocol):
 
     def publish(self) -> int:
         """Move the complete folder into place; returns its bytes."""
+
+
+def add_outside_blocks(skeleton: Skeleton, writers: Sequence[OutputWriter]) -> None:
+    """Hand every writer the tensors that lie outside the blocks, one at a time.
+
+    Args:
+        skeleton: the model.
+        writers: of all formats.
+    """
+    for name in skeleton.names_outside_blocks():
+        tensors = skeleton.read([name])
+        for writer in writers:
+            writer.add_unquantized(tensors)
+    for name in skeleton.unmapped:
+        tensors = skeleton.source.read([name])
+        for writer in writers:
+            writer.add_unmapped(tensors)

@@ -13,7 +13,7 @@ from autoround.events import Sink
 from autoround.model.runner import BlockRunner, call_block
 from autoround.model.skeleton import Skeleton
 from autoround.session.block_store import EVERY_BLOCK, BlockStore
-from autoround.session.checkpoints import CheckpointPolicy
+from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
 from autoround.settings import TuningSettings
 from autoround.types import Estimate, LayerPlan, Plan
 
@@ -95,6 +95,18 @@ class Session:
         """The layers outside the blocks that this pass quantizes."""
         names = frozenset(self.tuning.non_block_layers)
         return [layer for layer in self.plan.kept if layer.name in names]
+
+
+def choose_checkpoints(session: Session) -> CheckpointPolicy:
+    """Return when the activation streams of a pass are saved.
+
+    Args:
+        session: the pass. A block takes seconds on a device of its own, and saving them as long;
+            blocks of a streamed model are not there to be run again.
+    """
+    if session.runtime.own_memory and session.skeleton.stream is None:
+        return RareCheckpoints()
+    return EveryBlock()
 
 
 def make_runner(session: Session, *, compiled: bool = True) -> BlockRunner:

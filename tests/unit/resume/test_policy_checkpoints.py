@@ -14,11 +14,12 @@ import pytest
 
 from autoround.device.registry import open_device
 from autoround.model.skeleton import open_model
-from autoround.pipeline import choose_checkpoints, run
+from autoround.pipeline import run
 from autoround.preparation import Request
 from autoround.resume.journal import blocks_in, journal_of
 from autoround.resume.records import read_facts
 from autoround.session.checkpoints import EveryBlock, RareCheckpoints, Save
+from autoround.session.session import choose_checkpoints
 from autoround.types import Destination
 
 from ...faults import count, killed
