@@ -27,12 +27,12 @@ from autoround.export.preflight import (
 from autoround.export.run_file import RunFacts, RunRecorder, write_run_files
 from autoround.export.staging import Staging
 from autoround.export.writer import OutputWriter, add_outside_blocks
-from autoround.formats.registry import format_of
 from autoround.mixed_precision.budget import ALLOCATION_FILE
 from autoround.model.skeleton import not_streamed
 from autoround.planning.code_roles import refuse_partial
 from autoround.planning.estimate import quantized_bits
 from autoround.preparation import Prepared, Request, computing, prepare
+from autoround.resume.commit import choose_tasks, commit_unit, on_device, pack_unit
 from autoround.resume.fingerprint import fingerprint, machine_facts
 from autoround.resume.journal import Journal
 from autoround.resume.policy import (
@@ -46,9 +46,9 @@ from autoround.resume.policy import (
 from autoround.resume.replay import ReplayedBlocks, replay_block
 from autoround.session.block_output import BlockOutput
 from autoround.session.checkpoints import CheckpointPolicy
-from autoround.session.packed_weights import pack_output, packs_at_once
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, choose_checkpoints, make_runner
+from autoround.session.task_queue import Behind, TaskQueue
 from autoround.settings import FULL
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
@@ -177,6 +177,7 @@ def _open_sessions(
             sink,
             store=stores[number] if stored else None,
             placement=Placement.of(estimate, stored=stored),
+            tasks=choose_tasks(request.runtime),
         )
         for number, plan in enumerate(passes)
     ]
@@ -208,12 +209,9 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
             continue
         output = tuner.tune(block)
         if store is not None or not end_to_end:
-            output = _pack(session, output)
+            output = pack_unit(session, output)
         if store is not None:
-            after = _streams_after(session, block.index)
-            whole = session.skeleton.stream is not None
-            policy = session.checkpoints
-            store.commit(output, streams=streams, names=after, whole=whole, checkpoints=policy)
+            commit_unit(session, output, streams, names=_streams_after(session, block.index))
         session.sink(BlockDone(output.result, len(plan.blocks)))
         if not end_to_end:
             deliver(output)
@@ -221,6 +219,8 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
             # All blocks together are more than a device holds.
             finished.append(output.on(torch.device("cpu")))
         session.runtime.release()
+    # Records are read from here on, and the files of the streams deleted.
+    session.tasks.drain()
     if end_to_end and streams is not None:
         steps = plan.tuning.end_to_end.steps
         session.sink(StageStarted("end_to_end", f"{steps} steps over the whole model"))
@@ -231,10 +231,11 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         if store is not None and store.done > len(plan.blocks):
             output = store.read(len(plan.blocks), {}, source=None)
         else:
-            output = _pack(session, quantize_non_block_layers(session, runner, streams))
+            output = pack_unit(session, quantize_non_block_layers(session, runner, streams))
             if store is not None:
-                store.commit(output, streams=None, names=())
+                commit_unit(session, output, None, names=())
         deliver(output)
+    session.tasks.drain()
     if streams is not None and streams.files is not None and not end_to_end:
         streams.files.remove()
 
@@ -245,7 +246,7 @@ def _replay(tuner: BlockTuner, block: BlockPlan, deliver: Deliver | None) -> Non
     behind = streams is not None and block.index >= streams.blocks
     if deliver is None and not behind:
         return
-    output = _on_device(session, replay_block(session, block.index))
+    output = on_device(session, replay_block(session, block.index))
     if behind:
         assert session.store is not None
         assert streams is not None
@@ -256,24 +257,6 @@ def _replay(tuner: BlockTuner, block: BlockPlan, deliver: Deliver | None) -> Non
             session.store.keep_streams(block.index, streams, names=names)
     if deliver is not None:
         deliver(output)
-
-
-def _pack(session: Session, output: BlockOutput) -> BlockOutput:
-    """Pack a unit once for its record and for the first format, unless nobody asks for that."""
-    first = session.plan.outputs[0]
-    if format_of(first).gguf_types:
-        # Its blocks are made on the host, and so is the record: codes leave the device once.
-        output = output.on(torch.device("cpu"))
-    if session.store is None and not packs_at_once(first.packing):
-        return output
-    return pack_output(output, {layer.name: layer for layer in session.plan.layers}, first)
-
-
-def _on_device(session: Session, output: BlockOutput) -> BlockOutput:
-    """Bring a block from its record to where it is packed, unless memory there is short."""
-    if not session.runtime.own_memory or session.tuning.low_memory:
-        return output
-    return output.on(session.runtime.device)
 
 
 def _streams_after(session: Session, index: int) -> tuple[str, ...]:
@@ -317,14 +300,14 @@ def write_passes(
                 names = ", ".join(part.format for part in session.plan.outputs)
                 session.sink(StageStarted("pass", f"{number} of {len(sessions)}: {names}"))
             writers = [open_writer(session, part, target) for part in session.plan.outputs]
+            tasks = session.tasks
             begun, done = time.perf_counter(), len(results)
-
-            def deliver(output: BlockOutput, writers: list[OutputWriter] = writers) -> None:
-                for writer in writers:
-                    writer.add(output)
-                results.append(output.result)
-
-            produce(session, deliver)
+            deliver = _deliver_to(writers, tasks, results)
+            with ExitStack() as ending:
+                # It has ended before a folder goes that it writes to.
+                if isinstance(tasks, Behind):
+                    ending.enter_context(tasks)
+                produce(session, deliver)
             tuning_seconds += max(0.0, time.perf_counter() - begun)
             session.sink(StageStarted("write", str(folder)))
             _write_rest(prepared, session, writers, results[done:])
@@ -345,6 +328,24 @@ def write_passes(
         tuning_seconds=tuning_seconds,
         disk_bytes=size,
     )
+
+
+def _deliver_to(
+    writers: Sequence[OutputWriter], tasks: TaskQueue, results: list[BlockResult]
+) -> Deliver:
+    """Return what packs units for some writers, and has the files written behind the tuning."""
+
+    def deliver(output: BlockOutput) -> None:
+        packed = [(writer, writer.pack(output)) for writer in writers]
+
+        def write() -> None:
+            for writer, tensors in packed:
+                writer.write(tensors)
+
+        tasks.put(write)
+        results.append(output.result)
+
+    return deliver
 
 
 def _write_rest(

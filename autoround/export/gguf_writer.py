@@ -86,6 +86,18 @@ class GgufWriter:
         """Where the files are until they are published."""
         return self._staging.staging
 
+    def pack(self, output: BlockOutput) -> list[Mapping[str, Tensor]]:
+        """Write a finished block: its last check needs what the file holds, and the block's code.
+
+        Returns:
+            Nothing that is still to be written.
+        """
+        self.add(output)
+        return []
+
+    def write(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Write nothing more of a block."""
+
     def add(self, output: BlockOutput) -> None:
         """Write a finished block; layers outside the blocks are rounded here, to own types."""
         # On the host: what the header puts after later tensors waits for them.

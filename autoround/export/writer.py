@@ -16,6 +16,8 @@ from autoround.session.block_output import BlockOutput
 class OutputWriter(Protocol):
     """Writes one format; blocks come in order, then what lies outside them.
 
+    Adding a block is packing it and writing that.
+
     check: runs a batch through the blocks as they are handed over, and once more through the files.
     """
 
@@ -27,6 +29,12 @@ class OutputWriter(Protocol):
 
     def add(self, output: BlockOutput) -> None:
         """Write a finished block, or the quantized layers outside the blocks."""
+
+    def pack(self, output: BlockOutput) -> list[Mapping[str, Tensor]]:
+        """Do what a block needs of the device; returns what :meth:`write` is to write."""
+
+    def write(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Write what was packed of a block; may be called in another thread, in order."""
 
     def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors outside the blocks, by the model's own names."""

@@ -34,6 +34,7 @@ from autoround.session.block_output import BlockOutput
 from autoround.session.block_store import EVERY_BLOCK
 from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.packed_weights import pack_weights, unpack_weight
+from autoround.session.task_queue import Task
 from autoround.settings import FULL, QUANTIZED
 from autoround.storage.durable import make_synced, write_text
 from autoround.storage.files import remove_file, remove_tree
@@ -237,6 +238,20 @@ class PassJournal:
         Raises:
             OutputError: the disk is full, or cannot be written to.
         """
+        self.begin_commit(
+            output, streams=streams, names=names, whole=whole, checkpoints=checkpoints
+        )()
+
+    def begin_commit(
+        self,
+        output: BlockOutput,
+        *,
+        streams: ActivationStreams | None,
+        names: Sequence[str],
+        whole: bool = False,
+        checkpoints: CheckpointPolicy = EVERY_BLOCK,
+    ) -> Task:
+        """Save the streams, if due; what is returned finishes the unit, on the disk alone."""
         sums: dict[str, int] = {}
         if streams is not None:
             kept = streams
@@ -255,8 +270,12 @@ class PassJournal:
             "streams": sums,
             "generation": 0 if streams is None else streams.generation,
         }
-        write_record(self._record(self.done), tensors, facts)
-        self.done += 1
+
+        def finish() -> None:
+            write_record(self._record(self.done), tensors, facts)
+            self.done += 1
+
+        return finish
 
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:
         """Return a finished unit.

@@ -11,6 +11,7 @@ from torch import Tensor
 from autoround.session.activations import ActivationFiles, ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.session.checkpoints import CheckpointPolicy, EveryBlock
+from autoround.session.task_queue import Task
 from autoround.types import BlockResult
 
 #: What a unit is committed by where nothing else is asked for.
@@ -37,6 +38,20 @@ class BlockStore(Protocol):
         """Make a unit finished: its activation streams first, if they are due, then its record.
 
         A whole record holds unquantized tensors, too.
+        """
+
+    def begin_commit(
+        self,
+        output: BlockOutput,
+        *,
+        streams: ActivationStreams | None,
+        names: Sequence[str],
+        whole: bool = False,
+        checkpoints: CheckpointPolicy = EVERY_BLOCK,
+    ) -> Task:
+        """Save the activation streams, if they are due; what is returned makes the unit finished.
+
+        It touches the disk alone, and is called in the order of the units.
         """
 
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:

@@ -41,6 +41,34 @@ class EveryBlock:
         return save()
 
 
+class AfterWaiting:
+    """Saves when another policy does, once a wait is over.
+
+    Args:
+        policy: decides.
+        wait: until the record of the checkpoint before is on the disk: its files are written over.
+    """
+
+    def __init__(self, policy: CheckpointPolicy, wait: Callable[[], None]) -> None:
+        self._policy, self._wait = policy, wait
+
+    def save(self, save: Save) -> dict[str, int]:
+        """Save the streams if a checkpoint is due.
+
+        Args:
+            save: puts them on the disk.
+
+        Returns:
+            Their checksums by name; empty where no checkpoint is due.
+        """
+
+        def after_waiting() -> dict[str, int]:
+            self._wait()
+            return save()
+
+        return self._policy.save(after_waiting)
+
+
 class RareCheckpoints:
     """Saves when RATIO times the cost of the last save has passed since it; the first at once.
 

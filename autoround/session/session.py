@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +14,7 @@ from autoround.model.runner import BlockRunner, call_block
 from autoround.model.skeleton import Skeleton
 from autoround.session.block_store import EVERY_BLOCK, BlockStore
 from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
+from autoround.session.task_queue import Immediately, TaskQueue
 from autoround.settings import TuningSettings
 from autoround.types import Estimate, LayerPlan, Plan
 
@@ -57,7 +58,7 @@ class Session:
 
     plan: of this pass, its hyperparameters settled. tokens: of the calibration; None where the
     plan needs no data. store: where finished blocks are kept, if they are. checkpoints: when the
-    activation streams are kept with them.
+    activation streams are kept with them. tasks: does what is left to do on the disk.
     """
 
     plan: Plan
@@ -68,6 +69,7 @@ class Session:
     store: BlockStore | None = None
     placement: Placement = Placement()
     checkpoints: CheckpointPolicy = EVERY_BLOCK
+    tasks: TaskQueue = field(default_factory=Immediately)
 
     @property
     def tuning(self) -> TuningSettings:

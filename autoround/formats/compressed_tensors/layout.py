@@ -77,12 +77,16 @@ class PackQuantizedLayout(StackedLayout):
         reason = self.illegal(layer.scheme)
         if reason:
             raise FormatError(f"compressed-tensors cannot hold {layer.scheme}: {reason}")
-        shape = torch.tensor([rows, columns], dtype=torch.int64, device=layer.codes.device)
+        # Made there: the host would wait for a copy.
+        sizes = [
+            torch.full((1,), size, dtype=torch.int64, device=layer.codes.device)
+            for size in (rows, columns)
+        ]
         tensors = {
             # The axis before the last is packed: the inputs are turned there, and back.
             "weight_packed": pack_ragged_rows_unchecked(layer.codes.mT, bits).mT.contiguous(),
             "weight_scale": expand_shared(layer.scale, layer).contiguous(),
-            "weight_shape": shape.expand(*lead, 2).contiguous(),
+            "weight_shape": torch.cat(sizes).expand(*lead, 2).contiguous(),
         }
         if not layer.scheme.sym:
             packed = pack_ragged_rows_unchecked(expand_shared(layer.zero, layer), bits)

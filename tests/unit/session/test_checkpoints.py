@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoround.session.checkpoints import RATIO, EveryBlock, RareCheckpoints
+from autoround.session.checkpoints import RATIO, AfterWaiting, EveryBlock, RareCheckpoints
 
 SUMS = {"full": 1}
 
@@ -56,3 +56,20 @@ def test_the_last_cost_counts() -> None:
 def test_every_block_is_every_block() -> None:
     policy = EveryBlock()
     assert [policy.save(lambda: SUMS) for _ in range(3)] == [SUMS] * 3
+
+
+def test_what_is_due_is_saved_once_the_wait_is_over() -> None:
+    clock = Clock()
+    done: list[str] = []
+
+    def save() -> dict[str, int]:
+        done.append("save")
+        clock.now += 1.0
+        return SUMS
+
+    policy = AfterWaiting(RareCheckpoints(clock), lambda: done.append("wait"))
+    assert policy.save(save) == SUMS
+    assert done == ["wait", "save"]
+    # Not due: nothing is waited for.
+    assert policy.save(save) == {}
+    assert done == ["wait", "save"]
