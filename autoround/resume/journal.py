@@ -27,6 +27,7 @@ from autoround.resume.records import (
     read_record,
     record_weights,
     recorded_weights,
+    result_of,
     write_record,
 )
 from autoround.session.activations import ActivationFiles, ActivationStreams
@@ -47,7 +48,8 @@ RUN = "run.json"
 LAYOUT = 4
 #: Before the names of unquantized tensors; layers have names before the bar.
 KEPT = "|"
-_LOCK = "lock"
+#: File that the process holds which works on a journal.
+LOCK = "lock"
 _RECORD = re.compile(r"^\d{5}\.safetensors$")
 
 
@@ -64,19 +66,6 @@ def blocks_in(output: Path) -> int:
     if not os.path.isfile(folder / RUN):
         return 0
     return sum(_RECORD.match(path.name) is not None for path in folder.glob("pass-*/*"))
-
-
-def refuse_running(output: Path) -> None:
-    """Refuse a journal that another process works on.
-
-    Args:
-        output: whose journal it is; there is one.
-
-    Raises:
-        OutputError: one does.
-    """
-    folder = journal_of(output)
-    os.close(take_lock(folder / _LOCK, folder))
 
 
 class Journal:
@@ -148,7 +137,7 @@ class Journal:
             make_synced(self.folder)
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error}") from error
-        self._lock = take_lock(self.folder / _LOCK, self.folder)
+        self._lock = take_lock(self.folder / LOCK, self.folder)
 
     def release(self) -> None:
         """Let others take the journal."""
@@ -404,12 +393,3 @@ class PassJournal:
         """Return the state that was kept last; None where there is none."""
         path = self._folder / f"{name}.state"
         return read_record(path) if path.is_file() else None
-
-
-def result_of(values: Mapping[str, Any]) -> BlockResult:
-    """Build figures from JSON, which has lists for tuples, and null for NaN in reports."""
-    tokens = {path: tuple(seen) for path, seen in values["expert_tokens"].items()}
-    plain: dict[str, Any] = {
-        name: float("nan") if value is None else value for name, value in values.items()
-    }
-    return BlockResult(**{**plain, "expert_tokens": tokens})

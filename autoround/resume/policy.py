@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,15 +21,16 @@ from autoround.resume.fingerprint import (
     without_evaluation,
 )
 from autoround.resume.journal import (
+    LOCK,
     Journal,
     PassJournal,
     blocks_in,
     journal_of,
-    refuse_running,
-    result_of,
 )
+from autoround.resume.records import result_of
 from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
+from autoround.storage.lock import take_lock
 from autoround.types import BlockResult, Destination, Plan
 
 
@@ -128,7 +130,7 @@ def check_leftover(destination: Destination) -> int:
     check_name(destination.folder)
     done = blocks_in(destination.folder)
     if done and not destination.resume and not destination.restart:
-        refuse_running(destination.folder)
+        _refuse_running(destination.folder)
         raise OutputError(
             f"{journal_of(destination.folder)} holds {done} finished "
             f"{'block' if done == 1 else 'blocks'} of an interrupted run: go on with --resume, "
@@ -253,3 +255,9 @@ def completed_results(folder: Path, plan: Plan) -> list[BlockResult] | None:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
     return results
+
+
+def _refuse_running(output: Path) -> None:
+    """Refuse an output whose journal another process works on."""
+    folder = journal_of(output)
+    os.close(take_lock(folder / LOCK, folder))

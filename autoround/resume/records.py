@@ -19,6 +19,7 @@ from autoround.errors import OutputError
 from autoround.session.block_output import PackedWeight
 from autoround.storage.checksum import checksum
 from autoround.storage.durable import replace_synced
+from autoround.types import BlockResult
 
 #: Key of a file's metadata that holds everything but tensors.
 KEY = "record"
@@ -106,3 +107,12 @@ def recorded_weights(
         rest = {key: value for key, value in about.items() if key != "packing"}
         weights[name] = PackedWeight(str(about["packing"]), parts[name], rest)
     return weights
+
+
+def result_of(values: Mapping[str, Any]) -> BlockResult:
+    """Build figures from JSON, which has lists for tuples, and null for NaN in reports."""
+    tokens = {path: tuple(seen) for path, seen in values["expert_tokens"].items()}
+    plain: dict[str, Any] = {
+        name: float("nan") if value is None else value for name, value in values.items()
+    }
+    return BlockResult(**{**plain, "expert_tokens": tokens})

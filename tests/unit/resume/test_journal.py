@@ -19,8 +19,8 @@ from autoround.resume.journal import (
     PassJournal,
     blocks_in,
     journal_of,
-    result_of,
 )
+from autoround.resume.records import result_of
 from autoround.session.activations import ActivationStreams
 from autoround.session.block_output import BlockOutput
 from autoround.session.checkpoints import Save
