@@ -39,7 +39,7 @@ def layer_errors(
         return {}
     # Read back at once: a device is waited for once a block, not once a layer.
     device = squares[0].device
-    pairs = torch.stack([each.to(device) for each in squares]).tolist()
+    pairs = torch.stack([each.to(device) for each in squares]).to("cpu").tolist()
     return {layer.name: _ratio(*pair) for layer, pair in zip(layers, pairs, strict=True)}
 
 
