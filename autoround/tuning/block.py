@@ -281,7 +281,7 @@ class BlockTuner:
             self.prefetcher.prefetch(plan)
             session.sink(StepDone(plan.index, step, session.tuning.iters, loss))
 
-        hyperparameters = self._memory.settle(hyperparameters_for(session.tuning, plan.index))
+        hyperparameters = self._memory.fit(hyperparameters_for(session.tuning, plan.index))
         hooks = self._hooks()
         kind = None
         # Parts of a batch are not recorded.

@@ -190,7 +190,7 @@ def _tune_rows(
         {layer.name: target},
         Samples(samples, nothing, None),
     )
-    hyperparameters = memory.settle(_hyperparameters(session))
+    hyperparameters = memory.fit(_hyperparameters(session))
     return tune_weights(session, [layer], problem, hyperparameters=hyperparameters)
 
 

@@ -69,7 +69,7 @@ class StepMemory:
         """
         return min(self.micro_batch or batch, batch)
 
-    def settle(self, plain: Hyperparameters) -> Hyperparameters:
+    def fit(self, plain: Hyperparameters) -> Hyperparameters:
         """Return hyperparameters with what fits the device.
 
         Args:
