@@ -32,12 +32,15 @@ MARKER = "INCOMPLETE"
 
 def _is_ours(folder: Path) -> bool:
     """Tell whether a run built a folder; the mark goes just before the last rename."""
-    return (
-        (folder / MARKER).is_file()
-        or (folder / "plan.json").is_file()
-        or any(folder.glob("*/plan.json"))
-        or not any(folder.iterdir())
-    )
+    try:
+        return (
+            (folder / MARKER).is_file()
+            or (folder / "plan.json").is_file()
+            or any(folder.glob("*/plan.json"))
+            or not any(folder.iterdir())
+        )
+    except FileNotFoundError:  # another run has just published it
+        return True
 
 
 StagingT = TypeVar("StagingT", bound="Staging")
