@@ -206,31 +206,6 @@ class PassJournal:
     def _record(self, index: int) -> Path:
         return self._folder / f"{index:05d}.safetensors"
 
-    def commit(
-        self,
-        output: BlockOutput,
-        *,
-        streams: ActivationStreams | None,
-        names: Sequence[str],
-        whole: bool = False,
-        checkpoints: CheckpointPolicy = EVERY_BLOCK,
-    ) -> None:
-        """Make a unit finished: its activation streams first, if they are due, then its record.
-
-        Args:
-            output: the unit; weights that are not packed are recorded as codes in their bits.
-            streams: inputs of the next block; None where none goes on.
-            names: the streams among them that are read again.
-            whole: whether unquantized tensors are kept, too, because the model is not read again.
-            checkpoints: decides whether streams in memory are kept; those in files always are.
-
-        Raises:
-            OutputError: the disk is full, or cannot be written to.
-        """
-        self.begin_commit(
-            output, streams=streams, names=names, whole=whole, checkpoints=checkpoints
-        )()
-
     def begin_commit(
         self,
         output: BlockOutput,
@@ -240,7 +215,21 @@ class PassJournal:
         whole: bool = False,
         checkpoints: CheckpointPolicy = EVERY_BLOCK,
     ) -> Task:
-        """Save the streams, if due; what is returned finishes the unit, on the disk alone."""
+        """Save the activation streams of a unit, if they are due.
+
+        Args:
+            output: the unit; weights that are not packed are recorded as codes in their bits.
+            streams: inputs of the next block; None where none goes on.
+            names: the streams among them that are read again.
+            whole: whether unquantized tensors are kept, too, because the model is not read again.
+            checkpoints: decides whether streams in memory are kept; those in files always are.
+
+        Returns:
+            What writes the record, by which the unit is finished: on the disk alone.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written to; the task may raise it, too.
+        """
         sums: dict[str, int] = {}
         if streams is not None:
             kept = streams

@@ -26,20 +26,6 @@ class BlockStore(Protocol):
 
     done: int
 
-    def commit(
-        self,
-        output: BlockOutput,
-        *,
-        streams: ActivationStreams | None,
-        names: Sequence[str],
-        whole: bool = False,
-        checkpoints: CheckpointPolicy = EVERY_BLOCK,
-    ) -> None:
-        """Make a unit finished: its activation streams first, if they are due, then its record.
-
-        A whole record holds unquantized tensors, too.
-        """
-
     def begin_commit(
         self,
         output: BlockOutput,
@@ -51,7 +37,8 @@ class BlockStore(Protocol):
     ) -> Task:
         """Save the activation streams, if they are due; what is returned makes the unit finished.
 
-        It touches the disk alone, and is called in the order of the units.
+        It touches the disk alone, and is called in the order of the units. A whole record holds
+        unquantized tensors, too.
         """
 
     def read(self, index: int, kept: Mapping[str, Tensor], *, source: int | None) -> BlockOutput:

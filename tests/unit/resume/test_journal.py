@@ -106,7 +106,7 @@ def test_finished_units_are_counted_and_come_back(journal: Journal, tmp_path: Pa
     own = journal.of_pass(1)
     assert (own.done, blocks_in(tmp_path / "out")) == (0, 0)
     for index in (0, 1):
-        own.commit(unit(index), streams=None, names=())
+        own.begin_commit(unit(index), streams=None, names=())()
     again = journal.of_pass(1)
     assert again.done == own.done == blocks_in(tmp_path / "out") == 2
     assert journal.of_pass(2).done == 0
@@ -126,8 +126,8 @@ def test_a_whole_record_needs_nothing_of_the_model(journal: Journal) -> None:
     own = journal.of_pass(1)
     shared = torch.arange(3.0)
     output = replace(unit(0), kept={"b.0.norm": shared, "b.0.same": shared})
-    own.commit(output, streams=None, names=(), whole=True)
-    own.commit(unit(1), streams=None, names=())
+    own.begin_commit(output, streams=None, names=(), whole=True)()
+    own.begin_commit(unit(1), streams=None, names=())()
     recorded = journal.of_pass(1).read(0, {}, source=None)
     assert list(recorded.layers) == ["fc"]
     assert {name: tensor.tolist() for name, tensor in recorded.kept.items()} == {
@@ -140,7 +140,7 @@ def test_a_whole_record_needs_nothing_of_the_model(journal: Journal) -> None:
 def test_what_comes_after_a_gap_is_not_done(journal: Journal) -> None:
     own = journal.of_pass(1)
     for index in range(3):
-        own.commit(unit(index), streams=None, names=())
+        own.begin_commit(unit(index), streams=None, names=())()
     (journal.folder / "pass-1" / "00001.safetensors").unlink()
     assert journal.of_pass(1).done == 1
 
@@ -149,7 +149,7 @@ def test_a_block_of_other_weights_is_refused_unless_it_was_compared_before(
     journal: Journal,
 ) -> None:
     own = journal.of_pass(1)
-    own.commit(unit(0, source=5), streams=None, names=())
+    own.begin_commit(unit(0, source=5), streams=None, names=())()
     with pytest.raises(OutputError, match=r"weights of b.0 are not those .* --restart"):
         own.read(0, {}, source=6)
     assert own.read(0, {}, source=None).source == 5
@@ -178,7 +178,7 @@ def test_streams_are_those_that_the_last_finished_block_left(
             out = left.outputs(name)
             out.copy_(left.inputs(name) * 2)
             left.advance(name, out)
-        own.commit(unit(index), streams=left, names=names)
+        own.begin_commit(unit(index), streams=left, names=names)()
     files = own.files(SHAPE, torch.float32, names=names)
     found = journal.of_pass(1).streams(1, files, mask=mask, mapped=mapped)
     assert torch.equal(found.full, left.full)
@@ -196,7 +196,7 @@ def test_the_last_checkpoint_is_found_and_one_can_be_made_up_for(journal: Journa
     assert own.checkpoint(-1) is None
     for index in range(3):
         left.full += 1
-        own.commit(unit(index), streams=left, names=(FULL,), checkpoints=Never())
+        own.begin_commit(unit(index), streams=left, names=(FULL,), checkpoints=Never())()
     assert (own.checkpoint(2), left.generation) == (None, 0)
     own.keep_streams(2, left, names=(FULL,))
     kept = left.full.clone()
@@ -204,7 +204,7 @@ def test_the_last_checkpoint_is_found_and_one_can_be_made_up_for(journal: Journa
     # The record is the same otherwise.
     assert own.read(2, {}, source=None).result == unit(2).result
     left.full += 1
-    own.commit(unit(3), streams=left, names=(FULL,), checkpoints=Never())
+    own.begin_commit(unit(3), streams=left, names=(FULL,), checkpoints=Never())()
     files = own.files(SHAPE, torch.float32, names=(FULL,))
     last = own.checkpoint(3)
     assert last == 2
@@ -246,7 +246,7 @@ def test_streams_may_be_elsewhere_and_go_with_the_journal(tmp_path: Path) -> Non
 
 
 def test_a_new_run_begins_with_nothing_of_the_one_before(journal: Journal, tmp_path: Path) -> None:
-    journal.of_pass(1).commit(unit(0), streams=None, names=())
+    journal.of_pass(1).begin_commit(unit(0), streams=None, names=())()
     journal.release()
     again = Journal(tmp_path / "out")
     again.create({"who": "another"})
@@ -256,7 +256,7 @@ def test_a_new_run_begins_with_nothing_of_the_one_before(journal: Journal, tmp_p
 
 
 def test_what_no_run_put_there_is_not_deleted(journal: Journal) -> None:
-    journal.of_pass(1).commit(unit(0), streams=None, names=())
+    journal.of_pass(1).begin_commit(unit(0), streams=None, names=())()
     (journal.folder / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match=r"contains unexpected file 'thesis.txt'; move it"):
         journal.clear()

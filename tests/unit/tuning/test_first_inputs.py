@@ -98,7 +98,7 @@ def test_they_go_on_from_what_the_last_finished_block_left(mapped: bool, tmp_pat
         out.copy_(streams.inputs(name) + add)
         streams.advance(name, out)
     assert session.store is not None
-    session.store.commit(BlockOutput({}, {}, RESULT), streams=streams, names=names)
+    session.store.begin_commit(BlockOutput({}, {}, RESULT), streams=streams, names=names)()
     again = stored(opened(), tmp_path, mapped=mapped)
     assert again.finished_blocks == 1
     runner = make_runner(again)
@@ -114,7 +114,9 @@ def test_streams_that_somebody_changed_are_refused(tmp_path: Path) -> None:
     session = stored(opened(), tmp_path)
     streams = open_streams(session, make_runner(session))
     assert session.store is not None
-    session.store.commit(BlockOutput({}, {}, RESULT), streams=streams, names=(FULL, QUANTIZED))
+    session.store.begin_commit(
+        BlockOutput({}, {}, RESULT), streams=streams, names=(FULL, QUANTIZED)
+    )()
     path = tmp_path / "streams" / "quantized-1"
     path.write_bytes(bytes(path.stat().st_size))
     again = stored(opened(), tmp_path)
