@@ -24,7 +24,7 @@ from autoround.model.positions import position_limit, vocabulary_size
 from autoround.pipeline import run
 from autoround.preparation import Request
 from autoround.recipe.gate import NONE, Bound, parse_gate
-from autoround.report.saved import EMBEDDED_TEXT, save_evaluation
+from autoround.report.saved import save_evaluation, text_name
 from autoround.types import Destination, EvalResult, RunResult
 
 
@@ -101,7 +101,8 @@ def open_gate(request: Request) -> Gate | None:
     if tokenizer is None:
         assert skeleton.folder is not None
         tokenizer = load_tokenizer(skeleton.folder)
-    text = embedded_split()[1] if options.text == NONE else Path(options.text)
+    path = None if options.text == NONE else Path(options.text)
+    text = embedded_split()[1] if path is None else path
     ids = text_tokens(text, tokenizer, max_tokens=options.max_tokens)
     limit = position_limit(skeleton.model)
     if limit is not None and min(options.seqlen, len(ids)) > limit:
@@ -111,8 +112,7 @@ def open_gate(request: Request) -> Gate | None:
         )
     size = vocabulary_size(skeleton.model)
     check_ids(int(ids.min()), int(ids.max()), vocab_size=size, where="the evaluation text")
-    name = EMBEDDED_TEXT if options.text == NONE else options.text
-    return Gate(bounds, ids, name, options.seqlen)
+    return Gate(bounds, ids, text_name(path), options.seqlen)
 
 
 def hold_to_gate(gate: Gate, request: Request, result: RunResult, *, sink: Sink) -> RunResult:
@@ -131,7 +131,7 @@ def hold_to_gate(gate: Gate, request: Request, result: RunResult, *, sink: Sink)
         GateError: a bound is missed; the folder is marked.
     """
     sink(StageStarted("gate", f"{gate} on {len(gate.ids)} tokens, {gate.text}"))
-    outputs = [output for single in result.plan.passes for output in single.outputs]
+    outputs = result.plan.all_outputs
     folders = [result.output_dir / output.folder for output in outputs]
     for folder in folders:
         # Until it has passed; nobody takes what was being judged when the process ended.

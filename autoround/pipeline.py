@@ -374,7 +374,7 @@ def _run_facts(prepared: Prepared) -> RunFacts:
     request = prepared.request
     return RunFacts(
         prepared.estimate,
-        sum(len(each.outputs) for each in prepared.plan.passes),
+        len(prepared.plan.all_outputs),
         in_memory=request.skeleton.folder is None,
         own_data=request.data is not None,
         describe=request.describe,

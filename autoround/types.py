@@ -274,6 +274,11 @@ class Plan:
         """This plan and the further ones, each without those."""
         return (dataclasses.replace(self, further=()), *self.further)
 
+    @property
+    def all_outputs(self) -> tuple[OutputPlan, ...]:
+        """The outputs of all passes."""
+        return tuple(output for one in (self, *self.further) for output in one.outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -328,10 +333,9 @@ class QuantizedTensor:
 class BlockResult:
     """What tuning one block did, losses measured on the same fixed samples.
 
-    kind: ``block``, or ``non_block`` for layers outside the blocks, which come last. expert_tokens:
-    calibration tokens of every expert, by module. layer_errors: ||W - Wq|| / ||W|| by layer.
-    peak_reserved_bytes: with what the device's allocator holds for later. micro_batch,
-    streams_on_host: what fitted its memory: samples at a time, 0 for all; activations taken away.
+    kind: ``block``, or ``non_block`` for layers outside the blocks, last. expert_tokens: of every
+    expert, by module. layer_errors: ||W - Wq|| / ||W||. peak_reserved_bytes: with what the device's
+    allocator holds. micro_batch, streams_on_host: what fitted: 0 for all samples at a time.
     """
 
     index: int

@@ -53,7 +53,7 @@ def evaluate(
     """
     from autoround.evaluate.compare import compare
     from autoround.report.evaluation import evaluation_lines, prediction_lines
-    from autoround.report.saved import EMBEDDED_TEXT, check_saves, save_evaluation
+    from autoround.report.saved import check_saves, save_evaluation, text_name
     from autoround.report.windows import WindowProgress
     from autoround.storage.json_text import to_json
 
@@ -77,10 +77,4 @@ def evaluate(
         for line in evaluation_lines(scores) + prediction_lines(model, scores):
             echo(line)
     if folder is not None:
-        save_evaluation(
-            folder,
-            scores,
-            text=EMBEDDED_TEXT if text is None else str(text),
-            original=original,
-            seqlen=seqlen,
-        )
+        save_evaluation(folder, scores, text=text_name(text), original=original, seqlen=seqlen)

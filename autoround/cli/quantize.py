@@ -262,8 +262,7 @@ def _noting_how_to_resume(
 
 def _format_folders(result: RunResult) -> dict[str, Path]:
     """Return the folder of each format that a run has written: the output itself, or one below."""
-    outputs = [output for single in result.plan.passes for output in single.outputs]
-    return {output.format: result.output_dir / output.folder for output in outputs}
+    return {x.format: result.output_dir / x.folder for x in result.plan.all_outputs}
 
 
 def _evaluate(
@@ -284,7 +283,7 @@ def _evaluate(
     from autoround.model.files.embedded import embedded_model
     from autoround.recipe.gate import NONE
     from autoround.report.evaluation import evaluation_lines, prediction_lines
-    from autoround.report.saved import EMBEDDED_TEXT, save_evaluation
+    from autoround.report.saved import save_evaluation, text_name
     from autoround.report.windows import WindowProgress
 
     options, err = recipe.evaluation, telling.on_stderr
@@ -307,7 +306,7 @@ def _evaluate(
         save_evaluation(
             folder,
             scores,
-            text=EMBEDDED_TEXT if text is None else str(text),
+            text=text_name(text),
             original=model or EMBEDDED_NAME,
             seqlen=options.seqlen,
         )

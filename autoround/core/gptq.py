@@ -106,18 +106,29 @@ def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
     mean = float(power.mean())
     if not 0.0 < mean < float("inf"):
         return None
-    power = power.clamp_min(FLOOR * mean)
-    order = torch.argsort(power, descending=True, stable=True)
-    root = power[order].sqrt()
-    # Correlations, since powers of channels lie many digits of float32 apart.
-    related = hessian[order][:, order] / (root[:, None] * root)
-    related.diagonal().fill_(1.0 + DAMPING)
+    order, root, related = _correlations(hessian, power.clamp_min(FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related)
     if int(failed):
         return None
     upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     # Columns take its rows, and solvers leave it laid out by columns.
     return InverseCholesky(order, (upper / root).contiguous())
+
+
+def _correlations(hessian: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a damped Hessian as correlations, since powers of channels lie many digits apart.
+
+    Args:
+        hessian: float32 [in, in]. power: of the channels, [in], none of them zero.
+
+    Returns:
+        The order of the columns, largest power first; roots of the powers in it; and the matrix.
+    """
+    order = torch.argsort(power, descending=True, stable=True)
+    root = power[order].sqrt()
+    related = hessian[order][:, order] / (root[:, None] * root)
+    related.diagonal().fill_(1.0 + DAMPING)
+    return order, root, related
 
 
 @torch.no_grad()
@@ -144,11 +155,7 @@ def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
     power = hessian.diagonal()
     mean = power.mean()
     usable = (mean > 0.0) & (mean < float("inf"))
-    power = torch.maximum(power, FLOOR * mean)
-    order = torch.argsort(power, descending=True, stable=True)
-    root = power[order].sqrt()
-    related = hessian[order][:, order] / (root[:, None] * root)
-    related.diagonal().fill_(1.0 + DAMPING)
+    order, root, related = _correlations(hessian, torch.maximum(power, FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related)
     usable &= failed == 0
     # What follows must not fail for a factor that nobody will use.

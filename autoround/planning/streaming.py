@@ -34,7 +34,7 @@ def refuse_second_reading(plan: Plan, skeleton: Skeleton) -> None:
     if skeleton.stream is None:
         return
     if plan.further:
-        names = ", ".join(part.format for each in plan.passes for part in each.outputs)
+        names = ", ".join(output.format for output in plan.all_outputs)
         raise UsageError(
             f"--stream-hub reads every block once, and {names} take {len(plan.passes)} passes: "
             "write one of them a run, or leave --stream-hub out"

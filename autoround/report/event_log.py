@@ -131,6 +131,6 @@ def event_values(event: Event) -> dict[str, Any]:
         "passes": len(plan.passes),
         "iters": plan.tuning.iters,
         "device": plan.device,
-        "formats": [output.format for single in plan.passes for output in single.outputs],
+        "formats": [output.format for output in plan.all_outputs],
         "estimate": dataclasses.asdict(event.estimate),
     }

@@ -20,11 +20,10 @@ def next_step_lines(plan: Plan, folder: Path) -> list[str]:
         plan: of all passes.
         folder: of the output, complete.
     """
-    outputs = [output for single in plan.passes for output in single.outputs]
     lines = []
-    for output in outputs:
+    for output in plan.all_outputs:
         path = folder / output.folder
-        lines += [f"{output.format}:"] * (len(outputs) > 1)
+        lines += [f"{output.format}:"] * (len(plan.all_outputs) > 1)
         lines += _lines(path, output, plan.serving)
     return lines
 

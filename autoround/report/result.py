@@ -24,8 +24,7 @@ def result_values(result: RunResult) -> dict[str, Any]:
         "device": plan.device,
         "formats": [
             {"format": x.format, "packing": x.packing, "folder": str(result.output_dir / x.folder)}
-            for single in plan.passes
-            for x in single.outputs
+            for x in plan.all_outputs
         ],
         "blocks": sum(block.kind == "block" for block in result.blocks),
         "seconds": result.seconds,

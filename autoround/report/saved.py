@@ -23,6 +23,15 @@ from autoround.types import EvalResult
 EMBEDDED_TEXT = "embedded text that calibration never sees"
 
 
+def text_name(text: Path | None) -> str:
+    """Return what a text that is scored is called.
+
+    Args:
+        text: its file; None for the embedded text.
+    """
+    return EMBEDDED_TEXT if text is None else str(text)
+
+
 def write_report(folder: Path) -> Path:
     """Write the report of an output folder, in place of an earlier one.
 
@@ -73,7 +82,7 @@ def save_evaluation(
     Args:
         folder: of one format; one that no run wrote is left alone.
         scores: of the model that it holds.
-        text: the file that was scored, or EMBEDDED_TEXT.
+        text: name of what was scored, as text_name has it.
         original: what the model was compared with; None for nothing.
         seqlen: tokens of a window.
         gate: bounds that the scores were held to, and whether they passed; None without a gate.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import os
-import subprocess
-import sys
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +30,7 @@ from autoround_backends.cpu import BACKEND, CpuRuntime
 
 from ..runs import logits, make_session, quantized
 from ..tiny import make_model, token_ids
+from .machine_code import compiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
@@ -288,16 +286,7 @@ def test_a_model_tuned_by_them_is_as_good() -> None:
 @pytest.mark.parametrize("sym", [True, False])
 def test_they_compile_for_a_gpu(sym: bool) -> None:
     """Compiled, not run: to the machine code of an H100, with roundings as IEEE has them."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(int(sym))],
-        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = compiled(COMPILE, str(int(sym)))
     assert set(found) == {"fake_quantize", "backward", "quantize", "sign_step", "gptq_block"}
     for name, counts in found.items():
         assert counts["cubin"], name

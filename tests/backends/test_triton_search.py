@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +20,8 @@ from autoround.core.grids.levels import integer_levels
 from autoround.core.grids.scales import HALF, Half, Nested
 from autoround.core.ops import TorchOps
 from autoround.types import PER_CHANNEL, PER_TENSOR
+
+from .machine_code import compiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
@@ -209,16 +208,7 @@ def test_what_does_not_fit_goes_through_plain_torch() -> None:
 @pytest.mark.parametrize("sym", [True, False])
 def test_they_compile_for_a_gpu(sym: bool) -> None:
     """Compiled, not run: to the machine code of an H100, and nothing leaves the registers."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(int(sym))],
-        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = compiled(COMPILE, str(int(sym)))
     assert set(found) == {"search", "fit_minima", "correct"}
     for name, counts in found.items():
         assert counts["cubin"], name

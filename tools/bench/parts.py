@@ -47,6 +47,7 @@ PARTS = (
     Part("layers", "pack", "autoround.export.safetensors_writer:SafetensorsWriter._pack_layers"),
     Part("kept", "pack", "autoround.export.safetensors_writer:SafetensorsWriter._kept_in_files"),
     Part("shards", "pack", "autoround.export.shards:ShardWriter.add"),
+    Part("errors of layers", "errors", "autoround.tuning.block:layer_errors"),
     Part("rehearsal", "check", "autoround.export.verify:ReadBackCheck.add"),
     Part("files", "check", "autoround.export.safetensors_writer:SafetensorsWriter.complete"),
     Part("streams", "streams", "autoround.session.activations:ActivationStreams.save"),
