@@ -277,7 +277,7 @@ class Plan:
     @property
     def all_outputs(self) -> tuple[OutputPlan, ...]:
         """The outputs of all passes."""
-        return tuple(output for one in (self, *self.further) for output in one.outputs)
+        return tuple(output for plan in self.passes for output in plan.outputs)
 
 
 @dataclass(frozen=True, slots=True)
