@@ -1,8 +1,9 @@
 """Blocks compiled: what is not a product is fused, in the backward as well.
 
-What torch compiles is kept for this process alone. Its cache believes what it finds: libraries by
-their names, whole or not, and pickles. So torch is given a folder that nobody can have written to
-before, and that is gone when the process ends; compiling is planned as if it were done each time.
+torch's own cache believes what it finds: libraries by their names, whole or not, and pickles. So
+torch is given a folder of this process that nobody else can have written to, with the libraries
+that earlier processes kept and whose digests are right (``_compiled_libraries.py``). Whether to
+compile is planned as if it were done each time: a plan does not depend on a cache.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -21,6 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from autoround.device.protocol import BlockCall
+from autoround_backends._compiled_libraries import (
+    LibraryCache,
+    keep_libraries,
+    open_libraries,
+    restore_libraries,
+)
 
 #: How torch is told where to keep what it compiles, and how it tells Triton.
 FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -52,11 +60,34 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="autoround-compiled-", ignore_cleanup_errors=True)
 
 
+@lru_cache(maxsize=1)
+def _cache() -> LibraryCache:
+    """Return the cache of libraries, what it holds put into this process's folder."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    compiler = ""
+    with suppress(InvalidCxxCompiler, OSError, RuntimeError, subprocess.SubprocessError):
+        compiler = str(get_cpp_compiler())
+    cache = open_libraries(compiler)
+    restore_libraries(cache, Path(_folder().name))
+    return cache
+
+
+def why_not_kept() -> str:
+    """Return why the next run compiles the same blocks again; empty where it need not."""
+    try:
+        return _cache().reason
+    except OSError as error:
+        return str(error)
+
+
 @contextmanager
 def private_folder() -> Iterator[None]:
     """Let torch keep what it compiles in a folder of this process, and put its setting back.
 
-    Where no folder can be made, torch finds none either, and why_not_compiled says so.
+    What it compiled is kept for later processes, where nothing went wrong. Where no folder can be
+    made, torch finds none either, and why_not_compiled says so.
     """
     try:
         name = _folder().name
@@ -74,6 +105,9 @@ def private_folder() -> Iterator[None]:
             os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value
+    # At the end of a run, where it compiled anything: not after each of its calls.
+    if before[FOLDERS[0]] != name and _cache.cache_info().currsize:
+        keep_libraries(_cache(), Path(name))
 
 
 class Compiled:
@@ -91,6 +125,7 @@ class Compiled:
         options = {name: value for name, value in OPTIONS.items() if name in known}
         # torch 2.8 looks for settings in its folder already here.
         with private_folder():
+            self.unkept = why_not_kept()
             self._fast: BlockCall | None = torch.compile(unshared, dynamic=False, options=options)
 
     def __call__(

@@ -102,11 +102,11 @@ def _tuned() -> str:
 
 def _key(path: str, source: Path, flags: Sequence[str]) -> str:
     """Name a build by what decides it: source, flags, compiler and processor."""
-    parts = (source.read_text(encoding="utf-8"), *flags, path, _processor())
+    parts = (source.read_text(encoding="utf-8"), *flags, path, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Describe the processor: a shared home folder may serve several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -105,7 +105,11 @@ class CpuRuntime(TorchRuntime):
 
     def compile(self, call: BlockCall) -> BlockCall:
         """Return a call that is compiled when it is first made."""
-        return Compiled(call)
+        compiled = Compiled(call)
+        if compiled.unkept:
+            again = f"compiled blocks are not kept for the next run: {compiled.unkept}"
+            self._found["compile"] = Note(again, True)
+        return compiled
 
     def memory(self) -> Memory:
         """Return the machine's memory; free counts what the system can reclaim."""
