@@ -138,10 +138,10 @@ def inverse_choleskys(hessians: Sequence[Tensor], *, queued: bool) -> list[Inver
     Args:
         hessians: as for :func:`inverse_cholesky`.
         queued: whether to wait once for all of them, as a device of its own wants it, in place of
-            three times for each.
+            three times for each; by one factorisation each, in place of three.
 
     Returns:
-        One for each, as of :func:`inverse_cholesky`.
+        One for each, as of :func:`inverse_cholesky`; queued, up to the order of sums.
     """
     if not queued or not hessians:
         return [inverse_cholesky(hessian) for hessian in hessians]
@@ -151,17 +151,22 @@ def inverse_choleskys(hessians: Sequence[Tensor], *, queued: bool) -> list[Inver
 
 
 def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
-    """Factor the inverse of a Hessian without waiting; returns the factor, and if it is one."""
+    """Factor the inverse of a Hessian without waiting; returns the factor, and if it is one.
+
+    Read backwards, the matrix P H P (P turns the order round) is L Lᵀ. Then H⁻¹ = Uᵀ U with the
+    upper U = P L⁻¹ P, which is what the second factorisation of :func:`inverse_cholesky` finds.
+    """
     power = hessian.diagonal()
     mean = power.mean()
     usable = (mean > 0.0) & (mean < float("inf"))
     order, root, related = _correlations(hessian, torch.maximum(power, FLOOR * mean))
-    lower, failed = torch.linalg.cholesky_ex(related)
+    lower, failed = torch.linalg.cholesky_ex(related.flip(0, 1))
     usable &= failed == 0
     # What follows must not fail for a factor that nobody will use.
-    lower = torch.where(usable, lower, torch.eye(len(lower), device=lower.device))
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return InverseCholesky(order, (upper / root).contiguous()), usable & (failed == 0)
+    identity = torch.eye(len(lower), device=lower.device)
+    lower = torch.where(usable, lower, identity)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return InverseCholesky(order, (inverse.flip(0, 1) / root).contiguous()), usable
 
 
 @torch.no_grad()

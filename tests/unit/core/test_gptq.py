@@ -157,11 +157,14 @@ def test_several_factors_are_those_of_each_whether_queued_or_not() -> None:
         factors = inverse_choleskys(hessians, queued=queued)
         assert [factor is not None for factor in factors] == [True, True, *[False] * 4]
         for factor, hessian in zip(factors[:2], hessians, strict=False):
-            wanted = inverse_cholesky(hessian)
+            exact = inverse_cholesky(hessian.double())
             assert factor is not None
-            assert wanted is not None
-            assert torch.equal(factor.order, wanted.order)
-            torch.testing.assert_close(factor.upper, wanted.upper, rtol=1e-5, atol=1e-7)
+            assert exact is not None
+            assert torch.equal(factor.order, exact.order)
+            # Rows have the sizes of their channels, many digits apart.
+            apart = (factor.upper - exact.upper).abs() / exact.upper.diagonal()[:, None]
+            assert float(apart.max()) < 1e-4
+            assert bool((factor.upper.tril(-1) == 0).all())
     assert inverse_choleskys([], queued=True) == []
 
 
