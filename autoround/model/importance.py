@@ -58,9 +58,17 @@ class Importance:
     Args:
         hessians: Whether to sum XᵀX instead of its diagonal alone. Layers that get the same
             input tensor (q, k and v of an attention) share one Hessian, whatever runs between them.
+        wide_product: Multiplies matrices of 16-bit numbers with sums in float32; None where
+            the device has no such product.
     """
 
-    def __init__(self, *, hessians: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        hessians: bool = False,
+        wide_product: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._wide_product = wide_product
         self._hessians: dict[str, Tensor] | None = {} if hessians else None
         self._owners: dict[str, str] = {}
         self._seen: list[_SeenInput] = []
@@ -132,15 +140,17 @@ class Importance:
         """
         is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
         on_cpu = flat.device.type == "cpu"
+        wide = self._wide_product if is_16_bit else None
         # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch
         # are enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
-        if not (on_cpu and flat.dtype == torch.bfloat16):
+        if wide is None and not (on_cpu and flat.dtype == torch.bfloat16):
             flat = flat.float()
+        multiply = wide or torch.matmul
         # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
         with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
             for start, end in _column_blocks(flat.shape[1]):
                 if self._once((name, start)):
-                    into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
+                    into[start:end, start:].add_(multiply(flat[:, start:end].t(), flat[:, start:]))
                     self._note_added((name, start))
 
     def hessian_owner(self, name: str) -> str | None:

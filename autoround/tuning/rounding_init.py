@@ -55,7 +55,9 @@ def _compensate(
     )
     initialised = dict(targets)
     for names, factor in zip(sharing.values(), factors, strict=True):
-        for stack in _stacks(names, targets) if factor is not None else ():
+        if factor is None:
+            continue
+        for stack in _stacks(names, targets):
             offsets = stacked_gptq_offsets(
                 [targets[name] for name in stack],
                 factor,

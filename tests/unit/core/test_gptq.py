@@ -182,7 +182,8 @@ def test_rows_of_a_stack_are_rounded_as_each_would_be_alone(bits: int) -> None:
     stacked = stacked_gptq_offsets(tasks, factor)
     codes = []
     for offsets in (stacked, [gptq_offsets(task, factor) for task in tasks]):
-        moved = {str(n): t._replace(offsets=v) for n, (t, v) in enumerate(zip(tasks, offsets, strict=True))}
+        pairs = enumerate(zip(tasks, offsets, strict=True))
+        moved = {str(n): task._replace(offsets=part) for n, (task, part) in pairs}
         codes.append(
             TorchOps().quantize_all(
                 [task.groups for task in tasks],

@@ -171,6 +171,26 @@ def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_operands_of_16_bit_are_multiplied_as_they_are(dtype: torch.dtype) -> None:
+    """Where a device sums such products in float32, no digit of the inputs' is lost."""
+    seen: list[torch.dtype] = []
+
+    def multiply(left: Tensor, right: Tensor) -> Tensor:
+        seen.extend((left.dtype, right.dtype))
+        return left.float() @ right.float()
+
+    x = activations(2, 50, 600).to(dtype)
+    importance = Importance(hessians=True, wide_product=multiply)
+    importance.mask(None)
+    importance.add("q", x)
+    flat = x.reshape(-1, 600).double()
+    torch.testing.assert_close(
+        importance.hessian("q").double(), flat.t() @ flat, rtol=1e-5, atol=1e-4
+    )
+    assert set(seen) == (set() if dtype == torch.float32 else {dtype})
+
+
 @pytest.mark.parametrize("hessians", [False, True])
 def test_a_batch_that_broke_off_counts_once(hessians: bool) -> None:
     """Memory is full between two layers, or between two column blocks; parts of it come again."""
