@@ -138,10 +138,10 @@ def inverse_choleskys(hessians: Sequence[Tensor], *, queued: bool) -> list[Inver
     Args:
         hessians: as for :func:`inverse_cholesky`.
         queued: whether to wait once for all of them, as a device of its own wants it, in place of
-            three times for each.
+            three times for each; by one factorisation each, in place of three.
 
     Returns:
-        One for each, as of :func:`inverse_cholesky`.
+        One for each, as of :func:`inverse_cholesky`; queued, up to the order of sums.
     """
     if not queued or not hessians:
         return [inverse_cholesky(hessian) for hessian in hessians]
@@ -151,17 +151,22 @@ def inverse_choleskys(hessians: Sequence[Tensor], *, queued: bool) -> list[Inver
 
 
 def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
-    """Factor the inverse of a Hessian without waiting; returns the factor, and if it is one."""
+    """Factor the inverse of a Hessian without waiting; returns the factor, and if it is one.
+
+    Read backwards, the matrix P H P (P turns the order round) is L Lᵀ. Then H⁻¹ = Uᵀ U with the
+    upper U = P L⁻¹ P, which is what the second factorisation of :func:`inverse_cholesky` finds.
+    """
     power = hessian.diagonal()
     mean = power.mean()
     usable = (mean > 0.0) & (mean < float("inf"))
     order, root, related = _correlations(hessian, torch.maximum(power, FLOOR * mean))
-    lower, failed = torch.linalg.cholesky_ex(related)
+    lower, failed = torch.linalg.cholesky_ex(related.flip(0, 1))
     usable &= failed == 0
     # What follows must not fail for a factor that nobody will use.
-    lower = torch.where(usable, lower, torch.eye(len(lower), device=lower.device))
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return InverseCholesky(order, (upper / root).contiguous()), usable & (failed == 0)
+    identity = torch.eye(len(lower), device=lower.device)
+    lower = torch.where(usable, lower, identity)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return InverseCholesky(order, (inverse.flip(0, 1) / root).contiguous()), usable
 
 
 @torch.no_grad()
@@ -183,27 +188,66 @@ def gptq_offsets(
     Returns:
         float32 of the shape of the target's groups, 0 in the padding.
     """
-    groups, grid = target.groups, target.grid
-    one = torch.ones_like(grid.lo)
-    order, columns = factor.order, len(factor.order)
+    return stacked_gptq_offsets(
+        [target], factor, round_block=round_block, block_columns=block_columns
+    )[0]
+
+
+@torch.no_grad()
+def stacked_gptq_offsets(
+    targets: Sequence[Target],
+    factor: InverseCholesky,
+    *,
+    round_block: RoundBlock = gptq_block,
+    block_columns: int = COLUMNS,
+) -> list[Tensor]:
+    """Return the offsets V of weights of the same input, compensated as one matrix.
+
+    Rows do not know each other: each is compensated as it would be alone.
+
+    Args:
+        targets: weights and their grids, all of the same levels; their own offsets are not read.
+        factor: of the Hessian of their inputs.
+        round_block: rounds the columns of a block in turn.
+        block_columns: columns of a block; the last one may have fewer.
+
+    Returns:
+        For each target float32 of the shape of its groups, 0 in the padding.
+    """
+    order, columns, levels = factor.order, len(factor.order), targets[0].grid.levels
     # Columns lie in rows, [in, rows], so that each step works on whole ones.
-    weight = _columns(groups, target, order)
-    per_group = _bounds(quant_params(grid, one, one))
-    scale, low, minimum = (_columns(part, target, order) for part in per_group)
-    plain = grid.levels.position_(torch.div(weight + minimum, scale))
+    weight, scale, low, minimum = _stack(targets, order)
+    plain = levels.position_(torch.div(weight + minimum, scale))
     positions = torch.empty_like(weight)
     for start in range(0, columns, block_columns):
         end = min(start + block_columns, columns)
         part = slice(start, end)
         upper = factor.upper[part]
         positions[part], errors = round_block(
-            ColumnBlock(
-                weight[part], scale[part], low[part], minimum[part], upper[:, part], grid.levels
-            )
+            ColumnBlock(weight[part], scale[part], low[part], minimum[part], upper[:, part], levels)
         )
         weight[end:].addmm_(upper[:, end:].t(), errors, alpha=-1.0)
-    offsets = torch.empty((weight.shape[1], columns), device=weight.device)
-    offsets[:, order] = (positions - plain).t()  # back to [rows, in], in the weight's own order
+    rows = [target.shape[0] for target in targets]
+    parts = positions.sub_(plain).split(rows, dim=1)
+    return [_in_groups(part, target, order) for part, target in zip(parts, targets, strict=True)]
+
+
+def _stack(targets: Sequence[Target], order: Tensor) -> list[Tensor]:
+    """Lay weights, scales, lowest indices and minima out by columns, in their order: [in, rows]."""
+    stacks: list[list[Tensor]] = [[], [], [], []]
+    for target in targets:
+        one = torch.ones_like(target.grid.lo)
+        per_group = _bounds(quant_params(target.grid, one, one))
+        for stack, part in zip(stacks, (target.groups, *per_group), strict=True):
+            stack.append(_columns(part, target, order))
+    return [stack[0] if len(stack) == 1 else torch.cat(stack, dim=1) for stack in stacks]
+
+
+def _in_groups(by_column: Tensor, target: Target, order: Tensor) -> Tensor:
+    """Lay offsets [in, rows] out as the groups of a target, with 0 in the padding."""
+    groups, (rows, columns) = target.groups, target.shape
+    offsets = torch.empty((rows, columns), device=groups.device)
+    offsets[:, order] = by_column.t()  # back to [rows, in], in the weight's own order
     if len(groups) == 1:
         return offsets.reshape(groups.shape)  # one group for all of it, or a single row
     padding = groups.shape[1] * groups.shape[2] - columns

@@ -25,6 +25,10 @@ Step = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 #: and gives.
 BlockCall = Callable[["nn.Module", dict[str, "Tensor"], tuple[Any, ...], dict[str, Any]], Any]
 
+#: Multiplies [a, b] and [b, c] of one 16-bit dtype, sums in float32 and returns float32:
+#: what :meth:`Runtime.wide_product` gives.
+WideProduct = Callable[["Tensor", "Tensor"], "Tensor"]
+
 #: A 16-bit dtype must beat float32 by this factor before its lost digits are worth it.
 WORTHWHILE_SPEEDUP = 1.2
 
@@ -180,6 +184,13 @@ class Runtime(Protocol):
 
         Returns:
             At once; its ``result`` has the tensor as it is at this point of the queue.
+        """
+
+    def wide_product(self) -> WideProduct | None:
+        """Return how matrices of 16-bit numbers are multiplied without losing digits of the sums.
+
+        Returns:
+            None where they have to be made float32 first, or are better so.
         """
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:

@@ -18,6 +18,7 @@ from autoround.device.protocol import (
     Speed,
     Step,
     Upload,
+    WideProduct,
     measure_matmul,
     sort_speeds,
 )
@@ -164,6 +165,10 @@ class TorchRuntime:
             What has the copy already.
         """
         return Downloaded(tensor.detach().to("cpu", copy=True))
+
+    def wide_product(self) -> WideProduct | None:
+        """Return None: matrices of 16-bit numbers are made float32 first."""
+        return None
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Return the step itself.

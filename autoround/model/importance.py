@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -39,18 +40,38 @@ def _mirror(hessian: Tensor) -> Tensor:
     return hessian
 
 
+class _SeenInput(NamedTuple):
+    """An input of the batch that is run, and the layer that its Hessian was summed for."""
+
+    tensor: ref[Tensor]
+    version: int
+    name: str
+
+    def is_of(self, activations: Tensor) -> bool:
+        """Tell whether these are the same numbers: the same tensor, not changed in place since."""
+        return self.tensor() is activations and self.version == activations._version
+
+
 class Importance:
     """Sums of squared inputs by layer, over the positions that are not masked.
 
     Args:
         hessians: Whether to sum XᵀX instead of its diagonal alone. Layers that get the same
-            input tensor (q, k and v of an attention) share one Hessian.
+            input tensor (q, k and v of an attention) share one Hessian, whatever runs between them.
+        wide_product: Multiplies matrices of 16-bit numbers with sums in float32; None where
+            the device has no such product.
     """
 
-    def __init__(self, *, hessians: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        hessians: bool = False,
+        wide_product: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._wide_product = wide_product
         self._hessians: dict[str, Tensor] | None = {} if hessians else None
         self._owners: dict[str, str] = {}
-        self._last: tuple[Tensor, str] | None = None
+        self._seen: list[_SeenInput] = []
         self._sums: dict[str, Tensor] = {}
         self._tokens: dict[str, Tensor] = {}
         self._mask: Tensor | None = None
@@ -67,7 +88,7 @@ class Importance:
                 of it is not added twice. None where all batches come once.
         """
         self._mask, self._stop = mask, stop
-        self._last = None
+        self._seen = []
 
     def _once(self, sum_name: Hashable) -> bool:
         """Tell whether a sum lacks this batch; the caller adds it, or says that it failed."""
@@ -96,13 +117,16 @@ class Importance:
         flat = flat.reshape(-1, flat.shape[-1])
         if self._hessians is not None:
             # The same tensor again means the same Hessian: it is summed for the first layer only.
-            if self._last is None or self._last[0] is not activations:
-                self._last = (activations, name)
+            self._seen = [seen for seen in self._seen if seen.tensor() is not None]
+            owner = next((seen.name for seen in self._seen if seen.is_of(activations)), None)
+            if owner is None:
+                owner = name
+                self._seen.append(_SeenInput(ref(activations), activations._version, name))
                 if name not in self._hessians:
                     width = flat.shape[1]
                     self._hessians[name] = torch.zeros((width, width), device=flat.device)
                 self._add_hessian(flat, name, self._hessians[name])
-            self._owners[name] = self._last[1]
+            self._owners[name] = owner
             return  # the importance is read off the diagonal
         self._add_sums(name, flat.float().square().sum(0))
 
@@ -116,34 +140,44 @@ class Importance:
         """
         is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
         on_cpu = flat.device.type == "cpu"
+        wide = self._wide_product if is_16_bit else None
         # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch
         # are enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
-        if not (on_cpu and flat.dtype == torch.bfloat16):
+        if wide is None and not (on_cpu and flat.dtype == torch.bfloat16):
             flat = flat.float()
+        multiply = wide or torch.matmul
         # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
         with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
             for start, end in _column_blocks(flat.shape[1]):
                 if self._once((name, start)):
-                    into[start:end, start:].add_(flat[:, start:end].t() @ flat[:, start:])
+                    into[start:end, start:].add_(multiply(flat[:, start:end].t(), flat[:, start:]))
                     self._note_added((name, start))
 
-    def hessian(self, name: str) -> tuple[str, Tensor] | None:
-        """Return the Hessian XᵀX of a layer's inputs.
+    def hessian_owner(self, name: str) -> str | None:
+        """Return the name of the layer that a layer's Hessian was summed for.
 
         Args:
             name: The layer's path inside its block.
 
         Returns:
-            The name of the layer it was summed for, equal for layers that share it, and the
-            matrix, float32 [in, in]. None for a layer that never ran, or without ``hessians``.
+            Equal for layers that share one. None for a layer that never ran, or without
+            ``hessians``.
         """
-        shared = self._shared_hessian(name)
-        return None if shared is None else (shared[0], _mirror(shared[1]))
+        return self._owners.get(name)
 
-    def _shared_hessian(self, name: str) -> tuple[str, Tensor] | None:
-        """Return the layer that a Hessian was summed for, and its upper half."""
+    def hessian(self, owner: str) -> Tensor:
+        """Return the Hessian XᵀX of the inputs of a layer, float32 [in, in].
+
+        Args:
+            owner: The layer that it was summed for, as :meth:`hessian_owner` says.
+        """
+        assert self._hessians is not None
+        return _mirror(self._hessians[owner])
+
+    def _upper_half(self, name: str) -> Tensor | None:
+        """Return the upper half of a layer's Hessian."""
         owner = self._owners.get(name)
-        return None if self._hessians is None or owner is None else (owner, self._hessians[owner])
+        return None if self._hessians is None or owner is None else self._hessians[owner]
 
     def add_routed(self, name: str, squares: Tensor) -> None:
         """Add sums of squared inputs of every expert.
@@ -187,9 +221,9 @@ class Importance:
             float32 [in]; of stacked experts, the mean square as float32 [experts, in], shrunk
             towards the mean of all experts. None for a layer that never ran.
         """
-        shared = self._shared_hessian(name)
-        if shared is not None:
-            return shared[1].diagonal().clone()
+        upper = self._upper_half(name)
+        if upper is not None:
+            return upper.diagonal().clone()
         sums = self._sums.get(name)
         tokens = self._tokens.get(name.rpartition(".")[0])
         if sums is None or sums.dim() == 1 or tokens is None:

@@ -210,7 +210,10 @@ class BlockTuner:
         Without ``observed`` they are not collected, and the quantized stream is not set up.
         """
         tuning = self.session.tuning
-        importance = Importance(hessians=tuning.uses_gptq and observed)
+        importance = Importance(
+            hessians=tuning.uses_gptq and observed,
+            wide_product=self.session.runtime.wide_product(),
+        )
         if observed and not tuning.quantized_inputs:
             streams.restart_quantized()
         wanted = tuning.needs_input_statistics and observed

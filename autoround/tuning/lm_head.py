@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import Samples
-from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_cholesky
+from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_choleskys
 from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target
 from autoround.events import StageStarted
@@ -131,7 +131,8 @@ def _tune_head(
     importance = original.square().mean(0)
     factor = None
     if session.tuning.layer(layer.name).init_rounding == GPTQ:
-        factor = inverse_cholesky(original.t() @ original)
+        hessian = original.t() @ original
+        factor = inverse_choleskys([hessian], queued=session.runtime.own_memory)[0]
     memory = StepMemory(session, units="positions", give_up=lambda on_host: None)
     step = max(1, ROWS_ELEMENTS // width)
     if layer.scheme is not None and layer.scheme.group_size == 0:

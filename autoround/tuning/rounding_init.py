@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from math import prod
 
 from autoround.core.float32_products import EXACT, float32_products
-from autoround.core.gptq import gptq_offsets, inverse_choleskys
+from autoround.core.gptq import inverse_choleskys, stacked_gptq_offsets
+from autoround.core.grids.levels import LevelSet
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
 from autoround.session.session import Session
 from autoround.settings import GPTQ
 from autoround.types import BlockPlan
+
+#: Rows of a layer that may stand in one matrix with others: whole numbers of these.
+PANEL_ROWS = 64
+#: Weights that are compensated at a time, beside whole layers: half a gigabyte, which is needed
+#: seven times over.
+STACK_ELEMENTS = 1 << 27
 
 
 def with_gptq_offsets(
@@ -38,22 +44,48 @@ def _compensate(
     session: Session, block: BlockPlan, targets: Mapping[str, Target], importance: Importance
 ) -> dict[str, Target]:
     # Layers that read the same input share its Hessian, and one factorisation serves them all.
-    owners: dict[str, str] = {}
-    hessians: dict[str, Tensor] = {}
+    sharing: dict[str, list[str]] = {}
     for layer in block.quantized:
         if session.tuning.layer(layer.name).init_rounding == GPTQ:
-            shared = importance.hessian(layer.path)
-            if shared is not None:
-                owners[layer.name], hessian = shared
-                hessians.setdefault(owners[layer.name], hessian)
-    queued = session.runtime.device.type != "cpu"
-    inverses = inverse_choleskys(list(hessians.values()), queued=queued)
-    factors = dict(zip(hessians, inverses, strict=True))
+            owner = importance.hessian_owner(layer.path)
+            if owner is not None:
+                sharing.setdefault(owner, []).append(layer.name)
+    factors = inverse_choleskys(
+        [importance.hessian(owner) for owner in sharing], queued=session.runtime.own_memory
+    )
     initialised = dict(targets)
-    for layer in block.quantized:
-        factor = factors[owners[layer.name]] if layer.name in owners else None
-        if factor is not None:
-            target = targets[layer.name]
-            offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)
-            initialised[layer.name] = target._replace(offsets=offsets)
+    for names, factor in zip(sharing.values(), factors, strict=True):
+        if factor is None:
+            continue
+        for stack in _stacks(names, targets):
+            offsets = stacked_gptq_offsets(
+                [targets[name] for name in stack],
+                factor,
+                round_block=session.runtime.ops.gptq_block,
+            )
+            for name, part in zip(stack, offsets, strict=True):
+                initialised[name] = targets[name]._replace(offsets=part)
     return initialised
+
+
+def _stacks(names: Sequence[str], targets: Mapping[str, Target]) -> list[list[str]]:
+    """Gather layers of one input that are compensated as one matrix.
+
+    Their levels are the same. Libraries add the products of some rows at the end of a matrix in
+    another order; with whole panels of rows, a layer's numbers are those it has alone.
+    """
+    stacks: list[list[str]] = []
+    room: dict[LevelSet, int] = {}
+    latest: dict[LevelSet, list[str]] = {}
+    for name in names:
+        target = targets[name]
+        levels, size = target.grid.levels, prod(target.shape)
+        whole = target.shape[0] % PANEL_ROWS == 0
+        if whole and size <= room.get(levels, 0):
+            latest[levels].append(name)
+            room[levels] -= size
+            continue
+        stacks.append([name])
+        if whole:
+            latest[levels], room[levels] = stacks[-1], STACK_ELEMENTS - size
+    return stacks

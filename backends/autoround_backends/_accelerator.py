@@ -23,6 +23,7 @@ from autoround.device.protocol import (
     Speed,
     Step,
     Upload,
+    WideProduct,
     sort_speeds,
 )
 from autoround.device.runtime import TorchRuntime
@@ -38,6 +39,9 @@ from autoround_backends._streamed import (
 
 #: What errors say that are not torch's allocator's: of cuBLAS, of CUDA's driver, of Level Zero.
 FULL = ("out of memory", "alloc_failed", "out_of_device_memory", "out_of_resources")
+
+#: Error of products with sums in float32, relative to the largest; bfloat16 has 4e-3, float16 5e-4.
+WIDE_ERROR = 1e-5
 
 
 class DeviceModule(StreamModule, Protocol):
@@ -174,7 +178,7 @@ class AcceleratorRuntime(TorchRuntime):
 
     def notes(self) -> tuple[Note, ...]:
         """Say what the operations are made of, and what was tried and given up."""
-        _ = self.ops, self._short_products
+        _ = self.ops, self._short_products, self._wide_product
         return tuple(self._found.values())
 
     @cached_property
@@ -208,6 +212,23 @@ class AcceleratorRuntime(TorchRuntime):
     def _note_pins(self, refusal: str) -> None:
         text = f"memory cannot be pinned, so copies wait: {refusal.splitlines()[0][:200]}"
         self._found["pins"] = Note(text, True)
+
+    @cached_property
+    def _wide_product(self) -> WideProduct | None:
+        """torch's own product where the device has it and it says what float64 does."""
+        try:
+            reason = wide_product_refusal(self.device)
+        except Exception as error:  # a library and a driver may fail in any way
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if not reason:
+            self._found["wide"] = Note("Hessians: products of 16 bit, summed in float32")
+            return torch_wide_product
+        self._found["wide"] = Note(f"Hessians: inputs are made float32 first: {reason}", True)
+        return None
+
+    def wide_product(self) -> WideProduct | None:
+        """Return torch's product of 16-bit operands with sums in float32, if there is one here."""
+        return self._wide_product
 
     def compiles_from(self) -> float:
         """Return from how many operations compiling is worth it; never without Triton."""
@@ -249,6 +270,34 @@ class AcceleratorRuntime(TorchRuntime):
         self.release()
         self._found["graph"] = Note(f"steps are not recorded as graphs: {reason}", True)
         return step
+
+
+def torch_wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply matrices of 16-bit numbers with sums in float32.
+
+    Args:
+        left, right: [a, b] and [b, c] of one dtype.
+    """
+    return torch.mm(left, right, out_dtype=torch.float32)
+
+
+def wide_product_refusal(device: torch.device) -> str:
+    """Return why torch's product of 16-bit operands is no use on a device; empty if it is.
+
+    Its sums are compared with those of float64: some are beyond float16, and all have more digits
+    than either dtype.
+    """
+    rng = torch.Generator().manual_seed(0)
+    for dtype in (torch.bfloat16, torch.float16):
+        inputs = (64 * torch.randn((256, 64), generator=rng)).to(dtype)
+        exact = inputs.double().t() @ inputs.double()
+        there = inputs.to(device)
+        product = torch_wide_product(there.t(), there).to("cpu").double()
+        apart = float((product - exact).abs().max() / exact.abs().max())
+        # Not "greater than": a NaN is apart as well.
+        if not apart <= WIDE_ERROR:
+            return f"products of {str(dtype).removeprefix('torch.')} are off by {apart:.1e}"
+    return ""
 
 
 def triton_ops(device: torch.device, module: DeviceModule | None = None) -> tuple[Ops, Note]:

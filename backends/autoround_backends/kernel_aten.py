@@ -2,11 +2,13 @@
 
 On a CPU: 4 bits in bfloat16, with scales rounded to bfloat16. It takes the place of our C kernel
 where that cannot be built, and is slower. On XPU: 4 bits in float16 or bfloat16, scales in the
-same dtype and integer zero points; not run, for want of a device.
+same dtype and integer zero points: x (q - zero)ᵀ scale, q in the order of the inputs. Its arguments
+are checked without a device; it was not run on one.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -101,10 +103,18 @@ class AtenXpuKernel(AtenCpuKernel):
 
     def bind(self, state: State, demand: Demand, bias: Tensor | None) -> Multiply:
         codes, zero, width = state["codes"], state["zero"], demand.scheme.group_size
+        # Scales are read in the inputs' dtype, zero points as the integers they are.
+        scale = state["scale"].to(demand.dtype)
         operator: Any = torch.ops.aten._weight_int4pack_mm_with_scales_and_zeros
+        rows = demand.shape[0]
 
         def multiply(x: Tensor) -> Tensor:
-            out: Tensor = operator(x.contiguous(), codes, width, state["scale"].to(x.dtype), zero)
+            if not x.shape[0]:
+                return x.new_empty((0, rows))
+            # The operator refuses inputs of another device than the current one.
+            guard = torch.xpu.device(x.device) if x.device.type == "xpu" else nullcontext()
+            with guard:
+                out: Tensor = operator(x.contiguous(), codes, width, scale, zero)
             return out if bias is None else out.add_(bias.to(out.dtype))
 
         return multiply

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ from autoround.core.ops import Ops, TorchOps
 from autoround.core.rounding import Rounding
 from autoround.core.signsgd import SignState
 from autoround.device.parity import disagreement
-from autoround.device.protocol import Availability, Memory, Speed
+from autoround.device.protocol import Availability, Memory, Speed, WideProduct
 from autoround.device.registry import backends
 from autoround.errors import DeviceError
 from autoround_backends.conformance import (
@@ -154,6 +155,17 @@ def test_a_download_that_sees_later_work_is_found() -> None:
     case = CASES["a download is what was there when it was queued"]
     with pytest.raises(AssertionError, match="when it was queued"):
         case.run(Subject(BACKEND, Hasty(TorchOps())))
+
+
+@pytest.mark.parametrize(("kept", "fault"), [(torch.float32, ""), (torch.bfloat16, "are off by")])
+def test_a_product_that_loses_digits_of_its_sums_is_found(kept: torch.dtype, fault: str) -> None:
+    class Multiplying(Wrong):
+        def wide_product(self) -> WideProduct:
+            return lambda left, right: (left.float() @ right.float()).to(kept).float()
+
+    case = CASES["a product of 16 bit is summed in float32"]
+    with pytest.raises(AssertionError, match=fault) if fault else nullcontext():
+        case.run(Subject(BACKEND, Multiplying(TorchOps())))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import types
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from autoround.core.ops import TorchOps
 from autoround.device.protocol import Availability, Memory, Speed
@@ -284,5 +286,40 @@ def test_notes_tell_what_the_operations_are(monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(_accelerator, "find_spec", lambda name: None)
     runtime = AcceleratorRuntime("xpu", 0, module=FakeModule())
-    assert [note.slower for note in runtime.notes()] == [True]
+    operations, products = runtime.notes()
+    assert operations.slower
     assert isinstance(runtime.ops, TorchOps)
+    assert products.slower
+    assert "made float32 first" in products.text
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (torch.float32, ""),
+        (torch.bfloat16, "products of bfloat16 are off by .*e-03"),
+        (torch.float16, "products of bfloat16 are off by inf"),
+        (None, "aten::mm.dtype"),
+    ],
+)
+def test_16_bit_products_are_used_where_their_sums_are_float32(
+    kept: torch.dtype | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the device: the processor, whose torch has no such product."""
+
+    def multiply(left: Tensor, right: Tensor) -> Tensor:
+        assert kept is not None
+        return (left.float() @ right.float()).to(kept).float()
+
+    if kept is not None:
+        monkeypatch.setattr(_accelerator, "torch_wide_product", multiply)
+    runtime = AcceleratorRuntime("cuda", 0, module=FakeModule())
+    runtime.device = torch.device("cpu")
+    product = runtime.wide_product()
+    assert (product is not None) == (not reason)
+    if product is not None:
+        x = torch.ones((3, 2), dtype=torch.bfloat16)
+        assert product(x.t(), x).tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    note = runtime._found["wide"]
+    assert note.slower == bool(reason)
+    assert re.search(reason or "summed in float32", note.text)

@@ -47,7 +47,7 @@ SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (60, 200), "syncs": (0, 0)},
     # Whether the Hessians could be factored, read once for all of a block.
-    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None)},
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (390, None)},
     # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
     # step waits; its loss is four bytes.
     "steps": {
@@ -64,7 +64,7 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
 #: Of a mixture: routing is not read by the host, and experts are not worked through one by one.
 OF_MIXTURES: dict[str, dict[str, tuple[float, float | None]]] = {
     **CEILINGS,
-    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (300, None)},
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (275, None)},
     "steps": {**CEILINGS["steps"], "launches": (580, None)},
 }
 #: Bytes to the host over those of the packed layers: one copy for the files and for the journal's

@@ -34,7 +34,7 @@ PARTS = (
     Part("inputs of experts", "hessian", "autoround.model.importance:observe_experts"),
     Part("whole matrix", "hessian", "autoround.model.importance:Importance.hessian"),
     Part("factor", "hessian", "autoround.tuning.rounding_init:inverse_choleskys"),
-    Part("columns", "hessian", "autoround.tuning.rounding_init:gptq_offsets"),
+    Part("columns", "hessian", "autoround.tuning.rounding_init:stacked_gptq_offsets"),
     Part("groups", "search", "autoround.tuning.block:make_target"),
     Part("search", "search", "autoround.tuning.targets:search_expert_grids"),
     Part("steps", "steps", "autoround.tuning.reconstruct:tune"),

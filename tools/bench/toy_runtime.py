@@ -26,7 +26,7 @@ from autoround.core.rounding import Rounding
 from autoround.core.search import CHUNK_ELEMENTS
 from autoround.core.search_nested import PlainStages, search_nested
 from autoround.core.signsgd import SignState
-from autoround.device.protocol import Download, Memory, Speed, Step, Upload
+from autoround.device.protocol import Download, Memory, Speed, Step, Upload, WideProduct
 from autoround.device.runtime import TorchRuntime
 from autoround_backends._search_layout import fits_layout, kernels_know
 from autoround_backends._streamed import Recorded, Recording
@@ -355,6 +355,17 @@ class ToyRuntime(TorchRuntime):
             return ToyDownload(self, tensor.detach().to("cpu", copy=True))
         finally:
             self.counter.beside = False
+
+    def wide_product(self) -> WideProduct:
+        """Return a product of 16-bit operands with sums in float32, which counts as one launch."""
+
+        def multiply(left: Tensor, right: Tensor) -> Tensor:
+            mode = self.counter.mode
+            mode.launch()
+            with mode.silence():
+                return left.float() @ right.float()
+
+        return multiply
 
     def capture(self, step: Step, examples: Sequence[Tensor]) -> Step:
         """Record a step; the step itself where that fails."""

@@ -28,6 +28,7 @@ def contract_cases() -> Iterator[Case]:
     yield Case("memory is accounted for", _memory)
     yield Case("what is uploaded arrives as it was", _uploads)
     yield Case("a download is what was there when it was queued", _downloads)
+    yield Case("a product of 16 bit is summed in float32", _multiplies_wide)
     yield Case("a captured step does what the step does", _captures)
     yield Case("a compiled call does what the call does", _compiles)
 
@@ -126,6 +127,23 @@ def _downloads(subject: Subject) -> None:
     require(copy.device.type == "cpu", "a download is not on the CPU")
     require(copy.tolist() == [0.0, 1.0, 2.0], "a download is not what was there when it was queued")
     require(download.ready(), "a download that was waited for is not ready")
+
+
+def _multiplies_wide(subject: Subject) -> None:
+    multiply = subject.runtime.wide_product()
+    if multiply is None:
+        return
+    rng = torch.Generator().manual_seed(2)
+    for dtype in (torch.bfloat16, torch.float16):
+        # A part of a wider matrix, as column blocks are; the sums are beyond float16.
+        inputs = (100 * torch.randn((300, 48), generator=rng)).to(dtype)
+        there = inputs.to(subject.runtime.device)
+        product = multiply(there[:, 8:24].t(), there[:, 8:])
+        wanted = inputs[:, 8:24].double().t() @ inputs[:, 8:].double()
+        require(product.dtype == torch.float32, f"a product in {product.dtype}")
+        require(product.shape == wanted.shape, f"a product of shape {tuple(product.shape)}")
+        apart = float((product.to("cpu").double() - wanted).abs().max() / wanted.abs().max())
+        require(apart <= 1e-5, f"products of {dtype} are off by {apart:.1e}")
 
 
 def _captures(subject: Subject) -> None:

@@ -105,16 +105,41 @@ def test_a_hessian_is_summed_once_for_layers_of_one_input() -> None:
         importance.add("k", x)
         importance.add("o", x.clone())
     real = torch.cat([first.reshape(-1, HIDDEN), second[:, :2].reshape(-1, HIDDEN)])
-    hessians = {name: importance.hessian(name) for name in ("q", "k", "o")}
-    assert [hessian[0] for hessian in hessians.values() if hessian] == ["q", "q", "o"]
-    for hessian in hessians.values():
-        assert hessian is not None
-        torch.testing.assert_close(hessian[1], real.t() @ real)
+    owners = {name: importance.hessian_owner(name) for name in ("q", "k", "o")}
+    assert owners == {"q": "q", "k": "q", "o": "o"}
+    for owner in ("q", "o"):
+        torch.testing.assert_close(importance.hessian(owner), real.t() @ real)
     power = importance.get("k")
     assert power is not None
     torch.testing.assert_close(power, (real.t() @ real).diagonal())
-    assert importance.hessian("never run") is None
-    assert Importance().hessian("q") is None
+    assert importance.hessian_owner("never run") is None
+    assert Importance().hessian_owner("q") is None
+
+
+def test_layers_share_a_hessian_whatever_runs_between_them() -> None:
+    """As projections of latents do, and blocks whose MLP runs beside attention."""
+    x, latent = activations(2, 3, HIDDEN), activations(2, 3, 4)
+    importance = Importance(hessians=True)
+    importance.mask(None)
+    importance.add("q_a", x)
+    importance.add("q_b", latent)
+    importance.add("kv_a", x)
+    x.add_(1)  # the same tensor, of other numbers
+    importance.add("up", x)
+    owners = [importance.hessian_owner(name) for name in ("q_a", "q_b", "kv_a", "up")]
+    assert owners == ["q_a", "q_b", "q_a", "up"]
+    flat = x.reshape(-1, HIDDEN)
+    torch.testing.assert_close(importance.hessian("up"), flat.t() @ flat)
+
+
+def test_an_input_that_is_gone_is_not_mistaken_for_another() -> None:
+    importance = Importance(hessians=True)
+    importance.mask(None)
+    for number in range(8):  # memory that is given back is used for the next one
+        importance.add(f"layer {number}", torch.full((1, 2, 8), float(number)))
+    for number in range(8):
+        assert importance.hessian_owner(f"layer {number}") == f"layer {number}"
+        assert float(importance.hessian(f"layer {number}")[0, 0]) == 2.0 * number**2
 
 
 def test_accumulate_importance_leaves_no_hooks_even_when_the_block_fails() -> None:
@@ -137,14 +162,33 @@ def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
         importance.add("q", part)
     flat = x.reshape(-1, width).double()
     hessian = importance.hessian("q")
-    assert hessian is not None
     wanted = flat.t() @ flat
     power = wanted.diagonal().sqrt()
-    apart = (hessian[1].double() - wanted).abs() / (power[:, None] * power)
+    apart = (hessian.double() - wanted).abs() / (power[:, None] * power)
     # Sums of a batch of bfloat16 have its eight bits; what is damped is a tenth.
     assert float(apart.max()) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
-    assert torch.equal(hessian[1], hessian[1].t())
+    assert torch.equal(hessian, hessian.t())
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_operands_of_16_bit_are_multiplied_as_they_are(dtype: torch.dtype) -> None:
+    """Where a device sums such products in float32, no digit of the inputs' is lost."""
+    seen: list[torch.dtype] = []
+
+    def multiply(left: Tensor, right: Tensor) -> Tensor:
+        seen.extend((left.dtype, right.dtype))
+        return left.float() @ right.float()
+
+    x = activations(2, 50, 600).to(dtype)
+    importance = Importance(hessians=True, wide_product=multiply)
+    importance.mask(None)
+    importance.add("q", x)
+    flat = x.reshape(-1, 600).double()
+    torch.testing.assert_close(
+        importance.hessian("q").double(), flat.t() @ flat, rtol=1e-5, atol=1e-4
+    )
+    assert set(seen) == (set() if dtype == torch.float32 else {dtype})
 
 
 @pytest.mark.parametrize("hessians", [False, True])
@@ -181,4 +225,4 @@ def test_hessians_are_given_up_when_they_are_factored() -> None:
     importance.mask(None)
     importance.add("q", torch.ones((1, 2, 8)))
     importance.release_hessians()
-    assert importance.hessian("q") is None
+    assert importance.hessian_owner("q") is None

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoround.core.grids.grid import min_max_grid, to_groups
+from autoround.core.grids.levels import integer_levels
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
@@ -126,6 +128,64 @@ def test_only_layers_whose_settings_say_so_are_compensated(session: Session) -> 
     assert all(target.offsets is None for target in targets.values())
 
 
+def test_layers_of_one_input_are_compensated_as_one_matrix(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = session.plan.blocks[0]
+    targets, _ = targets_of(session, block)
+    seen = Importance(hessians=True)
+    x, inner = inputs(64), inputs(96, 1)
+    for layer in block.quantized:
+        seen.add(layer.path, inner if layer.shape[1] == 96 else x)
+    stacks: list[list[int]] = []
+    stacked = rounding_init.stacked_gptq_offsets
+
+    def observe(stack: list[Target], *given: Any, **named: Any) -> list[Tensor]:
+        stacks.append([target.shape[0] for target in stack])
+        return stacked(stack, *given, **named)
+
+    monkeypatch.setattr(rounding_init, "stacked_gptq_offsets", observe)
+    monkeypatch.setattr(rounding_init, "PANEL_ROWS", 16)
+    together = with_gptq_offsets(session, block, targets, seen)
+    assert max(map(len, stacks)) > 1
+    assert sum(map(len, stacks)) == len(block.quantized)
+    # Not a weight beside those of a first layer; then rows that are no whole panels.
+    for name, limit in (("STACK_ELEMENTS", 0), ("PANEL_ROWS", 1000)):
+        stacks.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(rounding_init, name, limit)
+            alone = with_gptq_offsets(session, block, targets, seen)
+        assert [len(stack) for stack in stacks] == [1] * len(block.quantized)
+        for layer, target in alone.items():
+            one, other = target.offsets, together[layer].offsets
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
+    codes = [
+        quantize_targets(block.quantized, found, round_to_nearest(found), ops=session.runtime.ops)
+        for found in (together, alone)
+    ]
+    for layer in block.quantized:
+        one, other = (dense(found[layer.name]) for found in codes)
+        assert torch.equal(one, other)
+
+
+def test_layers_of_other_levels_stand_in_a_stack_of_their_own(session: Session) -> None:
+    block = session.plan.blocks[0]
+    targets, weights = targets_of(session, block)
+    name = f"{block.name}.{K}"
+    groups = to_groups(weights[name].float(), 16)
+    targets[name] = Target(groups, min_max_grid(groups, integer_levels(8, sym=False)), (32, 64))
+    names = [f"{block.name}.self_attn.{x}_proj" for x in "qkv"]
+    assert rounding_init._stacks(names, targets) == [[x] for x in names], "32 rows are no panel"
+    targets = {x: replace_rows(target, 64) for x, target in targets.items()}
+    assert rounding_init._stacks(names, targets) == [[names[0], names[2]], [names[1]]]
+
+
+def replace_rows(target: Target, rows: int) -> Target:
+    return target._replace(shape=(rows, target.shape[1]))
+
+
 def test_errors_are_handed_on_in_whole_digits(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,13 +195,13 @@ def test_errors_are_handed_on_in_whole_digits(
     layer = next(x for x in block.quantized if x.path == Q)
     importance.add(Q, inputs(layer.shape[1]))
     seen: list[str] = []
-    offsets = rounding_init.gptq_offsets
+    offsets = rounding_init.stacked_gptq_offsets
 
-    def observe(*given: Any, **named: Any) -> Tensor:
+    def observe(*given: Any, **named: Any) -> list[Tensor]:
         seen.append(torch.get_float32_matmul_precision())
         return offsets(*given, **named)
 
-    monkeypatch.setattr(rounding_init, "gptq_offsets", observe)
+    monkeypatch.setattr(rounding_init, "stacked_gptq_offsets", observe)
     torch.set_float32_matmul_precision("high")  # by the user's program, for its own products
     try:
         with_gptq_offsets(session, block, targets, importance)
