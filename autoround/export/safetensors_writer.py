@@ -98,7 +98,9 @@ class SafetensorsWriter:
         packing = self._part.packing
         if layout_named(packing).dense:
             weights = {
-                self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
+                self._layers[n].tensor: from_matrix(
+                    self._layers[n], output.dense(n, layer.codes.device)
+                )
                 for n, layer in plain.items()
             }
             return {n: t.to("cpu") for n, t in self._in_files(weights).items()}
@@ -148,7 +150,9 @@ class SafetensorsWriter:
         reason = why_another_model(self._shards.staging, self._skeleton)
         if reason:
             raise VerificationError(f"the config that was written makes another model: {reason}")
-        written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
+        written = WrittenCheckpoint(
+            self._shards.staging, self._plan, self._skeleton, upload=self.check.upload
+        )
         self.check.compare(written, f"format {self._part.format}")
         # On text alone, as the small copy of the class was run; a dense checkpoint has nothing new.
         packed = not layout_named(self._part.packing).dense
