@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from autoround.export.config_check import check_configs
+from autoround.export.expected_tensors import expected_tensors
 from autoround.export.gguf_writer import GgufWriter, gguf_fields
 from autoround.export.load_check import Loader
 from autoround.export.safetensors_writer import SafetensorsWriter, output_config
@@ -78,6 +79,7 @@ def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) 
     shards = ShardWriter(folder, max_shard_bytes=target.max_shard_bytes)
     target.stack.enter_context(shards)
     _write_side_files(shards, session.skeleton, target.tokenizer)
+    shards.expect(expected_tensors(session, part))
     return SafetensorsWriter(
         shards,
         session.plan,
