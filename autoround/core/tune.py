@@ -16,6 +16,7 @@ from autoround.core.step_recordings import StepRecordings
 from autoround.core.tuning_step import TuningStep
 from autoround.core.validation import (
     BestIterate,
+    LateScores,
     Tuned,
     Validation,
     copy_roundings,
@@ -49,14 +50,15 @@ def tune(
         recordings: of steps of the blocks before; None to record every block's.
 
     Returns:
-        The best iterate, on the block's device, and its loss beside that of the start.
+        The best iterate, on the block's device, and its loss beside that of the start, which may
+        still be on their way.
     """
     iterate = round_to_nearest(block.targets)
     validation = Validation(block, hyperparameters, ops=ops, dtype=dtype)
     before = validation.score(iterate)
     if not hyperparameters.iters:
         only = float(before)
-        return Tuned(iterate, only, only, 0)
+        return Tuned(iterate, LateScores.known(only, only, 0))
     keep = torch.device("cpu") if hyperparameters.best_on_cpu else block.device
     late = keep.type != "cpu"  # a score is there at once on a CPU
     best = BestIterate(iterate, before, keep=keep, late=late)
@@ -71,9 +73,12 @@ def tune(
         losses.add(step, loss)
         if step in scored:
             best.offer(step, iterate, validation.score(iterate))
-    losses.finish()
     if not hyperparameters.best_on_cpu:
-        return best.result()
+        # Its numbers come behind the last loss, so that there is work while that is waited for.
+        tuned = best.result(block.hooks.download)
+        losses.finish()
+        return tuned
+    losses.finish()
     # Room for the best iterate on the device, before it is brought back.
     del iterate, steps
     tuned = best.result()

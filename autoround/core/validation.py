@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,17 +12,68 @@ from torch import Tensor
 from autoround.core.batches import BatchLoader, Samples, batches
 from autoround.core.loss import block_mse
 from autoround.core.ops import Ops
-from autoround.core.reconstruction import Hyperparameters, Reconstruction, rounded_weights
+from autoround.core.reconstruction import (
+    Download,
+    Hyperparameters,
+    Reconstruction,
+    rounded_weights,
+)
 from autoround.core.rounding import Rounding
 
 
+class Scores(NamedTuple):
+    """Losses on the validation samples: of the start and of the iterate that is kept.
+
+    step: that the kept iterate came from, 0 for the start.
+    """
+
+    before: float
+    after: float
+    step: int
+
+
+class LateScores:
+    """Losses that a device may still be computing: read once, when they are first asked for.
+
+    Args:
+        read: returns them, waiting where it has to.
+    """
+
+    def __init__(self, read: Callable[[], Scores]) -> None:
+        self._read = read
+
+    @staticmethod
+    def known(before: float, after: float, step: int) -> LateScores:
+        """Return losses that are here."""
+        scores = Scores(before, after, step)
+        return LateScores(lambda: scores)
+
+    @cached_property
+    def values(self) -> Scores:
+        """The losses; the host waits for them the first time."""
+        return self._read()
+
+
 class Tuned(NamedTuple):
-    """Best rounding found, with losses on the validation samples and the step it came from."""
+    """Best rounding found, with its losses, which are read when they are asked for."""
 
     roundings: dict[str, Rounding]
-    loss_before: float
-    loss_after: float
-    best_step: int
+    scores: LateScores
+
+    @property
+    def loss_before(self) -> float:
+        """Loss of the start on the validation samples."""
+        return self.scores.values.before
+
+    @property
+    def loss_after(self) -> float:
+        """Loss of the rounding on the same samples."""
+        return self.scores.values.after
+
+    @property
+    def best_step(self) -> int:
+        """The step that the rounding came from; 0 for the start."""
+        return self.scores.values.step
 
 
 def validation_steps(iters: int, count: int) -> frozenset[int]:
@@ -158,12 +210,24 @@ class BestIterate:
         self._loss = torch.where(lower, score, self._loss)
         self._step = torch.where(lower, torch.full_like(self._step, step), self._step)
 
-    def result(self) -> Tuned:
-        """Return the best iterate with its numbers; the host waits for those once."""
+    def result(self, download: Callable[[Tensor], Download] | None = None) -> Tuned:
+        """Return the best iterate with its numbers.
+
+        Args:
+            download: starts to copy a tensor to the host behind the work that is queued, so that
+                the numbers can be read when more is; None to wait for them here.
+        """
         where = self._loss.device
         numbers = torch.stack([self._before.to(where), self._loss, self._step])
-        before, after, step = numbers.to("cpu").tolist()
-        return Tuned(self._roundings, before, after, int(step))
+        if download is None or where.type == "cpu":
+            return Tuned(self._roundings, LateScores.known(*_scores_of(numbers.to("cpu"))))
+        on_its_way = download(numbers)
+        return Tuned(self._roundings, LateScores(lambda: _scores_of(on_its_way.result())))
+
+
+def _scores_of(numbers: Tensor) -> Scores:
+    before, after, step = numbers.tolist()
+    return Scores(before, after, int(step))
 
 
 def copy_roundings(roundings: Mapping[str, Rounding], device: torch.device) -> dict[str, Rounding]:

@@ -184,6 +184,9 @@ class WrittenGguf:
         del block
         return {name: self._reader.read(name) for name in names}
 
+    def raise_late(self) -> None:
+        """Do nothing: whatever is wrong is raised when it is read."""
+
 
 def file_name(model: str, part: OutputPlan) -> str:
     """Return the name of the file, by the custom of those who publish them.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
-
 from autoround.export.config_check import check_configs
+from autoround.export.expected_tensors import expected_tensors
 from autoround.export.gguf_writer import GgufWriter, gguf_fields
 from autoround.export.load_check import Loader
 from autoround.export.safetensors_writer import SafetensorsWriter, output_config
@@ -80,6 +79,7 @@ def _open_safetensors(session: Session, part: OutputPlan, target: OutputTarget) 
     shards = ShardWriter(folder, max_shard_bytes=target.max_shard_bytes)
     target.stack.enter_context(shards)
     _write_side_files(shards, session.skeleton, target.tokenizer)
+    shards.expect(expected_tensors(session, part))
     return SafetensorsWriter(
         shards,
         session.plan,
@@ -138,8 +138,12 @@ def _check(session: Session) -> ReadBackCheck:
     ids = None if session.tokens is None else session.tokens.ids
     # A block in float32 is more than a device may have left that tunes with as little as it can.
     on_device = session.runtime.own_memory and not session.tuning.low_memory
-    device = session.runtime.device if on_device else torch.device("cpu")
-    return ReadBackCheck(session.skeleton, session.plan, ids=ids, device=device)
+    if not on_device:
+        return ReadBackCheck(session.skeleton, session.plan, ids=ids)
+    runtime = session.runtime
+    return ReadBackCheck(
+        session.skeleton, session.plan, ids=ids, device=runtime.device, upload=runtime.upload
+    )
 
 
 def _write_side_files(staging: Staging, skeleton: Skeleton, tokenizer: Any) -> None:

@@ -22,7 +22,7 @@ from autoround.formats.registry import format_of, layout_named
 from autoround.formats.written import NUMBER, matrix_names, split
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
-from autoround.session.block_output import BlockOutput, PackedWeight
+from autoround.session.block_output import BlockOutput
 from autoround.session.packed_weights import pack_weights, packs_at_once
 from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor
 
@@ -98,7 +98,9 @@ class SafetensorsWriter:
         packing = self._part.packing
         if layout_named(packing).dense:
             weights = {
-                self._layers[n].tensor: from_matrix(self._layers[n], dense_weight(layer))
+                self._layers[n].tensor: from_matrix(
+                    self._layers[n], output.dense(n, layer.codes.device)
+                )
                 for n, layer in plain.items()
             }
             return {n: t.to("cpu") for n, t in self._in_files(weights).items()}
@@ -113,7 +115,7 @@ class SafetensorsWriter:
         return {
             name: tensor
             for layer in plain
-            for name, tensor in _name_tensors(self._layers[layer], packed[layer]).items()
+            for name, tensor in name_tensors(self._layers[layer], packed[layer].tensors).items()
         }
 
     def _kept_in_files(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +150,9 @@ class SafetensorsWriter:
         reason = why_another_model(self._shards.staging, self._skeleton)
         if reason:
             raise VerificationError(f"the config that was written makes another model: {reason}")
-        written = WrittenCheckpoint(self._shards.staging, self._plan, self._skeleton)
+        written = WrittenCheckpoint(
+            self._shards.staging, self._plan, self._skeleton, upload=self.check.upload
+        )
         self.check.compare(written, f"format {self._part.format}")
         # On text alone, as the small copy of the class was run; a dense checkpoint has nothing new.
         packed = not layout_named(self._part.packing).dense
@@ -162,15 +166,20 @@ class SafetensorsWriter:
         return self._shards.publish()
 
 
-def _name_tensors(layer: LayerPlan, packed: PackedWeight) -> dict[str, Tensor]:
-    """Return the tensors of a packed layer by their names in the files, matrix by matrix."""
+def name_tensors(layer: LayerPlan, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a packed layer by their names in the files, matrix by matrix.
+
+    Args:
+        layer: of the plan.
+        parts: by part; those of stacked experts have an axis of matrices.
+    """
     names = matrix_names(layer)
     if not layer.experts:
-        return {f"{names[0]}.{part}": tensor for part, tensor in packed.tensors.items()}
+        return {f"{names[0]}.{part}": tensor for part, tensor in parts.items()}
     return {
         f"{name}.{part}": tensor[number]
         for number, name in enumerate(names)
-        for part, tensor in packed.tensors.items()
+        for part, tensor in parts.items()
     }
 
 
@@ -259,10 +268,7 @@ def in_output_dtype(
         FormatError: a value is too large for it.
     """
     dtype = DTYPES[output.dtype]
-    found = {
-        n: t.to(dtype) if t.is_floating_point() and n not in float32 else t
-        for n, t in tensors.items()
-    }
+    found = cast_tensors(output, tensors, float32=float32)
     # bfloat16 has the range of float32: no value becomes infinite.
     if dtype == torch.float16:
         for name, tensor in tensors.items():
@@ -272,6 +278,23 @@ def in_output_dtype(
                     f"{output.format} is written in; set output.dtype=bfloat16"
                 )
     return found
+
+
+def cast_tensors(
+    output: OutputPlan, tensors: Mapping[str, Tensor], *, float32: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Give tensors the dtype of an output, whatever becomes of their values.
+
+    Args:
+        output: says the dtype.
+        tensors: by name, on any device.
+        float32: names of those that are left as they are.
+    """
+    dtype = DTYPES[output.dtype]
+    return {
+        n: t.to(dtype) if t.is_floating_point() and n not in float32 else t
+        for n, t in tensors.items()
+    }
 
 
 def output_config(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> dict[str, Any]:

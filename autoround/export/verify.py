@@ -8,18 +8,20 @@ the last block must be the same but for the dtype of kept tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from autoround.core.loss import relative_square_error
+from autoround.device.protocol import Upload
 from autoround.errors import ModelError, VerificationError
+from autoround.export.files_on_device import FilesOnDevice
 from autoround.formats.format import PackedLayer
-from autoround.formats.gguf.tensors import dense
+from autoround.formats.stacked import raise_first
 from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
 from autoround.model.convert import ConvertedSource
@@ -29,10 +31,12 @@ from autoround.model.positions import text_config
 from autoround.model.runner import BlockRunner
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import as_stored
-from autoround.session.block_output import BlockOutput, weight_on
+from autoround.session.block_output import BlockOutput
 from autoround.types import BlockPlan, LayerPlan, Plan
 
 CPU = torch.device("cpu")
+#: Brings tensors to a device.
+UploadTensors: TypeAlias = Callable[[Mapping[str, Tensor]], Upload]
 #: Tokens of the batch.
 TOKENS = 32
 #: Largest squared difference of the outputs, relative to their mean square. Rounding kept
@@ -46,6 +50,9 @@ class WrittenModel(Protocol):
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
 
+    def raise_late(self) -> None:
+        """Raise what was found wrong while blocks were read, and not raised yet."""
+
 
 class ReadBackCheck:
     """A batch of a few tokens on its way through the blocks of a model, in float32.
@@ -55,6 +62,7 @@ class ReadBackCheck:
         plan: of the pass that is checked.
         ids: int64 [n, seq] calibration tokens, of which some are taken; None draws random ones.
         device: that the blocks are run on.
+        upload: brings tensors there; None for a copy that waits.
     """
 
     def __init__(
@@ -64,7 +72,9 @@ class ReadBackCheck:
         *,
         ids: Tensor | None,
         device: torch.device = CPU,
+        upload: UploadTensors | None = None,
     ) -> None:
+        self.upload = upload
         self._skeleton, self._plan, self._device = skeleton, plan, device
         self._runner = BlockRunner(skeleton, device=device, dtype=torch.float32)
         if ids is None:
@@ -104,10 +114,10 @@ class ReadBackCheck:
         if self.hidden is None or index >= len(self._plan.blocks):
             return
         block = self._plan.blocks[index]
-        layers = {n: weight_on(layer, self._device) for n, layer in output.layers.items()}
-        weights = {name: dense(layer) for name, layer in layers.items()}
-        tensors = {**block.by_param(kept), **as_stored(block, weights)}
-        self._run_block(block, tensors)
+        weights = {name: output.dense(name, self._device) for name in output.layers}
+        tensors = block.by_param(kept)
+        placed = tensors if self.upload is None else self.upload(tensors).result()
+        self._run_block(block, {**placed, **as_stored(block, weights)})
 
     def _run_block(self, block: BlockPlan, tensors: Mapping[str, Tensor]) -> None:
         """Run the batch through a block; tensors by param."""
@@ -138,6 +148,7 @@ class ReadBackCheck:
         for block in self._plan.blocks:
             names = self._skeleton.names_under(block.name)
             self._run_block(block, block.by_param(written.block(block, names)))
+        written.raise_late()
         got, self.hidden = self.hidden, expected
         self.read_back = got.to(CPU)
         error = relative_square_error(got, expected)
@@ -157,15 +168,28 @@ def _vocabulary(skeleton: Skeleton) -> int:
 class WrittenCheckpoint:
     """A folder of safetensors files, read by what its config says."""
 
-    def __init__(self, folder: Path, plan: Plan, skeleton: Skeleton) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        skeleton: Skeleton,
+        *,
+        upload: UploadTensors | None = None,
+    ) -> None:
         """Open a folder; no weight is read.
+
+        Args:
+            folder: of the files. plan: that they were written by. skeleton: the model.
+            upload: brings packed tensors to where they are unpacked; None for the CPU.
 
         Raises:
             VerificationError: its config calls other layers quantized than the plan.
         """
-        files = CheckpointSource(folder)
-        source: WeightSource = files
+        files: WeightSource = CheckpointSource(folder)
+        self._on_device = None if upload is None else FilesOnDevice(files, upload)
+        source = files = self._on_device or files
         quantization = read_config(folder).get("quantization_config")
+        self._unpacking: UnpackingSource | None = None
         if quantization is not None:
             unpacking = UnpackingSource(files, quantization)
             _check_schemes(unpacking.layers, written_layers(plan.layers))
@@ -176,15 +200,36 @@ class WrittenCheckpoint:
                 for one in written_layers([layer])
                 if one.name in unpacking.layers
             }
-            source = unpacking
-        self._source, self._tied = ConvertedSource(source, skeleton.model), skeleton.tied
+            if upload is not None:
+                unpacking.late = []
+            source = self._unpacking = unpacking
+        self._source, self._skeleton = ConvertedSource(source, skeleton.model), skeleton
+        self._blocks = plan.blocks
 
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
-        del block
-        wanted = {name: self._tied.get(name, name) for name in names}
+        if self._on_device is not None:
+            after = self._blocks[block.index + 1 : block.index + 2]
+            following = [name for one in after for name in self._skeleton.names_under(one.name)]
+            self._on_device.bring(self._in_files(names), following=self._in_files(following))
+        wanted = {name: self._skeleton.tied.get(name, name) for name in names}
         tensors = self._source.read(dict.fromkeys(wanted.values()))
         return {name: tensors[first] for name, first in wanted.items()}
+
+    def _in_files(self, names: Sequence[str]) -> list[str]:
+        """Return the names of all that the files hold for tensors of the model."""
+        stored = self._source.stored_names(self._skeleton.tied.get(name, name) for name in names)
+        unpacking = self._unpacking
+        return list(dict.fromkeys(unpacking.stored_names(stored) if unpacking else stored))
+
+    def raise_late(self) -> None:
+        """Raise what was wrong with values that were unpacked, where that was not raised at once.
+
+        Raises:
+            FormatError: of the first such layer.
+        """
+        if self._unpacking is not None and self._unpacking.late:
+            raise_first(self._unpacking.late)
 
 
 def _check_schemes(stored: Mapping[str, PackedLayer], written: Sequence[LayerPlan]) -> None:

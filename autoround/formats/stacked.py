@@ -38,10 +38,22 @@ def raise_first(faults: Sequence[Fault]) -> None:
     Raises:
         Exception: the error of the first fault that is present.
     """
-    if not faults:
-        return
-    present: list[bool] = torch.stack([fault.present for fault in faults]).to("cpu").tolist()
-    for fault, is_present in zip(faults, present, strict=True):
+    if faults:
+        raise_present(faults, torch.stack([fault.present for fault in faults]).to("cpu"))
+
+
+def raise_present(faults: Sequence[Fault], present: Tensor) -> None:
+    """Raise the first fault that is present, by flags that were read.
+
+    Args:
+        faults: of which each has a flag.
+        present: bool [faults], on the CPU.
+
+    Raises:
+        Exception: the error of the first fault that is present.
+    """
+    flags: list[bool] = present.tolist()
+    for fault, is_present in zip(faults, flags, strict=True):
         if is_present:
             raise fault.error
 
@@ -101,6 +113,24 @@ class StackedLayout(BaseLayout):
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
         raise NotImplementedError
+
+    def from_tensors_late(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> tuple[QuantizedTensor, list[Fault]]:
+        """Read a weight back as :meth:`from_tensors` does, without a look at values.
+
+        Args:
+            tensors: by part, of one matrix; numbers that tell its shape are on the CPU.
+            scheme: as the config says.
+            name: of the layer, for messages.
+
+        Returns:
+            The weight, and what may be wrong with it.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        return self.from_tensors(tensors, scheme, name=name), []
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
         """Lay a quantized weight out as tensors; meta tensors give shapes.

@@ -6,7 +6,7 @@ so reads quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from autoround.formats.fitting import Header
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, telling_parts
 from autoround.formats.regroup import ordered_weight
+from autoround.formats.stacked import Fault, StackedLayout, raise_first
 from autoround.types import QuantizedTensor
 
 #: Dtypes of weights that are read as they are.
@@ -52,7 +53,8 @@ class UnpackingSource:
 
     layers: how each packed layer is held, by its name in the files. notes: what of the config is
     not followed. transposed: layers that the model stores as [in, out]; to be set before anything
-    is read.
+    is read. late: takes what may be wrong with values, for who raises it when all is read, so that
+    a device is not waited for layer by layer; None to raise at once.
     """
 
     def __init__(self, files: Files, quantization: Mapping[str, Any]) -> None:
@@ -63,6 +65,7 @@ class UnpackingSource:
         """
         self._files = files
         self.transposed: set[str] = set()
+        self.late: list[Fault] | None = None
         self.notes = config_notes(quantization)
         headers = files.headers()
         self.layers = packed_layers(quantization, packed_names(headers), headers)
@@ -129,11 +132,36 @@ class UnpackingSource:
         # With one group a row all inputs have the same scale, in whatever order.
         if index is None or layer.scheme.group_size <= 0:
             return dense_weight(layer)
-        if int(index.min()) < 0 or int(index.max()) >= layer.scale.shape[1]:
-            raise FormatError(
-                f"layer {name}: g_idx names groups outside 0 … {layer.scale.shape[1] - 1}"
-            )
-        return ordered_weight(layer, index)
+        last = layer.scale.shape[1] - 1
+        error = FormatError(f"layer {name}: g_idx names groups outside 0 … {last}")
+        self._refuse([Fault(((index < 0) | (index > last)).any(), error)])
+        # A device would not outlive an index that there is not, should that be raised later.
+        return ordered_weight(layer, index.clamp(0, last))
+
+    def _refuse(self, faults: Sequence[Fault]) -> None:
+        if self.late is None:
+            raise_first(faults)
+        else:
+            self.late += faults
+
+    def stored_names(self, names: Iterable[str]) -> list[str]:
+        """Return the names of the files' tensors that some tensors are unpacked from.
+
+        Args:
+            names: of :meth:`headers`.
+        """
+        stored: list[str] = []
+        for name in names:
+            layer = name.removesuffix(".weight")
+            packed = layer != name and layer in self.layers
+            stored += [f"{layer}.{part}" for part in self._parts_of(layer)] if packed else [name]
+        return stored
+
+    def _parts_of(self, name: str) -> list[str]:
+        """Return the parts of a layer that the files hold."""
+        headers = self._files.headers()
+        layout = layout_named(self.layers[name].packing)
+        return [part for part in layout.parts if f"{name}.{part}" in headers]
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a packed layer.
@@ -144,9 +172,7 @@ class UnpackingSource:
         Returns:
             Those that the files hold, by the layout's names, in their stored dtype.
         """
-        headers = self._files.headers()
-        layout = layout_named(self.layers[name].packing)
-        parts = [part for part in layout.parts if f"{name}.{part}" in headers]
+        parts = self._parts_of(name)
         tensors = self._files.read(f"{name}.{part}" for part in parts)
         return {part: tensors[f"{name}.{part}"] for part in parts}
 
@@ -164,9 +190,14 @@ class UnpackingSource:
             FormatError: the tensors do not fit the layout, or scales hold NaN or infinity.
         """
         scheme, packing = self.layers[name]
-        layer = layout_named(packing).from_tensors(held, scheme, name=name)
-        if not bool(torch.isfinite(layer.scale).all()):
-            raise FormatError(f"layer {name}: its scales hold NaN or infinity")
+        layout = layout_named(packing)
+        faults: list[Fault] = []
+        if isinstance(layout, StackedLayout):
+            layer, faults = layout.from_tensors_late(held, scheme, name=name)
+        else:
+            layer = layout.from_tensors(held, scheme, name=name)
+        error = FormatError(f"layer {name}: its scales hold NaN or infinity")
+        self._refuse([*faults, Fault(~torch.isfinite(layer.scale).all(), error)])
         return layer
 
 

@@ -65,8 +65,11 @@ class Trace(NamedTuple):
         additions: list[Tensor | None] = []
         before: Tensor | None = None
         for hidden in self.hidden:
-            differs = before is not None and hidden is not None and not torch.equal(before, hidden)
-            # Blocks return their input here, so any difference was made between two of them.
+            # Blocks return their input here, so any difference was made between two of them; where
+            # nothing was, it is the same tensor, and no device is asked.
+            differs = not (
+                before is None or hidden is None or before is hidden
+            ) and not torch.equal(before, hidden)
             additions.append(hidden - before if differs and hidden is not None else None)  # type: ignore[operator]
             before = before if hidden is None else hidden
         return additions
@@ -287,6 +290,15 @@ class BlockCalls:
 def _differences(one: Trace, two: Trace) -> dict[int, set[int]]:
     """Return which arguments of which blocks differ between two traces."""
     differing_leaves: dict[int, set[int]] = {}
+    # Most arguments are those of all blocks: a device is asked once for each, not once a block.
+    compared: dict[tuple[int, int], bool] = {}
+
+    def same(left: Any, right: Any) -> bool:
+        pair = id(left), id(right)
+        if pair not in compared:
+            compared[pair] = _same(left, right)
+        return compared[pair]
+
     for index, (a, b) in enumerate(zip(one.calls, two.calls, strict=True)):
         if (a is None) != (b is None):
             raise ModelError(
@@ -300,7 +312,7 @@ def _differences(one: Trace, two: Trace) -> dict[int, set[int]]:
                 f"the model calls block {index} with more arguments for some samples than for "
                 "others; give all samples the same kinds of inputs"
             )
-        differing = {i for i, pair in enumerate(zip(left, right, strict=True)) if not _same(*pair)}
+        differing = {i for i, pair in enumerate(zip(left, right, strict=True)) if not same(*pair)}
         if differing:
             differing_leaves[index] = differing
     return differing_leaves

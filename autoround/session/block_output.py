@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.formats.gguf.blocks import GgufTensor
+from autoround.formats.gguf.tensors import dense
 from autoround.formats.registry import layout_named
 from autoround.types import BlockResult, QuantizedTensor
 
@@ -46,7 +47,8 @@ class BlockOutput:
     layers: quantized weights by layer, on any device. kept: unquantized tensors by the model's own
     names, in the dtype they are written in. result: losses and figures. source: checksum of the
     tensors that the model holds for it; 0 when no journal is kept. packed: the same weights by
-    layer, where they are packed by now.
+    layer, where they are packed by now. dequantized: float32 [out, in] of them by layer, on any
+    device, where that is at hand.
     """
 
     layers: dict[str, QuantizedWeight]
@@ -54,6 +56,21 @@ class BlockOutput:
     result: BlockResult
     source: int = 0
     packed: Mapping[str, PackedWeight] = field(default_factory=dict)
+    dequantized: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def dense(self, name: str, device: torch.device) -> Tensor:
+        """Return a layer's weight as numbers.
+
+        Args:
+            name: of the layer.
+            device: where it is wanted.
+
+        Returns:
+            float32 [out, in].
+        """
+        if name in self.dequantized:
+            return self.dequantized[name].to(device)
+        return dense(weight_on(self.layers[name], device))
 
     def on(self, device: torch.device) -> BlockOutput:
         """Return the unit with its quantized weights on a device.

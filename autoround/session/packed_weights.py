@@ -26,7 +26,7 @@ from autoround.core.packing import (
 from autoround.errors import VerificationError
 from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.registry import layout_named
-from autoround.formats.stacked import Fault, StackedLayout, differences, part_of, raise_first
+from autoround.formats.stacked import Fault, StackedLayout, differences, part_of, raise_present
 from autoround.formats.written import stack_matrices, unstack_matrices
 from autoround.session.block_output import BlockOutput, PackedWeight, QuantizedWeight
 from autoround.types import LayerPlan, OutputPlan, QuantizedTensor, Scheme
@@ -96,11 +96,15 @@ def pack_weights(
         else:
             made[name], possible = _pack_codes_of(weight)
         faults += possible
-    _raise_by_device(faults)
+    by_device = _by_device(faults)
+    flags = [torch.stack([fault.present for fault in there]) for there in by_device]
     parts = [(name, part) for name, packed in made.items() for part in packed.tensors]
-    tensors = to_host([made[name].tensors[part] for name, part in parts])
+    # What is wrong comes with what was packed: the device is waited for once.
+    tensors = to_host([*(made[name].tensors[part] for name, part in parts), *flags])
+    for there, present in zip(by_device, tensors[len(parts) :], strict=True):
+        raise_present(there, present)
     on_host: dict[str, dict[str, Tensor]] = {name: {} for name in made}
-    for (name, part), tensor in zip(parts, tensors, strict=True):
+    for (name, part), tensor in zip(parts, tensors[: len(parts)], strict=True):
         on_host[name][part] = tensor
     return {name: replace(packed, tensors=on_host[name]) for name, packed in made.items()}
 
@@ -171,11 +175,10 @@ def _portions(numbers: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[lis
         yield portion
 
 
-def _raise_by_device(faults: Sequence[Fault]) -> None:
-    """Raise the first fault that is present; flags of a device are read together."""
+def _by_device(faults: Sequence[Fault]) -> list[list[Fault]]:
+    """Return faults apart by the device that their flags are on."""
     devices = dict.fromkeys(fault.present.device for fault in faults)
-    for device in devices:
-        raise_first([fault for fault in faults if fault.present.device == device])
+    return [[fault for fault in faults if fault.present.device == device] for device in devices]
 
 
 def _pack_stacked(

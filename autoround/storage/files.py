@@ -64,6 +64,11 @@ class WritableFile:
                 raise OSError(errno.EIO, "nothing was written")
             rest = rest[written:]
 
+    def write_at(self, data: bytes | bytearray | memoryview, start: int) -> None:
+        """Write all of some bytes to a place of the file, which grows up to there if it must."""
+        os.lseek(self.fileno(), start, os.SEEK_SET)
+        self.write(data)
+
     def read_at(self, size: int, start: int) -> bytes:
         """Return bytes from a place of the file, which stays where it is."""
         return os.pread(self.fileno(), size, start)

@@ -14,7 +14,6 @@ from autoround.core.reconstruction import BlockKind, DeviceHooks, Reconstruction
 from autoround.core.rtn import Target
 from autoround.core.step_recordings import StepRecordings
 from autoround.events import StepDone
-from autoround.formats.gguf.tensors import dense
 from autoround.model.importance import Importance
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_matrix
@@ -24,8 +23,9 @@ from autoround.session.loaded_block import LoadedBlock, load_block, observe_inpu
 from autoround.session.prefetch import BlockPrefetcher, StoredBlock
 from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
+from autoround.tuning.dense_weights import dequantize, original_matrices
 from autoround.tuning.experts import undertrained_experts
-from autoround.tuning.layer_errors import layer_errors
+from autoround.tuning.layer_errors import LateErrors, layer_errors
 from autoround.tuning.reconstruct import (
     TunedWeights,
     hyperparameters_for,
@@ -87,29 +87,62 @@ class BlockTuner:
         tuned = self._memory.run(
             lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
         )
+        dequantized = self._dequantize(block, tuned.weights)
+        errors = layer_errors(
+            block.quantized,
+            tuned.weights,
+            original_matrices(session, block, host, targets),
+            dequantized=dequantized,
+            download=session.runtime.download,
+        )
         if streams is not None and self._quantized_goes_on(block):
-            self._advance_quantized(loaded, streams, tuned.weights)
+            self._advance_quantized(loaded, streams, tuned.weights, dequantized)
         replaced = block.quantized_tensors
-        errors = layer_errors(block.quantized, tuned.weights, host)
         return BlockOutput(
             tuned.weights,
             {name: tensor for name, tensor in host.items() if name not in replaced},
-            BlockResult(
-                block.index,
-                block.name,
-                tuned.loss_before,
-                tuned.loss_after,
-                max(0.0, time.perf_counter() - started),
-                session.tuning.iters,
-                tuned.best_step,
-                session.runtime.peak_bytes(),
-                {path: tuple(seen.tolist()) for path, seen in importance.tokens.items()},
-                layer_errors=errors,
-                peak_reserved_bytes=session.runtime.peak_reserved_bytes(),
-                micro_batch=0 if session.tuning.low_memory else self._memory.micro_batch,
-                streams_on_host=self._memory.on_host and not session.tuning.low_memory,
-            ),
+            self._read_result(block, tuned, errors, started=started, tokens=importance.tokens),
             source,
+            # End to end, blocks are handed over when all of them are tuned.
+            dequantized={} if session.tuning.end_to_end.steps else dequantized,
+        )
+
+    def _read_result(
+        self,
+        block: BlockPlan,
+        tuned: TunedWeights,
+        errors: LateErrors,
+        *,
+        started: float,
+        tokens: Mapping[str, Tensor],
+    ) -> BlockResult:
+        """Return the figures of a block; the device is waited for here, with its work queued."""
+        session = self.session
+        layer_figures = errors.read()
+        return BlockResult(
+            block.index,
+            block.name,
+            tuned.loss_before,
+            tuned.loss_after,
+            max(0.0, time.perf_counter() - started),
+            session.tuning.iters,
+            tuned.best_step,
+            session.runtime.peak_bytes(),
+            {path: tuple(seen.tolist()) for path, seen in tokens.items()},
+            layer_errors=layer_figures,
+            peak_reserved_bytes=session.runtime.peak_reserved_bytes(),
+            micro_batch=0 if session.tuning.low_memory else self._memory.micro_batch,
+            streams_on_host=self._memory.on_host and not session.tuning.low_memory,
+        )
+
+    def _dequantize(
+        self, block: BlockPlan, weights: Mapping[str, QuantizedWeight]
+    ) -> dict[str, Tensor]:
+        """Dequantize a block once for all that asks for its weights; not where memory is short."""
+        if self._memory.on_host or self.session.tuning.low_memory:
+            return {}
+        return self._memory.run(
+            lambda: dequantize(self.session, weights, torch.float32), where=_block_label(block)
         )
 
     def run_finished(self, block: BlockPlan, output: BlockOutput) -> None:
@@ -132,7 +165,7 @@ class BlockTuner:
         self._memory.adopt(output.result)
         if self._quantized_goes_on(block):
             weights = output.on(session.runtime.device).layers
-            self._advance_quantized(loaded.without_quantized(), streams, weights)
+            self._advance_quantized(loaded.without_quantized(), streams, weights, {})
 
     def _adopt_before(self, block: BlockPlan) -> None:
         """Go on with what fitted the device before, where blocks are finished."""
@@ -160,11 +193,17 @@ class BlockTuner:
         block: LoadedBlock,
         streams: ActivationStreams,
         weights: Mapping[str, QuantizedWeight],
+        dequantized: Mapping[str, Tensor],
     ) -> None:
         """Run the quantized stream through a block that lacks the weights that got a scheme."""
-        dense_weights = self._memory.run(
-            lambda: _dense(self.session, weights), where=_block_label(block.plan)
-        )
+        dtype = self.session.compute_dtype
+
+        def in_dtype() -> dict[str, Tensor]:
+            if not dequantized:
+                return dequantize(self.session, weights, dtype)
+            return {name: weight.to(dtype) for name, weight in dequantized.items()}
+
+        dense_weights = self._memory.run(in_dtype, where=_block_label(block.plan))
         self._advance(block.with_weights(dense_weights), streams, QUANTIZED)
 
     def _quantized_goes_on(self, block: BlockPlan) -> bool:
@@ -357,9 +396,3 @@ def _parts(marks: Sequence[int], count: int, size: int) -> list[slice]:
         parts.append(slice(start, stop))
         start = stop
     return parts
-
-
-def _dense(session: Session, weights: Mapping[str, QuantizedWeight]) -> dict[str, Tensor]:
-    """Dequantize weights onto the device in the compute dtype, by layer."""
-    device, dtype = session.runtime.device, session.compute_dtype
-    return {name: dense(weight).to(device, dtype) for name, weight in weights.items()}

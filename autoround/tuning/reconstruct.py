@@ -12,7 +12,7 @@ from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.step_recordings import StepRecordings
 from autoround.core.tune import tune
-from autoround.core.validation import Tuned, validation_loss
+from autoround.core.validation import LateScores, Scores, Tuned, validation_loss
 from autoround.errors import AutoRoundError
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session
@@ -25,13 +25,26 @@ from autoround.types import LayerPlan
 class TunedWeights(NamedTuple):
     """Quantized weights by layer, and losses on the validation samples; NaN where none was taken.
 
-    best_step: the step whose iterate is kept.
+    scores: read when they are asked for, which fails where a loss is not finite.
     """
 
     weights: dict[str, QuantizedWeight]
-    loss_before: float
-    loss_after: float
-    best_step: int
+    scores: LateScores
+
+    @property
+    def loss_before(self) -> float:
+        """Loss of the initial rounding."""
+        return self.scores.values.before
+
+    @property
+    def loss_after(self) -> float:
+        """Loss of the rounding that is kept."""
+        return self.scores.values.after
+
+    @property
+    def best_step(self) -> int:
+        """The step whose iterate is kept."""
+        return self.scores.values.step
 
 
 def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:
@@ -69,7 +82,8 @@ def round_weights(
         targets: grouped weights with their grids, by layer.
     """
     nan = float("nan")
-    return _quantized(session, layers, targets, Tuned(round_to_nearest(targets), nan, nan, 0))
+    start = Tuned(round_to_nearest(targets), LateScores.known(nan, nan, 0))
+    return TunedWeights(_quantize(session, layers, targets, start), start.scores)
 
 
 def tune_weights(
@@ -92,23 +106,32 @@ def tune_weights(
         undertrained: bool [experts] by layer, experts that saw too few tokens to be tuned.
         on_step: told of every step. recordings: of steps of the blocks before.
 
-    Raises:
-        AutoRoundError: the loss is not finite before tuning.
+    Returns:
+        The weights; asking for their losses raises an AutoRoundError where one is not finite.
     """
     ops, dtype = session.runtime.ops, session.compute_dtype
     tuned = tune(
         problem, hyperparameters, ops=ops, dtype=dtype, on_step=on_step, recordings=recordings
     )
-    if not tuned.loss_before < float("inf"):
+    if undertrained and hyperparameters.iters:
+        tuned = _with_reset_experts(session, problem, hyperparameters, tuned, undertrained)
+    # Not the roundings: they are larger than what is made of them.
+    scores = tuned.scores
+    weights = _quantize(session, layers, problem.targets, tuned)
+    return TunedWeights(weights, LateScores(lambda: _read_scores(layers, scores)))
+
+
+def _read_scores(layers: Sequence[LayerPlan], scores: LateScores) -> Scores:
+    """Return the losses of some layers, if they are numbers."""
+    before = scores.values.before
+    if not before < float("inf"):
         block = layers[0].block
         where = f"block {block}" if block else f"layer {layers[0].name}"
         raise AutoRoundError(
-            f"{where}: its loss is {tuned.loss_before} before tuning; the model overflows in this "
-            "dtype: set tuning.compute_dtype=float32"
+            f"{where}: its loss is {before} before tuning; the model overflows in this dtype: set "
+            "tuning.compute_dtype=float32"
         )
-    if undertrained and hyperparameters.iters:
-        tuned = _with_reset_experts(session, problem, hyperparameters, tuned, undertrained)
-    return _quantized(session, layers, problem.targets, tuned)
+    return scores.values
 
 
 def _with_reset_experts(
@@ -131,12 +154,11 @@ def _with_reset_experts(
         # The other weights were tuned beside these experts as they were then: without them they
         # are worse than where all of them started.
         start = round_to_nearest(problem.targets)
-        return Tuned(start, tuned.loss_before, tuned.loss_before, 0)
-    return tuned._replace(roundings=roundings, loss_after=after)
+        return Tuned(start, LateScores.known(tuned.loss_before, tuned.loss_before, 0))
+    return Tuned(roundings, LateScores.known(tuned.loss_before, after, tuned.best_step))
 
 
-def _quantized(
+def _quantize(
     session: Session, layers: Sequence[LayerPlan], targets: Mapping[str, Target], tuned: Tuned
-) -> TunedWeights:
-    weights = quantize_targets(layers, targets, tuned.roundings, ops=session.runtime.ops)
-    return TunedWeights(weights, tuned.loss_before, tuned.loss_after, tuned.best_step)
+) -> dict[str, QuantizedWeight]:
+    return quantize_targets(layers, targets, tuned.roundings, ops=session.runtime.ops)

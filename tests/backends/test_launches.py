@@ -48,24 +48,32 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (60, 200), "syncs": (0, 0)},
     # Whether the Hessians could be factored, read once for all of a block.
     "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (390, None)},
-    # A block: a recording compared with the step, the last loss, the best iterate's numbers. No
-    # step waits; its loss is four bytes.
+    # A recording compared with the step: the losses and the best iterate's numbers are read with
+    # the errors of layers. No step waits; its loss is four bytes.
     "steps": {
         "launches": (560, None),
-        "syncs": (3, None),
+        "syncs": (1, None),
         "to_host_bytes": (4 * STEPS + 24, None),
     },
     "scores": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
     "forward": {"syncs": (0, 0), "to_host_bytes": (0, 0)},
-    "check": {"to_host_bytes": (0, 0)},
-    # The flags of all layers, and one copy of what was packed of them.
-    "pack": {"launches": (240, None), "syncs": (2, None)},
+    # Of a block of seven layers two sums each, beside all other numbers of the block.
+    "errors": {"launches": (60, None), "syncs": (1, None), "to_host_bytes": (64, None)},
+    # The files are unpacked there, and what is wrong with them is a flag a layer, read at the end.
+    "check": {"launches": (330, None), "syncs": (0, 0), "to_host_bytes": (24, None)},
+    # What was packed of all layers, and the flags of what is wrong with them, in one copy.
+    "pack": {"launches": (240, None), "syncs": (1, None)},
+    "other": {"launches": (20, None), "syncs": (0, 0), "to_host_bytes": (0, 0)},
 }
 #: Of a mixture: routing is not read by the host, and experts are not worked through one by one.
 OF_MIXTURES: dict[str, dict[str, tuple[float, float | None]]] = {
     **CEILINGS,
     "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (275, None)},
     "steps": {**CEILINGS["steps"], "launches": (580, None)},
+    # Unpacked matrix by matrix, as loaders do it.
+    "check": {**CEILINGS["check"], "launches": (1100, None), "to_host_bytes": (100, None)},
+    # How many tokens reached each expert.
+    "other": {"launches": (40, None), "syncs": (1, None), "to_host_bytes": (64, None)},
 }
 #: Bytes to the host over those of the packed layers: one copy for the files and for the journal's
 #: record.

@@ -16,7 +16,7 @@ from torch import Tensor
 from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
 from autoround.errors import FormatError
 from autoround.formats.parts import assemble, matrix_part
-from autoround.formats.stacked import Fault, StackedLayout, expand_shared
+from autoround.formats.stacked import Fault, StackedLayout, expand_shared, raise_first
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -36,21 +36,26 @@ def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
     return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
 
 
-def _refuse_other_version(zero: Tensor, bits: int, name: str) -> None:
-    """Refuse symmetric zero points that are all off by one, as they are in the other version.
+def _other_version(zero: Tensor, bits: int, name: str) -> list[Fault]:
+    """Return whether symmetric zero points are all off by one, as they are in the other version.
 
     GPTQ's programs have the middle level in every group of a symmetric layer; their configs do not
     always say in which version they wrote it.
     """
     if zero.device.type == "meta" or not zero.numel():
-        return
-    middle, first = 2 ** (bits - 1), int(zero.flatten()[0])
-    if abs(first - middle) == 1 and bool((zero == first).all()):
-        raise FormatError(
-            f"layer {name}: all its zero points are {first}, and the quantization_config calls it "
-            f"symmetric, which is {middle}: its files are of the other version than "
-            "checkpoint_format (gptq, gptq_v2) or packing_format says"
+        return []
+    middle = 2 ** (bits - 1)
+    return [
+        Fault(
+            (zero == other).all(),
+            FormatError(
+                f"layer {name}: all its zero points are {other}, and the quantization_config calls "
+                f"it symmetric, which is {middle}: its files are of the other version than "
+                "checkpoint_format (gptq, gptq_v2) or packing_format says"
+            ),
         )
+        for other in (middle - 1, middle + 1)
+    ]
 
 
 class GptqLayout(StackedLayout):
@@ -139,6 +144,18 @@ class GptqLayout(StackedLayout):
             FormatError: a tensor is missing, has another dtype or shape than the layout, or is of
                 the other version.
         """
+        layer, faults = self.from_tensors_late(tensors, scheme, name=name)
+        raise_first(faults)
+        return layer
+
+    def from_tensors_late(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> tuple[QuantizedTensor, list[Fault]]:
+        """Read a quantized weight back without a look at values.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
         qweight, qzeros, scales = (
             matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
         )
@@ -149,9 +166,8 @@ class GptqLayout(StackedLayout):
             )
         parts = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
         layer = self.take_apart(parts, scheme, qweight.shape[0] // scheme.bits * BLOCK)
-        if scheme.sym:
-            _refuse_other_version(layer.zero, scheme.bits, name)
-        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
+        faults = _other_version(layer.zero, scheme.bits, name) if scheme.sym else []
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name), faults
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

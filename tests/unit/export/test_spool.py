@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from autoround.export import spool as shard
+from autoround.export.safetensors_header import CODES
 from autoround.export.spool import Spool
 
-DTYPES = sorted(shard._CODES, key=str)
+DTYPES = sorted(CODES, key=str)
 
 
 @settings(max_examples=25, deadline=None)

@@ -69,13 +69,13 @@ def test_zero_points_one_off_fail_the_run(
     checkpoint: CHECKPOINT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a layout would whose writer and reader make the same mistake, but not the loader."""
-    real = GptqLayout.from_tensors
+    real = GptqLayout.from_tensors_late
 
     def reading(*args: Any, **kwargs: Any) -> Any:
-        layer = real(*args, **kwargs)
-        return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme)
+        layer, faults = real(*args, **kwargs)
+        return layer.__class__(layer.codes, layer.scale, layer.zero + 1, layer.scheme), faults
 
-    monkeypatch.setattr(GptqLayout, "from_tensors", reading)
+    monkeypatch.setattr(GptqLayout, "from_tensors_late", reading)
     monkeypatch.setattr("autoround.export.safetensors_writer.pack_layers", _unchecked)
     with pytest.raises(VerificationError, match=r"format auto_round: read back"):
         quantize(checkpoint("llama"), tmp_path / "out")

@@ -13,6 +13,7 @@ from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.fitting import Header
 from autoround.formats.registry import layout_named
+from autoround.formats.stacked import raise_first
 from autoround.formats.unpacking import UnpackingSource, packed_names, plain_against_config
 from autoround.types import QuantizedTensor, Scheme
 
@@ -91,6 +92,28 @@ def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
     scales[1, 2] = value
     with pytest.raises(FormatError, match="layer a: its scales hold NaN or infinity"):
         UnpackingSource(stored(scales=scales), GPTQ).read(["a.weight"])
+
+
+def test_what_is_wrong_with_values_can_be_raised_when_all_is_read() -> None:
+    scales = stored().tensors["a.scales"].clone()
+    scales[1, 2] = float("nan")
+    index = torch.full((96,), 7, dtype=torch.int32)
+    source = UnpackingSource(stored(scales=scales, g_idx=index), GPTQ)
+    source.late = []
+    assert source.read(["a.weight"])["a.weight"].shape == (32, 96)
+    assert [bool(fault.present) for fault in source.late] == [True, True]
+    with pytest.raises(FormatError, match="layer a: its scales hold NaN or infinity"):
+        raise_first(source.late)
+    good = UnpackingSource(stored(), GPTQ)
+    good.late = []
+    assert torch.equal(good.dense("a"), dense_weight(LAYER))
+    assert not any(bool(fault.present) for fault in good.late)
+
+
+def test_the_names_that_a_weight_is_unpacked_from() -> None:
+    source = UnpackingSource(stored(), GPTQ)
+    parts = [f"a.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")]
+    assert source.stored_names(["norm.weight", "a.weight"]) == ["norm.weight", *parts]
 
 
 def test_layers_that_may_be_packed_are_told_by_their_tensors() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoround.core.rtn import quantize_matrix
-from autoround.formats.gguf.tensors import nested_tensor
+from autoround.formats.gguf.tensors import dense, nested_tensor
 from autoround.session.block_output import QuantizedWeight
 from autoround.tuning.layer_errors import layer_errors, relative_error
 from autoround.types import LayerPlan, QuantizedTensor, Scheme
@@ -67,9 +67,26 @@ def test_block_types_of_gguf() -> None:
     assert 0.01 < relative_error(original, done) < 0.2
 
 
-def test_layers_by_name_and_transposed() -> None:
+def test_layers_by_name() -> None:
     original = weight(3)
-    layer = LayerPlan("h.0.c_fc", SHAPE, Scheme(4, 32, True), transposed=True)
+    layer = LayerPlan("h.0.c_fc", SHAPE, Scheme(4, 32, True))
     done = plain(original, Scheme(4, 32, True))
-    errors = layer_errors([layer], {layer.name: done}, {"h.0.c_fc.weight": original.t()})
-    assert errors == {"h.0.c_fc": relative_error(original, done)}
+    late = layer_errors([layer], {layer.name: done}, {"h.0.c_fc": original})
+    assert late.read() == {"h.0.c_fc": relative_error(original, done)}
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_what_is_dequantized_already_gives_the_same(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: with padded groups, too, whose sums would go in another order."""
+    monkeypatch.setattr("autoround.tuning.layer_errors.CHUNK_ELEMENTS", 7 * SHAPE[1])
+    original = weight(4)
+    done = plain(original, Scheme(3, size, True))
+    layer = LayerPlan("fc", SHAPE, done.scheme)
+    late = layer_errors([layer], {"fc": done}, {"fc": original}, dequantized={"fc": dense(done)})
+    assert late.read() == {"fc": relative_error(original, done)}
+
+
+def test_no_layers_have_no_errors() -> None:
+    assert layer_errors([], {}, {}).read() == {}

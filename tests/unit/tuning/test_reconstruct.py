@@ -117,8 +117,9 @@ def test_a_loss_that_is_no_number_names_the_block_and_what_to_set(
 ) -> None:
     own = replace(LAYER, block=block)
     words = "^block b: " if block else "^layer b.experts.up: "
+    tuned = tune_weights(session, [own], problem(session, factor=factor), hyperparameters=STEPS)
     with pytest.raises(AutoRoundError, match=words + ".* set tuning.compute_dtype=float32"):
-        tune_weights(session, [own], problem(session, factor=factor), hyperparameters=STEPS)
+        _ = tuned.loss_before
 
 
 def test_experts_that_saw_too_little_get_their_first_rounding_back(session: Session) -> None:
