@@ -67,6 +67,12 @@ class GateError(AutoRoundError):
     exit_code = 10
 
 
+class UploadError(AutoRoundError):
+    """A model that the hub cannot be reached for, or does not take."""
+
+    exit_code = 11
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return an error of somebody else's code as one line.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,12 +15,13 @@ from autoround.export.preflight import check_output
 from autoround.inference.by_block import load_to_check
 from autoround.model.files.embedded import NAME as EMBEDDED_NAME
 from autoround.model.files.embedded import embedded_model
+from autoround.model.files.origin import read_origin
 from autoround.model.skeleton import Skeleton, adopt_model, not_streamed, open_model
 from autoround.planning.calibration import needed_tokenizer
 from autoround.preparation import Request
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
-from autoround.report.saved import write_report
+from autoround.report.saved import describe_folder
 from autoround.resume.policy import check_leftover
 from autoround.types import Destination
 
@@ -106,7 +108,8 @@ def make_request(
     skeleton, name = open_any(model, stream=stream)
     if tokenizer is None:
         tokenizer = needed_tokenizer(recipe, skeleton, data=data)
-    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_to_check, write_report)
+    describe = functools.partial(describe_folder, origin=read_origin(skeleton.folder, name))
+    return Request(skeleton, recipe, runtime, name, tokenizer, data, load_to_check, describe)
 
 
 def _device_name(device: object) -> str:

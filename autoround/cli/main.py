@@ -22,6 +22,7 @@ from autoround.cli import (
     inspect,
     kernels,
     plan,
+    push,
     quantize,
     recipes,
     report,
@@ -64,6 +65,7 @@ With a model of your own:
   autoround inspect out                              # what is quantized how, and its size
   autoround convert out --to auto_awq -o awq         # another format, bit for bit
   autoround compare out other-out                    # size, quality and time side by side
+  autoround push out me/my-model-w4                  # to the hub, with a model card
 
 \b
 Examples:
@@ -101,7 +103,7 @@ def root(
 
 for part in (
     *(quantize, plan, allocate, evaluate, generate, bench, kernels, inspect, convert),
-    *(report, compare, doctor),
+    *(report, compare, push, doctor),
 ):
     app.add_typer(part.app)
 app.add_typer(recipes.app, name="recipes")

@@ -18,7 +18,10 @@ def report(
         Path, typer.Argument(help="Output folder of 'quantize', or a GGUF file in it.")
     ],
 ) -> None:
-    """Write report.html in an output folder: one file that needs no network and no script.
+    """Write report.html and the model card (README.md) in an output folder.
+
+    The report is one file that needs no network and no script. A card that somebody else wrote is
+    left alone; in ours, so is what stands outside of its marks.
 
     'quantize' writes it by itself; this command writes it again, as after an update of this
     program. A folder of several formats gets one in each.
@@ -29,7 +32,8 @@ def report(
       autoround report both                          # a folder of two formats
     """
     from autoround.report.folder import output_folders
-    from autoround.report.saved import write_report
+    from autoround.report.saved import write_again
 
     for part in output_folders(folder):
-        echo(f"written      {write_report(part)}")
+        for path in write_again(part):
+            echo(f"written      {path}")

@@ -20,6 +20,7 @@ from autoround.events import Event, Sink, StageStarted, Warned
 from autoround.export.writer import OutputWriter
 from autoround.planning.estimate import output_bytes, quantized_bits
 from autoround.planning.method import describe_method
+from autoround.planning.serving.findings import output_findings
 from autoround.session.session import Session
 from autoround.storage.durable import write_text
 from autoround.storage.json_text import to_json
@@ -125,6 +126,7 @@ def write_run_files(
             plan = dataclasses.replace(session.plan, outputs=(part,))
             size = output_bytes(plan, part, session.skeleton)
             values = run_values(recorder, facts, plan, predicted_bytes=size)
+            values["serving"] = [dataclasses.asdict(x) for x in output_findings(plan, part)]
             write_text(writer.staging / RUN_FILE, to_json(values, indent=1) + "\n")
             if facts.describe is not None:
                 facts.describe(writer.staging)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _TASKS = (
-    "tasks are not run here: --eval scores perplexity, KL divergence and top-1 agreement, and "
-    "lm-eval runs its tasks on what is written (its HFLM takes the model that autoround.load "
-    "returns)"
+    "'autoround eval OUT --tasks ...' runs lm-eval's tasks on what is written, and those of files; "
+    "--eval scores perplexity, KL divergence and top-1 agreement"
 )
 _ACTIVATIONS = "weights are quantized to integers, and activations, keys and values stay in 16 bit"
 _DIFFUSION = "diffusion models are not quantized here"

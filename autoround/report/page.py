@@ -18,6 +18,7 @@ from autoround.report.page_settings import (
     versions_part,
 )
 from autoround.report.style import policy, style_and_script
+from autoround.report.task_scores import tasks_part
 
 #: Name of the file.
 REPORT_FILE = "report.html"
@@ -34,6 +35,7 @@ def report_page(run: RunFolder) -> str:
     parts = (
         ("Notes and warnings", "notes", notes_part(run)),
         ("Quality", "quality", _quality_part(run)),
+        ("Tasks", "tasks", tasks_part(run)),
         ("Loss by block", "losses", losses_part(run)),
         ("Bits by layer", "bits", bits_part(run)),
         ("Error by layer", "errors", errors_part(run)),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoround.errors import UsageError
+from autoround.evaluate.tasks.scores import TaskScore, question_values, score_values
+from autoround.model.files.origin import Origin
 from autoround.report.folder import (
     EVALUATION_FILE,
     GENERATIONS_FILE,
     PLAN_FILE,
+    mappings,
     read_folder,
 )
+from autoround.report.model_card import write_card
 from autoround.report.page import REPORT_FILE, report_page
 from autoround.storage.durable import write_text
 from autoround.storage.json_text import to_json
@@ -48,6 +52,37 @@ def write_report(folder: Path) -> Path:
     path = folder / REPORT_FILE
     write_text(path, report_page(read_folder(folder)))
     return path
+
+
+def describe_folder(folder: Path, origin: Origin) -> None:
+    """Write what describes a model to people: its report, and its card.
+
+    Args:
+        folder: of one format, with all its other files.
+        origin: of the model.
+
+    Raises:
+        ModelError: the folder is no output of a run.
+        OutputError: one of them cannot be written.
+    """
+    write_report(folder)
+    write_card(folder, origin)
+
+
+def write_again(folder: Path) -> Iterator[Path]:
+    """Write the report and the card of an output folder again; yields what is written.
+
+    Args:
+        folder: of one format.
+
+    Raises:
+        ModelError: the folder is no output of a run, or its files are damaged.
+        OutputError: one of them cannot be written.
+    """
+    yield write_report(folder)
+    card = write_card(folder)
+    if card is not None:
+        yield card
 
 
 def check_saves(model: str | Path) -> Path:
@@ -100,8 +135,54 @@ def save_evaluation(
     }
     if gate is not None:
         values["gate"] = dict(gate)
+    tasks = mappings(read_folder(folder).evaluation.get("tasks"))
+    if tasks:
+        values["tasks"] = tasks
     write_text(folder / EVALUATION_FILE, to_json(values, indent=1) + "\n")
-    write_report(folder)
+    _write_all(folder)
+
+
+def save_tasks(folder: Path, scores: Sequence[TaskScore], *, original: str | None) -> None:
+    """Keep figures of tasks in an output folder, and write its report again.
+
+    Those of other tasks stay, and so do the scores on a text.
+
+    Args:
+        folder: of one format; one that no run wrote is left alone.
+        scores: of the model that it holds.
+        original: what the model was compared with; None for nothing.
+
+    Raises:
+        OutputError: one of the files cannot be written.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        return
+    values = dict(read_folder(folder).evaluation)
+    measured = {score.task for score in scores}
+    kept = [x for x in mappings(values.get("tasks")) if x.get("task") not in measured]
+    made = [score_values(score) | {"compared_with": original} for score in scores]
+    values["tasks"] = [*kept, *made]
+    write_text(folder / EVALUATION_FILE, to_json(values, indent=1) + "\n")
+    _write_all(folder)
+
+
+def save_questions(path: Path, scores: Sequence[TaskScore]) -> None:
+    """Write the figures of each question, one JSON object a line.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        scores: of tasks.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    rows = [row for score in scores for row in question_values(score)]
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def _write_all(folder: Path) -> None:
+    for _ in write_again(folder):
+        pass
 
 
 def save_generation(folder: Path, prompt: str, text: str) -> None:

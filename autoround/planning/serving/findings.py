@@ -18,7 +18,7 @@ from autoround.planning.serving.table import (
     engine_table,
     matches_packing,
 )
-from autoround.types import EngineFinding, Plan
+from autoround.types import EngineFinding, OutputPlan, Plan
 
 #: Formats of other packages have packings that no engine of the table is said to read.
 UNKNOWN = "nothing is known of this format"
@@ -37,10 +37,19 @@ def with_engine_findings(plan: Plan) -> Plan:
     findings: list[EngineFinding] = []
     for one_pass in plan.passes:
         for output in one_pass.outputs:
-            known = _is_known(output.packing)
-            facts = format_facts(one_pass, output) if known else None
-            findings += findings_of(output.format, facts)
+            findings += output_findings(one_pass, output)
     return replace(plan, serving=tuple(findings))
+
+
+def output_findings(one_pass: Plan, output: OutputPlan) -> list[EngineFinding]:
+    """Return what serving engines do with one output.
+
+    Args:
+        one_pass: the pass that writes it.
+        output: of that pass.
+    """
+    facts = format_facts(one_pass, output) if _is_known(output.packing) else None
+    return findings_of(output.format, facts)
 
 
 def _is_known(packing: str) -> bool:

@@ -66,6 +66,56 @@ def test_json_without_an_original(autoround: Command, model: Path, text: Path) -
     assert found["kl"] is found["reference_perplexity"] is found["top1_agreement"] is None
 
 
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "some.jsonl"
+    rows = [{"question": "what?", "choices": ["this", "that"], "answer": i % 2} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_tasks_beside_the_original_are_kept(
+    autoround: Command, quantized: Path, model: Path, questions: Path, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines.jsonl"
+    options = ["--tasks", questions, "--original", model, "--save", "--save-questions", lines]
+    done = autoround("eval", quantized, *options)
+    assert done.code == 0, done.err
+    assert done.err.startswith("eval: model loaded\n")
+    printed = done.out.splitlines()
+    # The same question is asked four times, and its answer is the other one each time.
+    assert printed[0] == "some: 4 questions"
+    assert printed[1].startswith("  acc       0.5000 ± 0.2887  original 0.5000 ± 0.2887  lost ")
+    assert printed[-1].startswith("scored by autoround, run by torch ")
+    kept = json.loads((quantized / "evaluation.json").read_text())
+    assert kept.keys() == {"tasks"}
+    assert kept["tasks"][0]["metrics"][0]["original"] == 0.5
+    assert "0.5000 ± 0.2887" in (quantized / "report.html").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
+    assert all(len(row["original"]["log_likelihoods"]) == 2 for row in rows)
+
+
+def test_tasks_and_a_text_as_one_object(
+    autoround: Command, model: Path, questions: Path, text: Path
+) -> None:
+    alone = autoround("eval", model, "--tasks", questions, "--limit", 3, "--json")
+    (task,) = json.loads(alone.out)["tasks"]
+    assert (task["task"], task["questions"]) == ("some", 3)
+    both = autoround("eval", model, "--tasks", questions, "--text", text, *SHORT, "--json")
+    values = json.loads(both.out)
+    assert values["tokens"] == 93
+    assert values["tasks"][0]["questions"] == 4
+
+
+def test_options_of_tasks_need_a_task(autoround: Command, model: Path, questions: Path) -> None:
+    done = autoround("eval", model, "--limit", 3)
+    assert done.code == 2
+    assert done.err == "error: --limit is an option of --tasks; name tasks, or leave it out\n"
+    assert autoround("eval", model, "--tasks", questions, "--engine", "none").code == 2
+    assert autoround("eval", model, "--tasks", "gone.jsonl").code == 5
+
+
 def test_what_cannot_be_scored(autoround: Command, model: Path, tmp_path: Path) -> None:
     assert autoround("eval", "./gone").code == 4
     assert autoround("eval", model, "--text", tmp_path / "gone.txt").code == 5

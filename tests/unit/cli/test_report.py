@@ -30,7 +30,10 @@ def test_a_run_writes_a_page_that_is_written_again_by_hand(
     assert json.loads((out / "run.json").read_text())["predicted_bytes"] > 0
     (out / "report.html").unlink()
     again = autoround("report", out)
-    assert (again.code, again.out) == (0, f"written      {out / 'report.html'}\n")
+    names = [out / name for name in ("report.html", "README.md")]
+    assert (again.code, again.out) == (0, "".join(f"written      {name}\n" for name in names))
+    card = names[1].read_text(encoding="utf-8")
+    assert f" | {scores['perplexity']:.3f} | " in card
     assert (out / "report.html").read_text(encoding="utf-8") == page
 
 
@@ -45,7 +48,7 @@ def test_each_format_has_its_own(autoround: Command, tmp_path: Path) -> None:
     assert set(pages) == {"auto_round", "gguf-q4_0"}
     assert "format gguf:q4_0" in pages["gguf-q4_0"].read_text(encoding="utf-8")
     done = autoround("report", out)
-    assert done.out.count("written") == 2
+    assert done.out.count("written") == 4
 
 
 def test_what_is_no_output_is_refused(autoround: Command, tmp_path: Path) -> None:
