@@ -218,6 +218,8 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         elif store is None:
             # All blocks together are more than a device holds.
             finished.append(output.on(torch.device("cpu")))
+        # Its codes would lie on the device beside the next block.
+        del output
         session.runtime.release()
     # Records are read from here on, and the files of the streams deleted.
     session.tasks.drain()

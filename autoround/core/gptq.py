@@ -108,11 +108,15 @@ def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
         return None
     order, root, related = _correlations(hessian, power.clamp_min(FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related)
+    del related
     if int(failed):
         return None
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    del inverse
     # Columns take its rows, and solvers leave it laid out by columns.
-    return InverseCholesky(order, (upper / root).contiguous())
+    return InverseCholesky(order, upper.div_(root).contiguous())
 
 
 def _correlations(hessian: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +130,8 @@ def _correlations(hessian: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tenso
     """
     order = torch.argsort(power, descending=True, stable=True)
     root = power[order].sqrt()
-    related = hessian[order][:, order] / (root[:, None] * root)
+    # In place, here and below: of wide layers each copy is a gigabyte.
+    related = hessian[order][:, order].div_(root[:, None] * root)
     related.diagonal().fill_(1.0 + DAMPING)
     return order, root, related
 
@@ -157,11 +162,16 @@ def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
     usable = (mean > 0.0) & (mean < float("inf"))
     order, root, related = _correlations(hessian, torch.maximum(power, FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related)
+    del related
     usable &= failed == 0
-    # What follows must not fail for a factor that nobody will use.
-    lower = torch.where(usable, lower, torch.eye(len(lower), device=lower.device))
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return InverseCholesky(order, (upper / root).contiguous()), usable & (failed == 0)
+    # What follows must not fail for a factor that nobody will use: it gets that of one.
+    lower.masked_fill_(~usable, 0.0)
+    lower.diagonal().add_((~usable).float())
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    del inverse
+    return InverseCholesky(order, upper.div_(root).contiguous()), usable & (failed == 0)
 
 
 @torch.no_grad()
@@ -202,8 +212,11 @@ def gptq_offsets(
             )
         )
         weight[end:].addmm_(upper[:, end:].t(), errors, alpha=-1.0)
-    offsets = torch.empty((weight.shape[1], columns), device=weight.device)
-    offsets[:, order] = (positions - plain).t()  # back to [rows, in], in the weight's own order
+    del weight, scale, low, minimum
+    positions.sub_(plain)
+    del plain
+    offsets = torch.empty((positions.shape[1], columns), device=positions.device)
+    offsets[:, order] = positions.t()  # back to [rows, in], in the weight's own order
     if len(groups) == 1:
         return offsets.reshape(groups.shape)  # one group for all of it, or a single row
     padding = groups.shape[1] * groups.shape[2] - columns

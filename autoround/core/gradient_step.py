@@ -124,6 +124,8 @@ class GradientStep:
                     # float32: sums of many 16-bit gradients would lose the small ones.
                     sums = [grad.float() for grad in grads]
                 total += loss.detach()
+                # As large as the weights: the next part's come beside the sums alone.
+                del grads, loss
         # Weights are the same for all parts: they are rounded once, and so are their gradients.
         upstream = [torch.zeros_like(leaf) for leaf in leaves.values()] if not sums else []
         while sums:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from autoround.core.float32_products import EXACT, float32_products
-from autoround.core.gptq import gptq_offsets, inverse_choleskys
+from autoround.core.gptq import InverseCholesky, gptq_offsets, inverse_choleskys
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
 from autoround.session.session import Session
@@ -46,14 +46,30 @@ def _compensate(
             if shared is not None:
                 owners[layer.name], hessian = shared
                 hessians.setdefault(owners[layer.name], hessian)
-    queued = session.runtime.device.type != "cpu"
-    inverses = inverse_choleskys(list(hessians.values()), queued=queued)
-    factors = dict(zip(hessians, inverses, strict=True))
     initialised = dict(targets)
-    for layer in block.quantized:
-        factor = factors[owners[layer.name]] if layer.name in owners else None
-        if factor is not None:
-            target = targets[layer.name]
-            offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)
-            initialised[layer.name] = target._replace(offsets=offsets)
+    for some in _portions(hessians, together=not session.tuning.low_memory):
+        factors = dict(zip(some, _factors(session, [hessians[owner] for owner in some]), strict=True))
+        for layer in block.quantized:
+            factor = factors.get(owners.get(layer.name, ""))
+            if factor is not None:
+                initialised[layer.name] = _with_offsets(session, targets[layer.name], factor)
     return initialised
+
+
+def _portions(names: Iterable[str], *, together: bool) -> list[list[str]]:
+    """Return the layers whose Hessians are factored before the first factor is used."""
+    # Their verdicts are then waited for once; one by one takes the memory of one factor.
+    return [list(names)] if together else [[name] for name in names]
+
+
+def _factors(session: Session, hessians: list[Tensor]) -> list[InverseCholesky | None]:
+    return inverse_choleskys(hessians, queued=session.runtime.device.type != "cpu")
+
+
+def _with_offsets(session: Session, target: Target, factor: InverseCholesky) -> Target:
+    """Give a target its initial offsets; with little memory the host keeps them."""
+    offsets = gptq_offsets(target, factor, round_block=session.runtime.ops.gptq_block)
+    if session.tuning.low_memory:
+        # As large as the weight, and read when tuning begins.
+        offsets = offsets.to("cpu")
+    return target._replace(offsets=offsets)
