@@ -48,7 +48,9 @@ def _compensate(
                 hessians.setdefault(owners[layer.name], hessian)
     initialised = dict(targets)
     for some in _portions(hessians, together=not session.tuning.low_memory):
-        factors = dict(zip(some, _factors(session, [hessians[owner] for owner in some]), strict=True))
+        factors = dict(
+            zip(some, _factors(session, [hessians[owner] for owner in some]), strict=True)
+        )
         for layer in block.quantized:
             factor = factors.get(owners.get(layer.name, ""))
             if factor is not None:

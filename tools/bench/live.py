@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from counting import Counter
 from parts import OTHER, Part
-from toy_runtime import Tape, ToyModule, ToyRuntime
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from toy_runtime import Tape, ToyModule, ToyRuntime
 
 from autoround.device.protocol import Step
 from autoround_backends._streamed import Recorded, Recording
@@ -262,6 +262,22 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
     elif mask is not None:
         scores = scores + mask
     return scores.softmax(-1).to(q.dtype) @ v
+
+
+def register_kernels(toy_device: Any) -> torch.library.Library:
+    """Have done in one kernel what torch takes apart for kinds of devices it does not know.
+
+    Lasts as long as what is returned.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    silu_backward = torch.ops.aten.silu_backward.default
+
+    def backward(grad: Tensor, x: Tensor) -> Tensor:
+        gradient: Tensor = toy_device.run(silu_backward, grad, x)
+        return gradient
+
+    library.impl("silu_backward", backward, "PrivateUse1")
+    return library
 
 
 @contextmanager

@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from counting import Counter, Mode
 from launches import CARD_BYTES, DENSE, ROOT, SCALE, VOCAB, scaled_limits
-from live import LiveBytes, LiveRuntime, attention_in_one_kernel
+from live import LiveBytes, LiveRuntime, attention_in_one_kernel, register_kernels
 from parts import watch
 
 from autoround.model.skeleton import Skeleton, adopt_model
 from autoround.pipeline import run
+from autoround.planning.device_memory import ROUNDED_UP, device_peaks
 from autoround.planning.estimate import make_estimate
 from autoround.preparation import Request
 from autoround.recipe.load import load_recipe
@@ -45,6 +46,8 @@ MIXTURE = {
     "num_experts_per_tok": 4,
     "decoder_sparse_step": 1,
 }
+#: Half the widths of the dense model, for cases of many tokens.
+SIXTEENTH = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 16}
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,17 @@ class Case:
 
 CASES = {
     "weights": Case(8, 16, 4),
-    "activations": Case(8, 512, 8),
+    "activations": Case(32, 128, 32, widths=SIXTEENTH),
     "low memory": Case(8, 64, 4, ("tuning.low_memory=true",)),
-    "mixture": Case(8, 64, 8, ("scheme.group_size=32",), mixture=True),
+    "mixture": Case(8, 64, 8, ("scheme.group_size=32",), mixture=True, blocks=1),
     "mixture, low memory": Case(
-        8, 64, 8, ("scheme.group_size=32", "tuning.low_memory=true"), mixture=True
+        *(8, 64, 8, ("scheme.group_size=32", "tuning.low_memory=true")), mixture=True, blocks=1
     ),
     "2 bits, GPTQ": Case(8, 32, 4, ("scheme.bits=2", "tuning.init_rounding=gptq")),
     "nearest, min-max": Case(
         8, 32, 4, ("tuning.init_rounding=nearest", "tuning.init_scale=minmax")
     ),
-    "head": Case(8, 64, 4, ("lm_head.bits=4",), vocab=16384, blocks=1),
+    "head": Case(4, 32, 4, ("lm_head.bits=4",), vocab=8192, blocks=1, widths=SIXTEENTH),
     "end to end": Case(8, 64, 4, ("end_to_end.steps=2", "end_to_end.batch_size=2")),
 }
 
@@ -134,9 +137,9 @@ def run_case(
     recipe = load_recipe(
         "default",
         overrides=[
-            "tuning.iters=4",
+            "tuning.iters=2",
             f"tuning.batch_size={case.batch}",
-            *("tuning.num_validations=2", f"tuning.validation_samples={case.batch}"),
+            *("tuning.num_validations=1", f"tuning.validation_samples={case.batch}"),
             *(f"calibration.nsamples={case.samples}", f"calibration.seqlen={case.seqlen}"),
             *case.settings,
         ],
@@ -163,12 +166,15 @@ def measure(case: Case, *, listing: bool = False) -> Measured:
     with tempfile.TemporaryDirectory(prefix="live-bytes-") as folder:
         result, skeleton, runtime = run_case(case, Path(folder), live=live)
     estimate = make_estimate(result.plan, skeleton, runtime=runtime)
+    peaks = device_peaks(result.plan, skeleton)
+    streams = estimate.stream_bytes if estimate.streams_on_device else 0
+    phases = {name: int(size / ROUNDED_UP) + streams for name, size in peaks.on(case.card).items()}
     weights = sum(a * b for a, b in (x.shape for x in result.plan.blocks[0].layers))
     return Measured(
         live.peak,
-        estimate.device_bytes,
+        max(phases.values()),
         dict(live.by_part),
-        {},
+        phases,
         live.at_peak,
         weights,
         sorted(set(runtime.refusals)),
@@ -187,6 +193,10 @@ def show(name: str, measured: Measured) -> str:
         f"  {part:20} {size / 1e6:9.1f} MB  {size / weights:6.1f} B"
         for part, size in sorted(measured.by_part.items(), key=lambda item: -item[1])
     ]
+    lines += [
+        f"  planned: {phase:45} {size / 1e6:9.1f} MB  {size / weights:6.1f} B"
+        for phase, size in measured.planned_by_phase.items()
+    ]
     total = sum(measured.places.values())
     for place, size in sorted(measured.places.items(), key=lambda item: -item[1])[:40]:
         if size > total / 200:
@@ -203,10 +213,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
     toy_device: Any = importlib.import_module("tests.toy_device")
-    registered = toy_device.register()
+    registered = toy_device.register(), register_kernels(toy_device)
     for name in options.case or CASES:
         measured = measure(CASES[name], listing=options.list)
-        print(json.dumps({"case": name, **vars(measured)}) if options.json else show(name, measured))
+        print(
+            json.dumps({"case": name, **vars(measured)}) if options.json else show(name, measured)
+        )
     del registered
 
 
