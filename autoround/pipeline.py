@@ -218,7 +218,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         elif store is None:
             # All blocks together are more than a device holds.
             finished.append(output.on(torch.device("cpu")))
-        # Its numbers are not held while the next one is tuned.
+        # Its numbers, which may be the device's, would lie beside the next block.
         del output
         session.runtime.release()
     # Records are read from here on, and the files of the streams deleted.

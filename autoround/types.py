@@ -53,14 +53,12 @@ class LayerPlan:
     """What happens to one weight matrix.
 
     ``name`` is the path of its module in the model; of stacked experts, that of the parameter.
-
     ``scheme`` is None for a layer kept in 16 bit, and ``reason`` then says why.
     ``shape`` is (out_features, in_features) whatever the storage order;
     ``transposed`` marks storage as [in, out] (the Conv1D of GPT-2).
     experts: how many matrices are stacked in it, 0 for a single one; out_features counts the
     rows of all. files: modules it is written as, ``{}`` for the expert; empty for its own name.
-    interleaved: the rows of the files take turns.
-    block: path of the decoder block it is in; empty outside the blocks.
+    interleaved: their rows take turns. block: path of the block it is in; empty outside of them.
     """
 
     name: str
@@ -149,8 +147,8 @@ class Expected:
 class OutputPlan:
     """One format to write: its packing, the dtype of kept tensors, and its folder.
 
-    ``folder`` is relative to the output folder; empty when there is only one format.
-    types: of a GGUF file, modules whose tensors have another type than its rules give them.
+    ``folder`` is relative to the output folder; empty when there is only one format. types: of a
+    GGUF file, modules whose tensors have another type than its rules give them.
     """
 
     format: str
@@ -284,14 +282,14 @@ class Plan:
 class Estimate:
     """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
 
-    memory_bytes: of the host. device_bytes: of a device that has memory of its own. stream_bytes:
-    of both chains of activations, counted in device_bytes where they are there, else in
-    memory_bytes unless they are on the disk. journal: whether finished blocks may be kept;
-    journal_bytes: on the disk while the run lasts, streams included. codes_on_disk: whether tuning
-    the whole model unpacks one block at a time; graphs_held: whether it runs each once a step, not
-    twice. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of all.
-    fetched_bytes: of files in the hub's cache at once, where they are streamed; peak_bytes_on_disk:
-    these, journal and output together, else 0.
+    memory_bytes: of the host. device_bytes: of a device of its own memory, device_phase: when;
+    low_device_bytes: with low_memory. stream_bytes: of both chains of activations, counted in
+    device_bytes where they are there, else in memory_bytes unless on the disk. journal: whether
+    finished blocks may be kept; journal_bytes: on the disk meanwhile, streams included.
+    codes_on_disk: tuning the whole model unpacks a block at a time; graphs_held: it runs each once
+    a step. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of
+    all. fetched_bytes: of streamed files in the hub's cache at once; peak_bytes_on_disk: these,
+    journal and output, else 0.
     """
 
     disk_bytes: int
@@ -311,6 +309,8 @@ class Estimate:
     fetched_bytes: int = 0
     peak_bytes_on_disk: int = 0
     journal: bool = True
+    device_phase: str = ""
+    low_device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

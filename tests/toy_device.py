@@ -21,6 +21,8 @@ _MAKE = "_setup_privateuseone_for_python_backend"
 WHY_NOT = "" if hasattr(backend_registration, _MAKE) else "torch is older than such devices"
 #: Operations that take tensors of both devices on real ones, too: copies, and rows to pick.
 BOTH = ("aten.copy_", "aten._to_copy", "aten.index.", "aten.index_put")
+#: Told of the host's tensor behind each one that is made, by whoever counts bytes.
+WATCHERS: list[Callable[[Tensor], None]] = []
 
 
 class ToyTensor(Tensor):
@@ -40,6 +42,8 @@ class ToyTensor(Tensor):
             requires_grad=False,
         )
         made.raw = raw
+        for watcher in WATCHERS:
+            watcher(raw)
         return made
 
     @classmethod

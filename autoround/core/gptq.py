@@ -108,11 +108,15 @@ def inverse_cholesky(hessian: Tensor) -> InverseCholesky | None:
         return None
     order, root, related = _correlations(hessian, power.clamp_min(FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related)
+    del related
     if int(failed):
         return None
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    del inverse
     # Columns take its rows, and solvers leave it laid out by columns.
-    return InverseCholesky(order, (upper / root).contiguous())
+    return InverseCholesky(order, upper.div_(root).contiguous())
 
 
 def _correlations(hessian: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +130,8 @@ def _correlations(hessian: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tenso
     """
     order = torch.argsort(power, descending=True, stable=True)
     root = power[order].sqrt()
-    related = hessian[order][:, order] / (root[:, None] * root)
+    # In place, here and below: of wide layers each copy is a gigabyte.
+    related = hessian[order][:, order].div_(root[:, None] * root)
     related.diagonal().fill_(1.0 + DAMPING)
     return order, root, related
 
@@ -161,12 +166,15 @@ def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
     usable = (mean > 0.0) & (mean < float("inf"))
     order, root, related = _correlations(hessian, torch.maximum(power, FLOOR * mean))
     lower, failed = torch.linalg.cholesky_ex(related.flip(0, 1))
+    del related
     usable &= failed == 0
-    # What follows must not fail for a factor that nobody will use.
+    # What follows must not fail for a factor that nobody will use: it gets that of one.
+    lower.masked_fill_(~usable, 0.0)
+    lower.diagonal().add_((~usable).float())
     identity = torch.eye(len(lower), device=lower.device)
-    lower = torch.where(usable, lower, identity)
     inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return InverseCholesky(order, (inverse.flip(0, 1) / root).contiguous()), usable
+    del lower, identity
+    return InverseCholesky(order, inverse.flip(0, 1).div_(root).contiguous()), usable
 
 
 @torch.no_grad()
@@ -227,8 +235,11 @@ def stacked_gptq_offsets(
             ColumnBlock(weight[part], scale[part], low[part], minimum[part], upper[:, part], levels)
         )
         weight[end:].addmm_(upper[:, end:].t(), errors, alpha=-1.0)
+    del weight, scale, low, minimum
+    positions.sub_(plain)
+    del plain
     rows = [target.shape[0] for target in targets]
-    parts = positions.sub_(plain).split(rows, dim=1)
+    parts = positions.split(rows, dim=1)
     return [_in_groups(part, target, order) for part, target in zip(parts, targets, strict=True)]
 
 

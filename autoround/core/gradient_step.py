@@ -117,13 +117,10 @@ class GradientStep:
             for part, share in batch.micro_batches(size):
                 loss = self._loss(leaves, part) * share
                 grads = _differentiate(loss, list(leaves.values()))
-                if sums:
-                    for accumulated, grad in zip(sums, grads, strict=True):
-                        accumulated.add_(grad)
-                else:
-                    # float32: sums of many 16-bit gradients would lose the small ones.
-                    sums = [grad.float() for grad in grads]
+                sums = _add_gradients(sums, grads)
                 total += loss.detach()
+                # As large as the weights: the next part's come beside the sums alone.
+                del grads, loss
         # Weights are the same for all parts: they are rounded once, and so are their gradients.
         upstream = [torch.zeros_like(leaf) for leaf in leaves.values()] if not sums else []
         while sums:
@@ -161,6 +158,14 @@ class GradientStep:
         """
         loss = self._loss(self._weights(), batch)
         return _differentiate(loss, self._params), loss.detach()
+
+
+def _add_gradients(sums: list[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
+    """Add gradients to their sums, which begin as the first ones."""
+    if not sums:
+        # float32: sums of many 16-bit gradients would lose the small ones.
+        return [grad.float() for grad in grads]
+    return [total.add_(grad) for total, grad in zip(sums, grads, strict=True)]
 
 
 def _differentiate(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -31,8 +31,8 @@ class Target(NamedTuple):
     """One tensor to quantize: its groups, their grid and its shape outside the core.
 
     groups: float32 [rows, groups, width]. shape: as the block stores it, with the quantized axis
-    last. offsets: of the shape of the groups, initial rounding offsets V in place of zeros; None
-    for round-to-nearest.
+    last. offsets: of the shape of the groups, initial rounding offsets V in place of zeros, on any
+    device; None for round-to-nearest.
     """
 
     groups: Tensor
@@ -67,7 +67,8 @@ def round_to_nearest(targets: Mapping[str, Target]) -> dict[str, Rounding]:
     for name, target in targets.items():
         if target.offsets is not None:
             # Tuning moves offsets in place, and the target may be tuned again.
-            roundings[name] = roundings[name]._replace(offset=target.offsets.clone())
+            offset = target.offsets.to(target.groups.device, copy=True)
+            roundings[name] = roundings[name]._replace(offset=offset)
     return roundings
 
 

@@ -76,6 +76,8 @@ def make_estimate(
         codes_on_disk=packed,
         graphs_held=held,
         journal=journal,
+        device_phase=needs.device_phase,
+        low_device_bytes=needs.device_low,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from autoround.core.dtypes import DTYPES
@@ -12,6 +13,12 @@ from autoround.device.registry import open_device
 from autoround.errors import UsageError
 from autoround.model.positions import hidden_size
 from autoround.model.skeleton import Skeleton
+from autoround.planning.device_memory import (
+    UNKNOWN_WIDTH,
+    device_peaks,
+    experts_per_token,
+)
+from autoround.settings import TuningSettings
 from autoround.types import Estimate, Plan
 
 #: Memory of Python, torch and transformers before a model is opened.
@@ -19,12 +26,8 @@ BASE_BYTES = 600 << 20
 #: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
 #: best values, gradients, and rounded weights with their gradients.
 TUNING_COPIES = 7
-#: The same with low_memory: the best values are elsewhere, and gradients of weights come in parts.
-SPARING_COPIES = 5
 #: What the compiler of blocks leaves in memory.
 COMPILER_BYTES = 200 << 20
-#: Width of what blocks hand on, where a config does not say.
-UNKNOWN_WIDTH = 4096
 #: Share of the free memory that a run may plan with.
 SHARE = 0.9
 #: Activations a token that a block's graph holds, in the block's widest: 7 were measured where
@@ -40,9 +43,10 @@ class MemoryNeeds(NamedTuple):
 
     block: whatever the number of blocks and samples: the program, one block being tuned, the
     embeddings. streams: both chains of activations. codes: of all blocks, where they are needed
-    together. device: of ``block``, on the device when that is not the host.
+    together. device: on a device with memory of its own, streams not counted.
     journal: on the disk while the run lasts. graphs: of all blocks in a step over the whole model,
     with their unpacked weights; in none of the others, since blocks can run again instead.
+    device_phase: of the run, when the device's peak is. device_low: what ``low_memory`` would need.
     """
 
     block: int
@@ -51,10 +55,38 @@ class MemoryNeeds(NamedTuple):
     device: int
     journal: int
     graphs: int = 0
+    device_phase: str = ""
+    device_low: int = 0
 
 
 def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeeds:
-    """Work out what a plan needs, from shapes."""
+    """Work out what a plan needs, from shapes.
+
+    Args:
+        plan: of all passes. skeleton: the model. runtime: of the device.
+    """
+    needs = _host_needs(plan, skeleton, on_host=not runtime.own_memory)
+    if not runtime.own_memory:
+        return needs
+    total = runtime.memory().total
+    peaks = device_peaks(plan, skeleton).on(total)
+    phase = max(peaks, key=lambda name: peaks[name])
+    sparing = plan.tuning if plan.tuning.low_memory else in_little_memory(plan.tuning)
+    least = device_peaks(replace(plan, tuning=sparing), skeleton).on(total)
+    return needs._replace(device=peaks[phase], device_phase=phase, device_low=max(least.values()))
+
+
+def in_little_memory(tuning: TuningSettings) -> TuningSettings:
+    """Return hyperparameters as they are settled with ``low_memory``.
+
+    Args:
+        tuning: of a plan without.
+    """
+    return replace(tuning, low_memory=True, forward_batch_size=1)
+
+
+def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds:
+    """Return what the host needs, with the tuning on it or elsewhere, and what there is in all."""
     block = max(sum(math.prod(x.shape) for x in b.layers) for b in plan.blocks)
     item = DTYPES[plan.compute_dtype].itemsize
     # The last check embeds in float32; tuning has the embeddings in its dtype, before the blocks.
@@ -63,13 +95,11 @@ def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeed
         return MemoryNeeds(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
     tokens = plan.tuning.nsamples * plan.tuning.seqlen
     batch = plan.tuning.forward_batch_size * plan.tuning.seqlen
-    widest = max(max(x.shape) for b in plan.blocks for x in b.layers)
+    widest = _widest(plan, skeleton)
     hidden = plan.streams * (hidden_size(skeleton.model) or UNKNOWN_WIDTH)
     streams = tokens * hidden * item
     activations = 12 * batch * widest * 4
-    on_host = not runtime.own_memory
-    sparing = plan.tuning.low_memory and not on_host
-    tuning = block * 4 * (SPARING_COPIES if sparing else TUNING_COPIES) + activations
+    tuning = block * 4 * TUNING_COPIES + activations
     if plan.tuning.uses_gptq:
         # Products of all pairs of input channels, their factor, and the offsets.
         pairs = max(sum(x.shape[1] ** 2 for x in b.quantized if not x.experts) for b in plan.blocks)
@@ -88,23 +118,25 @@ def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeed
             # The codes of before, those that move, and how far each leans, all at hand.
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
-    held = block * 4 * 2
     base = BASE_BYTES + COMPILER_BYTES * plan.compiled
     return MemoryNeeds(
-        base + (outside + tuning if on_host else outside + held),
+        base + outside + (tuning if on_host else block * 4 * 2),
         2 * streams,
         codes,
-        0
-        if on_host
-        else _apart(outside // 4 * item, tuning, together=plan.tuning.end_to_end.steps > 0),
+        0,
         _journal(plan) + 2 * len(plan.tuning.streams) * streams,
         graphs,
     )
 
 
-def _apart(outside: int, tuning: int, *, together: bool) -> int:
-    """Return the bytes on a device: embeddings are gone before a block is tuned, if not after."""
-    return outside + tuning if together else max(outside, tuning)
+def _widest(plan: Plan, skeleton: Skeleton) -> int:
+    """Return the numbers a token has where a block is widest, in all experts it is routed to."""
+    top_k = experts_per_token(skeleton)
+    return max(
+        max(x.shape[0] // max(1, x.experts), x.shape[1]) * (min(top_k, x.experts) or 1)
+        for b in plan.blocks
+        for x in b.layers
+    )
 
 
 def _journal(plan: Plan) -> int:
@@ -182,6 +214,8 @@ def memory_warnings(
     if budget is not None and estimate.memory_bytes > budget:
         found.append(_short(estimate.memory_bytes, int(budget / SHARE), ""))
     hint = "" if plan.tuning.low_memory else ", or take --low-memory"
+    if hint and estimate.low_device_bytes:
+        hint += f", which needs about {estimate.low_device_bytes / 1e9:.1f} GB"
     free = runtime.memory().free if estimate.device_bytes else 0
     if 0 < free < estimate.device_bytes:
         found.append(_short(estimate.device_bytes, free, f" on {runtime.device}") + hint)

@@ -70,7 +70,10 @@ def _gate_lines(plan: Plan) -> list[str]:
 
 def _memory_lines(estimate: Estimate) -> list[str]:
     streams = f"{estimate.stream_bytes / 1e9:.1f} GB of activations"
-    device = f", {estimate.device_bytes / 1e9:.1f} GB on the device" * (estimate.device_bytes > 0)
+    device = ""
+    if estimate.device_bytes:
+        when = f" (by shapes; most while {estimate.device_phase})" * bool(estimate.device_phase)
+        device = f", {estimate.device_bytes / 1e9:.1f} GB on the device{when}"
     where = f"; {streams} on the disk" if estimate.streams_on_disk else ""
     where = f"; {streams} there, too" if estimate.streams_on_device else where
     codes = ", codes of all blocks too" if estimate.codes_on_disk else ""

@@ -78,11 +78,11 @@ class BlockTuner:
         if streams is not None:
             loaded = self._load(block, stored)
             importance = self._advance_full(loaded, streams)
+            # On a device these are copies of their own, which all that follows needs the memory of.
+            loaded = loaded.without_quantized()
         targets = self._fit_targets(block, stored, importance)
         host, source = stored.host, stored.source
-        # On a device these are copies of their own, which tuning's memory is needed for.
         del stored
-        loaded = loaded.without_quantized()
         batch = 1 if streams is None else min(session.tuning.batch_size, len(streams.full))
         tuned = self._memory.run(
             lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
@@ -95,6 +95,7 @@ class BlockTuner:
             dequantized=dequantized,
             download=session.runtime.download,
         )
+        targets.clear()  # several times the memory of the weights
         if streams is not None and self._quantized_goes_on(block):
             self._advance_quantized(loaded, streams, tuned.weights, dequantized)
         replaced = block.quantized_tensors

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from autoround.core.float32_products import EXACT, float32_products
-from autoround.core.gptq import inverse_choleskys, stacked_gptq_offsets
+from autoround.core.gptq import InverseCholesky, inverse_choleskys, stacked_gptq_offsets
 from autoround.core.grids.levels import LevelSet
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
@@ -50,25 +50,42 @@ def _compensate(
             owner = importance.hessian_owner(layer.path)
             if owner is not None:
                 sharing.setdefault(owner, []).append(layer.name)
-    factors = inverse_choleskys(
-        [importance.hessian(owner) for owner in sharing], queued=session.runtime.own_memory
-    )
     initialised = dict(targets)
-    for names, factor in zip(sharing.values(), factors, strict=True):
-        if factor is None:
-            continue
-        for stack in _stacks(names, targets):
-            offsets = stacked_gptq_offsets(
-                [targets[name] for name in stack],
-                factor,
-                round_block=session.runtime.ops.gptq_block,
-            )
-            for name, part in zip(stack, offsets, strict=True):
-                initialised[name] = targets[name]._replace(offsets=part)
+    for owners in _portions(sharing, together=not session.tuning.low_memory):
+        hessians = [importance.hessian(owner) for owner in owners]
+        factors = inverse_choleskys(hessians, queued=session.runtime.own_memory)
+        del hessians
+        for owner, factor in zip(owners, factors, strict=True):
+            if factor is not None:
+                sharing_targets = {name: targets[name] for name in sharing[owner]}
+                initialised |= _with_offsets(session, sharing_targets, factor)
     return initialised
 
 
-def _stacks(names: Sequence[str], targets: Mapping[str, Target]) -> list[list[str]]:
+def _portions(names: Iterable[str], *, together: bool) -> list[list[str]]:
+    """Return the layers whose Hessians are factored before the first factor is used."""
+    # Their verdicts are then waited for once; one by one takes the memory of one factor.
+    return [list(names)] if together else [[name] for name in names]
+
+
+def _with_offsets(
+    session: Session, targets: Mapping[str, Target], factor: InverseCholesky
+) -> dict[str, Target]:
+    """Give targets of one input their initial offsets; with little memory the host keeps them."""
+    low_memory = session.tuning.low_memory
+    initialised: dict[str, Target] = {}
+    for stack in [[name] for name in targets] if low_memory else _stacks(targets):
+        offsets = stacked_gptq_offsets(
+            [targets[name] for name in stack], factor, round_block=session.runtime.ops.gptq_block
+        )
+        for name, part in zip(stack, offsets, strict=True):
+            # As large as the weight, and read when tuning begins.
+            offsets_there = part.to("cpu") if low_memory else part
+            initialised[name] = targets[name]._replace(offsets=offsets_there)
+    return initialised
+
+
+def _stacks(targets: Mapping[str, Target]) -> list[list[str]]:
     """Gather layers of one input that are compensated as one matrix.
 
     Their levels are the same. Libraries add the products of some rows at the end of a matrix in
@@ -77,8 +94,7 @@ def _stacks(names: Sequence[str], targets: Mapping[str, Target]) -> list[list[st
     stacks: list[list[str]] = []
     room: dict[LevelSet, int] = {}
     latest: dict[LevelSet, list[str]] = {}
-    for name in names:
-        target = targets[name]
+    for name, target in targets.items():
         levels, size = target.grid.levels, prod(target.shape)
         whole = target.shape[0] % PANEL_ROWS == 0
         if whole and size <= room.get(levels, 0):

@@ -205,6 +205,7 @@ class _Fused(torch.autograd.Function):
             with torch.enable_grad():
                 rounded = how.ops.plain_fake_quantize(leaves, how)
             by_part = torch.autograd.grad(rounded, [leaves[number] for number in wanted], grads)
+            del leaves, rounded  # a kernel has none of it
         gradients: list[Tensor | None] = [None] * (1 + len(parts))
         for number, gradient in zip(wanted, by_part, strict=True):
             gradients[1 + number] = gradient

@@ -14,13 +14,12 @@ from autoround.device.protocol import Memory
 from autoround.device.registry import open_device
 from autoround.errors import UsageError
 from autoround.model.skeleton import Skeleton, adopt_model
+from autoround.planning.device_memory import device_peaks
 from autoround.planning.memory import (
     BASE_BYTES,
     COMPILER_BYTES,
     GRAPHS_SHARE,
     SHARE,
-    SPARING_COPIES,
-    TUNING_COPIES,
     MemoryNeeds,
     graphs_fit,
     host_budget,
@@ -92,15 +91,19 @@ def test_what_is_tuned_is_on_the_host_or_on_a_device_of_its_own() -> None:
     host, own = needs(), needs(own=True)
     assert host.device == 0
     assert own.block == BASE_BYTES + OUTSIDE * 4 + BLOCK * 4 * 2
-    # Embeddings are gone before a block is tuned: what is larger counts.
-    assert own.device == host.block - BASE_BYTES - OUTSIDE * 4
+    # The phase of the highest peak, with embeddings gone where it is another.
+    plan, skeleton = planned()
+    peaks = device_peaks(plan, skeleton).on(0)
+    assert own.device == peaks[own.device_phase] == max(peaks.values())
 
 
 def test_low_memory_spares_copies_on_a_device_alone() -> None:
     plain, sparing = (
         needs({"tuning.low_memory": low, "tuning.batch_size": 1}, own=True) for low in (False, True)
     )
-    assert plain.device - sparing.device == (TUNING_COPIES - SPARING_COPIES) * BLOCK * 4
+    assert sparing.device < plain.device
+    # What the plan without it says of it is what the plan with it says.
+    assert plain.device_low == sparing.device == sparing.device_low
     assert needs({"tuning.low_memory": True, "tuning.batch_size": 1}).block == (
         needs({"tuning.batch_size": 1}).block
     )
@@ -206,6 +209,9 @@ def test_short_memory_is_told_of_the_host_and_of_the_device() -> None:
         "about 3.0 GB of memory on meta will be needed, and 2.0 GB are free: lower "
         "tuning.batch_size or calibration.seqlen, or take --low-memory",
     ]
+    less = replace(ESTIMATE, low_device_bytes=1_500_000_000)
+    (one,) = memory_warnings(less, plan, device(2_000_000_000), None)
+    assert one.endswith("or take --low-memory, which needs about 1.5 GB")
     sparing, _ = planned({"tuning.low_memory": True})
     (one,) = memory_warnings(ESTIMATE, sparing, device(2_000_000_000), None)
     assert "--low-memory" not in one

@@ -177,9 +177,10 @@ def test_layers_of_other_levels_stand_in_a_stack_of_their_own(session: Session) 
     groups = to_groups(weights[name].float(), 16)
     targets[name] = Target(groups, min_max_grid(groups, integer_levels(8, sym=False)), (32, 64))
     names = [f"{block.name}.self_attn.{x}_proj" for x in "qkv"]
-    assert rounding_init._stacks(names, targets) == [[x] for x in names], "32 rows are no panel"
+    targets = {x: targets[x] for x in names}
+    assert rounding_init._stacks(targets) == [[x] for x in names], "32 rows are no panel"
     targets = {x: replace_rows(target, 64) for x, target in targets.items()}
-    assert rounding_init._stacks(names, targets) == [[names[0], names[2]], [names[1]]]
+    assert rounding_init._stacks(targets) == [[names[0], names[2]], [names[1]]]
 
 
 def replace_rows(target: Target, rows: int) -> Target:
