@@ -47,7 +47,7 @@ SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     "search": {"launches": (60, 200), "syncs": (0, 0)},
     # Whether the Hessians could be factored, read once for all of a block.
-    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (390, None)},
+    "hessian": {"syncs": (1, None), "to_host_bytes": (4, None), "launches": (400, None)},
     # A recording compared with the step: the losses and the best iterate's numbers are read with
     # the errors of layers. No step waits; its loss is four bytes.
     "steps": {
