@@ -164,9 +164,10 @@ def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
     lower, failed = torch.linalg.cholesky_ex(related)
     del related
     usable &= failed == 0
-    # What follows must not fail for a factor that nobody will use: it gets that of one.
-    lower.masked_fill_(~usable, 0.0)
-    lower.diagonal().add_((~usable).float())
+    # What follows must not fail for a factor that nobody will use: it gets the identity's.
+    broken = ~usable
+    lower.masked_fill_(broken, 0.0)
+    lower.diagonal().add_(broken.float())
     inverse = torch.cholesky_inverse(lower)
     del lower
     upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)

@@ -72,6 +72,7 @@ def tune(
         if step in scored:
             best.offer(step, iterate, validation.score(iterate))
     losses.finish()
+    steps.finish()
     if not hyperparameters.best_on_cpu:
         return best.result()
     # Room for the best iterate on the device, before it is brought back.

@@ -275,7 +275,7 @@ def _tuning(run: _Run, shape: BlockShape, targets: int) -> int:
         last = 2 * item * weights + rounding
         return resident + max(part, item * weights + sums, last, score)
     # A recording is compared with the step itself: gradients twice, and differences of one layer.
-    comparing = step + rounding + 2 * FLOAT32 * shape.largest
+    comparing = step + rounding + FLOAT32 * shape.largest
     # Then the next block comes, and the best iterate is chosen.
     following = run.stored * (weights + shape.kept_weights) if len(run.plan.blocks) > 1 else 0
     return resident + max(comparing, step + following + score)
@@ -303,7 +303,7 @@ def _tuning_again(run: _Run, shape: BlockShape) -> int:
     score = item * weights + int(run.batch * shape.forward(item)) + batch
     following = run.stored * (weights + shape.kept_weights)
     # Its step is done once without the recording, and their gradients compared.
-    comparing = max(step, rounding + 2 * FLOAT32 * shape.largest)
+    comparing = max(step, rounding + FLOAT32 * shape.largest)
     kept = item * shape.kept_weights
     return kept + resident + max(comparing, following + score)
 
