@@ -87,7 +87,9 @@ class BlockTuner:
         tuned = self._memory.run(
             lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
         )
-        targets.clear()  # several times the memory of the weights
+        # A recording keeps the dict, and needs the weights in it; nothing else of them is read.
+        targets.update({n: target._replace(offsets=None) for n, target in targets.items()})
+        targets = {}
         if streams is not None and self._quantized_goes_on(block):
             self._advance_quantized(loaded, streams, tuned.weights)
         replaced = block.quantized_tensors
