@@ -168,9 +168,10 @@ def _queued_inverse_cholesky(hessian: Tensor) -> tuple[InverseCholesky, Tensor]:
     lower, failed = torch.linalg.cholesky_ex(related.flip(0, 1))
     del related
     usable &= failed == 0
-    # What follows must not fail for a factor that nobody will use: it gets that of one.
-    lower.masked_fill_(~usable, 0.0)
-    lower.diagonal().add_((~usable).float())
+    # What follows must not fail for a factor that nobody will use: it gets the identity's.
+    broken = ~usable
+    lower.masked_fill_(broken, 0.0)
+    lower.diagonal().add_(broken.float())
     identity = torch.eye(len(lower), device=lower.device)
     inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
     del lower, identity

@@ -77,8 +77,10 @@ def tune(
         # Its numbers come behind the last loss, so that there is work while that is waited for.
         tuned = best.result(block.hooks.download)
         losses.finish()
+        steps.finish()
         return tuned
     losses.finish()
+    steps.finish()
     # Room for the best iterate on the device, before it is brought back.
     del iterate, steps
     tuned = best.result()

@@ -66,6 +66,7 @@ class TuningStep:
         )
         self._states = [signsgd.init(g.lr, hyperparameters.iters) for g in self._groups]
         self._recorded: Step | None = None
+        self._candidate: KeptStep | None = None
         self._resident: dict[str, Tensor] = {}
         self._numbers = torch.empty(0)
         self._rates = torch.empty(0)
@@ -109,6 +110,14 @@ class TuningStep:
         """Start the next batch on its way to the device."""
         self._gradients.prefetch()
 
+    def finish(self) -> None:
+        """Let go of the recording after the last step.
+
+        It refers to this object in turn, and its memory would be there until Python looks for such
+        circles: beside the next block, even where no recording is kept for that.
+        """
+        self._recorded = self._candidate = None
+
     def take(self, step: int) -> Tensor:
         """Do a step.
 
@@ -150,7 +159,7 @@ class TuningStep:
 
     def _find_recording(self) -> None:
         """Take the recording of a block of this kind, and the tensors that it moves."""
-        kind, self._candidate = self._block.kind, None
+        kind = self._block.kind
         if kind is None or self._recordings is None:
             return
         self._candidate = self._recordings.find(self._describe(kind, self._as_step))

@@ -34,6 +34,8 @@ UNKNOWN_WIDTH = 4096
 ROUNDED_UP = 1.05
 #: Weights of a head that are tuned at a time, positions of a step of it, and in all.
 HEAD_WEIGHTS, HEAD_STEP, HEAD_POSITIONS = 1 << 24, 512, 4096
+#: Columns that compensation rounds at a time.
+GPTQ_COLUMNS = 64
 #: Positions whose logits are there at once in end-to-end tuning.
 LOGIT_POSITIONS = 128
 #: Least columns of a Hessian that are summed at a time, and how many times they are.
@@ -275,7 +277,7 @@ def _tuning(run: _Run, shape: BlockShape, targets: int) -> int:
         last = 2 * item * weights + rounding
         return resident + max(part, item * weights + sums, last, score)
     # A recording is compared with the step itself: gradients twice, and differences of one layer.
-    comparing = step + rounding + 2 * FLOAT32 * shape.largest
+    comparing = step + rounding + FLOAT32 * shape.largest
     # Then the next block comes, and the best iterate is chosen.
     following = run.stored * (weights + shape.kept_weights) if len(run.plan.blocks) > 1 else 0
     return resident + max(comparing, step + following + score)
@@ -303,7 +305,7 @@ def _tuning_again(run: _Run, shape: BlockShape) -> int:
     score = item * weights + int(run.batch * shape.forward(item)) + batch
     following = run.stored * (weights + shape.kept_weights)
     # Its step is done once without the recording, and their gradients compared.
-    comparing = max(step, rounding + 2 * FLOAT32 * shape.largest)
+    comparing = max(step, rounding + FLOAT32 * shape.largest)
     kept = item * shape.kept_weights
     return kept + resident + max(comparing, following + score)
 
@@ -335,14 +337,22 @@ def _has_head(skeleton: Skeleton) -> bool:
 
 def _head(run: _Run, head: int, hidden: int, outer: int) -> int:
     """Return the peak of tuning the head: by ranges of rows, on some thousands of positions."""
-    item, some = run.item, min(head, HEAD_WEIGHTS)
-    rows = some // hidden
-    inputs = 2 * HEAD_POSITIONS * hidden * item
-    hessian = 3 * FLOAT32 * hidden * hidden if run.plan.tuning.uses_gptq else 0
-    # Weight, offsets, iterate and best; rounded, original, gradient; gradient of offsets.
-    steps = (4 * FLOAT32 + 2 * item + 2 * FLOAT32) * some
-    logits = (3 * item + 3 * FLOAT32) * HEAD_STEP * rows
-    return max(outer + inputs, 2 * head, head + inputs * 2 + hessian + steps + logits)
+    tuning, item = run.plan.tuning, run.item
+    tokens = tuning.nsamples * tuning.seqlen
+    positions, step = min(HEAD_POSITIONS, tokens), min(HEAD_STEP, tokens)
+    rows = min(head, HEAD_WEIGHTS) // hidden
+    some = rows * hidden
+    inputs = (2 * item + FLOAT32) * positions * hidden
+    hessian = FLOAT32 * hidden * hidden if tuning.uses_gptq else 0
+    # Codes of the ranges before, and what all of them are tuned on.
+    beside = head + inputs + hessian
+    starting = (6 * some + 3 * GPTQ_COLUMNS * rows) * FLOAT32 if tuning.uses_gptq else 0
+    # Weight, initial offsets, iterate, best one; the original in the compute dtype.
+    copies = 2 + (not tuning.low_memory) + tuning.uses_gptq
+    resident = (copies * FLOAT32 + item) * some
+    logits = (3 * item + 3 * FLOAT32) * step * rows
+    steps = resident + max(item * some + logits, (item + FLOAT32) * some)
+    return max(outer + inputs, 2 * head, beside + max(FLOAT32 * some + starting, steps))
 
 
 def _end_to_end(run: _Run, skeleton: Skeleton, outer: int, hidden: int) -> int:

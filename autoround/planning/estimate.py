@@ -14,6 +14,7 @@ from autoround.device.protocol import Runtime
 from autoround.formats.registry import format_of, layout_named
 from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
+from autoround.planning.device_memory import experts_per_token
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
 from autoround.recipe.gate import NONE
@@ -55,7 +56,8 @@ def make_estimate(
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
     )
-    spans = [_seconds(one, runtime) for one in plan.passes]
+    top_k = experts_per_token(skeleton)
+    spans = [_seconds(one, runtime, top_k) for one in plan.passes]
     low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
         disk_bytes=disk_bytes(plan, skeleton),
@@ -168,7 +170,7 @@ def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _seconds(plan: Plan, runtime: Runtime) -> tuple[float, float]:
+def _seconds(plan: Plan, runtime: Runtime, top_k: int) -> tuple[float, float]:
     """Bound the tuning time by floating-point operations at the measured speed."""
     if not plan.tuning.needs_data:
         return 1.0, 60.0 + plan.tensors
@@ -176,9 +178,15 @@ def _seconds(plan: Plan, runtime: Runtime) -> tuple[float, float]:
     speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
     if speed <= 0:
         return 0.0, float("inf")
-    work = plan_work(plan)
+    work = plan_work(plan, experts_per_token=top_k)
     ideal = 2.0 * (work.blocks + work.end_to_end) / speed
     return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0
+
+
+def _met_by_token(layer: LayerPlan, top_k: int) -> int:
+    """Return how many weights of a layer a token is multiplied by."""
+    weights = math.prod(layer.shape)
+    return weights * top_k // layer.experts if 0 < top_k < layer.experts else weights
 
 
 class PlanWork(NamedTuple):
@@ -189,13 +197,14 @@ class PlanWork(NamedTuple):
     gate: float
 
 
-def plan_work(plan: Plan) -> PlanWork:
+def plan_work(plan: Plan, *, experts_per_token: int = 0) -> PlanWork:
     """Count the multiplications by weights that a pass takes.
 
     Args:
         plan: of the pass; without data nothing is multiplied in its blocks.
+        experts_per_token: how many experts a token is routed to; 0 counts all of them.
     """
-    weights = sum(math.prod(x.shape) for b in plan.blocks for x in b.layers)
+    weights = sum(_met_by_token(x, experts_per_token) for b in plan.blocks for x in b.layers)
     outside = sum(math.prod(x.shape) for x in plan.kept)
     # By the result and by the original, which is loaded in float32.
     options = plan.recipe.get("evaluation", {})

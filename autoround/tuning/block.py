@@ -95,7 +95,9 @@ class BlockTuner:
             dequantized=dequantized,
             download=session.runtime.download,
         )
-        targets.clear()  # several times the memory of the weights
+        # A recording keeps the dict, and needs the weights in it; nothing else of them is read.
+        targets.update({n: target._replace(offsets=None) for n, target in targets.items()})
+        targets = {}
         if streams is not None and self._quantized_goes_on(block):
             self._advance_quantized(loaded, streams, tuned.weights, dequantized)
         replaced = block.quantized_tensors

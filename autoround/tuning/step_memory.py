@@ -7,6 +7,7 @@ each block's figures, so that a resumed run takes the same.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -112,6 +113,8 @@ class StepMemory:
                 reason = one_line(error)
             # Out of the handler: the error holds frames, and these what the work had made.
             self._lower(reason, where=where, part=self.part(batch))
+            # A step and its recording refer to each other.
+            gc.collect()
             self._session.runtime.release()
 
     def _lower(self, reason: str, *, where: str, part: int) -> None:

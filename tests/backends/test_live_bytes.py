@@ -29,7 +29,7 @@ print(json.dumps(vars(live_bytes.measure({case}))))
 #: A block of half a million weights, one sample at a time.
 SMALL = """live_bytes.Case(
     4, 32, 4, ("tuning.low_memory=true",), blocks=1,
-    widths={"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 6,
+    widths={"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8,
             "num_key_value_heads": 2})"""
 #: The larger cases, and how far their plan may be from what was live.
 CASES = {

@@ -135,7 +135,7 @@ class LiveBytes:
 def _place() -> str:
     """Return the innermost line of the package that asks for memory, and what called it."""
     frame: Any = sys._getframe(1)
-    lines = []
+    lines: list[str] = []
     while frame is not None and len(lines) < 2:
         name = frame.f_code.co_filename
         if "/autoround/" in name or "/transformers/" in name:
@@ -241,7 +241,7 @@ class _Attention(torch.autograd.Function):
         with ctx.live.one_kernel():
             leaves = [t.detach().requires_grad_() for t in (q, k, v)]
             with torch.enable_grad():
-                out = _attend(*leaves, ctx.options)
+                out = _attend(leaves[0], leaves[1], leaves[2], ctx.options)
             grads = torch.autograd.grad(out, leaves, grad)
             del out, leaves
         ctx.live.note()
@@ -261,7 +261,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
         scores = scores.masked_fill(~mask, float("-inf"))
     elif mask is not None:
         scores = scores + mask
-    return scores.softmax(-1).to(q.dtype) @ v
+    attended: Tensor = scores.softmax(-1).to(q.dtype) @ v
+    return attended
 
 
 def register_kernels(toy_device: Any) -> torch.library.Library:

@@ -16,10 +16,10 @@ import torch
 
 from autoround.device.protocol import Memory, Speed
 from autoround.device.runtime import TorchRuntime
-from autoround.model.blocks import decoder_blocks
+from autoround.model.blocks import decoder_blocks, tied_names
 from autoround.model.files.source import ModuleSource
 from autoround.model.names import SavedNames
-from autoround.model.skeleton import Skeleton, tied_names
+from autoround.model.skeleton import Skeleton
 from autoround.planning.device_memory import ROUNDED_UP, device_peaks
 from autoround.planning.estimate import make_estimate
 from autoround.planning.plan import make_plan
@@ -186,9 +186,11 @@ def make_skeleton(published: Published) -> Skeleton:
     )
 
 
-def plan_model(name: str, *, low_memory: bool, card: int, recipe: str = "default") -> Row:
+def plan_model(
+    name: str, skeleton: Skeleton, *, low_memory: bool, card: int, recipe: str = "default"
+) -> Row:
     """Plan a model of the table; returns its figures."""
-    skeleton, runtime = make_skeleton(MODELS[name]), Card(card)
+    runtime = Card(card)
     settings = load_recipe(recipe, overrides=[f"tuning.low_memory={str(low_memory).lower()}"])
     plan = make_plan(settings, skeleton, runtime=runtime, calibration="", model=name)
     estimate = make_estimate(plan, skeleton, runtime=runtime)
@@ -235,8 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--phases", action="store_true", help="peaks by phase, with nothing kept")
     options = parser.parse_args(arguments)
     for name in options.model or MODELS:
+        skeleton = make_skeleton(MODELS[name])
         for low in (False, True):
-            row = plan_model(name, low_memory=low, card=int(options.card * GIGA))
+            row = plan_model(name, skeleton, low_memory=low, card=int(options.card * GIGA))
             print(show(row, markdown=options.markdown), flush=True)
             for phase, size in row.phases.items() if options.phases else ():
                 print(f"    {size / ROUNDED_UP / GIGA:8.2f} GB live while {phase}")

@@ -5,6 +5,8 @@ tests/backends/test_launches.py has whole steps recorded on a device that is non
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -102,3 +104,21 @@ def test_a_step_of_several_parts_is_not_recorded(options: dict[str, int]) -> Non
     iterate = round_to_nearest(given.targets)
     steps = TuningStep(given, iterate, times, ops=TorchOps(), dtype=torch.float32)
     assert float(steps.take(1)) > 0
+
+
+def test_steps_that_are_finished_leave_no_memory_to_the_garbage_collector() -> None:
+    trying = Trying()
+    given = problem()._replace(hooks=DeviceHooks(capture=trying), capturable=True)
+    trying.iterate = iterate = round_to_nearest(given.targets)
+    steps = TuningStep(given, iterate, hyperparameters(2), ops=TorchOps(), dtype=torch.float32)
+    steps.take(1)
+    alive = weakref.ref(steps)
+    steps.finish()
+    gc.collect()
+    gc.disable()
+    try:
+        # The recording refers to the object whose step it plays, and is gone with it.
+        del steps
+        assert alive() is None
+    finally:
+        gc.enable()

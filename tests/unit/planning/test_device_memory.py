@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from autoround.core.gptq import COLUMNS
 from autoround.device.registry import open_device
 from autoround.model.skeleton import Skeleton, adopt_model
 from autoround.planning import device_memory
@@ -49,6 +50,7 @@ def test_what_the_formula_repeats_of_tuning_is_what_tuning_does() -> None:
     assert device_memory.HEAD_STEP == lm_head.STEP_POSITIONS
     assert device_memory.HEAD_POSITIONS == lm_head.POSITIONS
     assert device_memory.LOGIT_POSITIONS == POSITION_CHUNK
+    assert device_memory.GPTQ_COLUMNS == COLUMNS
 
 
 def test_a_recording_stays_for_the_next_block_where_it_leaves_half_of_the_device() -> None:
