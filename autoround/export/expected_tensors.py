@@ -31,15 +31,15 @@ def expected_tensors(session: Session, part: OutputPlan) -> Iterator[tuple[str, 
     """
     plan, skeleton = session.plan, session.skeleton
     for block in plan.blocks:
-        yield from _packed(block.quantized, plan, part, skeleton)
+        yield from _name_layers(block.quantized, plan, part, skeleton)
         names = [name for name in skeleton.names_under(block.name) if name not in skeleton.tied]
         stored = {name: _empty(*skeleton.header(name)) for name in names}
         kept = in_kept_dtype(plan, block, stored)
         rest = {name: kept[name] for name in names if name not in block.quantized_tensors}
-        yield from _unquantized(rest, plan, part, skeleton)
-    yield from _packed(session.non_block_layers, plan, part, skeleton)
+        yield from _name_unquantized(rest, plan, part, skeleton)
+    yield from _name_layers(session.non_block_layers, plan, part, skeleton)
     for name in skeleton.names_outside_blocks():
-        yield from _unquantized({name: _empty(*skeleton.header(name))}, plan, part, skeleton)
+        yield from _name_unquantized({name: _empty(*skeleton.header(name))}, plan, part, skeleton)
     headers = skeleton.source.headers()
     for name in skeleton.unmapped:
         yield name, _empty(*headers[name])
@@ -49,27 +49,27 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _unquantized(
+def _name_unquantized(
     tensors: Mapping[str, Tensor], plan: Plan, part: OutputPlan, skeleton: Skeleton
 ) -> Iterator[tuple[str, Tensor]]:
     quantized = {layer.tensor for layer in plan.kept if layer.scheme is not None}
     rest = {name: tensor for name, tensor in tensors.items() if name not in quantized}
-    yield from _in_files(rest, plan, part, skeleton)
+    yield from _name_rest(rest, plan, part, skeleton)
 
 
-def _in_files(
+def _name_rest(
     tensors: Mapping[str, Tensor], plan: Plan, part: OutputPlan, skeleton: Skeleton
 ) -> Iterator[tuple[str, Tensor]]:
     yield from file_tensors(skeleton, cast_tensors(part, tensors, float32=plan.float32)).items()
 
 
-def _packed(
+def _name_layers(
     layers: Sequence[LayerPlan], plan: Plan, part: OutputPlan, skeleton: Skeleton
 ) -> Iterator[tuple[str, Tensor]]:
     layout = layout_named(part.packing)
     if layout.dense:
         weights = {x.tensor: from_matrix(x, dense_weight(_empty_weight(x))) for x in layers}
-        yield from _in_files(weights, plan, part, skeleton)
+        yield from _name_rest(weights, plan, part, skeleton)
         return
     for layer in layers:
         weight = _empty_weight(layer)

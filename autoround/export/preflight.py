@@ -95,7 +95,8 @@ def room_for_journal(destination: Destination, estimate: Estimate, *, max_shard_
     Args:
         destination: where output and activations go.
         estimate: what they take.
-        max_shard_bytes: a shard is written twice before its first copy is deleted.
+        max_shard_bytes: a shard that is not what was expected is written twice before its first
+            copy is deleted.
 
     Raises:
         OutputError: there is no room, and activations must live on the disk; with both figures.

@@ -209,8 +209,11 @@ class WrittenCheckpoint:
     def block(self, block: BlockPlan, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the tensors of a block by the model's own names, weights unpacked."""
         if self._on_device is not None:
-            after = self._blocks[block.index + 1 : block.index + 2]
-            following = [name for one in after for name in self._skeleton.names_under(one.name)]
+            following = [
+                name
+                for after in self._blocks[block.index + 1 : block.index + 2]
+                for name in self._skeleton.names_under(after.name)
+            ]
             self._on_device.bring(self._in_files(names), following=self._in_files(following))
         wanted = {name: self._skeleton.tied.get(name, name) for name in names}
         tensors = self._source.read(dict.fromkeys(wanted.values()))

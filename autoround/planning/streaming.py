@@ -56,7 +56,8 @@ def add_streaming(
         plan: of one pass over the blocks.
         skeleton: the model, which is streamed.
         runtime: the device; some read a block ahead.
-        max_shard_bytes: a shard of the output is written twice before its first copy is deleted.
+        max_shard_bytes: a shard of the output that is not what was expected is written twice
+            before its first copy is deleted.
     """
     assert skeleton.stream is not None
     ahead = runtime.own_memory and not plan.tuning.low_memory

@@ -60,7 +60,13 @@ CEILINGS: dict[str, dict[str, tuple[float, float | None]]] = {
     # Of a block of seven layers two sums each, beside all other numbers of the block.
     "errors": {"launches": (60, None), "syncs": (1, None), "to_host_bytes": (64, None)},
     # The files are unpacked there, and what is wrong with them is a flag a layer, read at the end.
-    "check": {"launches": (330, None), "syncs": (0, 0), "to_host_bytes": (24, None)},
+    # Shards are where they stay by then: of a block nothing is written any more.
+    "check": {
+        "launches": (330, None),
+        "syncs": (0, 0),
+        "to_host_bytes": (24, None),
+        "disk_bytes": (1000, 0),
+    },
     # What was packed of all layers, and the flags of what is wrong with them, in one copy.
     "pack": {"launches": (240, None), "syncs": (1, None)},
     "other": {"launches": (20, None), "syncs": (0, 0), "to_host_bytes": (0, 0)},

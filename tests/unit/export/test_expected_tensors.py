@@ -10,10 +10,14 @@ import pytest
 from torch import Tensor
 
 from autoround import api
+from autoround.export.expected_tensors import expected_tensors
+from autoround.export.safetensors_writer import SafetensorsWriter
 from autoround.export.shards import ShardWriter
+from autoround.export.writer import add_outside_blocks
 
-from ...runs import NEAREST, even_device, small
+from ...runs import NEAREST, even_device, make_session, run_pass, small
 from ...tiny import token_ids
+from ...zoo import FAMILIES, make_model
 
 __all__ = ["even_device"]
 
@@ -70,3 +74,36 @@ def test_what_is_expected_comes(
     api.quantize(checkpoint(kind), recipe, output_dir=out, data=token_ids(4, 16), device="cpu")
     assert len(came) == len(str(values.get("output.format", "one")).split(","))
     assert expected == came
+
+
+class Shards:
+    """Notes what comes, and writes nothing."""
+
+    def __init__(self) -> None:
+        self.came: list[Told] = []
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        self.came += describe(tensors.items())
+
+
+class NoCheck:
+    def add(self, *args: object) -> None:
+        """Run nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["auto_round", "fake"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_expected_comes_in_every_family(name: str, format_name: str) -> None:
+    session = make_session(make_model(name), {**NEAREST, "output.format": format_name})
+    (part,) = session.plan.outputs
+    expected = describe(expected_tensors(session, part))
+    shards: Any = Shards()
+    check: Any = NoCheck()
+    writer = SafetensorsWriter(
+        shards, session.plan, part=part, skeleton=session.skeleton, check=check
+    )
+    for output in run_pass(session):
+        writer.add(output)
+    add_outside_blocks(session.skeleton, [writer])
+    assert shards.came == expected

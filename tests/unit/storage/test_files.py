@@ -51,6 +51,15 @@ def test_a_system_that_writes_a_part_at_a_time_is_asked_again(most: int, tmp_pat
     assert seen.count("write") == -(-256 // most)
 
 
+def test_bytes_go_to_their_place_in_whatever_order(tmp_path: Path) -> None:
+    with WritableFile(tmp_path / "a") as file:
+        file.write(b"ab")
+        file.write_at(b"gh", 6)
+        assert file.read_at(8, 0) == b"ab\0\0\0\0gh"
+        file.write_at(b"cdef", 2)
+    assert (tmp_path / "a").read_bytes() == b"abcdefgh"
+
+
 def test_a_system_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     def act(number: int, name: str, call: Any, args: Any) -> Any:
         return 0 if name == "write" else call(*args)
