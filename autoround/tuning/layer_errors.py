@@ -50,7 +50,7 @@ def relative_error(original: Tensor, quantized: QuantizedWeight) -> float:
         original: [out, in], any float dtype; of stacked experts, the rows of all.
         quantized: the same weight as it is written.
     """
-    return _ratio(*_squares(original, quantized).tolist())
+    return _ratio(*_squares(original, quantized).to("cpu").tolist())
 
 
 def _ratio(error: float, total: float) -> float:

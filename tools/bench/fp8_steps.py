@@ -52,7 +52,8 @@ def round_to_e4m3(values: Tensor) -> Tensor:
     runs = torch.nn.functional.pad(values.float(), (0, -count % RUN)).unflatten(-1, (-1, RUN))
     scale = runs.abs().amax(-1, keepdim=True).clamp_min(1e-12) / LARGEST
     rounded = (runs / scale).to(torch.float8_e4m3fn).float() * scale
-    return rounded.flatten(-2)[..., :count].to(values.dtype)
+    whole: Tensor = rounded.flatten(-2)[..., :count].to(values.dtype)
+    return whole
 
 
 class Fp8Linear(torch.autograd.Function):
@@ -79,13 +80,13 @@ def fp8_steps() -> Iterator[None]:
     """Compute linear layers in emulated FP8 where gradients are wanted: in steps, not in scores."""
     linear = torch.nn.functional.linear
 
-    def rounded(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return linear(x, weight, bias)
         out: Tensor = Fp8Linear.apply(x, weight)  # type: ignore[no-untyped-call]
         return out if bias is None else out + bias
 
-    torch.nn.functional.linear = rounded  # type: ignore[assignment]
+    torch.nn.functional.linear = multiply  # type: ignore[assignment]
     try:
         yield
     finally:
