@@ -209,7 +209,7 @@ def _explain_errors(repo: str) -> Iterator[None]:
             f"{repo}: the hub's client is offline (HF_HUB_OFFLINE); unset that to upload"
         ) from error
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
+        status = error.response.status_code
         hint = {
             401: "log in with: hf auth login",
             403: "the token may not write there: use one that may, or another owner",

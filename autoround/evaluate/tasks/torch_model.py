@@ -99,9 +99,9 @@ class TorchTaskModel:
         for start in range(0, len(inputs), self._batch_size):
             batch = inputs[start : start + self._batch_size]
             logits = self._logits(batch)
-            for row, ids in zip(logits, batch, strict=True):
-                for index in by_input[ids]:
-                    answers[index] = _likelihood(row[: len(ids)], requests[index].continuation)
+            for row, key in zip(logits, batch, strict=True):
+                for index in by_input[key]:
+                    answers[index] = _likelihood(row[: len(key)], requests[index].continuation)
             if on_answer is not None:
                 on_answer(len(answers), len(requests))
         return [answers[index] for index in range(len(requests))]

@@ -186,7 +186,10 @@ def test_python_m_runs_it_and_an_early_ctrl_c_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("words", "word"),
     [
-        (["--model", "m", "--tasks", "piqa"], "--tasks is a flag of auto-round's; here: tasks"),
+        (
+            ["--model", "m", "--tasks", "piqa"],
+            "--tasks is a flag of auto-round's; here: 'autoround eval",
+        ),
         (["quantize", "m", "--act_bits", "8"], "activations, keys and values stay in 16 bit"),
         (["o/m", "--disable_opt_rtn"], "write --recipe rtn"),
     ],

@@ -218,4 +218,7 @@ def test_all_of_them_are_fetched_from_the_hub() -> None:
     assert {*TAKEN, "config.json", "model.safetensors.index.json"} <= fetched
     assert "model-00001-of-00002.safetensors" not in fetched
     not_read = {"consolidated.safetensors", "original/params.json", "2_Dense/model.safetensors"}
-    assert fetched.isdisjoint({*not_read, "pytorch_model.bin", "modeling_custom.py", "README.md"})
+    assert fetched.isdisjoint({*not_read, "pytorch_model.bin", "modeling_custom.py"})
+    # The card says under what terms a model may be used; it goes into no output.
+    assert "README.md" in fetched
+    assert not is_side_file("README.md")
