@@ -25,8 +25,8 @@ from autoround.recipe.schema import Recipe, Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "public-api.txt"
 HEAD = """\
-What is public, one line a name. Written by `python -m tools.public_api`; a test compares it with the code.
-What may change, and how: docs/upgrading.md.
+What is public, one line a name. Written by `python -m tools.public_api`; a test compares it with
+the code. What may change, and how: docs/upgrading.md.
 """
 #: What calls return and take, beside the names of the package itself.
 TYPES = ("Plan", "Estimate", "RunResult", "BlockResult", "EvalResult", "Destination")

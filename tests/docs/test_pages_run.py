@@ -1,7 +1,7 @@
-"""What the pages show is run: each page's commands and Python, one after another, as one reads them.
+"""What the pages show is run: each page's commands and Python, in the order of the page.
 
-Models and recipes are tiny; a page's folder has what its commands name: a model, texts. Commands that
-need a network, a GPU, a container or a server are told by their first words, with the reason.
+Models and recipes are tiny; a page's folder has what its commands name: a model, texts. Commands
+that need a network, a GPU or a container are told by their first words, with the reason.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 import autoround
 from autoround.recipe.schema import field_paths
@@ -50,14 +50,16 @@ def test_signatures_are_written_as_in_the_code() -> None:
 def _helper() -> None: ...
 
 
-def test_a_list_that_differs_is_told(tmp_path: Path) -> None:
+def test_a_list_that_differs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "list.txt"
     page.write_text(PAGE.replace("seed = 42", "seed = 43"), encoding="utf-8")
-    code = (
-        "import sys; from pathlib import Path; from tools import public_api\n"
-        f"public_api.PAGE = Path({str(page)!r}); sys.exit(public_api.main(['--check']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "-seed = 43" in done.stdout
-    assert "+seed = 42" in done.stdout
+    monkeypatch.setattr(public_api, "PAGE", page)
+    monkeypatch.setattr(public_api, "public_api", lambda: PAGE)
+    assert public_api.main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "-seed = 43" in printed
+    assert "+seed = 42" in printed
+    assert public_api.main([]) == 0
+    assert public_api.main(["--check"]) == 0

@@ -58,8 +58,9 @@ def command_page() -> str:
     """Return the page with every command, its arguments, options and examples."""
     parts = [
         "# Commands\n",
-        "Made from the program itself; `autoround COMMAND --help` prints the same. Every command also takes\n"
-        "`--debug`, which shows where an error comes from. [Exit codes](exit-codes.md) are the same for all.\n",
+        "Made from the program itself; `autoround COMMAND --help` prints the same. Every command\n"
+        "takes `--debug`, too, which shows where an error comes from. All have the same\n"
+        "[exit codes](exit-codes.md).\n",
     ]
     for name, command in commands():
         parts += [f"## {name}\n", _help_text(command.help or ""), *_tables(command)]
@@ -70,8 +71,9 @@ def recipe_page() -> str:
     """Return the page with the text of every built-in recipe."""
     parts = [
         "# Built-in recipes\n",
-        "The files as they are shipped. What a file leaves out has the value of `default`; [recipes](recipes.md#keys)\n"
-        "has every key. `autoround recipes copy NAME` writes one into a file of yours.\n",
+        "The files as they are shipped. What a file leaves out has the value of `default`;\n"
+        "[recipes](recipes.md#keys) has every key. `autoround recipes copy NAME FILE` writes one\n"
+        "into a file of yours.\n",
     ]
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         parts += [f"## {path.stem}\n", f"```yaml\n{path.read_text('utf-8').rstrip()}\n```\n"]
@@ -82,9 +84,9 @@ def python_page() -> str:
     """Return the page whose objects mkdocstrings fills in from their docstrings."""
     parts = [
         "# Python\n",
-        "`import autoround` has `quantize`, `plan`, `load`, `AutoRound`, `AutoRoundConfig`, `Destination` and\n"
-        "`use_for_transformers`; the other names are imported from the modules that are named here. What may be relied on\n"
-        "is said in [upgrading](upgrading.md#what-is-public).\n",
+        "`import autoround` has `quantize`, `plan`, `load`, `AutoRound`, `AutoRoundConfig`,\n"
+        "`Destination` and `use_for_transformers`; the other names are imported from the modules\n"
+        "named here. [Upgrading](upgrading.md#what-is-public) says what may be relied on.\n",
     ]
     for heading, names in PYTHON_API.items():
         parts.append(f"## {heading}\n")
