@@ -40,7 +40,7 @@ fi
 "$TWINE" check --strict "$into"/*
 # All that is tracked is in the source distribution, but what only this repository's host reads.
 tar -tzf "$into"/*.tar.gz | cut -d/ -f2- | sort >"$work/inside"
-git ls-files | grep -vE '^(\.github/|\.ci/|\.gitignore$|\.dockerignore$)' | sort >"$work/tracked"
+git ls-files | grep -vE '^(\.github/|\.ci/|\.gitignore$)' | sort >"$work/tracked"
 comm -13 "$work/inside" "$work/tracked" >"$work/missing"
 if [ -s "$work/missing" ]; then
     echo "dist_check: the source distribution lacks:" >&2

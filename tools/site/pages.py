@@ -29,7 +29,8 @@ def written_pages() -> dict[str, str]:
     }
     for name, page in TOP_PAGES.items():
         pages[page] = move_links((ROOT / name).read_text("utf-8"), "")
-    pages[NOTEBOOK_PAGE] = notebook_page((ROOT / NOTEBOOK).read_text("utf-8"))
+    notebook = notebook_page((ROOT / NOTEBOOK).read_text("utf-8"))
+    pages[NOTEBOOK_PAGE] = move_links(notebook, str(PurePosixPath(NOTEBOOK).parent))
     return pages
 
 
