@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 SETUP = PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow check format wheel clean
+.PHONY: help demo setup test test-slow check format docs wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ check: setup ## run all that must pass before a change is merged
 format: setup ## rewrite the sources in the house style
 	.venv/bin/python -m ruff check --fix autoround backends tools tests
 	.venv/bin/python -m ruff format autoround backends tools tests
+
+docs: setup ## build the documentation site into build/docs/site; a link that leads nowhere is an error
+	.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	tools/check.sh docs
 
 wheel: setup ## build the source distribution and the wheel into dist/
 	.venv/bin/python -m build --no-isolation --outdir dist .

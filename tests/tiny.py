@@ -200,8 +200,11 @@ def write_checkpoint(kind: str, folder: Path, *, tokenizer: bool = False) -> Pat
     return folder
 
 
-def make_tokenizer() -> Any:
-    """Build a tokenizer of printable ASCII, one character a token, with a chat template."""
+def make_tokenizer(*, use_regex: bool = False) -> Any:
+    """Build a tokenizer of printable ASCII, one character a token, with a chat template.
+
+    use_regex: cut text into words first, as the tokenizers do that GGUF has a name for.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -210,7 +213,7 @@ def make_tokenizer() -> Any:
     for char in ("\u0120", "\u010a", *map(chr, range(33, 127))):
         vocab[char] = len(vocab)
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,

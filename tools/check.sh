@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All checks of the project, or only those named: check.sh [lint types imports size tests wheel]
-# All of them run even when one fails; the exit code says whether every one passed.
+# All checks of the project, or only those named: check.sh [lint types imports size tests wheel docs]
+# All of them run even when one fails; the exit code says whether every one passed. Only `docs` has to
+# be named: it needs the extra of that name.
 # CHECK_PYTHON names the interpreter that has the development tools (.venv/bin/python).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,8 +31,9 @@ run_check() {
         size) "$CHECK_PYTHON" tools/check_size.py "${sources[@]}" tests ;;
         tests) "$CHECK_PYTHON" -m pytest -q -m "not slow" ;;
         wheel) tools/wheel_check.sh ;;
+        docs) PYTHONPATH=.:backends "$CHECK_PYTHON" -m tools.site.build ;;
         *)
-            echo "unknown check '$1'; the checks are: lint types imports size tests wheel" >&2
+            echo "unknown check '$1'; the checks are: lint types imports size tests wheel docs" >&2
             return 2
             ;;
     esac
