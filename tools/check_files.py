@@ -20,6 +20,7 @@ ALLOWED: dict[str, str] = {
     "autoround/cli/_output.py": "opens the null device in place of streams that nobody reads",
     "autoround/confined.py": "opens the null device for a child process",
     "backends/autoround_backends/_compile.py": "a folder of this process for torch's compiler",
+    "backends/autoround_backends/_compiled_libraries.py": "backends do not know storage",
     "backends/autoround_backends/_kernel_cache.py": "backends do not know storage",
     "backends/autoround_backends/_native.py": "a folder for the compiler",
     "backends/autoround_backends/_triton_cache.py": "backends do not know storage",

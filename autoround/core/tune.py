@@ -35,11 +35,10 @@ def tune(
 ) -> Tuned:
     """Minimise a block's output error over the rounding of its weights.
 
-    With zero steps this is round-to-nearest on the given grids. The best iterate is
-    chosen on samples that stay the same throughout: the loss of a step is of its own
-    batch, and the least of many noisy numbers is mostly luck.
-
-    On a device of its own the host queues steps and reads what they gave when it is there.
+    With zero steps this is round-to-nearest on the given grids. The best iterate is chosen on
+    samples that stay the same throughout: the loss of a step is of its own batch, and the least of
+    many noisy numbers is mostly luck. On a device of its own the host queues steps and reads what
+    they gave when it is there.
 
     Args:
         block: to reconstruct.

@@ -95,15 +95,14 @@ class BlockTuner:
             dequantized=dequantized,
             download=session.runtime.download,
         )
-        # A recording keeps the dict, and needs the weights in it; nothing else of them is read.
+        # A recording keeps the dict, and needs the weights in it, but no offsets.
         targets.update({n: target._replace(offsets=None) for n, target in targets.items()})
         targets = {}
         if streams is not None and self._quantized_goes_on(block):
             self._advance_quantized(loaded, streams, tuned.weights, dequantized)
-        replaced = block.quantized_tensors
         return BlockOutput(
             tuned.weights,
-            {name: tensor for name, tensor in host.items() if name not in replaced},
+            {name: tensor for name, tensor in host.items() if name not in block.quantized_tensors},
             self._read_result(block, tuned, errors, started=started, tokens=importance.tokens),
             source,
             # End to end, blocks are handed over when all of them are tuned.
