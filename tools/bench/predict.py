@@ -108,7 +108,7 @@ def predict(shape: Shape, card: Card, *, recipe: str) -> dict[str, float]:
         # Of what is masked a fused attention computes nothing.
         return tokens * (products + 2.0 * seqlen * shape.attention) / card.short_flops
 
-    def counted(phase: str) -> float:
+    def host_seconds(phase: str) -> float:
         launches, waits = COUNTED[phase][shape.layers[-1][2] > 1]
         return launches * card.launch + waits * card.wait
 
@@ -121,18 +121,20 @@ def predict(shape: Shape, card: Card, *, recipe: str) -> dict[str, float]:
         if layer[2] == 1
     }
     seconds = {
-        "forward of the original": forward(tokens) + counted("forward"),
+        "forward of the original": forward(tokens) + host_seconds("forward"),
         "hessian": sum(n * n * tokens for n in inputs.values()) / card.short_flops
         + sum(2 / 3 * n**3 for n in inputs.values()) / card.factor_flops
-        + counted("hessian"),
-        "search": weights * SEARCH_OPERATIONS / (card.float32_flops / 2) + counted("search"),
+        + host_seconds("hessian"),
+        "search": weights * SEARCH_OPERATIONS / (card.float32_flops / 2) + host_seconds("search"),
         "gptq": _gptq_seconds(shape, card, inputs),
         "steps": iters * (3 * forward(batch) + STEP_BYTES * weights / card.memory)
-        + (counted("steps") if iters else 0.0),
+        + (host_seconds("steps") if iters else 0.0),
         "scores": validations * 2 * forward(tuning.validation_samples * seqlen)
-        + (counted("scores") if iters else 0.0),
-        "forward of the result": forward(tokens) + counted("forward"),
-        "pack": PACK_BYTES * weights / card.memory + weights * 0.53 / card.bus + counted("pack"),
+        + (host_seconds("scores") if iters else 0.0),
+        "forward of the result": forward(tokens) + host_seconds("forward"),
+        "pack": PACK_BYTES * weights / card.memory
+        + weights * 0.53 / card.bus
+        + host_seconds("pack"),
     }
     # Samples are copied to where the recording reads, and the next block's weights.
     seconds["steps"] += iters * 4.0 * batch * shape.hidden * 2 / card.memory

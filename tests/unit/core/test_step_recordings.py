@@ -66,7 +66,7 @@ def tuned(
 
 def same(first: Tuned, second: Tuned) -> bool:
     pairs = zip(first.roundings.values(), second.roundings.values(), strict=True)
-    return first[1:] == second[1:] and all(
+    return first.scores.values == second.scores.values and all(
         torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)
     )
 
