@@ -27,7 +27,10 @@ def test_a_run_writes_a_page_that_is_written_again_by_hand(
     scores = json.loads((out / "evaluation.json").read_text())
     assert f"→ {scores['perplexity']:.3f}" in page
     assert "Prompt: the quick" in page
-    assert json.loads((out / "run.json").read_text())["predicted_bytes"] > 0
+    measured = json.loads((out / "run.json").read_text())
+    assert measured["predicted_bytes"] > 0
+    # For the model card: engines that were asked about, each with its evidence.
+    assert {"vllm", "transformers"} <= {finding["engine"] for finding in measured["serving"]}
     (out / "report.html").unlink()
     again = autoround("report", out)
     names = [out / name for name in ("report.html", "README.md")]
