@@ -21,7 +21,8 @@ from autoround.cli.main import app
 from autoround.device import kernels
 from autoround.device import registry as devices
 from autoround.formats import registry as formats
-from autoround.recipe.schema import Recipe, Section
+from autoround.recipe.schema import Recipe
+from autoround.recipe.section import Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "public-api.txt"
 HEAD = """\
