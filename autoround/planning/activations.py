@@ -192,17 +192,14 @@ def block_shape(
             rows = min(1.0, top_k / siblings)
         modules.append(
             ModuleShape(
-                some,
-                rows,
-                bool(_ATTENTION.search(path)),
-                _outputs_of_norms(block, path, some, vectors),
+                some, rows, bool(_ATTENTION.search(path)), _norm_widths(block, path, some, vectors)
             )
         )
     norms = sum("norm" in name and size == hidden for name, size in vectors.items())
     return BlockShape(block, tuple(modules), hidden, norms)
 
 
-def _outputs_of_norms(
+def _norm_widths(
     block: BlockPlan, path: str, layers: Sequence[LayerPlan], vectors: Mapping[str, int]
 ) -> int:
     """Return the numbers a token that norms between the layers of a module keep."""

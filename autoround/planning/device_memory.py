@@ -107,10 +107,10 @@ def device_peaks(plan: Plan, skeleton: Skeleton) -> DevicePeaks:
             beside[phase] = max(beside.get(phase, 0), size, more)
     for phase, size in _outside(run, skeleton).items():
         alone[phase] = beside[phase] = size
-    return DevicePeaks(_rounded_up(alone), _rounded_up(beside))
+    return DevicePeaks(_round_up(alone), _round_up(beside))
 
 
-def _rounded_up(peaks: Mapping[str, int]) -> dict[str, int]:
+def _round_up(peaks: Mapping[str, int]) -> dict[str, int]:
     return {phase: int(ROUNDED_UP * size) for phase, size in peaks.items()}
 
 
@@ -239,7 +239,7 @@ def _starting(run: _Run, shape: BlockShape, hessians: Mapping[str, int], placed:
     factors = largest if low else summed
     # The matrix and its factor, then that and its inverse.
     factoring = summed + factors - largest + 2 * largest
-    layers = _layers_by_gptq(run, shape)
+    layers = _gptq_layers(run, shape)
     widest = max((weights_of(layer) for layer in layers), default=0)
     offsets = 0 if low else FLOAT32 * (sum(map(weights_of, layers)) - widest)
     # Weight, scale, lowest level, minimum, position before and after of each.
@@ -247,7 +247,7 @@ def _starting(run: _Run, shape: BlockShape, hessians: Mapping[str, int], placed:
     return placed + max(factoring, columns)
 
 
-def _layers_by_gptq(run: _Run, shape: BlockShape) -> list[LayerPlan]:
+def _gptq_layers(run: _Run, shape: BlockShape) -> list[LayerPlan]:
     """Return the layers whose rounding is initialised by GPTQ."""
     settings = run.plan.tuning
     return [
@@ -261,7 +261,7 @@ def _tuning(run: _Run, shape: BlockShape, targets: int) -> int:
     """Return the peak of a block's steps and of its scores."""
     tuning, item, weights = run.plan.tuning, run.item, shape.weights
     low = tuning.low_memory
-    offsets = 0 if low else FLOAT32 * sum(map(weights_of, _layers_by_gptq(run, shape)))
+    offsets = 0 if low else FLOAT32 * sum(map(weights_of, _gptq_layers(run, shape)))
     # Inputs and targets of a batch; from the host, the next one is on its way.
     batch = 2 * item * shape.hidden * run.whole
     # Weights, the iterate and, but with little memory, the best one: as large as the weights each.
@@ -299,7 +299,7 @@ def _tuning_again(run: _Run, shape: BlockShape) -> int:
     item, weights = run.item, shape.weights
     rounding = FLOAT32 * weights + 8 * shape.groups
     # The iterate is the recording's; weights, offsets and the best one are the block's own.
-    resident = 2 * rounding + FLOAT32 * sum(map(weights_of, _layers_by_gptq(run, shape)))
+    resident = 2 * rounding + FLOAT32 * sum(map(weights_of, _gptq_layers(run, shape)))
     batch = 2 * item * shape.hidden * run.whole
     step = max(shape.step(item, run.batch), item * weights + rounding) + batch
     score = item * weights + int(run.batch * shape.forward(item)) + batch

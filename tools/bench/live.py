@@ -161,7 +161,7 @@ class LiveRuntime(ToyRuntime):
         """Record a step, and count what a graph's pool takes."""
         live, taken = self.live, [0]
 
-        def step_and_peak(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        def measure(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
             if self.counter.mode.recording is not None:
                 return step(tensors)
             start, peak = live.live, live.peak
@@ -175,7 +175,7 @@ class LiveRuntime(ToyRuntime):
         tape = _Pooled(self.counter, live, taken)
         try:
             return Recorded(
-                step_and_peak,
+                measure,
                 examples,
                 device=self.device,
                 module=_LiveModule(self.counter, live),

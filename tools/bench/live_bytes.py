@@ -94,11 +94,11 @@ class LiveCounter(Counter):
         mode, silence = modes[-1], modes[-1].silence
 
         @contextmanager
-        def hidden() -> Iterator[None]:
+        def hide() -> Iterator[None]:
             with silence(), self.live.one_kernel():
                 yield
 
-        mode.silence = hidden  # type: ignore[method-assign]
+        mode.silence = hide  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
