@@ -2,7 +2,7 @@
 
 The names below are imported when first used, so that importing this package is instant
 and does not import torch. The one thing it does do is to let transformers load our checkpoints
-and peft adapt them (:mod:`autoround.inference.hook`); :func:`use_for_transformers` takes the first
+and peft adapt them (``autoround.inference.hook``); ``use_for_transformers`` takes the first
 back.
 """
 

@@ -86,10 +86,10 @@ def plan(
     max_memory: int | None = None,
     stream_hub: bool = False,
 ) -> tuple[Plan, Estimate]:
-    """Return what :func:`quantize` would do and what it would cost, without doing it.
+    """Return what ``quantize`` would do and what it would cost, without doing it.
 
     Args:
-        model, recipe, tokenizer, data: as :func:`quantize` takes them.
+        model, recipe, tokenizer, data: as ``quantize`` takes them.
         device: auto, or the name of a device; ``null`` plans for one that computes nothing.
         max_memory: bytes that the run may use; None for most of what is free.
         stream_hub: as ``Destination`` has it.
@@ -124,7 +124,7 @@ def allocate(
     With ``allocate.scores`` set, scores come from that file, or go to it.
 
     Args:
-        model, device, tokenizer, data, sink: as :func:`quantize` takes them.
+        model, device, tokenizer, data, sink: as ``quantize`` takes them.
         recipe: a built-in name, a file, or a Recipe, with one of the budgets of ``allocate``.
         work_dir: for activations that do not fit the memory; by default the system's folder.
 

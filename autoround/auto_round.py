@@ -51,7 +51,7 @@ class AutoRound:
     is in the table ``autoround.recipe.flags.RUN_FLAGS``, which makes the command's options too.
 
     Args:
-        model, tokenizer, device, sink: as :func:`quantize` takes them.
+        model, tokenizer, device, sink: as ``quantize`` takes them.
         scheme: bits, group size and symmetry by one name, ``W4A16``; they win over it.
         bits: per weight, 2 to 8.
         group_size: weights per scale; -1 one scale per channel, 0 one per tensor.
@@ -136,7 +136,7 @@ class AutoRound:
         self._resolve("auto_round")
 
     def quantize(self) -> tuple[nn.Module, dict[str, QuantizedTensor]]:
-        """Tune all blocks, and keep the quantized layers for :meth:`save_quantized`.
+        """Tune all blocks, and keep the quantized layers for ``save_quantized``.
 
         Returns:
             A copy of the model with dequantized weights, in evaluation mode; codes uint8
@@ -172,7 +172,7 @@ class AutoRound:
 
     @explain_calls
     def save_quantized(self, output_dir: str | Path, format: str = "auto_round") -> RunResult:
-        """Write the layers that :meth:`quantize` quantized.
+        """Write the layers that ``quantize`` quantized.
 
         Args:
             output_dir: a folder that is empty or does not exist.

@@ -42,7 +42,7 @@ def load(
     dense: unpack all weights at load time; needs the memory of the 16-bit model, and runs
         at its speed. Otherwise they stay packed.
     backend: the kernel that multiplies with packed weights, by name, or ``auto`` for the
-        fastest one here (:mod:`autoround.device.kernels`).
+        fastest one here (``autoround.device.kernels``).
 
     Raises:
         ModelError, FormatError, DeviceError: what is wrong, and where.
