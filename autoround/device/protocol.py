@@ -1,7 +1,7 @@
 """What a backend offers: the only way the rest of the program knows a device.
 
 A backend is an object registered under the entry-point group ``autoround.backends``.
-It says whether it can run here, and opens a :class:`Runtime` on one of its devices.
+It says whether it can run here, and opens a ``Runtime`` on one of its devices.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from autoround.core.ops import Ops
 
-#: Tensors in, tensors out: what :meth:`Runtime.capture` takes and gives.
+#: Tensors in, tensors out: what ``Runtime.capture`` takes and gives.
 Step = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 
-#: Runs a module with other tensors, by name, and arguments: what :meth:`Runtime.compile` takes
+#: Runs a module with other tensors, by name, and arguments: what ``Runtime.compile`` takes
 #: and gives.
 BlockCall = Callable[["nn.Module", dict[str, "Tensor"], tuple[Any, ...], dict[str, Any]], Any]
 
 #: Multiplies [a, b] and [b, c] of one 16-bit dtype, sums in float32 and returns float32:
-#: what :meth:`Runtime.wide_product` gives.
+#: what ``Runtime.wide_product`` gives.
 WideProduct = Callable[["Tensor", "Tensor"], "Tensor"]
 
 #: A 16-bit dtype must beat float32 by this factor before its lost digits are worth it.
@@ -83,7 +83,7 @@ class Download(Protocol):
         """Tell whether it is there, without waiting.
 
         Returns:
-            True if :meth:`result` does not wait.
+            True if ``result`` does not wait.
         """
 
     def result(self) -> Tensor:
@@ -95,7 +95,7 @@ class Download(Protocol):
 
 
 class Runtime(Protocol):
-    """One opened device; :class:`autoround.device.runtime.TorchRuntime` is one to start from."""
+    """One opened device; ``autoround.device.runtime.TorchRuntime`` is one to start from."""
 
     name: str
     device: torch.device
@@ -132,7 +132,7 @@ class Runtime(Protocol):
         """Return the most memory that was kept from other processes so far.
 
         Returns:
-            Bytes in use and those that an allocator holds for later; as :meth:`peak_bytes` where
+            Bytes in use and those that an allocator holds for later; as ``peak_bytes`` where
             the two are the same.
         """
 
@@ -204,7 +204,7 @@ class Runtime(Protocol):
         """
 
     def compiles_from(self) -> float:
-        """Tell from which size of a run :meth:`compile` is worth its time.
+        """Tell from which size of a run ``compile`` is worth its time.
 
         Returns:
             Floating-point operations of the matrix products that a run does in blocks to be

@@ -1,9 +1,9 @@
 """What a format is: how one layer is laid out, and how a checkpoint describes itself.
 
-A :class:`Layout` turns carried integers into named tensors and back; both directions run on meta
-tensors, so that sizes and shapes are known before anything is quantized. A :class:`Format` names
+A ``Layout`` turns carried integers into named tensors and back; both directions run on meta
+tensors, so that sizes and shapes are known before anything is quantized. A ``Format`` names
 its layouts, writes the config that loaders read, and reads such configs. Neither touches a file:
-``writer`` is a word that :mod:`autoround.export` maps to what does.
+``writer`` is a word that ``autoround.export`` maps to what does.
 """
 
 from __future__ import annotations

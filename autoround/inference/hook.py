@@ -71,7 +71,7 @@ def use_for_transformers(enabled: bool = True) -> None:
     """Choose who loads checkpoints of ``quant_method: auto-round`` for transformers.
 
     It is autoround from the moment it is imported, for this process. What was loaded before stays
-    as it is, and :func:`autoround.load` works either way.
+    as it is, and ``autoround.load`` works either way.
 
     Args:
         enabled: True for autoround; False for transformers' own integration, which asks for the
