@@ -285,13 +285,12 @@ class Estimate:
     """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
 
     memory_bytes: of the host. device_bytes: of a device that has memory of its own. stream_bytes:
-    of both chains of activations, counted in device_bytes where they are there, else in
-    memory_bytes unless they are on the disk. journal: whether finished blocks may be kept;
-    journal_bytes: on the disk while the run lasts, streams included. codes_on_disk: whether tuning
-    the whole model unpacks one block at a time; graphs_held: whether it runs each once a step, not
-    twice. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of all.
-    fetched_bytes: of files in the hub's cache at once, where they are streamed; peak_bytes_on_disk:
-    these, journal and output together, else 0.
+    of both chains of activations, in device_bytes where they are there, else in memory_bytes unless
+    on the disk. journal: whether finished blocks may be kept; journal_bytes: for them, streams
+    included. codes_on_disk: whether tuning the whole model unpacks one block at a time;
+    graphs_held: whether it runs each once a step, not twice. bits_per_weight: on the disk, of the
+    first format's quantized layers; block_bits: of all. fetched_bytes: of the hub's cache at once;
+    peak_bytes_on_disk: with journal and output, else 0. probed: parts of the seconds, if measured.
     """
 
     disk_bytes: int
@@ -311,6 +310,7 @@ class Estimate:
     fetched_bytes: int = 0
     peak_bytes_on_disk: int = 0
     journal: bool = True
+    probed: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

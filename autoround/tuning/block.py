@@ -26,6 +26,7 @@ from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.experts import undertrained_experts
 from autoround.tuning.layer_errors import layer_errors
+from autoround.tuning.phase_clock import PhaseClock
 from autoround.tuning.reconstruct import (
     TunedWeights,
     hyperparameters_for,
@@ -37,6 +38,10 @@ from autoround.tuning.step_memory import StepMemory
 from autoround.tuning.targets import make_target
 from autoround.types import BlockPlan, BlockResult
 
+#: Phases of a block, as a clock is told of them.
+READ, FORWARD, INITIALISE, TUNE = "read", "forward", "initialise", "tune"
+FORWARD_QUANTIZED, JUDGE = "forward quantized", "layer errors"
+
 
 class BlockTuner:
     """Tunes the blocks of a pass in their order; one block's weights are in memory at a time.
@@ -47,6 +52,7 @@ class BlockTuner:
         streams: inputs of the next block; None where the plan needs no data.
         prefetcher: reads the blocks.
         recordings: of steps of the blocks before; None for none.
+        clock: is told how long phases take; None where nobody asks.
     """
 
     def __init__(
@@ -56,11 +62,13 @@ class BlockTuner:
         streams: ActivationStreams | None,
         prefetcher: BlockPrefetcher,
         recordings: StepRecordings | None = None,
+        clock: PhaseClock | None = None,
     ) -> None:
         self.session, self.runner, self.streams = session, runner, streams
         self.prefetcher = prefetcher
         self.recordings = StepRecordings() if recordings is None else recordings
         self._memory = StepMemory(session, give_up=self._give_up)
+        self._clock = PhaseClock() if clock is None else clock
         self._adopted = False
 
     def tune(self, block: BlockPlan) -> BlockOutput:
@@ -72,25 +80,34 @@ class BlockTuner:
         started = time.perf_counter()
         session, streams = self.session, self.streams
         self._adopt_before(block)
-        stored = self.prefetcher.next(block)
+        measure = self._clock.measure
+        with measure(READ):
+            stored = self.prefetcher.next(block)
         importance = Importance()
         loaded = LoadedBlock(block, self.runner, {})
         if streams is not None:
             loaded = self._load(block, stored)
-            importance = self._advance_full(loaded, streams)
-        targets = self._fit_targets(block, stored, importance)
+            with measure(FORWARD):
+                importance = self._advance_full(loaded, streams)
+        with measure(INITIALISE):
+            targets = self._fit_targets(block, stored, importance)
         host, source = stored.host, stored.source
         # On a device these are copies of their own, which tuning's memory is needed for.
         del stored
         loaded = loaded.without_quantized()
         batch = 1 if streams is None else min(session.tuning.batch_size, len(streams.full))
-        tuned = self._memory.run(
-            lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
-        )
+        with measure(TUNE):
+            tuned = self._memory.run(
+                lambda: self._tune(loaded, targets, importance),
+                where=_block_label(block),
+                batch=batch,
+            )
         if streams is not None and self._quantized_goes_on(block):
-            self._advance_quantized(loaded, streams, tuned.weights)
+            with measure(FORWARD_QUANTIZED):
+                self._advance_quantized(loaded, streams, tuned.weights)
         replaced = block.quantized_tensors
-        errors = layer_errors(block.quantized, tuned.weights, host)
+        with measure(JUDGE):
+            errors = layer_errors(block.quantized, tuned.weights, host)
         return BlockOutput(
             tuned.weights,
             {name: tensor for name, tensor in host.items() if name not in replaced},

@@ -13,7 +13,14 @@ import torch
 
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.process import use_threads
-from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed
+from autoround.device.protocol import (
+    Availability,
+    BlockCall,
+    Memory,
+    Note,
+    Speed,
+    measure_matmul,
+)
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
@@ -66,10 +73,21 @@ class CpuRuntime(TorchRuntime):
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        # The choice does not go by these: another process may slow one of them down.
+        # The choice does not go by these: a clock of the processor's time is one for estimates.
         with self.computing():
             exact, short = (self._measured(dtype) for dtype in (torch.float32, torch.bfloat16))
         return (short, exact) if self._multiplies_bfloat16() else (exact, short)
+
+    def _measured(self, dtype: torch.dtype) -> Speed:
+        """Time products by this process's own seconds: others that run beside it slow none down."""
+        threads = torch.get_num_threads()
+        return measure_matmul(
+            self.device,
+            dtype,
+            synchronize=self.synchronize,
+            size=self.timed_size,
+            clock=lambda: time.process_time() / threads,
+        )
 
     def _multiplies_bfloat16(self) -> bool:
         """Tell whether to compute in bfloat16: where the processor has instructions for it."""
