@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, make_console
+from autoround.cli._output import echo, make_console, tell_start
 from autoround.cli._quiet import quiet_libraries
 
 app = typer.Typer()
@@ -51,6 +51,7 @@ def evaluate(
       autoround eval out                             # what quantize -o out wrote
       autoround eval out --max-tokens 2048 --json
     """
+    tell_start(stderr=True)
     from autoround.evaluate.compare import compare
     from autoround.report.evaluation import evaluation_lines, prediction_lines
     from autoround.report.saved import check_saves, save_evaluation, text_name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, fit_terminal
+from autoround.cli._output import echo, fit_terminal, tell_start
 from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import RUN_FLAGS
 
@@ -58,6 +58,7 @@ def plan(
       autoround plan --format auto_gptq --asym --for vllm,sglang
       autoround plan --bits 2 --group-size 64 --layers
     """
+    tell_start(stderr=True)
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)

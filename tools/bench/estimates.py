@@ -1,8 +1,8 @@
 """Estimate against actual: what plan and plan --probe say of small runs, beside the runs.
 
-For each case a probe and the run itself take turns, in processes of their own. Seconds are those of the
-processor, in which others on the machine have no share; with one thread they are those of an idle
-machine. Prints a table for docs/benchmarks.md:
+For each case a probe and the run itself take turns, in processes of their own. Seconds are those
+of the processor, in which others on the machine have no share; with one thread they are those of an
+idle machine. Prints a table for docs/benchmarks.md:
 
     OMP_NUM_THREADS=1 python tools/bench/estimates.py [CASE ...]
 """

@@ -82,7 +82,6 @@ def test_layers_are_listed_when_asked(autoround: Command, model: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("device", ["cpu", "null"])
 def test_a_probe_measures_the_time_and_writes_nothing(
     autoround: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +110,7 @@ def test_an_interrupted_probe_ends_clean(
     assert done.out == ""
 
 
+@pytest.mark.parametrize("device", ["cpu", "null"])
 def test_json_is_one_object_of_plan_and_estimate(
     autoround: Command, model: Path, device: str, tmp_path: Path
 ) -> None:
