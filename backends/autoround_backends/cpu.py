@@ -13,14 +13,7 @@ import torch
 
 from autoround.core.ops import Ops, TorchOps
 from autoround.device.process import use_threads
-from autoround.device.protocol import (
-    Availability,
-    BlockCall,
-    Memory,
-    Note,
-    Speed,
-    measure_matmul,
-)
+from autoround.device.protocol import Availability, BlockCall, Memory, Note, Speed
 from autoround.device.runtime import TorchRuntime
 from autoround.errors import DeviceError
 from autoround_backends import _native
@@ -78,16 +71,9 @@ class CpuRuntime(TorchRuntime):
             exact, short = (self._measured(dtype) for dtype in (torch.float32, torch.bfloat16))
         return (short, exact) if self._multiplies_bfloat16() else (exact, short)
 
-    def _measured(self, dtype: torch.dtype) -> Speed:
-        """Time products by this process's own seconds: others that run beside it slow none down."""
-        threads = torch.get_num_threads()
-        return measure_matmul(
-            self.device,
-            dtype,
-            synchronize=self.synchronize,
-            size=self.timed_size,
-            clock=lambda: time.process_time() / threads,
-        )
+    def _clock(self) -> float:
+        """Return seconds of this process on each thread: what runs beside it does not count."""
+        return time.process_time() / torch.get_num_threads()
 
     def _multiplies_bfloat16(self) -> bool:
         """Tell whether to compute in bfloat16: where the processor has instructions for it."""

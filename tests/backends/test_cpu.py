@@ -73,7 +73,7 @@ def test_products_are_timed_by_the_seconds_of_this_process(
         clocks.append(clock)
         return Speed(torch.float32, 1.0)
 
-    monkeypatch.setattr("autoround_backends.cpu.measure_matmul", note)
+    monkeypatch.setattr("autoround.device.runtime.measure_matmul", note)
     CpuRuntime(Processor(1, bfloat16=False)).speeds()
     started, spent = time.perf_counter(), clocks[0]()
     while time.perf_counter() - started < 0.3:
