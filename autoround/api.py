@@ -29,6 +29,7 @@ from autoround.request import (
     resolve_destination,
     resolve_recipe,
 )
+from autoround.time_probe import probe_time
 from autoround.types import Destination, Estimate, Plan, RunResult
 
 __all__ = ["AutoRound", "Model", "allocate", "plan", "quantize"]
@@ -106,6 +107,41 @@ def plan(
     )
     prepared = prepare(request, sink=ignore, max_memory=max_memory, may_score=False)
     return prepared.plan, prepared.estimate
+
+
+@explain_calls
+def probe(
+    model: Model = None,
+    recipe: AnyRecipe = "default",
+    *,
+    device: str | int = "auto",
+    tokenizer: Any = None,
+    data: object | None = None,
+    max_memory: int | None = None,
+    stream_hub: bool = False,
+) -> tuple[Plan, Estimate]:
+    """Return what :func:`plan` does, with a range of seconds that was measured.
+
+    A block of the model is tuned for a few steps; nothing is written.
+
+    Args:
+        model, recipe, tokenizer, data, max_memory, stream_hub: as :func:`plan` takes them.
+        device: auto, or the name of a device that computes.
+
+    Returns:
+        The plan and its cost; ``probed`` of the latter has the parts of the time.
+
+    Raises:
+        AutoRoundError: whatever would stop the run at its first block.
+    """
+    loaded = resolve_recipe(recipe)
+    request = make_request(
+        model, loaded, device=device, tokenizer=tokenizer, data=data, stream=stream_hub
+    )
+    refuse_null(request)
+    prepared = prepare(request, sink=ignore, max_memory=max_memory, may_score=False)
+    measured = probe_time(prepared).estimate
+    return prepared.plan, measured
 
 
 @explain_calls

@@ -285,11 +285,10 @@ class Estimate:
     memory_bytes: of the host. device_bytes: of a device of its own memory, device_phase: when;
     low_device_bytes: with low_memory. stream_bytes: of both chains of activations, counted in
     device_bytes where they are there, else in memory_bytes unless on the disk. journal: whether
-    finished blocks may be kept; journal_bytes: on the disk meanwhile, streams included.
-    codes_on_disk: tuning the whole model unpacks a block at a time; graphs_held: it runs each once
-    a step. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of
-    all. fetched_bytes: of streamed files in the hub's cache at once; peak_bytes_on_disk: these,
-    journal and output, else 0.
+    finished blocks may be kept; journal_bytes: on the disk meanwhile. codes_on_disk: tuning the
+    whole model unpacks a block at a time; graphs_held: it runs each once a step. bits_per_weight:
+    on the disk, of the first format's quantized layers; block_bits: of all. fetched_bytes: of the
+    hub's cache at once; peak_bytes_on_disk: with journal and output, else 0. probed: timed parts.
     """
 
     disk_bytes: int
@@ -311,6 +310,7 @@ class Estimate:
     journal: bool = True
     device_phase: str = ""
     low_device_bytes: int = 0
+    probed: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

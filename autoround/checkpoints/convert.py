@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoround.checkpoints.packed_layers import match_packed_layers
+from autoround.checkpoints.conversion_plan import plan_or_refuse
+from autoround.checkpoints.quantized_source import QuantizedSource, open_quantized
 from autoround.core.dtypes import DTYPES
 from autoround.errors import FormatError, ModelError
 from autoround.export.preflight import check_output, check_room
@@ -21,26 +22,17 @@ from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
 from autoround.formats.adapt import adapt
-from autoround.formats.format import PackedLayer, Weight
 from autoround.formats.registry import (
-    find_format,
     format_of,
     layout_named,
     lowest_zero,
-    method_of,
-    plan_output,
 )
 from autoround.formats.regroup import regroup
-from autoround.formats.schemes import most_common
 from autoround.formats.unpacking import owned_tensors
-from autoround.formats.written import is_head, written_layers
-from autoround.model.blocks import decoder_blocks
-from autoround.model.build import build_empty
 from autoround.model.files.legacy_config import with_legacy_keys
-from autoround.model.files.locate import locate_model, read_config, read_quantization
+from autoround.model.files.locate import locate_model
 from autoround.model.files.quantization_config import without_quantization
-from autoround.model.files.source import CheckpointSource
-from autoround.types import BlockPlan, LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
+from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
 #: Bytes of one output file.
 MAX_SHARD_BYTES = 5 * 10**9
@@ -65,25 +57,6 @@ class Conversion:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A quantized checkpoint, opened; no weight is read yet."""
-
-    folder: Path
-    config: dict[str, Any]
-    method: str
-    files: CheckpointSource
-    packed: Mapping[str, PackedLayer]
-    plan: Plan
-    notes: tuple[str, ...]
-
-    @property
-    def transposed(self) -> set[str]:
-        """Layers whose weight the model stores as [in, out], by their names in the files."""
-        turned = [x for block in self.plan.blocks for x in block.layers if x.transposed]
-        return {x.name for x in written_layers(turned)}
-
-
 def convert(
     model: str | Path, output: Path, *, formats: Sequence[str], allow_lossy: bool = False
 ) -> Conversion:
@@ -94,9 +67,9 @@ def convert(
             codes to know; the output folder then does not exist.
     """
     check_output(output)
-    source = _open(locate_model(model))
-    plan = _with_outputs(source, formats)
-    check_room(output, len(formats) * sum(f.stat().st_size for f in _files(source)))
+    source = open_quantized(locate_model(model))
+    plan = plan_or_refuse(source, formats)
+    check_room(output, len(formats) * source.file_bytes)
     exact, shifted, lossy = 0, 0, {}
     schemes: dict[str, Scheme] = {}
     with ExitStack() as stack:
@@ -131,82 +104,8 @@ def convert(
     return Conversion(output, source.method, *done)
 
 
-def _open(folder: Path) -> _Source:
-    """Read config and headers, and find what is quantized how."""
-    config = read_config(folder)
-    quantization = read_quantization(folder, config)
-    if quantization is None:
-        raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
-    built = build_empty(folder)
-    files = CheckpointSource(folder)
-    unpacking, layers = match_packed_layers(built, files, quantization)
-    stored = unpacking.layers
-    if not stored:
-        raise FormatError(f"{folder}: its quantization_config names no layer of this model")
-    blocks = decoder_blocks(built)
-    inside = tuple(b + "." for b in blocks)
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
-    plan = Plan(
-        model=str(folder),
-        architecture=type(built).__name__,
-        blocks=tuple(
-            BlockPlan(
-                i, b, tuple(x for n, own in layers.items() if n.startswith(b + ".") for x in own)
-            )
-            for i, b in enumerate(blocks)
-        ),
-        kept=tuple(x for n, own in layers.items() if not n.startswith(inside) for x in own),
-        recipe={},
-        outputs=(),
-        dtype=dtype.removeprefix("torch."),
-        device="cpu",
-        calibration="none",
-    )
-    notes = tuple(unpacking.notes)
-    return _Source(folder, config, method_of(quantization), files, stored, plan, notes)
-
-
-def _with_outputs(source: _Source, formats: Sequence[str]) -> Plan:
-    """Resolve the formats, and refuse what they cannot hold whatever the codes are."""
-    layers = [layer for block in source.plan.blocks for layer in block.quantized]
-    outside = [layer for layer in source.plan.kept if layer.scheme is not None]
-    layers = [*layers, *outside]
-    schemes = [layer.scheme for layer in layers if layer.scheme is not None]
-    outputs = []
-    for name in formats:
-        written = find_format(name)
-        if written.gguf_types:
-            raise FormatError(
-                f"{name} has grids of its own, which codes cannot be carried over to; quantize "
-                "the 16-bit model with this format instead"
-            )
-        output = plan_output(
-            name,
-            {most_common(schemes): ""},
-            dtype=source.plan.dtype,
-            chosen=True,
-            folder=name.replace(":", "-") if len(formats) > 1 else "",
-        )
-        weights = [Weight(x.shape, x.scheme) for x in layers if x.scheme is not None]
-        layout = written.layout_for(set(schemes), weights)
-        outputs.append(dataclasses.replace(output, packing=layout.name))
-        reason = written.headless()
-        heads = [layer.name for layer in outside if is_head(layer.name)]
-        if heads and reason:
-            raise FormatError(f"layer {heads[0]} to {name}: {reason}")
-        for layer in layers:
-            assert layer.scheme is not None
-            reason = layout.illegal(layer.scheme) or layout.why_not(layer.shape, layer.scheme)
-            if reason:
-                raise FormatError(f"layer {layer.name} ({layer.scheme}) to {name}: {reason}")
-        reason = written.unfit(layout, dict.fromkeys(schemes, ""))
-        if reason:
-            raise FormatError(f"{name} cannot hold {reason}")
-    return dataclasses.replace(source.plan, outputs=tuple(outputs))
-
-
 def _convert_layer(
-    source: _Source, name: str, writers: Sequence[tuple[OutputPlan, ShardWriter]]
+    source: QuantizedSource, name: str, writers: Sequence[tuple[OutputPlan, ShardWriter]]
 ) -> tuple[QuantizedTensor, int, str]:
     """Carry one layer over; returns it, the groups that moved, and what was lost."""
     scheme, packing = source.packed[name]
@@ -258,7 +157,7 @@ def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> T
     return None if torch.equal(index, plain) else index
 
 
-def _copy_kept(source: _Source, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> None:
+def _copy_kept(source: QuantizedSource, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> None:
     owned = owned_tensors(source.packed)
     for name in source.files.headers():
         if name in owned:
@@ -284,7 +183,9 @@ def _described(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     return dataclasses.replace(plan, blocks=blocks, kept=found(plan.kept))
 
 
-def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> int:
+def _finish(
+    source: QuantizedSource, plan: Plan, writers: Sequence[tuple[OutputPlan, ShardWriter]]
+) -> int:
     size = 0
     for part, writer in writers:
         plain = without_quantization(source.config)
@@ -299,7 +200,3 @@ def _finish(source: _Source, plan: Plan, writers: Sequence[tuple[OutputPlan, Sha
             writer.add_text(file, json.dumps(content, indent=2) + "\n")
         size += writer.finish(config)
     return size
-
-
-def _files(source: _Source) -> list[Path]:
-    return list(source.folder.glob("*.safetensors"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, make_console
+from autoround.cli._output import echo, make_console, tell_start
 from autoround.cli._quiet import quiet_libraries
 from autoround.errors import UsageError
 
@@ -102,6 +102,7 @@ def evaluate(
       autoround eval out                             # what quantize -o out wrote
       autoround eval out --max-tokens 2048 --json
     """
+    tell_start(stderr=True)
     from autoround.report.saved import check_saves
     from autoround.storage.json_text import to_json
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, fit_terminal
+from autoround.cli._output import echo, fit_terminal, tell_start
 from autoround.cli._quiet import quiet_libraries
 from autoround.recipe.flags import RUN_FLAGS
 
@@ -38,12 +38,19 @@ def plan(
         bool, typer.Option("--layers", help="List every layer with its scheme or reason.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Tune a block for some steps, for a closer estimate of time."),
+    ] = False,
 ) -> None:
     """Print what quantize would do and what it would cost, and do nothing.
 
+    Its range of time is guessed from products timed here; with --probe it is measured: a block of
+    the model is tuned for some steps, and what that takes is scaled to the whole run.
+
     \b
     With a model of your own:
-      autoround plan path/to/model --recipe light
+      autoround plan path/to/model --recipe light --probe
       autoround plan path/to/model --format auto_gptq,gguf:q4_k_m --json > plan.json
 
     \b
@@ -51,6 +58,7 @@ def plan(
       autoround plan --format auto_gptq --asym --for vllm,sglang
       autoround plan --bits 2 --group-size 64 --layers
     """
+    tell_start(stderr=True)
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)
@@ -61,7 +69,7 @@ def plan(
         device=device,
         max_memory=allowed,
         stream_hub=stream_hub,
-        view=PlanView(asked, layers=layers, as_json=as_json),
+        view=PlanView(asked, layers=layers, as_json=as_json, probe=probe),
     )
 
 
@@ -71,11 +79,13 @@ class PlanView:
 
     engines: serving engines that are asked about. layers: whether every layer has a line.
     as_json: whether one JSON object is printed in place of lines.
+    probe: whether a block is tuned for the range of time.
     """
 
     engines: tuple[str, ...] = ()
     layers: bool = False
     as_json: bool = False
+    probe: bool = False
 
 
 def show_plan(
@@ -102,14 +112,19 @@ def show_plan(
     from autoround.preparation import prepare
     from autoround.report.plan import layer_lines, plan_lines
     from autoround.report.progress import PLAN_INDENT
-    from autoround.request import make_request
+    from autoround.request import make_request, refuse_null
     from autoround.storage.json_text import to_json
+    from autoround.time_probe import probe_time
 
     with quiet_libraries():
         request = make_request(model, recipe, device=device, stream=stream_hub)
+        if view.probe:
+            refuse_null(request)
         prepared = prepare(
             request, sink=_warn, max_memory=max_memory, may_score=False, journal=journal
         )
+        if view.probe:
+            prepared = probe_time(prepared)
     plan, estimate = prepared.plan, prepared.estimate
     if view.as_json:
         if view.engines:

@@ -118,8 +118,8 @@ def quantize(
       autoround quantize --recipe rtn -o out         # the embedded model, in seconds
       autoround quantize --scheme W3A16G64 --iters 0 --format auto_round,auto_gptq -o both
     """
-    if not dry_run and not quiet:
-        tell_start(stderr=as_json)
+    if not quiet:
+        tell_start(stderr=as_json or dry_run)
     name = options.choose_model(model, model_option, revision)
     asked = options.parse_engines(engines)
     resolved = options.resolve_recipe(recipe, name, flags, overrides=settings)

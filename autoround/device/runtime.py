@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -92,8 +93,16 @@ class TorchRuntime:
 
     def _measured(self, dtype: torch.dtype) -> Speed:
         return measure_matmul(
-            self.device, dtype, synchronize=self.synchronize, size=self.timed_size
+            self.device,
+            dtype,
+            synchronize=self.synchronize,
+            size=self.timed_size,
+            clock=self._clock,
         )
+
+    def _clock(self) -> float:
+        """Return seconds that only ever grow."""
+        return time.perf_counter()
 
     def speeds(self) -> tuple[Speed, ...]:
         """Return speeds, measured once.

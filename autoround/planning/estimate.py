@@ -17,6 +17,7 @@ from autoround.model.skeleton import Skeleton
 from autoround.planning.device_memory import experts_per_token
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
+from autoround.planning.tail import tail_seconds
 from autoround.recipe.gate import NONE
 from autoround.types import (
     PER_TENSOR,
@@ -56,11 +57,13 @@ def make_estimate(
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
     )
+    size = disk_bytes(plan, skeleton)
     top_k = experts_per_token(skeleton)
-    spans = [_seconds(one, runtime, top_k) for one in plan.passes]
+    share = size / len(plan.passes)
+    spans = [_seconds(one, runtime, top_k, written=share) for one in plan.passes]
     low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
-        disk_bytes=disk_bytes(plan, skeleton),
+        disk_bytes=size,
         source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
         memory_bytes=needs.block
         + (0 if mapped else in_host.streams)
@@ -170,8 +173,8 @@ def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _seconds(plan: Plan, runtime: Runtime, top_k: int) -> tuple[float, float]:
-    """Bound the tuning time by floating-point operations at the measured speed."""
+def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tuple[float, float]:
+    """Bound the time of a pass by floating-point operations at the measured speed, and bytes."""
     if not plan.tuning.needs_data:
         return 1.0, 60.0 + plan.tensors
     dtype = DTYPES[plan.compute_dtype]
@@ -180,7 +183,8 @@ def _seconds(plan: Plan, runtime: Runtime, top_k: int) -> tuple[float, float]:
         return 0.0, float("inf")
     work = plan_work(plan, experts_per_token=top_k)
     ideal = 2.0 * (work.blocks + work.end_to_end) / speed
-    return ideal / EFFICIENCY[1], ideal / EFFICIENCY[0] + 30.0
+    tail = tail_seconds(written)
+    return ideal / EFFICIENCY[1] + tail, ideal / EFFICIENCY[0] + tail
 
 
 def _met_by_token(layer: LayerPlan, top_k: int) -> int:

@@ -41,10 +41,12 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
         *_memory_lines(estimate),
         *_gate_lines(plan),
     ]
-    # Without steps the time is that of reading and writing, which nobody has measured here.
-    if plan.tuning.iters and not math.isinf(estimate.seconds_high):
+    # Without steps the time is that of reading and writing, which only a probe measures.
+    known = plan.tuning.iters > 0 or bool(estimate.probed)
+    if known and not math.isinf(estimate.seconds_high):
         lines.append(
             f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
+            + _probe_words(estimate)
         )
     lines += [f"note         {note}" for note in plan.notes]
     for number, one_pass in enumerate(plan.further, start=2):
@@ -248,6 +250,15 @@ def layer_lines(plan: Plan) -> list[str]:
         f"{x.scheme if x.scheme is not None else 'kept: ' + x.reason}"
         for x in plan.layers
     ]
+
+
+def _probe_words(estimate: Estimate) -> str:
+    """Say what a measured time was measured by, and what takes most of it."""
+    if not estimate.probed:
+        return ""
+    most = sorted(estimate.probed, key=lambda phase: -phase[1])[:3]
+    parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in most)
+    return f", by a probe: {parts}"
 
 
 def _minutes(seconds: float) -> str:

@@ -16,10 +16,8 @@ from autoround.events import (
     StepDone,
     WindowScored,
 )
+from autoround.planning.tail import TAIL_RATE, TAIL_SECONDS, tail_seconds
 
-#: Seconds of writing what lies outside the blocks and of reading all back: so many for the start,
-#: and bytes a second. Two cores of an AMD EPYC took 6 s for 112 MB in 30 blocks.
-TAIL_SECONDS, TAIL_RATE = 3.0, 40e6
 #: What comes before and after the steps of a block takes at most these shares of their time; it is
 #: a half and a sixth in the blocks of SmolLM2-135M with 40 steps, and less with more.
 BEFORE, AFTER = 0.6, 0.25
@@ -110,7 +108,7 @@ class Remaining:
         if work.gate:
             # The result and the original are loaded for it.
             self._gate_start = TAIL_SECONDS + event.estimate.source_bytes / TAIL_RATE
-        self._after = TAIL_SECONDS + event.estimate.disk_bytes / self._passes / TAIL_RATE
+        self._after = tail_seconds(event.estimate.disk_bytes / self._passes)
 
     def _start(self, event: StageStarted) -> None:
         if event.stage == "pass":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -26,6 +26,7 @@ from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.dense_weights import dequantize, original_matrices
 from autoround.tuning.experts import undertrained_experts
 from autoround.tuning.layer_errors import LateErrors, layer_errors
+from autoround.tuning.phase_clock import PhaseClock
 from autoround.tuning.reconstruct import (
     TunedWeights,
     hyperparameters_for,
@@ -33,9 +34,13 @@ from autoround.tuning.reconstruct import (
     tune_weights,
 )
 from autoround.tuning.rounding_init import with_gptq_offsets
-from autoround.tuning.step_memory import StepMemory
+from autoround.tuning.step_memory import StepMemory, split_at_marks
 from autoround.tuning.targets import make_target
 from autoround.types import BlockPlan, BlockResult
+
+#: Phases of a block, as a clock is told of them.
+READ, FORWARD, INITIALISE, TUNE = "read", "forward", "initialise", "tune"
+FORWARD_QUANTIZED, JUDGE = "forward quantized", "layer errors"
 
 
 class BlockTuner:
@@ -47,6 +52,7 @@ class BlockTuner:
         streams: inputs of the next block; None where the plan needs no data.
         prefetcher: reads the blocks.
         recordings: of steps of the blocks before; None for none.
+        clock: is told how long phases take; None where nobody asks.
     """
 
     def __init__(
@@ -56,11 +62,13 @@ class BlockTuner:
         streams: ActivationStreams | None,
         prefetcher: BlockPrefetcher,
         recordings: StepRecordings | None = None,
+        clock: PhaseClock | None = None,
     ) -> None:
         self.session, self.runner, self.streams = session, runner, streams
         self.prefetcher = prefetcher
         self.recordings = StepRecordings() if recordings is None else recordings
         self._memory = StepMemory(session, give_up=self._give_up)
+        self._clock = PhaseClock() if clock is None else clock
         self._adopted = False
 
     def tune(self, block: BlockPlan) -> BlockOutput:
@@ -72,34 +80,42 @@ class BlockTuner:
         started = time.perf_counter()
         session, streams = self.session, self.streams
         self._adopt_before(block)
-        stored = self.prefetcher.next(block)
+        measure = self._clock.measure
+        with measure(READ):
+            stored = self.prefetcher.next(block)
         importance = Importance()
         loaded = LoadedBlock(block, self.runner, {})
         if streams is not None:
             loaded = self._load(block, stored)
-            importance = self._advance_full(loaded, streams)
+            with measure(FORWARD):
+                importance = self._advance_full(loaded, streams)
             # On a device these are copies of their own, which all that follows needs the memory of.
             loaded = loaded.without_quantized()
-        targets = self._fit_targets(block, stored, importance)
+        with measure(INITIALISE):
+            targets = self._fit_targets(block, stored, importance)
         host, source = stored.host, stored.source
         del stored
         batch = 1 if streams is None else min(session.tuning.batch_size, len(streams.full))
-        tuned = self._memory.run(
-            lambda: self._tune(loaded, targets, importance), where=_block_label(block), batch=batch
-        )
-        dequantized = self._dequantize(block, tuned.weights)
-        errors = layer_errors(
-            block.quantized,
-            tuned.weights,
-            original_matrices(session, block, host, targets),
-            dequantized=dequantized,
-            download=session.runtime.download,
-        )
+        label = _block_label(block)
+        with measure(TUNE):
+            tuned = self._memory.run(
+                lambda: self._tune(loaded, targets, importance), where=label, batch=batch
+            )
+        with measure(JUDGE):
+            dequantized = self._dequantize(block, tuned.weights)
+            errors = layer_errors(
+                block.quantized,
+                tuned.weights,
+                original_matrices(session, block, host, targets),
+                dequantized=dequantized,
+                download=session.runtime.download,
+            )
         # A recording keeps the dict, and needs the weights in it, but no offsets.
         targets.update({n: target._replace(offsets=None) for n, target in targets.items()})
         targets = {}
         if streams is not None and self._quantized_goes_on(block):
-            self._advance_quantized(loaded, streams, tuned.weights, dequantized)
+            with measure(FORWARD_QUANTIZED):
+                self._advance_quantized(loaded, streams, tuned.weights, dequantized)
         return BlockOutput(
             tuned.weights,
             {name: tensor for name, tensor in host.items() if name not in block.quantized_tensors},
@@ -283,7 +299,7 @@ class BlockTuner:
             """Run the samples that have not been run; the last one may have broken off."""
             # In memory inputs become outputs one after the other, and may have been moved.
             inputs, outputs = streams.inputs(name), streams.outputs(name)
-            parts = _parts(broken_off, len(inputs), self._memory.part(size))
+            parts = split_at_marks(broken_off, len(inputs), self._memory.part(size))
             order = [torch.arange(part.start, part.stop) for part in parts]
             device, upload = self.session.runtime.device, self._hooks().upload
             loader = BatchLoader({"hidden": inputs}, order, device=device, upload=upload)
@@ -382,19 +398,3 @@ class BlockTuner:
 
 def _block_label(block: BlockPlan) -> str:
     return f"block {block.name}"
-
-
-def _parts(marks: Sequence[int], count: int, size: int) -> list[slice]:
-    """Cut samples into parts of up to a size, none of which lies across a mark.
-
-    Args:
-        marks: the first sample, and where parts ended that broke off.
-        count: where the samples end.
-        size: of a part.
-    """
-    parts, start = [], marks[0]
-    while start < count:
-        stop = min(start + size, count, *(mark for mark in marks if mark > start))
-        parts.append(slice(start, stop))
-        start = stop
-    return parts

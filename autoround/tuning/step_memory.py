@@ -8,7 +8,7 @@ each block's figures, so that a resumed run takes the same.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from autoround.core.reconstruction import Hyperparameters
@@ -150,3 +150,22 @@ class StepMemory:
             f"{', or '.join(lower)}, end other programs on the device, or take a larger one or "
             "--device cpu; finished blocks are kept for --resume"
         )
+
+
+def split_at_marks(marks: Sequence[int], count: int, size: int) -> list[slice]:
+    """Cut samples into parts of up to a size, none of which lies across a mark.
+
+    Args:
+        marks: the first sample, and where parts ended that broke off.
+        count: where the samples end.
+        size: of a part.
+
+    Returns:
+        The parts, in order.
+    """
+    parts, start = [], marks[0]
+    while start < count:
+        stop = min(start + size, count, *(mark for mark in marks if mark > start))
+        parts.append(slice(start, stop))
+        start = stop
+    return parts

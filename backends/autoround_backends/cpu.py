@@ -66,10 +66,14 @@ class CpuRuntime(TorchRuntime):
 
     @cached_property
     def _speeds(self) -> tuple[Speed, ...]:
-        # The choice does not go by these: another process may slow one of them down.
+        # The choice does not go by these: a clock of the processor's time is one for estimates.
         with self.computing():
             exact, short = (self._measured(dtype) for dtype in (torch.float32, torch.bfloat16))
         return (short, exact) if self._multiplies_bfloat16() else (exact, short)
+
+    def _clock(self) -> float:
+        """Return seconds of this process on each thread: what runs beside it does not count."""
+        return time.process_time() / torch.get_num_threads()
 
     def _multiplies_bfloat16(self) -> bool:
         """Tell whether to compute in bfloat16: where the processor has instructions for it."""

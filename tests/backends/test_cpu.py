@@ -4,7 +4,8 @@ import builtins
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from autoround.core.ops import TorchOps
+from autoround.device.protocol import Speed
 from autoround.errors import DeviceError
 from autoround_backends import _native
 from autoround_backends._processor import Processor, read_processor
@@ -60,6 +62,24 @@ def busy() -> Iterator[None]:
         for other in others:
             other.kill()
             other.communicate()
+
+
+def test_products_are_timed_by_the_seconds_of_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocks: list[Callable[[], float]] = []
+
+    def note(*_: object, clock: Callable[[], float], **__: object) -> Speed:
+        clocks.append(clock)
+        return Speed(torch.float32, 1.0)
+
+    monkeypatch.setattr("autoround.device.runtime.measure_matmul", note)
+    CpuRuntime(Processor(1, bfloat16=False)).speeds()
+    started, spent = time.perf_counter(), clocks[0]()
+    while time.perf_counter() - started < 0.3:
+        time.sleep(0.01)
+    # Asleep: the clock of a busy machine would have moved by all of it.
+    assert clocks[0]() - spent < 0.1
 
 
 def test_on_a_busy_machine_the_same_is_chosen(busy: None) -> None:

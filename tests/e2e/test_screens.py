@@ -122,6 +122,30 @@ def test_there_is_something_on_the_screen_at_once(
     assert shown.lines[0].startswith("autoround ")
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="seconds of a running process")
+@pytest.mark.parametrize(
+    "words", [("plan", "."), ("plan", ".", "--json"), ("quantize", ".", "--dry-run"), ("eval", ".")]
+)
+def test_commands_that_show_no_bar_have_begun_at_once_too(words: tuple[str, ...]) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoround", *words], stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    try:
+        assert select.select([master], [], [], 60)[0]
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        sent = os.read(master, 1 << 16)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    assert sent.startswith(b"autoround ")
+    # Of the processor, so that it does not matter who else runs: torch alone takes 2 s here.
+    spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert spent < 1
+
+
 def test_colours_are_taken_away(
     checkpoint: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import autoround
+from autoround.api import probe
 from autoround.auto_round import AutoRound
 from autoround.errors import DataError, DeviceError, OutputError, RecipeError, UsageError
 from autoround.events import BlockDone, Event, Planned
@@ -339,6 +340,20 @@ def test_plan_does_no_work(
     assert plan.device == {"cpu": "cpu", "null": "meta"}[device]
     assert estimate.disk_bytes > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_probe_is_the_plan_with_a_measured_time(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = autoround.plan(checkpoint("llama"), small(), data=IDS)
+    plan, estimate = probe(checkpoint("llama"), small(), data=IDS)
+    assert plan == planned[0]
+    assert estimate.disk_bytes == planned[1].disk_bytes
+    assert 0 < estimate.seconds_low < sum(s for _, s in estimate.probed) < estimate.seconds_high
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="null device computes nothing"):
+        probe(checkpoint("llama"), small(), data=IDS, device="null")
 
 
 def test_plan_is_that_of_the_run(checkpoint: Make, tmp_path: Path) -> None:

@@ -63,3 +63,32 @@ def test_what_cannot_be_converted(
 def test_both_options_are_needed(autoround: Command, quantized: Path, tmp_path: Path) -> None:
     assert autoround("convert", quantized, "--to", "auto_awq").code == 2
     assert autoround("convert", quantized, "-o", tmp_path / "converted").code == 2
+
+
+def test_a_dry_run_shows_and_writes_nothing(
+    autoround: Command, quantized: Path, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = autoround("convert", quantized, "--to", "mlx,auto_awq", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert "to mlx: 14 layers, packing auto_round:auto_gptq -> mlx" in done.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_ends_as_the_conversion_would(
+    autoround: Command, quantized: Path, tmp_path: Path
+) -> None:
+    words = ("convert", quantized, "--to", "mlx,gguf:q4_0", "-o", tmp_path / "converted")
+    dry, real = autoround(*words, "--dry-run", "--json"), autoround(*words)
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 7
+    values = json.loads(dry.out)
+    assert values["refused"] is True
+    assert [outlook["format"] for outlook in values["formats"]] == ["mlx", "gguf:q4_0"]
+    assert not (tmp_path / "converted").exists()
+
+
+def test_json_is_of_a_dry_run(autoround: Command, quantized: Path, tmp_path: Path) -> None:
+    done = autoround("convert", quantized, "--to", "mlx", "-o", tmp_path / "x", "--json")
+    assert done.code == 2
+    assert "--dry-run" in done.err

@@ -82,6 +82,34 @@ def test_layers_are_listed_when_asked(autoround: Command, model: Path) -> None:
     ]
 
 
+def test_a_probe_measures_the_time_and_writes_nothing(
+    autoround: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = autoround("plan", model, *NEAREST, "--probe", "--json")
+    assert (done.code, done.err) == (0, "")
+    estimate = json.loads(done.out)["estimate"]
+    total = sum(seconds for _, seconds in estimate["probed"])
+    assert 0 < estimate["seconds_low"] < total < estimate["seconds_high"]
+    words = autoround("plan", model, *NEAREST, "--probe").out
+    assert ", by a probe: write and verify" in words
+    assert autoround("plan", model, *NEAREST, "--probe", "--device", "null").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_probe_ends_clean(
+    autoround: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autoround.tuning.block.BlockTuner.tune", interrupt)
+    done = autoround("plan", model, *NEAREST, "--probe")
+    assert done.code == 130
+    assert done.err.startswith("interrupted: ")
+    assert done.out == ""
+
+
 @pytest.mark.parametrize("device", ["cpu", "null"])
 def test_json_is_one_object_of_plan_and_estimate(
     autoround: Command, model: Path, device: str, tmp_path: Path

@@ -96,6 +96,16 @@ def test_no_time_is_named_that_is_not_known(values: dict[str, object], high: flo
     assert sum(line.startswith("memory") for line in lines) == 1
 
 
+def test_a_measured_time_says_what_takes_most_of_it() -> None:
+    parts = (("read", 1.0), ("steps", 300.0), ("initialise", 40.0), ("forward", 20.0))
+    probed = dataclasses.replace(ESTIMATE, seconds_low=289.0, seconds_high=451.0, probed=parts)
+    for values in ({}, {"tuning.iters": 0}):
+        (line,) = [x for x in plan_lines(plan(values=values), probed) if x.startswith("time")]
+        assert line == (
+            "time         5 min to 8 min, by a probe: steps 5 min, initialise 40 s, forward 20 s"
+        )
+
+
 @pytest.mark.parametrize(
     ("iters", "init", "words"),
     [

@@ -17,7 +17,8 @@ from autoround.events import (
     WindowScored,
 )
 from autoround.planning.estimate import plan_work
-from autoround.report.remaining import TAIL_RATE, TAIL_SECONDS, Remaining
+from autoround.planning.tail import TAIL_RATE, TAIL_SECONDS
+from autoround.report.remaining import Remaining
 from autoround.types import Plan
 
 from ._values import ESTIMATE, plan, result

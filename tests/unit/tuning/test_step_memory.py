@@ -23,8 +23,7 @@ from autoround.preparation import Request
 from autoround.resume.journal import blocks_in
 from autoround.session.block_output import BlockOutput
 from autoround.session.session import Placement
-from autoround.tuning.block import _parts
-from autoround.tuning.step_memory import StepMemory, refuse_full_memory
+from autoround.tuning.step_memory import StepMemory, refuse_full_memory, split_at_marks
 from autoround.types import Destination
 
 from ...runs import content, make_session, run_pass, small
@@ -198,7 +197,7 @@ def test_passes_go_on_where_they_broke_off(data: Any, gptq: str, fill: Any) -> N
 
 
 def test_parts_end_where_others_broke_off() -> None:
-    ends = lambda *given: [(part.start, part.stop) for part in _parts(*given)]  # noqa: E731
+    ends = lambda *given: [(part.start, part.stop) for part in split_at_marks(*given)]  # noqa: E731
     assert ends([0], 5, 2) == [(0, 2), (2, 4), (4, 5)]
     assert ends([0, 5, 3], 7, 2) == [(0, 2), (2, 3), (3, 5), (5, 7)]
     assert ends([4], 4, 2) == []

@@ -1,0 +1,128 @@
+"""A probe runs the tuning of a block, writes nothing, and scales what it measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoround.device.registry import open_device
+from autoround.errors import ModelError
+from autoround.events import ignore
+from autoround.model.skeleton import Skeleton, open_model
+from autoround.preparation import Prepared, Request, prepare
+from autoround.time_probe import HIGH, LOW, probe_time
+
+from ..runs import NEAREST, even_device, make_prepared, small
+from ..tiny import make_model, token_ids
+
+__all__ = ["even_device"]
+IDS = token_ids(4, 16)
+
+
+def phases(prepared: Prepared) -> dict[str, float]:
+    return dict(probe_time(prepared).estimate.probed)
+
+
+class Ticks:
+    """A clock that counts how often it is asked: seconds without any noise."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> float:
+        self.count += 1
+        return float(self.count)
+
+
+def by_ticks(values: dict[str, object]) -> dict[str, float]:
+    prepared = make_prepared(make_model("llama"), values, data=token_ids(8, 16))
+    return dict(probe_time(prepared, clock=Ticks()).estimate.probed)
+
+
+def test_parts_add_up_to_the_range() -> None:
+    prepared = make_prepared(make_model("llama"), data=IDS)
+    estimate = probe_time(prepared).estimate
+    total = sum(seconds for _, seconds in estimate.probed)
+    assert total > 0
+    assert (estimate.seconds_low, estimate.seconds_high) == (LOW * total, HIGH * total)
+    assert (
+        dataclasses.replace(
+            estimate,
+            seconds_low=prepared.estimate.seconds_low,
+            seconds_high=prepared.estimate.seconds_high,
+            probed=(),
+        )
+        == prepared.estimate
+    )
+
+
+def test_steps_samples_and_blocks_scale_what_grows_with_them() -> None:
+    base = by_ticks({"tuning.iters": 10, "calibration.nsamples": 4})
+    more = by_ticks({"tuning.iters": 100, "calibration.nsamples": 4})
+    assert more["steps"] == pytest.approx(10 * base["steps"])
+    assert more["initialise"] == base["initialise"]
+    # Two blocks of a kind, one of which is measured.
+    assert base["initialise"] == 2 * 1
+    twice = by_ticks({"tuning.iters": 10, "calibration.nsamples": 8})
+    assert twice["forward"] == pytest.approx(2 * base["forward"])
+    assert twice["steps"] == base["steps"]
+
+
+def test_without_data_reading_rounding_and_packing_are_measured() -> None:
+    found = phases(make_prepared(make_model("llama"), NEAREST))
+    assert {"read", "initialise", "pack", "write and verify"} <= found.keys()
+    assert "steps" not in found or found["steps"] == 0
+
+
+def test_further_stages_are_counted_by_their_work() -> None:
+    plain = by_ticks({})
+    whole = by_ticks({"end_to_end.steps": 5})
+    assert "end to end" not in plain
+    assert whole["end to end"] > 0
+
+
+def test_nothing_is_written(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert phases(make_prepared(checkpoint("llama"), data=IDS))["steps"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Absent:
+    """Headers of weights that are not here."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._headers = skeleton.source.headers()
+
+    def headers(self) -> object:
+        return self._headers
+
+    def read(self, names: object) -> dict[str, torch.Tensor]:
+        raise ModelError("a weight was fetched")
+
+
+class _Hub:
+    commit = "0" * 40
+
+    def missing(self) -> list[str]:
+        return ["model.safetensors"]
+
+
+def test_weights_that_are_not_here_are_random_ones(checkpoint: Callable[[str], Path]) -> None:
+    here = open_model(checkpoint("llama"))
+    away = dataclasses.replace(here, source=_Absent(here), hub=_Hub())  # type: ignore[arg-type]
+    request = Request(away, small(), open_device("cpu"), "tiny", None, IDS)
+    assert phases(prepare(request, sink=ignore))["steps"] > 0
+
+
+def test_every_kind_of_block_is_measured() -> None:
+    values: dict[str, object] = {"layers": [{"match": "*.0.*", "bits": 3}]}
+    same, two = by_ticks({"tuning.iters": 4}), by_ticks({"tuning.iters": 4, **values})
+    # One block of each of two kinds, in place of one that counts for both.
+    assert two["steps"] == pytest.approx(same["steps"])
+    assert two["other blocks"] == 0
