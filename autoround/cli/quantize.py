@@ -272,14 +272,14 @@ def _noting_how_to_resume(
 ) -> Iterator[None]:
     """Note the command that goes on, where a run ends before it is done."""
     from autoround.resume.journal import blocks_in
-    from autoround.resume.policy import OtherRunError
+    from autoround.resume.records import UnusableJournalError
 
     try:
         yield
     except (KeyboardInterrupt, AutoRoundError) as error:
         finished = blocks_in(destination.folder)
-        # Blocks of another run are no use to this one: its command would be refused again.
-        if finished and not isinstance(error, OtherRunError):
+        # Of another run, of another version, or damaged: the command would be refused again.
+        if finished and not isinstance(error, UnusableJournalError):
             noun = "block is" if finished == 1 else "blocks are"
             command = invocation.resume_command()
             invocation.hint = f"{finished} finished {noun} kept; go on with: {command}"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from autoround.report.folder import RunFolder
-from autoround.report.page import report_page
+from autoround.report.page import format_name, report_page
 from autoround.report.page_settings import repeat_command
 from autoround.report.style import SCRIPT, STYLE, policy
 
@@ -229,6 +229,30 @@ def test_a_folder_of_an_older_version_has_what_it_knows() -> None:
     assert "without the times of its phases" in text
     assert "Not evaluated." in text
     assert "format auto_round" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"quant_method": "gptq", "checkpoint_format": "gptq"}, "auto_gptq"),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2"}, "gptq_v2"),
+        ({"quant_method": "auto-round"}, "auto_round"),
+        ({}, "fake"),
+        ({"quant_method": 5, "packing_format": ["x"]}, "auto_round"),
+    ],
+)
+def test_the_config_tells_the_format_where_no_file_of_the_run_does(
+    config: dict[str, object], name: str
+) -> None:
+    packings = {
+        **{"auto_round": "auto_round:auto_gptq", "auto_gptq": "gptq", "gptq_v2": "gptq_v2"},
+        **{"fake": "fake"},
+    }
+    outputs = [{"format": key, "packing": value} for key, value in packings.items()]
+    run = run_folder()
+    old = replace(run, run={}, plan={**run.plan, "outputs": outputs}, quantization=config)
+    assert format_name(old) == name
+    assert format_name(replace(old, run=run.run)) == "auto_round"
 
 
 def test_a_run_without_tuning_has_no_losses() -> None:
