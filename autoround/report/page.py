@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from autoround.formats.registry import method_of, registry
+from autoround.formats.checkpoints import format_among
 from autoround.report.figures import MISSING, change, decimal, percent, size, span
 from autoround.report.folder import RunFolder, mapping, mappings, number, text
 from autoround.report.markup import Heading, Html, el, join, table
@@ -99,13 +99,8 @@ def format_name(run: RunFolder) -> str:
     said = text(output, "format")
     if said or len(outputs) < 2:
         return said or (text(outputs[0], "format") if outputs else "")
-    quantization = run.quantization
-    method = method_of(quantization) if quantization else ""
-    methods = {name: form.method for name, form in registry().formats.items()}
-    alike = [x for x in outputs if methods.get(text(x, "format")) == method] or outputs
-    packings = {text(quantization, "packing_format"), text(quantization, "checkpoint_format")}
-    exact = [x for x in alike if text(x, "packing") in packings] or alike
-    return text(exact[0], "format")
+    planned = {text(x, "format"): text(x, "packing") for x in outputs}
+    return format_among(planned, run.quantization)
 
 
 def _subtitle(run: RunFolder) -> str:

@@ -12,7 +12,6 @@ from autoround.events import Event
 from autoround.resume.journal import LAYOUT
 
 from ...runs import tensors_of
-
 from .conftest import Command
 from .test_quantize import small
 
