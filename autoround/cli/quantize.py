@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Quantize a model and write it.")
 @options.with_flags({"flags": RUN_FLAGS})
 def quantize(
     context: typer.Context,
