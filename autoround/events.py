@@ -70,7 +70,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class WindowScored:
-    """A window of the evaluation text is scored, by the result and by the original."""
+    """A window of the evaluation text is run, by the original or by a result; windows is of all."""
 
     window: int
     windows: int

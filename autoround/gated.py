@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from autoround.data.holdout import check_text, text_tokens
 from autoround.errors import GateError, UsageError
 from autoround.evaluate.gate import Exam, Verdict, judge
 from autoround.evaluate.models import load_any
+from autoround.evaluate.perplexity import OnWindow, windows
+from autoround.evaluate.reference import RecordedModel, count_from, record
 from autoround.events import Judged, Sink, StageStarted, WindowScored
 from autoround.export.dense_copy import copy_with_weights
 from autoround.model.files.gate_mark import mark_folder
@@ -136,12 +139,22 @@ def hold_to_gate(gate: Gate, request: Request, result: RunResult, *, sink: Sink)
     for folder in folders:
         # Until it has passed; nobody takes what was being judged when the process ended.
         mark_folder(folder, [f"the gate {gate} was not finished"])
-    device = str(request.runtime.device)
-    exam = Exam(gate.bounds, gate.ids, gate.seqlen, device, _open_original(request))
+    has_original = request.skeleton.stream is None
+    count, done = len(list(windows(gate.ids, gate.seqlen))), 0
+    total = count * (len(outputs) + has_original)
+
+    def tell(window: int, of: int) -> None:
+        sink(WindowScored(window, of))
+
+    exam = Exam(gate.bounds, gate.ids, gate.seqlen, str(request.runtime.device))
+    if has_original:
+        exam = _with_original(exam, request, on_window=count_from(tell, done, total))
+        done += count
     failures: list[str] = []
     first: EvalResult | None = None
     for folder, output in zip(folders, outputs, strict=True):
-        verdict = judge(folder, exam, on_window=lambda done, of: sink(WindowScored(done, of)))
+        verdict = judge(folder, exam, on_window=count_from(tell, done, total))
+        done += count
         _keep(folder, gate, verdict, request.model_name)
         sink(Judged(str(folder), str(gate), verdict.figures, verdict.failures))
         prefix = f"{output.format}: " if len(outputs) > 1 else ""
@@ -154,11 +167,21 @@ def hold_to_gate(gate: Gate, request: Request, result: RunResult, *, sink: Sink)
     return result
 
 
-def _open_original(request: Request) -> Any | None:
-    """Load the unquantized model in float32; None where it is not at hand."""
+def _with_original(exam: Exam, request: Request, *, on_window: OnWindow) -> Exam:
+    """Run the original over the text of an exam, before any result is loaded.
+
+    So the two are never in memory together.
+    """
+    opening = functools.partial(_open_original, request)
+    reference = record(opening(), exam.ids, seqlen=exam.seqlen, on_window=on_window)
+    if isinstance(reference, RecordedModel):
+        return dataclasses.replace(exam, reference=reference, open_original=opening)
+    return dataclasses.replace(exam, reference=reference, open_original=lambda: reference)
+
+
+def _open_original(request: Request) -> Any:
+    """Load the unquantized model in float32."""
     skeleton = request.skeleton
-    if skeleton.stream is not None:
-        return None
     if skeleton.folder is None:
         device = request.runtime.device
         return copy_with_weights(skeleton).to(device, torch.float32).eval()

@@ -135,7 +135,7 @@ TEMPLATES: Mapping[str, Damage] = {
     ),
     "a range of 10^12": _template("{% for i in range(10**12) %}{% endfor %}"),
     "a text of 10^11 letters": _template("{{ 'a' * 10**11 }}"),
-    "a text of 10^8 letters": _template("{{ 'a' * 10**8 }}"),
+    "a text of 2^25 letters": _template("{{ 'a' * 2**25 }}"),
     "a text set wide": _template("{{ '%1000000000000d' % 1 }}"),
     "a list doubled": _template(
         "{% set ns = namespace(x=['a']) %}{% for i in range(60) %}"

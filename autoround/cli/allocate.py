@@ -18,7 +18,7 @@ app = typer.Typer()
 _SCORING_FLAGS = flags_named("nsamples", "seqlen", "dataset", "format")
 
 
-@app.command()
+@app.command(short_help="Find how many bits each layer needs, as a recipe.")
 @options.with_flags({"budget": BUDGET_FLAGS, "flags": _SCORING_FLAGS})
 def allocate(
     model: options.ModelArgument = None,

@@ -15,9 +15,11 @@ from autoround.cli._quiet import quiet_libraries
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Measure tokens a second and memory.")
 def bench(
-    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Quantized output folder, or any model.")
+    ],
     revision: options.Revision = None,
     original: Annotated[
         str | None,

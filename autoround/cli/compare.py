@@ -12,7 +12,7 @@ from autoround.cli._output import echo
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Put several runs side by side: size, quality, time.")
 def compare(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Output folders of 'quantize'.")

@@ -15,10 +15,18 @@ from autoround.errors import FormatError, UsageError
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Write a quantized model in another format, bit for bit.")
 def convert(
-    model: Annotated[str, typer.Argument(help="Quantized folder: AutoRound, GPTQ, AWQ, …")],
-    to: Annotated[str, typer.Option("--to", help="Format to write; or several, by commas.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Quantized folder: AutoRound, GPTQ, AWQ, …")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Format to write, such as auto_gptq (docs/formats.md); several with commas.",
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output-dir", "-o", help="Folder to write to.")
     ] = None,

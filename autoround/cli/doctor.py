@@ -12,7 +12,7 @@ from autoround.cli._output import echo
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Say what runs here, what does not, and why.")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("eval")
+@app.command("eval", short_help="Score a model on a text or at tasks, beside its original.")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Quantized output folder, or any model.")
+    ],
     revision: options.Revision = None,
     text: Annotated[
         Path | None,

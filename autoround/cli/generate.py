@@ -13,10 +13,12 @@ from autoround.cli._quiet import quiet_libraries
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Continue a text.")
 def generate(
-    model: Annotated[str, typer.Argument(help="Quantized output folder, or any model.")],
-    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Quantized output folder, or any model.")
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.")],
     revision: options.Revision = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "--max_new_tokens", min=1, help="Tokens to add.")

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Print what is quantized how, and its size.")
 def inspect(
-    model: Annotated[str, typer.Argument(help="Quantized folder (auto_round, GPTQ, AWQ) or any.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Quantized folder (auto_round, GPTQ, AWQ) or any."),
+    ],
     revision: options.Revision = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every quantized layer with its scheme.")

@@ -13,7 +13,7 @@ from autoround.cli._quiet import quiet_libraries
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Print which kernel runs which layers, and why.")
 def kernels(
     model: Annotated[
         str | None,

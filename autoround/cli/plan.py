@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Print what quantize would do, and its cost.")
 @options.with_flags({"flags": RUN_FLAGS})
 def plan(
     model: options.ModelArgument = None,

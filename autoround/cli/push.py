@@ -14,10 +14,12 @@ from autoround.errors import UsageError
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Upload a model folder to the hub, after asking.")
 def push(
-    folder: Annotated[Path, typer.Argument(help="Output folder of one format.")],
-    repo: Annotated[str, typer.Argument(help="Repository on the hub, as owner/name.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder of one format.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="Repository on the hub, as owner/name.")
+    ],
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private.")
     ] = False,

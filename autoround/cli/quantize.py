@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoround.cli import _options as options
-from autoround.cli._output import echo, make_console, tell_start
+from autoround.cli._afterwards import (
+    Texts,
+    Written,
+    continue_original,
+    continue_written,
+    score_written,
+)
+from autoround.cli._output import echo, tell_start
 from autoround.cli._quiet import quiet_libraries
 from autoround.cli._watch import EventFile, Quiet, Telling, Verbose, watching
 from autoround.cli.plan import PlanView, show_plan
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Quantize a model and write it.")
 @options.with_flags({"flags": RUN_FLAGS})
 def quantize(
     context: typer.Context,
@@ -88,7 +95,11 @@ def quantize(
     ] = False,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", help="Let the written result continue this text afterwards."),
+        typer.Option(
+            "--prompt",
+            help="Let the written result continue this text afterwards; the original, too, where "
+            "--eval or --gate loads it.",
+        ),
     ] = None,
     as_json: Annotated[
         bool,
@@ -126,6 +137,8 @@ def quantize(
     allowed = options.parse_max_memory(max_memory)
     telling = Telling(quiet, verbose, on_stderr=as_json, events=events, engines=asked)
     evaluate = evaluate or flags.get("eval_text") is not None
+    if prompt == "":
+        raise UsageError("--prompt is empty; give some text to continue, or leave it out")
     if stream_hub and evaluate:
         raise UsageError(
             "--stream-hub never has the whole original on the disk, and --eval scores it: leave "
@@ -150,11 +163,11 @@ def quantize(
         outcome = _run(name, resolved, destination, device=device, telling=telling)
         # Whatever ends the command from here on.
         context.obj.hint = f"{folder} is complete"
-        scores, written = outcome.result.evaluation, _format_folders(outcome.result)
-        if evaluate and scores is None:
-            scores = _evaluate(name, resolved, written, device=device, telling=telling)
-        text = None if prompt is None else _continue_text(written, prompt, device=device)
-    _tell_end(outcome, scores, prompt=prompt, text=text, telling=telling)
+        written = Written(
+            name, _format_folders(outcome.result), resolved.evaluation, device, stream_hub
+        )
+        shown = _show_quality(outcome, written, evaluate, prompt=prompt, telling=telling)
+    _tell_end(outcome, *shown, telling=telling)
     if outcome.missed is not None:
         raise outcome.missed
 
@@ -187,13 +200,24 @@ def _run(
     return Outcome(result, watch.judged)
 
 
+def _show_quality(
+    outcome: Outcome, written: Written, evaluate: bool, *, prompt: str | None, telling: Telling
+) -> tuple[EvalResult | None, Texts | None]:
+    """Score what was written, unless its gate did, and let it continue a prompt.
+
+    The original writes, too, where it was in memory as a whole for scores or a gate: anywhere else
+    there may be no room for it.
+    """
+    scores, original = outcome.result.evaluation, None
+    if evaluate and scores is None:
+        scores, original = score_written(written, prompt, telling=telling)
+    elif prompt is not None and outcome.judged and not written.streamed:
+        original = continue_original(written, prompt)
+    return scores, None if prompt is None else continue_written(written, prompt, original)
+
+
 def _tell_end(
-    outcome: Outcome,
-    scores: EvalResult | None,
-    *,
-    prompt: str | None,
-    text: str | None,
-    telling: Telling,
+    outcome: Outcome, scores: EvalResult | None, texts: Texts | None, *, telling: Telling
 ) -> None:
     """Print the outcome: one JSON object, or what was generated and the commands that come next."""
     from autoround.report.next_steps import next_step_lines
@@ -204,11 +228,13 @@ def _tell_end(
     next_steps = [] if outcome.missed else next_step_lines(result.plan, result.output_dir)
     if telling.on_stderr:
         values = result_values(dataclasses.replace(result, evaluation=scores))
-        values |= {"gate": judged_values(outcome.judged), "generated": text, "next": next_steps}
+        written = {"generated": None, "generated_by_original": None}
+        values |= {"gate": judged_values(outcome.judged)}
+        values |= (texts.values() if texts else written) | {"next": next_steps}
         echo(to_json(values))
         return
-    if text is not None:
-        echo(f"generated from the reloaded result: {prompt}{text}", keep="\n\t")
+    for line in texts.lines() if texts else []:
+        echo(line, keep="\n\t")
     if not telling.quiet:
         for line in next_steps:
             echo(line)
@@ -246,14 +272,14 @@ def _noting_how_to_resume(
 ) -> Iterator[None]:
     """Note the command that goes on, where a run ends before it is done."""
     from autoround.resume.journal import blocks_in
-    from autoround.resume.policy import OtherRunError
+    from autoround.resume.records import UnusableJournalError
 
     try:
         yield
     except (KeyboardInterrupt, AutoRoundError) as error:
         finished = blocks_in(destination.folder)
-        # Blocks of another run are no use to this one: its command would be refused again.
-        if finished and not isinstance(error, OtherRunError):
+        # Of another run, of another version, or damaged: the command would be refused again.
+        if finished and not isinstance(error, UnusableJournalError):
             noun = "block is" if finished == 1 else "blocks are"
             command = invocation.resume_command()
             invocation.hint = f"{finished} finished {noun} kept; go on with: {command}"
@@ -263,68 +289,3 @@ def _noting_how_to_resume(
 def _format_folders(result: RunResult) -> dict[str, Path]:
     """Return the folder of each format that a run has written: the output itself, or one below."""
     return {x.format: result.output_dir / x.folder for x in result.plan.all_outputs}
-
-
-def _evaluate(
-    model: str | None,
-    recipe: Recipe,
-    written: Mapping[str, Path],
-    *,
-    device: str,
-    telling: Telling,
-) -> EvalResult:
-    """Score each format that was written beside the original, and keep the scores with it.
-
-    Returns:
-        The scores of the first format.
-    """
-    from autoround.evaluate.compare import compare
-    from autoround.model.files.embedded import NAME as EMBEDDED_NAME
-    from autoround.model.files.embedded import embedded_model
-    from autoround.recipe.gate import NONE
-    from autoround.report.evaluation import evaluation_lines, prediction_lines
-    from autoround.report.saved import save_evaluation, text_name
-    from autoround.report.windows import WindowProgress
-
-    options, err = recipe.evaluation, telling.on_stderr
-    text = None if options.text == NONE else Path(options.text)
-    first: EvalResult | None = None
-    for name, folder in written.items():
-        if not telling.quiet:
-            what = "the result" if len(written) == 1 else name
-            echo(f"eval: reloading {what} and the original", err=err)
-        with quiet_libraries():
-            scores = compare(
-                folder,
-                str(embedded_model() if model is None else Path(model)),
-                text=text,
-                seqlen=options.seqlen,
-                max_tokens=options.max_tokens,
-                device=device,
-                on_window=None if telling.quiet else WindowProgress(make_console(stderr=err)),
-            )
-        save_evaluation(
-            folder,
-            scores,
-            text=text_name(text),
-            original=model or EMBEDDED_NAME,
-            seqlen=options.seqlen,
-        )
-        if not telling.on_stderr:
-            for line in evaluation_lines(scores) + prediction_lines(folder, scores):
-                echo(line)
-        first = first or scores
-    assert first is not None, "a run writes a format"
-    return first
-
-
-def _continue_text(written: Mapping[str, Path], prompt: str, *, device: str) -> str:
-    """Let the first format that was written continue a text."""
-    from autoround.evaluate.generate import generate
-    from autoround.report.saved import save_generation
-
-    folder = next(iter(written.values()))
-    with quiet_libraries():
-        text = generate(folder, prompt, max_new_tokens=32, device=device)
-    save_generation(folder, prompt, text)
-    return text

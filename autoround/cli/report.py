@@ -12,10 +12,11 @@ from autoround.cli._output import echo
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Write report.html and the model card of a folder again.")
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Output folder of 'quantize', or a GGUF file in it.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Output folder of 'quantize', or a GGUF file in it."),
     ],
 ) -> None:
     """Write report.html and the model card (README.md) in an output folder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,16 @@ class Exam:
     """What written models are judged on.
 
     bounds: on the figures. ids: of the text, int64 [n]. seqlen: tokens of a window. device: by
-    name. original: the unquantized model; None where it is not at hand.
+    name. reference: the unquantized model, or what is recorded of it; None where it is not at hand.
+    open_original: loads it; None where it is not at hand.
     """
 
     bounds: tuple[Bound, ...]
     ids: Tensor
     seqlen: int
     device: str
-    original: Any | None = None
+    reference: Any | None = None
+    open_original: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,13 @@ def judge(folder: Path, exam: Exam, *, on_window: OnWindow | None = None) -> Ver
     broken = non_finite_logits(model, exam.ids[: exam.seqlen])
     if broken:
         return Verdict(None, (broken,))
-    failures = repetition_failures(model, exam)
+    written, failures = _try_continuations(model, exam.ids)
     figures = evaluate(
-        model, exam.ids, seqlen=exam.seqlen, reference=exam.original, on_window=on_window
+        model, exam.ids, seqlen=exam.seqlen, reference=exam.reference, on_window=on_window
     )
+    # The original may have to be loaded for what comes now.
+    del model
+    failures += repetition_failures(written, exam)
     failures += [text for bound in exam.bounds if (text := bound_failure(bound, figures))]
     return Verdict(figures, tuple(failures))
 
@@ -107,31 +112,36 @@ def non_finite_logits(model: Any, ids: Tensor) -> str:
     return f"its logits hold NaN or infinity at {broken} of {len(logits)} tokens"
 
 
-def repetition_failures(model: Any, exam: Exam) -> list[str]:
-    """Let a model continue the text in a few places; say that it repeats a few tokens for ever.
+def _try_continuations(model: Any, ids: Tensor) -> tuple[list[list[int]], list[str]]:
+    """Let a model continue the text in a few places; returns what it writes, or why it does not."""
+    try:
+        return continuations(model, ids), []
+    except Exception as error:  # somebody else's code fails in many unrelated ways
+        return [], [f"it generates no text: {one_line(error)}"]
+
+
+def repetition_failures(written: Sequence[Sequence[int]], exam: Exam) -> list[str]:
+    """Say that continuations of the text repeat a few tokens for ever.
 
     Args:
-        model: a causal language model of transformers.
-        exam: has the text, and the original, whose own repetitions do not count.
+        written: new tokens of each continuation, by the written model.
+        exam: has the text, and loads the original, whose own repetitions do not count.
 
     Returns:
         Sentences; empty where the continuations are sound.
     """
-    try:
-        written = continuations(model, exam.ids)
-    except Exception as error:  # somebody else's code fails in many unrelated ways
-        return [f"it generates no text: {one_line(error)}"]
     count = sum(repeated_period(ids) > 0 for ids in written)
     if count < TOO_MANY:
         return []
     before = 0
-    if exam.original is not None:
-        before = sum(repeated_period(ids) > 0 for ids in continuations(exam.original, exam.ids))
+    if exam.open_original is not None:
+        original = continuations(exam.open_original(), exam.ids)
+        before = sum(repeated_period(ids) > 0 for ids in original)
     if count - before < TOO_MANY:
         return []
     period = max(map(repeated_period, written))
     plural = f"the same {period} tokens" if period > 1 else "one token"
-    beside = f" (the original: {before})" if exam.original is not None else ""
+    beside = f" (the original: {before})" if exam.open_original is not None else ""
     return [
         f"{count} of its {len(written)} continuations of the text repeat {plural} over and over"
         f"{beside}"

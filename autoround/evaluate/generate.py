@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,6 @@ def generate(
             template and chat is true.
         DataError: The tokenizer or the chat template fails, or takes more than it may.
     """
-    import torch
-
     folder = locate_model(model)
     tokenizer = load_tokenizer(folder)
     if not prompt:
@@ -60,23 +59,118 @@ def generate(
     if chat:
         prompt = _apply_chat_template(prompt, tokenizer, folder)
     loaded = load_runnable(folder, device=device, backend=backend)
-    ids = _encode(prompt, tokenizer, loaded, special=not chat)[None].to(loaded.device)
-    limit, length = position_limit(loaded), ids.shape[1] + max_new_tokens
+    streamer = None if on_text is None else _make_streamer(tokenizer, on_text)
+    ids = _encode(prompt, tokenizer, loaded, special=not chat)
+    return continue_ids(
+        loaded, ids, tokenizer, max_new_tokens=max_new_tokens, streamer=streamer
+    ).text
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a model wrote: its new tokens, and their text."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two continuations part: at which token, from 0, and where that is in each text.
+
+    original, quantized: characters of the token, from and up to; empty where the text has ended, or
+    the token is not shown.
+    """
+
+    token: int
+    original: tuple[int, int]
+    quantized: tuple[int, int]
+
+
+def first_difference(
+    original: Continuation, quantized: Continuation, tokenizer: ModelTokenizer
+) -> Difference | None:
+    """Find the first token that two continuations do not share; None where they are the same.
+
+    Args:
+        original: By the unquantized model.
+        quantized: By the quantized one, of the same prompt.
+        tokenizer: Of both.
+    """
+    pairs = list(zip(original.ids, quantized.ids, strict=False))
+    token = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    if token == len(original.ids) == len(quantized.ids):
+        return None
+
+    def end(written: Continuation, count: int) -> int:
+        # A token may be a part of a character: text up to it ends in a sign that stands for none.
+        before = tokenizer.decode(list(written.ids[:count]), skip_special_tokens=True)
+        same = (a == b for a, b in zip(before, written.text, strict=False))
+        return next((i for i, x in enumerate(same) if not x), min(len(before), len(written.text)))
+
+    spans = [(end(x, token), end(x, token + 1)) for x in (original, quantized)]
+    return Difference(token, *spans)
+
+
+def continue_prompt(
+    model: Any, prompt: str, tokenizer: ModelTokenizer, *, max_new_tokens: int
+) -> Continuation:
+    """Continue a prompt greedily.
+
+    Args:
+        model: A causal language model of transformers, in memory.
+        prompt: The text to continue.
+        tokenizer: Of the model.
+        max_new_tokens: Tokens to generate at most.
+
+    Raises:
+        UsageError: The prompt is too long for the model.
+        DataError: The tokenizer fails, or makes no tokens of the prompt.
+    """
+    ids = _encode(prompt, tokenizer, model, special=True)
+    return continue_ids(model, ids, tokenizer, max_new_tokens=max_new_tokens)
+
+
+def continue_ids(
+    model: Any,
+    ids: Tensor,
+    tokenizer: ModelTokenizer,
+    *,
+    max_new_tokens: int,
+    streamer: Any = None,
+) -> Continuation:
+    """Continue tokens greedily.
+
+    Args:
+        model: A causal language model of transformers, in memory.
+        ids: Of the prompt, int64 [n].
+        tokenizer: Of the model.
+        max_new_tokens: Tokens to generate at most.
+        streamer: Of transformers; is told of each token.
+
+    Raises:
+        UsageError: The prompt is too long for the model.
+    """
+    import torch
+
+    placed = ids[None].to(model.device)
+    limit, length = position_limit(model), len(ids) + max_new_tokens
     if limit is not None and length > limit:
         raise UsageError(
             f"prompt and new tokens are {length} together, and the model has positions for "
             f"{limit} only; shorten the prompt, or ask for fewer tokens"
         )
     with torch.no_grad():
-        out = loaded.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+        out = model.generate(
+            input_ids=placed,
+            attention_mask=torch.ones_like(placed),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-            streamer=None if on_text is None else _make_streamer(tokenizer, on_text),
+            streamer=streamer,
         )
-    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    new = tuple(int(token) for token in out[0, len(ids) :])
+    return Continuation(new, tokenizer.decode(list(new), skip_special_tokens=True))
 
 
 def _encode(prompt: str, tokenizer: ModelTokenizer, model: Any, *, special: bool) -> Tensor:

@@ -48,8 +48,8 @@ def evaluate(
         model: A causal language model of transformers.
         ids: Token ids of the text, int64 [n].
         seqlen: Tokens of a window.
-        reference: The unquantized model, with the same vocabulary; None to score perplexity
-            alone.
+        reference: The unquantized model, with the same vocabulary, or what ``record`` keeps of
+            it; None to score perplexity alone.
         on_window: Called with the number of windows that are scored, and of all.
 
     Returns:
@@ -61,13 +61,14 @@ def evaluate(
         DataError: The text has fewer than two tokens, or some that a model does not know.
         UsageError: seqlen is less than two, or more than a model has positions for.
     """
-    _check_windows(model, reference, ids, seqlen=seqlen)
+    for scored in (model, *([] if reference is None else [reference])):
+        check_windows(scored, ids, seqlen=seqlen)
     loss = reference_loss = divergence = 0.0
     agreed = count = 0
     parts = list(windows(ids, seqlen))
     for number, window in enumerate(parts, start=1):
-        logits = _logits(model, window)
-        reference_logits = None if reference is None else _logits(reference, window)
+        logits = window_logits(model, window)
+        reference_logits = None if reference is None else window_logits(reference, window)
         labels = window[1:].to(logits.device)
         # A few rows at a time: float32 log-probabilities of all would outgrow the logits.
         for rows in torch.arange(len(labels)).split(ROWS):
@@ -92,25 +93,39 @@ def evaluate(
     )
 
 
-def _check_windows(model: Any, reference: Any | None, ids: Tensor, *, seqlen: int) -> None:
-    """Refuse a text that is too short, and windows that a model cannot take."""
+def check_windows(model: Any, ids: Tensor, *, seqlen: int) -> None:
+    """Refuse a text that is too short, and windows that a model cannot take.
+
+    Args:
+        model: A causal language model of transformers.
+        ids: Token ids of the text, int64 [n].
+        seqlen: Tokens of a window.
+
+    Raises:
+        DataError: The text has fewer than two tokens, or some that the model does not know.
+        UsageError: seqlen is less than two, or more than the model has positions for.
+    """
     if seqlen < 2:
         raise UsageError(f"seqlen is {seqlen}; a window needs 2 tokens to score one")
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens cannot be scored; give a longer one")
-    for scored in (model, *([] if reference is None else [reference])):
-        size = vocabulary_size(scored)
-        check_ids(int(ids.min()), int(ids.max()), vocab_size=size, where="the text")
-        limit = position_limit(scored)
-        if limit is not None and min(seqlen, len(ids)) > limit:
-            raise UsageError(
-                f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
-                f"use a seqlen of {limit} or less"
-            )
+    size = vocabulary_size(model)
+    check_ids(int(ids.min()), int(ids.max()), vocab_size=size, where="the text")
+    limit = position_limit(model)
+    if limit is not None and min(seqlen, len(ids)) > limit:
+        raise UsageError(
+            f"windows of {seqlen} tokens, and the model has positions for {limit} only; "
+            f"use a seqlen of {limit} or less"
+        )
 
 
-def _logits(model: Any, window: Tensor) -> Tensor:
-    """Return the logits of all tokens of a window [n] but the first, [n - 1, vocabulary]."""
+def window_logits(model: Any, window: Tensor) -> Tensor:
+    """Return the logits of all tokens of a window but the last, [n - 1, vocabulary].
+
+    Args:
+        model: A causal language model of transformers.
+        window: Token ids, int64 [n].
+    """
     logits: Tensor = model(input_ids=window[None].to(model.device), use_cache=False).logits
     return logits[0, :-1]
 

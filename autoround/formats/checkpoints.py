@@ -13,7 +13,7 @@ from typing import Any
 from autoround.errors import FormatError
 from autoround.formats.fitting import Header, held_shape
 from autoround.formats.format import PackedLayer
-from autoround.formats.registry import layout_named, reading_format
+from autoround.formats.registry import layout_named, method_of, reading_format, registry
 from autoround.types import Expected
 
 #: Keys of configs under which programs say what else is to be done with activations.
@@ -107,3 +107,20 @@ def check_layers(
         names = same | {n.removeprefix(expected.prefix) for n in same}
         if name not in packed and not any(n in headers for n in names):
             raise FormatError(f"layer {name}: the files hold neither its codes nor its weight")
+
+
+def format_among(planned: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Return which of the formats that a run wrote a folder holds, as its config tells.
+
+    Args:
+        planned: names of packings by those of formats, at least one.
+        config: the ``quantization_config``; empty where there is none.
+
+    Returns:
+        The first of them where the config does not tell.
+    """
+    method = method_of(config) if config else ""
+    methods = {name: each.method for name, each in registry().formats.items()}
+    alike = [name for name in planned if methods.get(name) == method] or list(planned)
+    packings = [config.get("packing_format"), config.get("checkpoint_format")]
+    return next((name for name in alike if planned[name] in packings), alike[0])

@@ -7,12 +7,13 @@ stored by sample and concatenated again for each batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autoround.errors import ModelError
@@ -87,6 +88,29 @@ def as_returned(hidden: Tensor, returned: int) -> Any:
         returned: Length of the tuple; 0 for none.
     """
     return (hidden, *[None] * (returned - 1)) if returned else hidden
+
+
+@contextmanager
+def substitute_forward(
+    blocks: Sequence[nn.Module], forward: Callable[[int], Callable[..., Any]]
+) -> Iterator[None]:
+    """Give every block the forward that a function returns for its number, for a while.
+
+    Args:
+        blocks: Modules.
+        forward: Returns what takes the place of a block's own.
+    """
+    # A block may have a forward of its own, beside its class.
+    replaced = [module.__dict__.get("forward") for module in blocks]
+    try:
+        for index, module in enumerate(blocks):
+            module.forward = forward(index)
+        yield
+    finally:
+        for module, before in zip(blocks, replaced, strict=True):
+            module.__dict__.pop("forward", None)
+            if before is not None:
+                module.forward = before
 
 
 class CallRecorder:

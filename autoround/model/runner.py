@@ -24,6 +24,7 @@ from autoround.model.block_calls import (
     Trace,
     as_returned,
     batch_media,
+    substitute_forward,
 )
 from autoround.model.block_code import call_code, module_code
 from autoround.model.blocks import head_path
@@ -246,7 +247,9 @@ class BlockRunner:
         arguments = {"input_ids": ids, "use_cache": False}
         output = as_returned(hidden, self._returned)
         # Every block returns the given hidden states, so only norm and head compute anything.
-        with _substitute_forward(skeleton, lambda index: lambda *args, **kwargs: output):
+        with substitute_forward(
+            _block_modules(skeleton), lambda index: lambda *args, **kwargs: output
+        ):
             out = functional_call(skeleton.model, dict(outer), (), arguments)
         logits: Tensor = out.logits
         return logits
@@ -311,7 +314,11 @@ class BlockRunner:
             recorded: dict[int, tuple[Tensor, Call]] = {}
             recorder = CallRecorder(recorded, returned=returned, factor=factor, last=count - 1)
             attention = _use_attention(skeleton, self._attention)
-            with _substitute_forward(skeleton, recorder.block), attention, torch.no_grad():
+            with (
+                substitute_forward(_block_modules(skeleton), recorder.block),
+                attention,
+                torch.no_grad(),
+            ):
                 try:
                     functional_call(skeleton.model, self._outer, (), {**placed, "use_cache": False})
                 except LastBlockReached:
@@ -350,23 +357,8 @@ def _outer_buffers(skeleton: Skeleton, device: torch.device) -> dict[str, Tensor
     }
 
 
-@contextmanager
-def _substitute_forward(
-    skeleton: Skeleton, forward: Callable[[int], Callable[..., Any]]
-) -> Iterator[None]:
-    """Give every block the forward that a function returns for its number, for a while."""
-    modules = [skeleton.model.get_submodule(path) for path in skeleton.blocks]
-    # A block may have a forward of its own, beside its class.
-    replaced = [module.__dict__.get("forward") for module in modules]
-    try:
-        for index, module in enumerate(modules):
-            module.forward = forward(index)
-        yield
-    finally:
-        for module, before in zip(modules, replaced, strict=True):
-            module.__dict__.pop("forward", None)
-            if before is not None:
-                module.forward = before
+def _block_modules(skeleton: Skeleton) -> list[nn.Module]:
+    return [skeleton.model.get_submodule(path) for path in skeleton.blocks]
 
 
 @contextmanager

@@ -188,7 +188,7 @@ FLAGS = (
         "format",
         "output.format",
         str,
-        "Layout on disk: auto_round, auto_gptq, auto_awq, …; or several, by commas.",
+        "Layout on disk (docs/formats.md): auto_round, gguf:q4_k_m, …; several with commas.",
         aliases=("formats",),
     ),
     Flag("seed", "seed", int, "Seed of every random choice."),

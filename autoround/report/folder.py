@@ -16,6 +16,7 @@ from autoround.mixed_precision.budget import ALLOCATION_FILE
 PLAN_FILE = "plan.json"
 RECIPE_FILE = "recipe.yaml"
 RESULTS_FILE = "report.jsonl"
+CONFIG_FILE = "config.json"
 EVALUATION_FILE = "evaluation.json"
 GENERATIONS_FILE = "generations.json"
 #: Endings of the files that hold weights.
@@ -31,6 +32,7 @@ class RunFolder:
     plan: what was done to every layer. results: figures of the blocks. recipe: its YAML. run: what
     was measured. allocation: of bits, where a budget asked for one. evaluation: scores on a text.
     generations: texts that were continued. weight_bytes: of the files that hold weights.
+    quantization: what its config says of packed weights.
     """
 
     plan: Mapping[str, Any]
@@ -41,6 +43,7 @@ class RunFolder:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     generations: tuple[Mapping[str, Any], ...] = ()
     weight_bytes: int = 0
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_folder(folder: Path) -> RunFolder:
@@ -69,6 +72,7 @@ def read_folder(folder: Path) -> RunFolder:
         mapping(_read_json(folder / EVALUATION_FILE)),
         tuple(mappings(_read_json(folder / GENERATIONS_FILE))),
         sum(p.stat().st_size for p in folder.iterdir() if p.suffix in WEIGHTS and p.is_file()),
+        mapping(mapping(_read_json(folder / CONFIG_FILE)).get("quantization_config")),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from autoround.formats.checkpoints import format_among
 from autoround.report.figures import MISSING, change, decimal, percent, size, span
 from autoround.report.folder import RunFolder, mapping, mappings, number, text
 from autoround.report.markup import Heading, Html, el, join, table
@@ -88,10 +89,18 @@ def model_name(run: RunFolder) -> str:
 
 
 def format_name(run: RunFolder) -> str:
-    """Return the format that a folder holds; the first of a plan whose folder does not say."""
+    """Return the format that a folder holds.
+
+    Folders of version 0.1 have no file that says so, and a plan of all formats of their run: there
+    the config tells which, and the first of the plan is taken where it does not.
+    """
     output = mapping(run.run.get("output"))
     outputs = mappings(run.plan.get("outputs"))
-    return text(output, "format") or (text(outputs[0], "format") if outputs else "")
+    said = text(output, "format")
+    if said or len(outputs) < 2:
+        return said or (text(outputs[0], "format") if outputs else "")
+    planned = {text(x, "format"): text(x, "packing") for x in outputs}
+    return format_among(planned, run.quantization)
 
 
 def _subtitle(run: RunFolder) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoround.model.files.embedded import NAME as EMBEDDED
 from autoround.report.folder import RunFolder, mapping, number, sequence, text
-from autoround.report.markup import Heading, Html, el, join, table
+from autoround.report.markup import Heading, Html, el, escape, join, table
 
 #: Where the command writes, which must not be there yet.
 AGAIN = "again"
@@ -35,11 +35,41 @@ def generations_part(run: RunFolder) -> Html:
     """
     parts = []
     for item in run.generations:
-        columns = [("Original", text(item, "original")), ("Quantized", text(item, "quantized"))]
-        boxes = [el("div", el("h4", name), el("pre", words)) for name, words in columns if words]
+        columns = [("Original", "original"), ("Quantized", "quantized")]
+        boxes = [
+            el("div", el("h4", name), el("pre", _mark_token(item, key)))
+            for name, key in columns
+            if text(item, key)
+        ]
         parts.append(el("h3", "Prompt: ", text(item, "prompt")))
         parts.append(el("div", *boxes, attrs={"class": "texts"}))
+        if len(boxes) == 2 and "difference" in item:
+            parts.append(el("p", _parting(item), attrs={"class": "soft"}))
     return join(parts)
+
+
+def _mark_token(item: Mapping[str, Any], key: str) -> Html:
+    """Return a text with the first token marked that the other one does not share."""
+    words = text(item, key)
+    span = sequence(mapping(item.get("difference")).get(key))
+    if len(span) != 2 or not all(type(place) is int for place in span):
+        return escape(words)
+    start, end = span
+    if not 0 <= start <= end <= len(words):
+        return escape(words)
+    # Without a character of its own, such as at the end of a text, a sign stands for the token.
+    token = words[start:end] or "⟂"
+    return join([escape(words[:start]), el("mark", token), escape(words[end:])])
+
+
+def _parting(item: Mapping[str, Any]) -> str:
+    """Say where two texts part."""
+    token = number(item, "difference", "token")
+    if token is None:
+        return "The two are the same, token by token."
+    count = "No token is" if token == 0 else f"The first {token:.0f} tokens are"
+    count = "The first token is" if token == 1 else count
+    return f"{count} the same; the first that differs is marked."
 
 
 def recipe_part(run: RunFolder) -> Html:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import UsageError
+from autoround.evaluate.generate import Difference
 from autoround.evaluate.tasks.scores import TaskScore, question_values, score_values
 from autoround.model.files.origin import Origin
 from autoround.report.folder import (
@@ -185,19 +186,32 @@ def _write_all(folder: Path) -> None:
         pass
 
 
-def save_generation(folder: Path, prompt: str, text: str) -> None:
+def save_generation(
+    folder: Path,
+    prompt: str,
+    text: str,
+    *,
+    original: str | None = None,
+    difference: Difference | None = None,
+) -> None:
     """Keep a text that a quantized model generated, and write the report again.
 
     Args:
         folder: of one format; one that no run wrote is left alone.
         prompt: what was continued.
         text: the continuation.
+        original: that of the unquantized model; None where it was not asked.
+        difference: of the two; None where they are the same.
 
     Raises:
         OutputError: one of the files cannot be written.
     """
     if not (folder / PLAN_FILE).is_file():
         return
-    kept = [{"prompt": prompt, "quantized": text}]
+    values: dict[str, Any] = {"prompt": prompt, "quantized": text}
+    if original is not None:
+        values["original"] = original
+        values["difference"] = None if difference is None else dataclasses.asdict(difference)
+    kept = [values]
     write_text(folder / GENERATIONS_FILE, to_json(kept, indent=1) + "\n")
     write_report(folder)

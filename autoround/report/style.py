@@ -65,6 +65,7 @@ pre { background: var(--box); border: 1px solid var(--line); border-radius: .5re
 .curve svg path { stroke: var(--line); }
 .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .75rem; }
 .texts pre { white-space: pre-wrap; }
+.texts mark { background: #f6cfa2; color: #000; text-decoration: underline; }
 @media print {
   :root { --page: #fff; --text: #000; --soft: #444; --line: #bbb; --box: #fff; --first: #b3541e;
     --second: #1f5fa8; }

@@ -39,8 +39,8 @@ class WindowProgress:
         """Print how far it is.
 
         Args:
-            done: windows that are scored; 0 when the models are loaded.
-            total: windows of the text; 0 where that is not known yet.
+            done: windows that are scored; 0 when the first model is loaded.
+            total: windows of the text, of all models together; 0 where that is not known yet.
         """
         now = self._clock()
         live = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -48,8 +48,8 @@ class WindowProgress:
             self._started = self._shown = now
             self._done = 0
             plural = "s" * (total != 1)
-            what = f"; scoring {total} {self._unit}{plural} of text" if total else ""
-            self._console.print(f"eval: model{'s' * bool(total)} loaded{what}")
+            what = f"; {total} {self._unit}{plural} of text to score" if total else ""
+            self._console.print(f"eval: model loaded{what}")
             return
         if done < self._done:  # the next task
             self._started = now

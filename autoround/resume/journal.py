@@ -23,6 +23,7 @@ from torch import Tensor
 
 from autoround.errors import FormatError, OutputError, one_line
 from autoround.resume.records import (
+    UnusableJournalError,
     read_facts,
     read_record,
     record_weights,
@@ -68,6 +69,30 @@ def blocks_in(output: Path) -> int:
     return sum(_RECORD.match(path.name) is not None for path in folder.glob("pass-*/*"))
 
 
+def read_header(folder: Path) -> dict[str, Any]:
+    """Read what a journal says of its run.
+
+    Args:
+        folder: of the journal.
+
+    Raises:
+        UnusableJournalError: it is damaged, or of another version.
+    """
+    path = folder / RUN
+    try:
+        header = dict(json.loads(path.read_text(encoding="utf-8")))
+        layout, _ = header["layout"], Path(header["streams"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{path} is damaged ({error}); begin again with --restart"
+        raise UnusableJournalError(why) from error
+    if layout != LAYOUT:
+        raise UnusableJournalError(
+            f"{folder} has layout {layout}, and this version reads {LAYOUT}: go on with the "
+            "version that began it, or begin again with --restart"
+        )
+    return header
+
+
 class Journal:
     """The journal of one output, held by one run at a time."""
 
@@ -86,27 +111,20 @@ class Journal:
         """Take an existing journal; returns what it says of its run.
 
         Raises:
-            OutputError: it is damaged, in use, or its streams are elsewhere than asked for.
+            UnusableJournalError: it is damaged, or its streams are elsewhere than asked for.
+            OutputError: it is in use.
         """
         self._take()
         path = self.folder / RUN
-        try:
-            header = json.loads(path.read_text(encoding="utf-8"))
-            layout, streams = header["layout"], Path(header["streams"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
-        if layout != LAYOUT:
-            raise OutputError(
-                f"{self.folder} has layout {layout}, and this version reads {LAYOUT}: go on with "
-                "the version that began it, or begin again with --restart"
-            )
+        header = read_header(self.folder)
+        streams = Path(header["streams"])
         if not self._own(streams):
-            raise OutputError(
+            raise UnusableJournalError(
                 f"{path} names {streams} as its streams, which is no folder of theirs; begin again "
                 "with --restart"
             )
         if self._work_dir is not None and self._work_dir != streams.parent:
-            raise OutputError(
+            raise UnusableJournalError(
                 f"the streams of {self.folder} are in {streams.parent}: leave --work-dir out"
             )
         self._header = dict(header)
@@ -277,11 +295,10 @@ class PassJournal:
             *(KeyError, TypeError, ValueError, AttributeError),
             *(ArithmeticError, RuntimeError, FormatError),
         ) as error:
-            raise OutputError(
-                f"{path} is damaged ({one_line(error)}); begin again with --restart"
-            ) from error
+            why = f"{path} is damaged ({one_line(error)}); begin again with --restart"
+            raise UnusableJournalError(why) from error
         if source is not None and total != source:
-            raise OutputError(
+            raise UnusableJournalError(
                 f"the weights of {result.name} are not those that the run was begun with; begin "
                 "again with --restart"
             )
@@ -301,9 +318,8 @@ class PassJournal:
         try:
             return result_of(read_facts(path)["result"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise OutputError(
-                f"{path} is damaged ({one_line(error)}); begin again with --restart"
-            ) from error
+            why = f"{path} is damaged ({one_line(error)}); begin again with --restart"
+            raise UnusableJournalError(why) from error
 
     def files(
         self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]

@@ -26,15 +26,16 @@ from autoround.resume.journal import (
     PassJournal,
     blocks_in,
     journal_of,
+    read_header,
 )
-from autoround.resume.records import result_of
+from autoround.resume.records import UnusableJournalError, result_of
 from autoround.settings import MachineSettings
 from autoround.storage.json_text import to_json
 from autoround.storage.lock import take_lock
 from autoround.types import BlockResult, Destination, Plan
 
 
-class OtherRunError(OutputError):
+class OtherRunError(UnusableJournalError):
     """What an interrupted run left belongs to a different run."""
 
 
@@ -67,7 +68,7 @@ def parse_header(header: Mapping[str, Any]) -> ResumeState:
     """Build the state of an interrupted run from the header of its journal.
 
     Raises:
-        OutputError: the header is damaged.
+        UnusableJournalError: the header is damaged.
     """
     try:
         fingerprint, machine = dict(header["fingerprint"]), dict(header["machine"])
@@ -75,11 +76,11 @@ def parse_header(header: Mapping[str, Any]) -> ResumeState:
         known &= isinstance(fingerprint.get("threads"), int) and fingerprint["threads"] > 0
         allocation = header.get("allocation")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OutputError(
+        raise UnusableJournalError(
             f"the journal's header is damaged ({error!r}); begin again with --restart"
         ) from error
     if not known or not isinstance(allocation, Mapping | None):
-        raise OutputError("the journal's header is damaged; begin again with --restart")
+        raise UnusableJournalError("the journal's header is damaged; begin again with --restart")
     return ResumeState(fingerprint, machine, allocation)
 
 
@@ -131,6 +132,8 @@ def check_leftover(destination: Destination) -> int:
     done = blocks_in(destination.folder)
     if done and not destination.resume and not destination.restart:
         _refuse_running(destination.folder)
+        # Whoever is told to go on must be able to.
+        read_header(journal_of(destination.folder))
         raise OutputError(
             f"{journal_of(destination.folder)} holds {done} finished "
             f"{'block' if done == 1 else 'blocks'} of an interrupted run: go on with --resume, "

@@ -25,6 +25,10 @@ from autoround.types import BlockResult
 KEY = "record"
 
 
+class UnusableJournalError(OutputError):
+    """What an interrupted run left cannot be gone on from as the command stands."""
+
+
 def write_record(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and facts as one file, for good.
 
@@ -42,7 +46,7 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a record back, and check it.
 
     Raises:
-        OutputError: it is damaged.
+        UnusableJournalError: it is damaged.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -55,9 +59,13 @@ def read_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         whole = whole and {n: checksum(t) for n, t in tensors.items()} == held["sums"]
         facts: dict[str, Any] = held["facts"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
+        raise UnusableJournalError(
+            f"{path} is damaged ({error}); begin again with --restart"
+        ) from error
     if not whole:
-        raise OutputError(f"{path} is damaged: its checksum is another; begin again with --restart")
+        raise UnusableJournalError(
+            f"{path} is damaged: its checksum is another; begin again with --restart"
+        )
     return tensors, facts
 
 
@@ -65,7 +73,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """Read what a record says, without its tensors.
 
     Raises:
-        OutputError: it is damaged.
+        UnusableJournalError: it is damaged.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -74,9 +82,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         whole = zlib.crc32(text.encode()) == int(metadata["crc"])
         facts: dict[str, Any] = json.loads(text)["facts"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} is damaged ({error}); begin again with --restart") from error
+        raise UnusableJournalError(
+            f"{path} is damaged ({error}); begin again with --restart"
+        ) from error
     if not whole:
-        raise OutputError(f"{path} is damaged: its checksum is another; begin again with --restart")
+        raise UnusableJournalError(
+            f"{path} is damaged: its checksum is another; begin again with --restart"
+        )
     return facts
 
 

@@ -33,21 +33,25 @@ PAGES = (
     "plan.md",
     "quantize.md",
     "low-memory.md",
-    "evaluate.md",
+    "evaluation.md",
     "convert.md",
-    "share.md",
+    "sharing.md",
     "troubleshooting.md",
 )
 #: Those whose commands take more than a few seconds.
-LONG_PAGES = ("quickstart.md", "quantize.md", "evaluate.md", "share.md")
+LONG_PAGES = ("quickstart.md", "quantize.md", "evaluation.md", "sharing.md")
 SHELL = ("sh", "bash", "console")
 #: First words of commands that no test can run as they stand, and why.
 NOT_RUN = {
     "pip install": "the packaging checks install the project",
     "docker": "needs a container runtime",
-    "hf upload": "needs an account and a network",
+    "autoround push": "needs an account and a network",
+    "autoround eval out --tasks arc_easy": "needs lm-eval and a network",
+    "autoround eval out --tasks task.yaml": "needs lm-eval",
 }
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over the lazy dog. " for n in range(200))
+
+QUESTION = '{"question": "Two plus two?", "choices": ["three", "four"], "answer": 1}\n'
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,7 @@ def place(parts: tuple[Path, Path], tmp_path: Path, monkeypatch: MonkeyPatch) ->
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "model").symlink_to(model)
     (tmp_path / "book.txt").write_text(TEXT)
+    (tmp_path / "questions.jsonl").write_text(QUESTION * 3)
     records = [json.dumps({"text": TEXT[n : n + 400]}) for n in range(0, 4000, 50)]
     (tmp_path / "calib.jsonl").write_text("\n".join(records) + "\n")
     return tmp_path

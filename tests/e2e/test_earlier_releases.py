@@ -63,7 +63,11 @@ def test_it_is_inspected_and_converted(folder: Path, tmp_path: Path) -> None:
 
 def test_a_report_is_made_of_what_is_there(folder: Path) -> None:
     assert run(["report", str(folder)]) == 0
-    assert "W4" in (folder / "report.html").read_text("utf-8")
+    page = (folder / "report.html").read_text("utf-8")
+    assert "W4" in page
+    # Its plan is that of both formats.
+    name = "auto_gptq" if (folder / "quantize_config.json").exists() else "auto_round"
+    assert f"format {name}" in page
 
 
 def test_its_recipe_names_every_new_word(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from autoround.export.staging import MARKER
+from autoround.model.files.origin import CARD_FILE
 
 from ..faults import Fault, count, faulty_disk
 from ..jobs import JOBS, Inputs, Job, command, make_inputs
@@ -83,12 +84,15 @@ def fail_and_repeat(
             ended = command(job.words(inputs, place))
         assert fault.met, (kind, at)
         done.update([kind, f"exit {ended.code}"])
+        # A model is whole without its card, and the run warns that there is none.
+        undescribed = ended.code == 0 and "no report of" in ended.out
+        wanted = {n: x for n, x in expected.items() if not undescribed or Path(n).name != CARD_FILE}
         try:
-            look_at(job, place, expected, code=ended.code, err=ended.err, where=ended.err)
+            look_at(job, place, wanted, code=ended.code, err=ended.err, where=ended.err)
             # Where nothing is left, going on is the undisturbed run: it is tried now and then.
             if any(place.iterdir()) or sum(done[k] for k in Fault.KINDS) % 10 == 0:
                 done["repeated"] += 1
-                go_on(job, inputs, place, expected, ended.err)
+                go_on(job, inputs, place, wanted, ended.err)
         except AssertionError as error:
             # All of them: one weakness shows at several changes.
             wrong.append(f"{kind} at {at}, {calls[at - 1]}: {error}")
@@ -107,7 +111,7 @@ def look_at(
     assert "Traceback" not in err, where
     assert "did not foresee" not in err, where
     if code == 0:
-        # What failed was of no consequence: something could not be deleted.
+        # What failed was of no consequence: something could not be deleted, or described.
         assert job.result(place) == expected, where
     else:
         assert code == 8, where

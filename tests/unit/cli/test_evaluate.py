@@ -21,7 +21,7 @@ def quantized(autoround: Command, model: Path, tmp_path: Path) -> Path:
 def test_a_perplexity(autoround: Command, quantized: Path, text: Path) -> None:
     done = autoround("eval", quantized, "--text", text, *SHORT)
     assert done.code == 0
-    assert done.err == "eval: models loaded; scoring 3 windows of text\n"
+    assert done.err == "eval: model loaded; 3 windows of text to score\n"
     words = done.out.split()
     assert words[0] == "perplexity"
     assert words[2:] == ["over", "93", "tokens"]
@@ -32,7 +32,7 @@ def test_a_perplexity(autoround: Command, quantized: Path, text: Path) -> None:
 def test_the_embedded_text_is_the_default(autoround: Command, quantized: Path) -> None:
     done = autoround("eval", quantized, "--seqlen", 32, "--max_tokens", 64)
     assert done.code == 0
-    assert done.err == "eval: models loaded; scoring 2 windows of text\n"
+    assert done.err == "eval: model loaded; 2 windows of text to score\n"
     assert done.out.endswith("over 62 tokens\n")
 
 

@@ -177,8 +177,10 @@ def test_each_of_several_formats_is_scored(
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert [line for line in lines if line.startswith("eval: reloading")] == [
-        "eval: reloading auto_round and the original",
-        "eval: reloading gptq_v2 and the original",
+        "eval: reloading the original, then auto_round and gptq_v2"
+    ]
+    assert [line for line in lines if line in ("auto_round:", "gptq_v2:")][:2] == [
+        *("auto_round:", "gptq_v2:")
     ]
     assert sum(line.startswith("KL divergence") for line in lines) == 2
     for name in ("auto_round", "gptq_v2"):

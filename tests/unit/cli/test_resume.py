@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from autoround import gated
 from autoround.events import Event
+from autoround.resume.journal import LAYOUT
 
 from ...runs import tensors_of
 from .conftest import Command
@@ -80,6 +82,36 @@ def test_a_changed_run_gets_no_hint(
     assert done.code == 8
     assert "error:   recipe.seed: 42 then, 9 now" in done.err.splitlines()
     assert "go on with" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("header", "resume", "why"),
+    [
+        ({"layout": 1, "streams": "s"}, ["--resume"], "has layout 1, and this version reads"),
+        ({"layout": 1, "streams": "s"}, [], "has layout 1, and this version reads"),
+        ({}, ["--resume"], "run.json is damaged"),
+        ({}, [], "run.json is damaged"),
+        ({"layout": LAYOUT, "streams": "elsewhere"}, ["--resume"], "names elsewhere as its"),
+    ],
+)
+def test_a_journal_that_is_of_no_use_gets_no_hint(
+    header: dict[str, object],
+    resume: list[str],
+    why: str,
+    autoround: Command,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    journal = tmp_path / "out.journal"
+    (journal / "pass-1").mkdir(parents=True)
+    (journal / "pass-1" / "00000.safetensors").touch()
+    (journal / "run.json").write_text(json.dumps(header))
+    command = ["quantize", model, "--recipe", "rtn", "--group-size", 32, "-o", tmp_path / "out"]
+    done = autoround(*command, *resume)
+    assert done.code == 8
+    assert why in done.err
+    assert "begin again with --restart" in done.err
+    assert "go on with: " not in done.err
 
 
 @pytest.mark.parametrize("size", ["8", "8G", "much"])

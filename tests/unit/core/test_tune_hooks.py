@@ -131,7 +131,7 @@ def test_a_recorded_step_gives_the_same_numbers(masked: bool) -> None:
     hooks = DeviceHooks(capture=recorder)  # type: ignore[arg-type]
     held, _ = ran(given._replace(hooks=hooks, capturable=True))
     assert (recorder.made, recorder.played) == (1, 6)
-    assert held[1:] == plain[1:]
+    assert held.scores.values == plain.scores.values
     assert plain.best_step > 0
     for name, rounding in plain.roundings.items():
         assert all(map(torch.equal, held.roundings[name], rounding))

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoround.evaluate.gate import (
     Exam,
     bound_failure,
+    continuations,
     judge,
     non_finite_logits,
     repeated_period,
@@ -30,7 +31,8 @@ IDS = token_ids(1, 200)[0]
 
 
 def exam(bounds: str, original: Any = None) -> Exam:
-    return Exam(parse_gate(bounds), IDS, 50, "cpu", original)
+    opening = None if original is None else lambda: original
+    return Exam(parse_gate(bounds), IDS, 50, "cpu", original, opening)
 
 
 class Babbler:
@@ -79,18 +81,27 @@ def test_what_cannot_be_loaded_or_run_is_a_failure(tmp_path: Path) -> None:
     assert verdict.failures[0].startswith("it cannot be loaded: ")
     broken: Any = SimpleNamespace(device="cpu")
     assert non_finite_logits(broken, IDS).startswith("it cannot be run: ")
-    assert repetition_failures(broken, exam("ppl<=2"))[0].startswith("it generates no text: ")
+
+
+def test_what_writes_nothing_is_a_failure(checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("llama")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(load_any(folder, device="cpu")), "generate", None)
+        verdict = judge(folder, exam("ppl<=1000000"))
+    assert len(verdict.failures) == 1
+    assert verdict.failures[0].startswith("it generates no text: ")
 
 
 def test_repetition_counts_where_the_original_does_not_repeat() -> None:
-    looping, sound = Babbler(7, 8), Babbler(*range(1, 12))
-    assert repetition_failures(sound, exam("ppl<=2", sound)) == []
-    assert repetition_failures(looping, exam("ppl<=2", sound)) == [
+    babbler = Babbler(*range(1, 12))
+    sound, looping = continuations(babbler, IDS), continuations(Babbler(7, 8), IDS)
+    assert repetition_failures(sound, exam("ppl<=2", babbler)) == []
+    assert repetition_failures(looping, exam("ppl<=2", babbler)) == [
         "3 of its 3 continuations of the text repeat the same 2 tokens over and over "
         "(the original: 0)"
     ]
-    assert repetition_failures(looping, exam("ppl<=2", looping)) == []
-    assert repetition_failures(Babbler(5), exam("ppl<=2")) == [
+    assert repetition_failures(looping, exam("ppl<=2", Babbler(7, 8))) == []
+    assert repetition_failures(continuations(Babbler(5), IDS), exam("ppl<=2")) == [
         "3 of its 3 continuations of the text repeat one token over and over"
     ]
 

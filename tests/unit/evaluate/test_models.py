@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from autoround.errors import DataError, FormatError, ModelError, UsageError
 from autoround.evaluate.bench import bench
 from autoround.evaluate.compare import compare
-from autoround.evaluate.generate import generate
+from autoround.evaluate.generate import Continuation, Difference, first_difference, generate
 from autoround.evaluate.models import load_any, load_runnable
 from autoround.evaluate.perplexity import evaluate
 from autoround.model.files.tokenizer import load_tokenizer
@@ -157,6 +158,46 @@ def test_generate_continues_greedily(folder: Path, checkpoint: Checkpoint, tmp_p
     assert text == expected != ""
     assert "".join(pieces) == expected
     assert generate(folder, "Hello", max_new_tokens=8, device="cpu") == expected
+
+
+def test_the_original_is_gone_before_the_result_is_loaded(
+    folder: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    loaded: list[Any] = []
+    empty: list[bool] = []
+
+    def watch(model: Any, **options: Any) -> Any:
+        blocks = [p for one in loaded for p in one.model.layers.parameters()]
+        empty.append(all(p.is_meta for p in blocks))
+        loaded.append(load_any(model, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr("autoround.evaluate.compare.load_any", watch)
+    told: list[tuple[int, int]] = []
+    result = compare(
+        folder, checkpoint("llama"), text=text, seqlen=32, max_tokens=64, device="cpu",
+        on_window=lambda done, of: told.append((done, of)),
+    )  # fmt: skip
+    assert empty == [True, True]
+    assert [type(one).__name__ for one in loaded] == ["LlamaForCausalLM"] * 2
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert result.tokens == 62
+
+
+def test_two_continuations_part_at_a_token(checkpoint: Checkpoint) -> None:
+    tokenizer = load_tokenizer(checkpoint("llama"))
+
+    def written(text: str, *more: int) -> Continuation:
+        return Continuation((*tokenizer.encode(text, add_special_tokens=False), *more), text)
+
+    one = written("the fox")
+    assert first_difference(one, written("the fox"), tokenizer) is None
+    assert first_difference(one, written("the dog"), tokenizer) == Difference(4, (4, 5), (4, 5))
+    assert first_difference(one, written("the"), tokenizer) == Difference(3, (3, 4), (3, 3))
+    # A special token is not shown.
+    assert first_difference(one, written("the", 1), tokenizer) == Difference(3, (3, 4), (3, 3))
 
 
 def test_generate_wraps_a_chat_turn(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from autoround.report.folder import RunFolder
-from autoround.report.page import report_page
+from autoround.report.page import format_name, report_page
 from autoround.report.page_settings import repeat_command
 from autoround.report.style import SCRIPT, STYLE, policy
 
@@ -132,7 +132,12 @@ def test_a_screen_reader_and_a_phone_find_their_way() -> None:
 
 def hostile_run() -> RunFolder:
     run = run_folder(
-        generations=({"prompt": "say", "quantized": "this", "original": "that"},),
+        generations=(
+            {
+                **{"prompt": "say", "quantized": "this", "original": "that"},
+                "difference": {"token": 1, "original": [2, 4], "quantized": [2, 4]},
+            },
+        ),
         allocation={
             **{"bits_per_weight": 3.0, "predicted_kl": 0.1, "curve": [[2.0, 1.0], [4.0, 0.01]]},
             "uniform": [{"name": "W3", "bits": 3.2, "loss": 0.2}],
@@ -226,6 +231,30 @@ def test_a_folder_of_an_older_version_has_what_it_knows() -> None:
     assert "format auto_round" in text
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"quant_method": "gptq", "checkpoint_format": "gptq"}, "auto_gptq"),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2"}, "gptq_v2"),
+        ({"quant_method": "auto-round"}, "auto_round"),
+        ({}, "fake"),
+        ({"quant_method": 5, "packing_format": ["x"]}, "auto_round"),
+    ],
+)
+def test_the_config_tells_the_format_where_no_file_of_the_run_does(
+    config: dict[str, object], name: str
+) -> None:
+    packings = {
+        **{"auto_round": "auto_round:auto_gptq", "auto_gptq": "gptq", "gptq_v2": "gptq_v2"},
+        **{"fake": "fake"},
+    }
+    outputs = [{"format": key, "packing": value} for key, value in packings.items()]
+    run = run_folder()
+    old = replace(run, run={}, plan={**run.plan, "outputs": outputs}, quantization=config)
+    assert format_name(old) == name
+    assert format_name(replace(old, run=run.run)) == "auto_round"
+
+
 def test_a_run_without_tuning_has_no_losses() -> None:
     run = run_folder()
     results = tuple({**r, "loss_before": None, "loss_after": None} for r in run.results)
@@ -241,6 +270,31 @@ def test_texts_of_the_original_stand_beside_those_of_the_quantized_model() -> No
     both = read(report_page(run_folder(generations=({**item, "original": "that"},)))).text
     assert "Prompt: say Original that Quantized this" in both
     assert "Generated texts" not in report_page(run_folder())
+
+
+@pytest.mark.parametrize(
+    ("difference", "shown"),
+    [
+        (
+            {"token": 1, "original": [1, 3], "quantized": [1, 1]},
+            ["&lt;<mark>a&gt;</mark>b", "t<mark>⟂</mark>his", "The first token is the same"],
+        ),
+        (
+            {"token": 0, "original": [0, 1], "quantized": [0, 4]},
+            ["<mark>&lt;</mark>a&gt;b", "<mark>this</mark>", "No token is the same"],
+        ),
+        (None, ["&lt;a&gt;b", "this", "The two are the same, token by token."]),
+        ({"token": 7, "original": [3, 2], "quantized": ["0", True]}, ["&lt;a&gt;b", "this"]),
+        ({"token": 7, "original": [0, 99], "quantized": 5}, ["&lt;a&gt;b", "this"]),
+    ],
+)
+def test_the_first_token_that_differs_is_marked(difference: object, shown: list[str]) -> None:
+    item = {"prompt": "say", "quantized": "this", "original": "<a>b", "difference": difference}
+    page = report_page(run_folder(generations=(item,)))
+    original, quantized, *said = shown
+    assert f"<h4>Original</h4><pre>{original}</pre>" in page
+    assert f"<h4>Quantized</h4><pre>{quantized}</pre>" in page
+    assert all(words in page for words in said)
 
 
 def test_an_allocation_is_drawn_with_what_was_measured() -> None:

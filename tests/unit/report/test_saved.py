@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoround.errors import UsageError
+from autoround.evaluate.generate import Difference
 from autoround.evaluate.tasks.scores import Metric, QuestionScore, TaskScore
 from autoround.report.saved import (
     EMBEDDED_TEXT,
@@ -71,6 +72,24 @@ def test_questions_are_written_a_line_each(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [
         {"task": "arc", "id": "q0", "acc": 1.0, "log_likelihoods": [-1.5]},
         {"task": "piqa", "id": "q0", "acc": 0.0, "log_likelihoods": [-1.5]},
+    ]
+
+
+def test_texts_of_both_models_are_kept_with_their_difference(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out")
+    difference = Difference(1, (2, 3), (2, 4))
+    save_generation(out, "say", "this", original="that", difference=difference)
+    assert json.loads((out / "generations.json").read_text()) == [
+        {
+            **{"prompt": "say", "quantized": "this", "original": "that"},
+            "difference": {"token": 1, "original": [2, 3], "quantized": [2, 4]},
+        }
+    ]
+    save_generation(out, "say", "this", original="this")
+    assert json.loads((out / "generations.json").read_text())[0]["difference"] is None
+    save_generation(out, "say", "this")
+    assert json.loads((out / "generations.json").read_text()) == [
+        {"prompt": "say", "quantized": "this"}
     ]
 
 

@@ -15,7 +15,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
         now[0] += PAUSE * 0.75
         progress(done, 4)
     assert out.getvalue().splitlines() == [
-        "eval: models loaded; scoring 4 windows of text",
+        "eval: model loaded; 4 windows of text to score",
         "eval: window 2/4  ETA 22 s",
     ]
 
