@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from autoround.errors import ModelError
 from autoround.report import folder as folders
 from autoround.report.folder import number, output_folders, read_folder
+from autoround.storage.json_text import to_json
 
 from ._runs import run_folder, write_folder
 
@@ -15,7 +17,8 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     run, made = run_folder(), write_folder(tmp_path / "out")
     read = read_folder(made)
     assert (read.plan, read.results, read.recipe) == (run.plan, run.results, run.recipe)
-    assert (read.run, read.evaluation, read.allocation) == (run.run, run.evaluation, {})
+    assert read.run == json.loads(to_json(run.run)), "tuples are lists there"
+    assert (read.evaluation, read.allocation) == (run.evaluation, {})
     assert read.weight_bytes == 1000
 
 
