@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 class GgufWriter:
-    """Collects what belongs to one tensor of the file, and writes it when it is complete.
+    """Collects what belongs to one tensor of the file, and packs it when it is complete.
 
     Args:
         staging: the folder.
@@ -87,29 +87,48 @@ class GgufWriter:
         return self._staging.staging
 
     def pack(self, output: BlockOutput) -> list[Mapping[str, Tensor]]:
-        """Write a finished block: its last check needs what the file holds, and the block's code.
+        """Return what a finished block completes, and run the check's batch through it.
+
+        Args:
+            output: a block, or the layers outside the blocks, which are rounded to their own types.
 
         Returns:
-            Nothing that is still to be written.
+            The tensors by their names in the file, packed, in its order.
+
+        Raises:
+            VerificationError: the blocks of a tensor do not read back as they were.
         """
-        self.add(output)
-        return []
-
-    def write(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
-        """Write nothing more of a block."""
-
-    def add(self, output: BlockOutput) -> None:
-        """Write a finished block; layers outside the blocks are rounded here, to own types."""
         # On the host: what the header puts after later tensors waits for them.
         layers = output.on(torch.device("cpu")).layers
         self._pending.update(
             {self._tensors[n]: layer for n, layer in layers.items() if n in self._tensors}
         )
-        self.add_unquantized(output.kept)
+        packed = dict(self._pack_complete(output.kept))
+        # What is rounded here is checked as the file holds it.
         self.check.add(output, self._as_written(output.kept))
+        return [packed]
+
+    def write(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Write what :meth:`pack` made of a block.
+
+        Args:
+            tensors: by their names in the file, on the CPU, in its order.
+        """
+        for part in tensors:
+            for name, data in part.items():
+                self._container.add(name, data)
+
+    def add(self, output: BlockOutput) -> None:
+        """Pack a finished block, and write what it completes."""
+        self.write(self.pack(output))
 
     def add_unquantized(self, tensors: Mapping[str, Tensor]) -> None:
         """Take other tensors, and write whatever is complete."""
+        for name, data in self._pack_complete(tensors):
+            self._container.add(name, data)
+
+    def _pack_complete(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Take unquantized tensors; yields what is complete, packed, with its name in the file."""
         tied = self._skeleton.tied
         # A tower beside the text model has no place in the file; the plan says so.
         self._pending.update(
@@ -126,12 +145,12 @@ class GgufWriter:
             if rounded and isinstance(parts[0], Tensor):
                 weight = blocks.dequantize(blocks.unpack(data, kind)).reshape(target.shape)
                 self._rounded.setdefault(target.sources[0], []).append((target, weight))
-            self._container.add(target.name, data)
             self._expected.pop(0)
             # Gate and up of stacked experts are two targets of one source.
             later = {name for other, _ in self._expected for name in other.sources}
             for name in set(target.sources) - later:
                 del self._pending[name]
+            yield target.name, data
 
     def _as_written(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the unquantized tensors of a block as the file holds them.

@@ -15,14 +15,14 @@ def ordered_weight(layer: QuantizedTensor, order: Tensor) -> Tensor:
     """Dequantize a layer whose inputs each name their group.
 
     Args:
-        layer: codes uint8 [out, in], scale and zero [out, groups].
-        order: int [in], the group of every input.
+        layer: codes uint8 [..., out, in], scale and zero [..., out, groups]: one matrix or more.
+        order: int [..., in], the group of every input.
 
     Returns:
-        float32 [out, in].
+        float32 [..., out, in].
     """
-    groups = order.long()
-    scale, zero = layer.scale.float()[:, groups], layer.zero.float()[:, groups]  # [out, in]
+    groups = order.long().unsqueeze(-2).expand(layer.codes.shape)
+    scale, zero = layer.scale.float().gather(-1, groups), layer.zero.float().gather(-1, groups)
     return scheme_levels(layer.scheme).value(layer.codes.float() - zero) * scale
 
 

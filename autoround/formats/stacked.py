@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.packing import no_room, out_of_range
+from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
 from autoround.types import QuantizedTensor, Scheme
 
@@ -99,6 +100,36 @@ class StackedLayout(BaseLayout):
         """
         raise NotImplementedError
 
+    def take_matrix_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Do as :meth:`take_apart` for tensors of any program, without a look at their values.
+
+        Args:
+            tensors: by part, of one matrix; numbers that tell its shape are on the CPU. Meta
+                tensors give shapes.
+            scheme: as the config says; one scale a tensor reads back as one a channel.
+            name: of the layer, for messages.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        raise NotImplementedError
+
+    def wrong_values(
+        self, tensors: Mapping[str, Tensor], layer: QuantizedTensor
+    ) -> list[tuple[Tensor, str]]:
+        """Return what no program writes into tensors of this layout; nothing is read.
+
+        Args:
+            tensors: by part, with or without a leading axis of matrices, not on meta.
+            layer: what they were taken apart to.
+
+        Returns:
+            A flag for each matrix, bool [] or [matrices], with what is said of one: a sentence.
+        """
+        return []
+
     def from_tensors(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
@@ -110,9 +141,12 @@ class StackedLayout(BaseLayout):
             name: of the layer, for messages.
 
         Raises:
-            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+            FormatError: a tensor is missing, or has another dtype or shape than the layout, or
+                values that no program writes.
         """
-        raise NotImplementedError
+        layer, faults = self.from_tensors_late(tensors, scheme, name=name)
+        raise_first(faults)
+        return layer
 
     def from_tensors_late(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -130,7 +164,11 @@ class StackedLayout(BaseLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
-        return self.from_tensors(tensors, scheme, name=name), []
+        layer = self.take_matrix_apart(tensors, scheme, name=name)
+        if layer.codes.device.type == "meta":
+            return layer, []
+        wrong = self.wrong_values(tensors, layer)
+        return layer, [Fault(flag, FormatError(f"layer {name}: {text}")) for flag, text in wrong]
 
     def to_tensors(self, layer: QuantizedTensor) -> dict[str, Tensor]:
         """Lay a quantized weight out as tensors; meta tensors give shapes.

@@ -17,6 +17,14 @@ from autoround.errors import FormatError
 from autoround.formats.checkpoints import config_notes, packed_layers, packed_shape
 from autoround.formats.fitting import Header
 from autoround.formats.format import PackedLayer
+from autoround.formats.matrix_stacks import (
+    DenseMatrix,
+    PackedMatrix,
+    dense_matrices,
+    infinite_scales,
+    missing_groups,
+    stacks,
+)
 from autoround.formats.registry import layout_named, telling_parts
 from autoround.formats.regroup import ordered_weight
 from autoround.formats.stacked import Fault, StackedLayout, raise_first
@@ -54,7 +62,8 @@ class UnpackingSource:
     layers: how each packed layer is held, by its name in the files. notes: what of the config is
     not followed. transposed: layers that the model stores as [in, out]; to be set before anything
     is read. late: takes what may be wrong with values, for who raises it when all is read, so that
-    a device is not waited for layer by layer; None to raise at once.
+    a device is not waited for layer by layer, and layers that are read together are unpacked
+    together; None to raise at once, and to unpack layer by layer.
     """
 
     def __init__(self, files: Files, quantization: Mapping[str, Any]) -> None:
@@ -93,7 +102,7 @@ class UnpackingSource:
         }
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors onto the CPU, packed layers as float32.
+        """Read tensors to where the files' are read to, packed layers as float32.
 
         Args:
             names: of :meth:`headers`.
@@ -104,15 +113,34 @@ class UnpackingSource:
         Raises:
             FormatError: a packed layer cannot be read.
         """
-        found = {}
-        for name in names:
-            layer = name.removesuffix(".weight")
-            if layer != name and layer in self.layers:
-                weight = self.dense(layer)
-                found[name] = weight.t() if layer in self.transposed else weight
+        wanted = list(names)
+        together = self._dense_together(wanted) if self.late is not None else {}
+        tensors: dict[str, Tensor] = {}
+        for name in wanted:
+            layer = self._layer_of(name)
+            if layer is None:
+                tensors.update(self._files.read([name]))
+                continue
+            if layer in together:
+                weight = together[layer].weight
+                self._refuse(together[layer].faults)
             else:
-                found.update(self._files.read([name]))
-        return found
+                weight = self.dense(layer)
+            tensors[name] = weight.t() if layer in self.transposed else weight
+        return tensors
+
+    def _layer_of(self, name: str) -> str | None:
+        """Return the packed layer whose weight a tensor is, if it is one's."""
+        layer = name.removesuffix(".weight")
+        return layer if layer != name and layer in self.layers else None
+
+    def _dense_together(self, names: Iterable[str]) -> dict[str, DenseMatrix]:
+        """Unpack those of some weights that can be in one go; one alone is left."""
+        layers = [layer for layer in map(self._layer_of, names) if layer is not None]
+        layers = [layer for layer in layers if stacks(self.layers[layer])]
+        if len(layers) < 2:
+            return {}
+        return dense_matrices({x: PackedMatrix(self.layers[x], self.parts(x)) for x in layers})
 
     def dense(self, name: str) -> Tensor:
         """Return the weight of a packed layer.
@@ -132,11 +160,11 @@ class UnpackingSource:
         # With one group a row all inputs have the same scale, in whatever order.
         if index is None or layer.scheme.group_size <= 0:
             return dense_weight(layer)
-        last = layer.scale.shape[1] - 1
-        error = FormatError(f"layer {name}: g_idx names groups outside 0 … {last}")
-        self._refuse([Fault(((index < 0) | (index > last)).any(), error)])
+        groups = layer.scale.shape[1]
+        flag, text = missing_groups(index, groups)
+        self._refuse([Fault(flag, FormatError(f"layer {name}: {text}"))])
         # A device would not outlive an index that there is not, should that be raised later.
-        return ordered_weight(layer, index.clamp(0, last))
+        return ordered_weight(layer, index.clamp(0, groups - 1))
 
     def _refuse(self, faults: Sequence[Fault]) -> None:
         if self.late is None:
@@ -152,9 +180,9 @@ class UnpackingSource:
         """
         stored: list[str] = []
         for name in names:
-            layer = name.removesuffix(".weight")
-            packed = layer != name and layer in self.layers
-            stored += [f"{layer}.{part}" for part in self._parts_of(layer)] if packed else [name]
+            layer = self._layer_of(name)
+            parts = [] if layer is None else self._parts_of(layer)
+            stored += [name] if layer is None else [f"{layer}.{part}" for part in parts]
         return stored
 
     def _parts_of(self, name: str) -> list[str]:
@@ -196,8 +224,8 @@ class UnpackingSource:
             layer, faults = layout.from_tensors_late(held, scheme, name=name)
         else:
             layer = layout.from_tensors(held, scheme, name=name)
-        error = FormatError(f"layer {name}: its scales hold NaN or infinity")
-        self._refuse([*faults, Fault(~torch.isfinite(layer.scale).all(), error)])
+        flag, text = infinite_scales(layer.scale)
+        self._refuse([*faults, Fault(flag, FormatError(f"layer {name}: {text}"))])
         return layer
 
 

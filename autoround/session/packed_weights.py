@@ -29,14 +29,13 @@ from autoround.formats.registry import layout_named
 from autoround.formats.stacked import Fault, StackedLayout, differences, part_of, raise_present
 from autoround.formats.written import stack_matrices, unstack_matrices
 from autoround.session.block_output import BlockOutput, PackedWeight, QuantizedWeight
+from autoround.session.joined_tensors import cut_portions, join_tensors, split_tensors
 from autoround.types import LayerPlan, OutputPlan, QuantizedTensor, Scheme
 
 #: What a weight may be whose codes are packed by themselves.
 KINDS: Mapping[str, type[QuantizedWeight]] = {"plain": QuantizedTensor, "gguf": GgufTensor}
 #: Codes that are packed at a time: on a CPU, where that is about one expert, and on other devices.
 CHUNK_CODES, DEVICE_CHUNK_CODES = 1 << 22, 1 << 26
-#: Bytes that are brought to the host in one copy.
-COPY_BYTES = 1 << 28
 
 
 def pack_output(
@@ -145,34 +144,13 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
         tensors: of any dtypes and shapes, on one device; what is on the CPU is returned itself.
     """
     done: dict[int, Tensor] = {n: t for n, t in enumerate(tensors) if t.device.type == "cpu"}
-    # Larger elements first: each then begins at a multiple of its own size.
-    rest = sorted(
-        (n for n in range(len(tensors)) if n not in done),
-        key=lambda n: (-tensors[n].element_size(), n),
-    )
-    for numbers in _portions(rest, tensors):
-        flat = torch.cat([tensors[n].reshape(-1).view(torch.uint8) for n in numbers]).to("cpu")
-        start = 0
-        for n in numbers:
-            end = start + tensors[n].numel() * tensors[n].element_size()
-            done[n] = flat[start:end].view(tensors[n].dtype).reshape(tensors[n].shape)
-            start = end
+    rest = [n for n in range(len(tensors)) if n not in done]
+    for portion in cut_portions([tensors[n] for n in rest]):
+        numbers = [rest[n] for n in portion]
+        joined = join_tensors([tensors[n] for n in numbers]).to("cpu")
+        headers = [(tensors[n].shape, tensors[n].dtype) for n in numbers]
+        done.update(zip(numbers, split_tensors(joined, headers), strict=True))
     return [done[n] for n in range(len(tensors))]
-
-
-def _portions(numbers: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Cut tensors, by number, into portions that are copied together."""
-    portion: list[int] = []
-    total = 0
-    for n in numbers:
-        size = tensors[n].numel() * tensors[n].element_size()
-        if portion and total + size > COPY_BYTES:
-            yield portion
-            portion, total = [], 0
-        portion.append(n)
-        total += size
-    if portion:
-        yield portion
 
 
 def _by_device(faults: Sequence[Fault]) -> list[list[Fault]]:

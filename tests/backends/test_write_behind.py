@@ -25,6 +25,7 @@ held = toy_device.register()
 import torch
 from autoround.errors import OutputError
 from autoround.events import BlockDone
+from autoround.gguf.container import Container
 from autoround.model.skeleton import adopt_model
 from autoround.pipeline import run
 from autoround.preparation import Request
@@ -43,7 +44,7 @@ folder = Path(sys.argv[1])
 recipe = load_recipe("default", overrides=[
     "scheme.group_size=32", "tuning.iters=2", "calibration.nsamples=4", "calibration.seqlen=16",
     "tuning.compute_dtype=float32", "tuning.validation_samples=4",
-    "output.format=auto_round,compressed-tensors"])
+    "output.format={formats}"])
 ids = token_ids(4, 16)
 
 def go(out, resume=False, stop_at=None):
@@ -86,12 +87,20 @@ write = files.WritableFile.write
 def noting(self, data):
     threads.add(threading.current_thread().name)
     return write(self, data)
+of_blocks = set()
+add = Container.add
+def adding(self, name, data):
+    if name.startswith("blk."):
+        of_blocks.add(threading.current_thread().name)
+    return add(self, name, data)
+Container.add = adding
 whole = folder / "whole"
 files.WritableFile.write = noting
 names = count(lambda: go(whole))
 files.WritableFile.write = write
 wanted = weights(whole)
-found["threads"] = sorted(threads)
+Container.add = add
+found["threads"], found["of_blocks"] = sorted(threads), sorted(of_blocks)
 found["left"] = writers()
 
 # Interrupted when a block was handed over: it is recorded all the same.
@@ -131,9 +140,11 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_records_and_files_are_written_behind_the_tuning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", ["auto_round,compressed-tensors", "gguf:q4_0"])
+def test_records_and_files_are_written_behind_the_tuning(tmp_path: Path, formats: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(bench=str(ROOT / "tools" / "bench")), encoding="utf-8")
+    code = SCRIPT.format(bench=str(ROOT / "tools" / "bench"), formats=formats)
+    script.write_text(code, encoding="utf-8")
     # A script's own folder is the first place of imports, and the tests are in none.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     done = subprocess.run(
@@ -148,6 +159,7 @@ def test_records_and_files_are_written_behind_the_tuning(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "autoround-writer" in found["threads"]
+    assert found["of_blocks"] == (["autoround-writer"] if formats.startswith("gguf") else [])
     assert found["left"] == []
     assert found["interrupted"] == [1, False, False, []]
     assert found["resumed"] == [True, False]

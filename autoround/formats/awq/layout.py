@@ -122,10 +122,10 @@ class AwqLayout(StackedLayout):
         codes, zero = (unpack_columns(tensors[part]).mT for part in ("qweight", "qzeros"))
         return QuantizedTensor(codes, tensors["scales"].mT, zero, scheme)
 
-    def from_tensors(
+    def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back.
+        """Take tensors of any program apart, without a look at their values.
 
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.

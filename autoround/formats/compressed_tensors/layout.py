@@ -108,10 +108,10 @@ class PackQuantizedLayout(StackedLayout):
             zero = unpack_ragged_rows(words, scheme.bits, packed.shape[-2])
         return QuantizedTensor(codes, scale, zero, scheme)
 
-    def from_tensors(
+    def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back.
+        """Take tensors of any program apart, without a look at their values.
 
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.

@@ -16,7 +16,7 @@ from torch import Tensor
 from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
 from autoround.errors import FormatError
 from autoround.formats.parts import assemble, matrix_part
-from autoround.formats.stacked import Fault, StackedLayout, expand_shared, raise_first
+from autoround.formats.stacked import Fault, StackedLayout, expand_shared
 from autoround.types import QuantizedTensor, Scheme
 
 
@@ -34,28 +34,6 @@ def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
         ones = sum(1 << shift for shift in range(0, 32, bits))
         return unpack_rows(packed + torch.tensor(ones, dtype=torch.int64).to(torch.int32), bits)
     return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
-
-
-def _other_version(zero: Tensor, bits: int, name: str) -> list[Fault]:
-    """Return whether symmetric zero points are all off by one, as they are in the other version.
-
-    GPTQ's programs have the middle level in every group of a symmetric layer; their configs do not
-    always say in which version they wrote it.
-    """
-    if zero.device.type == "meta" or not zero.numel():
-        return []
-    middle = 2 ** (bits - 1)
-    return [
-        Fault(
-            (zero == other).all(),
-            FormatError(
-                f"layer {name}: all its zero points are {other}, and the quantization_config calls "
-                f"it symmetric, which is {middle}: its files are of the other version than "
-                "checkpoint_format (gptq, gptq_v2) or packing_format says"
-            ),
-        )
-        for other in (middle - 1, middle + 1)
-    ]
 
 
 class GptqLayout(StackedLayout):
@@ -135,23 +113,10 @@ class GptqLayout(StackedLayout):
         zero = _zeros(tensors["qzeros"].mT, scheme.bits, self.version)
         return QuantizedTensor(codes, tensors["scales"].mT, zero, scheme)
 
-    def from_tensors(
+    def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back; ``g_idx`` is not looked at.
-
-        Raises:
-            FormatError: a tensor is missing, has another dtype or shape than the layout, or is of
-                the other version.
-        """
-        layer, faults = self.from_tensors_late(tensors, scheme, name=name)
-        raise_first(faults)
-        return layer
-
-    def from_tensors_late(
-        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
-    ) -> tuple[QuantizedTensor, list[Fault]]:
-        """Read a quantized weight back without a look at values.
+        """Take tensors of any program apart; ``g_idx`` is not looked at.
 
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
@@ -166,8 +131,28 @@ class GptqLayout(StackedLayout):
             )
         parts = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
         layer = self.take_apart(parts, scheme, qweight.shape[0] // scheme.bits * BLOCK)
-        faults = _other_version(layer.zero, scheme.bits, name) if scheme.sym else []
-        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name), faults
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
+
+    def wrong_values(
+        self, tensors: Mapping[str, Tensor], layer: QuantizedTensor
+    ) -> list[tuple[Tensor, str]]:
+        """Return whether symmetric zero points are all off by one, as in the other version.
+
+        GPTQ's programs have the middle level in every group of a symmetric layer; their configs do
+        not always say in which version they wrote it.
+        """
+        if not layer.scheme.sym or not layer.zero.numel():
+            return []
+        middle = 2 ** (layer.scheme.bits - 1)
+        return [
+            (
+                torch.all(layer.zero.flatten(-2) == other, dim=-1),
+                f"all its zero points are {other}, and the quantization_config calls it symmetric, "
+                f"which is {middle}: its files are of the other version than checkpoint_format "
+                "(gptq, gptq_v2) or packing_format says",
+            )
+            for other in (middle - 1, middle + 1)
+        ]
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

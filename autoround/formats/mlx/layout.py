@@ -24,6 +24,11 @@ BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 
+def _zero_positions(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the zero points but for the rounding of the biases: bias = -scale * zero."""
+    return -tensors["biases"].float() / tensors["scales"].float()
+
+
 class MlxLayout(StackedLayout):
     """The tensors of MLX's affine quantization."""
 
@@ -76,19 +81,16 @@ class MlxLayout(StackedLayout):
     ) -> QuantizedTensor:
         """Undo :meth:`lay_out` without checks: for tensors that it made."""
         codes = unpack_rows(tensors["weight"].view(torch.int32).mT, scheme.bits).mT
-        scale = tensors["scales"]
-        # bias = -scale * zero, so that this is the zero point but for the rounding of the bias.
-        zero = (-tensors["biases"].float() / scale.float()).round().to(torch.uint8)
-        return QuantizedTensor(codes, scale, zero, scheme)
+        zero = _zero_positions(tensors).round().to(torch.uint8)
+        return QuantizedTensor(codes, tensors["scales"], zero, scheme)
 
-    def from_tensors(
+    def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
     ) -> QuantizedTensor:
-        """Read a quantized weight back.
+        """Take tensors of any program apart, without a look at their values.
 
         Raises:
-            FormatError: a tensor is missing, has another dtype or shape than the layout, or the
-                biases are no multiples of the scales, as those of MLX's own quantizer.
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
         packed = matrix_part(tensors, "weight", name)
         scale, bias = (matrix_part(tensors, part, name) for part in ("scales", "biases"))
@@ -97,22 +99,26 @@ class MlxLayout(StackedLayout):
                 f"layer {name}: weight {tuple(packed.shape)}, scales {tuple(scale.shape)} and "
                 f"biases {tuple(bias.shape)} do not hold {scheme.bits}-bit values"
             )
-        codes = unpack_rows(packed.view(torch.int32).t(), scheme.bits).t()
-        # Without values there are no zero points to find: shapes alone.
-        if scale.device.type == "meta":
-            zero = torch.empty(scale.shape, dtype=torch.uint8, device="meta")
-            return assemble(codes, scale, zero, scheme, name=name)
-        # bias = -scale * zero, so that this is the zero point but for the rounding of the bias.
-        position = -bias.float() / scale.float()
+        parts = {"weight": packed, "scales": scale, "biases": bias}
+        layer = self.take_apart(parts, scheme, packed.shape[1] // scheme.bits * BLOCK)
+        return assemble(layer.codes, scale, layer.zero, scheme, name=name)
+
+    def wrong_values(
+        self, tensors: Mapping[str, Tensor], layer: QuantizedTensor
+    ) -> list[tuple[Tensor, str]]:
+        """Return whether biases are no multiples of the scales, as those of MLX's quantizer."""
+        position = _zero_positions(tensors)
         zero = position.round()
         # Rounding a bias to float16 moves it by less than its size over 2048.
         off = (position - zero).abs() > position.abs() / 1024 + 1e-3
-        if bool((off | (zero < 0) | (zero > 2**scheme.bits - 1) | ~position.isfinite()).any()):
-            raise FormatError(
-                f"layer {name}: its biases are no whole multiples of its scales; files of MLX's "
-                "own quantizer have no integer zero points and cannot be read"
+        off = off | (zero < 0) | (zero > 2**layer.scheme.bits - 1) | ~position.isfinite()
+        return [
+            (
+                off.flatten(-2).any(-1),
+                "its biases are no whole multiples of its scales; files of MLX's own quantizer "
+                "have no integer zero points and cannot be read",
             )
-        return assemble(codes, scale, zero.to(torch.uint8), scheme, name=name)
+        ]
 
     def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
         """Return how many biases, scale times zero point, their own dtype does not hold."""

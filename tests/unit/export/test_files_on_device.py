@@ -57,6 +57,22 @@ def test_tensors_come_together_and_shapes_stay_where_they_are_read(files: Files)
     assert files.asked == [["a.weight_packed", "a.weight_shape"], ["b"]]
 
 
+def test_what_goes_to_the_device_goes_in_one_piece_and_is_what_it_was(files: Files) -> None:
+    uploads: list[Mapping[str, Tensor]] = []
+
+    def upload(tensors: Mapping[str, Tensor]) -> Uploaded:
+        uploads.append(tensors)
+        return Uploaded({name: tensor.clone() for name, tensor in tensors.items()})
+
+    on_device = FilesOnDevice(files, upload)
+    on_device.bring(list(TENSORS))
+    assert [[t.dtype for t in tensors.values()] for tensors in uploads] == [[torch.uint8]]
+    tensors = on_device.read(list(TENSORS))
+    for name, tensor in TENSORS.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name], tensor)
+
+
 def test_the_next_ones_are_read_meanwhile_and_once(files: Files) -> None:
     on_device = FilesOnDevice(files, to_meta)
     on_device.bring(["b"], following=["a.weight_packed"])
