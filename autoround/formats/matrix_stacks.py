@@ -164,10 +164,10 @@ def _unpack(
     wrong = [*layout.wrong_values(parts, layer), infinite_scales(layer.scale)]
     index = parts.get("g_idx")
     if index is None or shape.scheme.group_size <= 0:
-        flat = QuantizedTensor(
-            *(part.reshape(-1, part.shape[-1]) for part in (layer.codes, layer.scale, layer.zero)),
-            shape.scheme,
+        codes, scale, zero = (
+            part.reshape(-1, part.shape[-1]) for part in (layer.codes, layer.scale, layer.zero)
         )
+        flat = QuantizedTensor(codes, scale, zero, shape.scheme)
         weights = dense_weight(flat).reshape(-1, rows, columns)
     else:
         groups = layer.scale.shape[-1]
