@@ -79,7 +79,8 @@ def test_the_values_are_json_and_say_when() -> None:
     when = datetime(2026, 1, 2, tzinfo=timezone.utc)
     values = run_values(record, facts, one_plan, predicted_bytes=10, now=lambda: when)
     read = json.loads(json.dumps(values))
-    assert read == values | {"output": values["output"] | {"types": []}}
+    lists = {"output": {"types": []}, "estimate": {"probed": []}}
+    assert read == values | {name: values[name] | lists[name] for name in lists}
     assert values["finished"] == "2026-01-02T00:00:00+00:00"
     assert (values["seconds"], values["peak_bytes"]) == (3, 200)
     assert (values["formats"], values["own_data"], values["predicted_bytes"]) == (2, True, 10)
