@@ -32,6 +32,9 @@ from autoround.types import (
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
 EFFICIENCY = (0.25, 0.9)
+#: Seconds that compiling blocks takes once: where libraries of an earlier run are kept, and where
+#: none are.
+COMPILING = (10.0, 60.0)
 
 
 def make_estimate(
@@ -184,7 +187,8 @@ def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tup
     work = plan_work(plan, experts_per_token=top_k)
     ideal = 2.0 * (work.blocks + work.end_to_end) / speed
     tail = tail_seconds(written)
-    return ideal / EFFICIENCY[1] + tail, ideal / EFFICIENCY[0] + tail
+    kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
+    return ideal / EFFICIENCY[1] + tail + kept, ideal / EFFICIENCY[0] + tail + anew
 
 
 def _met_by_token(layer: LayerPlan, top_k: int) -> int:
