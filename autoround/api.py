@@ -120,12 +120,12 @@ def probe(
     max_memory: int | None = None,
     stream_hub: bool = False,
 ) -> tuple[Plan, Estimate]:
-    """Return what :func:`plan` does, with a range of seconds that was measured.
+    """Return what ``plan`` does, with a range of seconds that was measured.
 
     A block of the model is tuned for a few steps; nothing is written.
 
     Args:
-        model, recipe, tokenizer, data, max_memory, stream_hub: as :func:`plan` takes them.
+        model, recipe, tokenizer, data, max_memory, stream_hub: as ``plan`` takes them.
         device: auto, or the name of a device that computes.
 
     Returns:

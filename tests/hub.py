@@ -87,12 +87,21 @@ class Hub:
 def serve() -> Iterator[Hub]:
     """Serve a hub until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    with serve_at(_Handler, hub=hub) as hub.endpoint:
+        yield hub
+
+
+@contextmanager
+def serve_at(handler: type[BaseHTTPRequestHandler], **attributes: object) -> Iterator[str]:
+    """Serve until the block ends; gives the address.
+
+    attributes: of the handler's class, by which requests reach what they are about.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), attributes))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield hub
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

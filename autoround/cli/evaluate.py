@@ -119,24 +119,15 @@ def evaluate(
     )
     model = options.at_revision(model, revision)
     folder = check_saves(model) if save else None
+    scored = Scored(model, original, device, folder, silent=as_json)
     values: dict[str, Any] = {}
     if not tasks or text is not None:
-        values = _score_text(
-            Scored(model, original, device, folder, silent=as_json),
-            text=text,
-            seqlen=seqlen,
-            max_tokens=max_tokens,
-        )
+        values = _score_text(scored, text=text, seqlen=seqlen, max_tokens=max_tokens)
     if tasks:
         from autoround.evaluate.tasks.run import TaskOptions
 
         chosen = TaskOptions(limit, shots, batch_size, device, engine)
-        values["tasks"] = _score_tasks(
-            Scored(model, original, device, folder, silent=as_json),
-            tasks,
-            chosen,
-            save_questions=save_questions,
-        )
+        values["tasks"] = _score_tasks(scored, tasks, chosen, save_questions=save_questions)
     if as_json:
         echo(to_json(values))
 

@@ -6,6 +6,8 @@ factors α, β are moved so that the block's output matches the original's.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from autoround.core.late_losses import LateLosses, OnStep
@@ -83,4 +85,4 @@ def tune(
     # Room for the best iterate on the device, before it is brought back.
     del iterate, steps
     tuned = best.result()
-    return tuned._replace(roundings=copy_roundings(tuned.roundings, block.device))
+    return replace(tuned, roundings=copy_roundings(tuned.roundings, block.device))

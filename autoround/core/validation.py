@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,10 +55,10 @@ class LateScores:
         return self._read()
 
 
-class Tuned(NamedTuple):
-    """Best rounding found, with its losses, which are read when they are asked for."""
+class ReadLosses:
+    """The losses of something that was tuned, read when they are asked for."""
 
-    roundings: dict[str, Rounding]
+    __slots__ = ()
     scores: LateScores
 
     @property
@@ -67,13 +68,21 @@ class Tuned(NamedTuple):
 
     @property
     def loss_after(self) -> float:
-        """Loss of the rounding on the same samples."""
+        """Loss of the rounding that is kept, on the same samples."""
         return self.scores.values.after
 
     @property
     def best_step(self) -> int:
         """The step that the rounding came from; 0 for the start."""
         return self.scores.values.step
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned(ReadLosses):
+    """Best rounding found, with its losses."""
+
+    roundings: dict[str, Rounding]
+    scores: LateScores
 
 
 def validation_steps(iters: int, count: int) -> frozenset[int]:

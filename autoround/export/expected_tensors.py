@@ -11,12 +11,12 @@ from autoround.core.rounding import dense_weight
 from autoround.export.safetensors_writer import cast_tensors, file_tensors, name_tensors
 from autoround.formats.registry import layout_named
 from autoround.formats.stacked import StackedLayout
-from autoround.formats.written import split, stack_matrices
+from autoround.formats.written import split, stack_matrices, weight_on_meta
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
 from autoround.session.loaded_block import in_kept_dtype
 from autoround.session.session import Session
-from autoround.types import PER_TENSOR, LayerPlan, OutputPlan, Plan, QuantizedTensor
+from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor
 
 
 def expected_tensors(session: Session, part: OutputPlan) -> Iterator[tuple[str, Tensor]]:
@@ -83,15 +83,5 @@ def _name_layers(
 
 
 def _empty_weight(layer: LayerPlan) -> QuantizedTensor:
-    """Return a quantized weight of a layer's shape and scheme, without numbers."""
     assert layer.scheme is not None
-    rows, columns = layer.shape
-    size = layer.scheme.group_size
-    groups = 1 if size <= 0 else -(-columns // min(size, columns))
-    first = 1 if size == PER_TENSOR else rows
-    return QuantizedTensor(
-        _empty((rows, columns), torch.uint8),
-        _empty((first, groups), torch.float16),
-        _empty((first, groups), torch.uint8),
-        layer.scheme,
-    )
+    return weight_on_meta(layer.shape, layer.scheme)

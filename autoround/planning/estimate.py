@@ -6,13 +6,11 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import torch
-
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
 from autoround.formats.registry import format_of, layout_named
-from autoround.formats.written import part_shape
+from autoround.formats.written import part_shape, weight_on_meta
 from autoround.model.skeleton import Skeleton
 from autoround.planning.device_memory import experts_per_token
 from autoround.planning.gguf_tensors import gguf_layout
@@ -20,13 +18,11 @@ from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk,
 from autoround.planning.tail import tail_seconds
 from autoround.recipe.gate import NONE
 from autoround.types import (
-    PER_TENSOR,
     PLAIN,
     Estimate,
     LayerPlan,
     OutputPlan,
     Plan,
-    QuantizedTensor,
     Scheme,
 )
 
@@ -162,17 +158,7 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
 @lru_cache(maxsize=4096)
 def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
     """Return the bytes of one quantized matrix of shape (out, in), by packing it on meta."""
-    rows, columns = shape
-    size = scheme.group_size
-    groups = 1 if size <= 0 else -(-columns // min(size, columns))
-    first = 1 if size == PER_TENSOR else rows
-    tensor = QuantizedTensor(
-        torch.empty((rows, columns), dtype=torch.uint8, device="meta"),
-        torch.empty((first, groups), dtype=torch.float16, device="meta"),
-        torch.empty((first, groups), dtype=torch.uint8, device="meta"),
-        scheme,
-    )
-    tensors = layout_named(packing).to_tensors(tensor)
+    tensors = layout_named(packing).to_tensors(weight_on_meta(shape, scheme))
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,7 +12,13 @@ from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.step_recordings import StepRecordings
 from autoround.core.tune import tune
-from autoround.core.validation import LateScores, Scores, Tuned, validation_loss
+from autoround.core.validation import (
+    LateScores,
+    ReadLosses,
+    Scores,
+    Tuned,
+    validation_loss,
+)
 from autoround.errors import AutoRoundError
 from autoround.session.block_output import QuantizedWeight
 from autoround.session.session import Session
@@ -22,7 +28,8 @@ from autoround.tuning.targets import quantize_targets
 from autoround.types import LayerPlan
 
 
-class TunedWeights(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TunedWeights(ReadLosses):
     """Quantized weights by layer, and losses on the validation samples; NaN where none was taken.
 
     scores: read when they are asked for, which fails where a loss is not finite.
@@ -30,21 +37,6 @@ class TunedWeights(NamedTuple):
 
     weights: dict[str, QuantizedWeight]
     scores: LateScores
-
-    @property
-    def loss_before(self) -> float:
-        """Loss of the initial rounding."""
-        return self.scores.values.before
-
-    @property
-    def loss_after(self) -> float:
-        """Loss of the rounding that is kept."""
-        return self.scores.values.after
-
-    @property
-    def best_step(self) -> int:
-        """The step whose iterate is kept."""
-        return self.scores.values.step
 
 
 def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:

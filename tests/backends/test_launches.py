@@ -8,8 +8,6 @@ stand beside the ceilings; what is above them is not done yet.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from autoround.core.grids.scales import HALF
 from autoround.core.rounding import Rounding, initial_rounding
 from autoround.core.signsgd import init
 
+from ..scripts import run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -93,17 +92,7 @@ def count(*, mixture: bool) -> dict[str, Any]:
     code = SCRIPT.format(
         bench=str(BENCH), root=str(ROOT), widths=widths, mixture=mixture, steps=STEPS
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, Any] = run_script("-c", code, OMP_NUM_THREADS="1")
     return figures
 
 

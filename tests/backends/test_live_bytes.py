@@ -5,15 +5,12 @@ Every tensor of the toy device is counted from when its memory is taken until it
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..scripts import run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -45,17 +42,8 @@ CASES = {
 
 def measure(case: str) -> dict[str, Any]:
     """Measure in a process of its own: what torch is told of the device stays for the process."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(bench=str(BENCH), root=str(ROOT), case=case)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    code = SCRIPT.format(bench=str(BENCH), root=str(ROOT), case=case)
+    figures: dict[str, Any] = run_script("-c", code, timeout=1800, OMP_NUM_THREADS="1")
     return figures
 
 

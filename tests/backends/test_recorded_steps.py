@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ..scripts import run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -82,15 +80,9 @@ print(json.dumps([found, runtime.refusals]))
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 def test_recorded_steps_end_where_those_of_the_host_do() -> None:
     """Two blocks, one after the other, with samples on the device or the host's, with a mask."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(ROOT / "tools" / "bench"), str(ROOT)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
+    found, refusals = run_script(
+        *("-c", SCRIPT, str(ROOT / "tools" / "bench"), str(ROOT)), timeout=300
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found, refusals = json.loads(done.stdout.splitlines()[-1])
     assert refusals == []
     assert len(found) == 8
     for apart, same_step, waits, left, recorded, told, loss in found:
@@ -202,16 +194,7 @@ print(json.dumps(found))
 def test_which_blocks_are_recorded() -> None:
     """The table of docs/backends.md, as far as a device can tell that is none."""
     arguments = [str(ROOT / "tools" / "bench"), str(ROOT), json.dumps(ZOO), json.dumps(BESIDE)]
-    done = subprocess.run(
-        [sys.executable, "-c", FAMILIES, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_script(*("-c", FAMILIES, *arguments), timeout=600, OMP_NUM_THREADS="1")
     assert set(found) == {*ZOO, *BESIDE}
     recorded, refusals = found.pop("experts one by one")
     assert recorded == [False, False]
@@ -289,16 +272,9 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 def test_one_recording_writes_what_one_for_each_block_does() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BYTES, str(ROOT / "tools" / "bench"), str(ROOT)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=600,
+    found = run_script(
+        *("-c", BYTES, str(ROOT / "tools" / "bench"), str(ROOT)), timeout=600, OMP_NUM_THREADS="1"
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
     for kind, (captures, same, tensors) in found.items():
         assert captures == [1, 3], kind
         assert same, kind

@@ -6,14 +6,11 @@ accelerators do. What torch is told of it stays for the process, so it has one o
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ..scripts import import_paths, run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -109,17 +106,7 @@ SLOW = (
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_tuning_on_a_device_of_its_own(names: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_script("-c", SCRIPT, *names, PYTHONPATH=import_paths())
     assert found.pop("failures") == []
     assert set(found) - {"on the device"} == set(names) - {"suite"}
     assert found.pop("on the device") == [True, False]

@@ -5,14 +5,12 @@ The device is a toy; what torch is told of it stays for the process, so it has o
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ..scripts import run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -147,17 +145,9 @@ def test_records_and_files_are_written_behind_the_tuning(tmp_path: Path, formats
     script.write_text(code, encoding="utf-8")
     # A script's own folder is the first place of imports, and the tests are in none.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
+    found = run_script(
+        *(str(script), str(tmp_path)), OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(paths)
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
     assert "autoround-writer" in found["threads"]
     assert found["of_blocks"] == (["autoround-writer"] if formats.startswith("gguf") else [])
     assert found["left"] == []

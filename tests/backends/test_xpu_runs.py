@@ -5,14 +5,11 @@ What torch is told of the stand-in stays for the process, so it has one of its o
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ..scripts import import_paths, run_script
 from ..toy_device import WHY_NOT
 
 ROOT = Path(__file__).parents[2]
@@ -89,17 +86,7 @@ SLOW = (
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_runs_on_intel_gpus_are_those_of_the_host(names: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_script("-c", SCRIPT, *names, PYTHONPATH=import_paths())
     assert found["name"] == "xpu"
     assert set(found["runs"]) == set(names) - {"files"}
     for name, (layers, same, first) in found["runs"].items():

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import launches
 import torch
 from counting import Counter, Mode
 from launches import CARD_BYTES, DENSE, ROOT, SCALE, VOCAB, scaled_limits
@@ -36,16 +37,7 @@ from autoround.recipe.load import load_recipe
 from autoround.types import Destination, RunResult
 
 #: A mixture of 32 experts, an eighth of the widths of Qwen3-30B-A3B.
-MIXTURE = {
-    "hidden_size": 256,
-    "moe_intermediate_size": 96,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
-    "num_experts": 32,
-    "num_experts_per_tok": 4,
-    "decoder_sparse_step": 1,
-}
+MIXTURE = {**launches.MIXTURE, "num_experts": 32, "num_experts_per_tok": 4}
 #: Half the widths of the dense model, for cases of many tokens.
 SIXTEENTH = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 16}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.errors import ModelError
-from autoround.evaluate.tasks.model import Likelihood, OnAnswer, Request, shorten
+from autoround.evaluate.tasks.model import Likelihood, LimitedContext, OnAnswer, Request
 
 #: The package of the bindings, and what installs it.
 PACKAGE, INSTALL = "xllamacpp", "pip install xllamacpp"
@@ -62,7 +62,7 @@ def start_server(path: Path, *, threads: int) -> tuple[subprocess.Popen[str], st
     return process, address
 
 
-class LlamaCppTaskModel:
+class LlamaCppTaskModel(LimitedContext):
     """Scores continuations through llama.cpp's server, a token at a time.
 
     The server lists the probability of the token that was drawn, as the logits have it before any
@@ -75,10 +75,9 @@ class LlamaCppTaskModel:
 
     def __init__(self, address: str, process: subprocess.Popen[str] | None = None) -> None:
         self._address, self._process = address, process
-        self._truncated = 0
         props, models = self._ask("/props"), self._ask("/v1/models")
         trained = models["data"][0].get("meta", {}).get("n_ctx_train") or MAX_LENGTH
-        self._max_length = min(int(trained), MAX_LENGTH) - 1
+        super().__init__(min(int(trained), MAX_LENGTH) - 1)
         begin = props.get("bos_token") or props.get("eos_token") or ""
         ids = self.encode(begin, special=False)
         if not ids:
@@ -93,16 +92,6 @@ class LlamaCppTaskModel:
         except importlib.metadata.PackageNotFoundError:
             version = ""
         return f"llama.cpp by {PACKAGE} {version}".rstrip()
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that it takes at most."""
-        return self._max_length
-
-    @property
-    def truncated(self) -> int:
-        """Requests that were cut."""
-        return self._truncated
 
     @property
     def prefix_token(self) -> int:
@@ -132,8 +121,7 @@ class LlamaCppTaskModel:
         """
         answers = []
         for request in requests:
-            ids, cut = shorten(request, self._max_length)
-            self._truncated += cut
+            ids = self.shorten(request)
             kept = list(request.continuation)[-len(ids) :]
             start = len(ids) - len(kept) + 1
             total, greedy = 0.0, True
@@ -173,10 +161,8 @@ class LlamaCppTaskModel:
             until: texts that end the continuation, and are left out.
             max_new_tokens: at most.
         """
-        room = max(self._max_length - max_new_tokens, 1)
-        self._truncated += len(ids) > room
         body = {
-            "prompt": list(ids)[-room:],
+            "prompt": self.leave_room(ids, max_new_tokens),
             "n_predict": max_new_tokens,
             "temperature": 0.0,
             "stop": [stop for stop in until if stop],

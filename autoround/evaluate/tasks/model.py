@@ -73,6 +73,44 @@ class TaskModel(Protocol):
         ...
 
 
+class LimitedContext:
+    """The tokens that a model takes, and how many requests were cut to them."""
+
+    def __init__(self, max_length: int) -> None:
+        self._max_length, self._truncated = max_length, 0
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that it takes at most."""
+        return self._max_length
+
+    @property
+    def truncated(self) -> int:
+        """Requests that were cut."""
+        return self._truncated
+
+    def shorten(self, request: Request) -> list[int]:
+        """Return the ids that the model is run on, and count the request where some were cut off.
+
+        Args:
+            request: whose continuation is scored.
+        """
+        ids, cut = shorten(request, self._max_length)
+        self._truncated += cut
+        return ids
+
+    def leave_room(self, ids: Sequence[int], new_tokens: int) -> list[int]:
+        """Return the last ids of a prompt, and count it where the first ones leave no room.
+
+        Args:
+            ids: of the prompt.
+            new_tokens: that are to follow it.
+        """
+        room = max(self._max_length - new_tokens, 1)
+        self._truncated += len(ids) > room
+        return list(ids)[-room:]
+
+
 def encode_pair(model: TaskModel, context: str, continuation: str) -> Request:
     """Cut a context and its continuation into tokens, as lm-eval does.
 

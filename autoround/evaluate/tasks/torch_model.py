@@ -10,14 +10,14 @@ from torch import Tensor
 
 from autoround.data.encode import Tokenizer
 from autoround.errors import DataError
-from autoround.evaluate.tasks.model import Likelihood, OnAnswer, Request, shorten
+from autoround.evaluate.tasks.model import Likelihood, LimitedContext, OnAnswer, Request
 from autoround.model.positions import text_config, vocabulary_size
 
 #: Tokens that a model takes whose config does not say, as in lm-eval.
 DEFAULT_LENGTH = 2048
 
 
-class TorchTaskModel:
+class TorchTaskModel(LimitedContext):
     """Scores continuations with a loaded model, several at a time.
 
     Args:
@@ -29,23 +29,12 @@ class TorchTaskModel:
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 8) -> None:
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
         stated = getattr(text_config(model), "max_position_embeddings", None)
-        self._max_length = stated if isinstance(stated, int) and stated > 1 else DEFAULT_LENGTH
-        self._truncated = 0
+        super().__init__(stated if isinstance(stated, int) and stated > 1 else DEFAULT_LENGTH)
 
     @property
     def engine(self) -> str:
         """The program that runs the model."""
         return f"torch {torch.__version__.partition('+')[0]}, {self._dtype}"
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that it takes at most."""
-        return self._max_length
-
-    @property
-    def truncated(self) -> int:
-        """Requests that were cut."""
-        return self._truncated
 
     @property
     def prefix_token(self) -> int:
@@ -89,9 +78,7 @@ class TorchTaskModel:
         for index, request in enumerate(requests):
             if size is not None and max(*request.context, *request.continuation) >= size:
                 raise DataError(f"the tokenizer makes ids that the model of {size} does not know")
-            ids, cut = shorten(request, self._max_length)
-            self._truncated += cut
-            by_input.setdefault(tuple(ids), []).append(index)
+            by_input.setdefault(tuple(self.shorten(request)), []).append(index)
         # Long ones first: what is left is then never longer than it seems, and memory runs out at
         # once or not at all.
         inputs = sorted(by_input, key=lambda ids: (-len(ids), ids))
@@ -125,9 +112,7 @@ class TorchTaskModel:
             until: texts that end the continuation, and are left out.
             max_new_tokens: at most.
         """
-        room = max(self._max_length - max_new_tokens, 1)
-        self._truncated += len(ids) > room
-        prompt = torch.tensor([list(ids)[-room:]], device=self._model.device)
+        prompt = torch.tensor([self.leave_room(ids, max_new_tokens)], device=self._model.device)
 
         def is_done(sequences: Tensor, scores: Any, **_: Any) -> Tensor:
             text = self.decode(sequences[0, prompt.shape[1] :].tolist())

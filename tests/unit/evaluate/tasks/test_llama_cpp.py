@@ -6,9 +6,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from autoround.evaluate.tasks.model import Request, encode_pair
 from autoround.evaluate.tasks.open import open_task_model
 from autoround.evaluate.tasks.torch_model import TorchTaskModel
 from autoround.model.files.tokenizer import load_tokenizer
+
+from ....hub import serve_at
 
 VOCAB = 8
 
@@ -82,13 +83,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve_at(Handler) as served:
+        yield served
 
 
 def test_a_continuation_is_scored_a_token_at_a_time(address: str) -> None:
