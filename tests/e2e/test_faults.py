@@ -84,9 +84,12 @@ def fail_and_repeat(
             ended = command(job.words(inputs, place))
         assert fault.met, (kind, at)
         done.update([kind, f"exit {ended.code}"])
-        # A model is whole without its card, and the run warns that there is none.
-        undescribed = ended.code == 0 and "no report of" in ended.out
-        wanted = {n: x for n, x in expected.items() if not undescribed or Path(n).name != CARD_FILE}
+        wanted = expected
+        if ended.code == 0 and "no report of" in ended.out:
+            # A model is whole without its card, and the run warns. The card may be there even so:
+            # what failed was to sync its name.
+            there = job.result(place)
+            wanted = {n: x for n, x in expected.items() if n in there or Path(n).name != CARD_FILE}
         try:
             look_at(job, place, wanted, code=ended.code, err=ended.err, where=ended.err)
             # Where nothing is left, going on is the undisturbed run: it is tried now and then.
