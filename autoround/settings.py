@@ -8,6 +8,8 @@ from dataclasses import dataclass
 FULL, QUANTIZED = "full", "quantized"
 #: How the rounding of a layer is initialised: V = 0, or GPTQ error compensation.
 NEAREST, GPTQ = "nearest", "gptq"
+#: The recipe's word for blocks that choose between the two.
+BY_BLOCK = "by_block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class TuningSettings:
     deterministic algorithms.
     needs_data: whether calibration tokens are read at all. needs_input_statistics: whether second
     moments of the layers' inputs are collected. init_scale: ``search`` or ``minmax``.
-    default, layers: of all layers, and of those that differ, by name.
+    default, layers: of all layers, and of those that differ, by name. nearest: what ``default`` is
+    in blocks that choose to be initialised at the nearest level; None where no block chooses.
     streams: activation streams that blocks hand on; with one, each block starts from the
     full-precision activations. forward_batch_size: samples at a time where no gradient is needed.
     non_block_layers: layers outside the blocks that are quantized by this run (GGUF files round
@@ -86,6 +89,7 @@ class TuningSettings:
     init_scale: str = "minmax"
     default: LayerTuning = _NEAREST
     layers: tuple[tuple[str, LayerTuning], ...] = ()
+    nearest: LayerTuning | None = None
     iters: int = 0
     tune_minmax: bool = True
     batch_size: int = 8

@@ -317,10 +317,9 @@ class Estimate:
 class QuantizedTensor:
     """One quantized weight, carried as integers from the quantizer to the packers.
 
-    codes: uint8 [out, in], values 0 … 2**bits - 1.
-    scale: float16 [out, groups]; may be negative in the symmetric full-range grid.
-    zero: uint8 [out, groups]; 2**(bits-1) everywhere when symmetric. One scale a tensor: [1, 1].
-    Dequantized weight: scale * (codes - zero), groups running along ``in``.
+    codes: uint8 [out, in], values 0 … 2**bits - 1. scale: float16 [out, groups]; may be negative in
+    the symmetric full-range grid. zero: uint8 [out, groups]; 2**(bits-1) everywhere when symmetric.
+    One scale a tensor: [1, 1]. Dequantized weight: scale * (codes - zero), groups along ``in``.
     """
 
     codes: torch.Tensor
@@ -336,6 +335,7 @@ class BlockResult:
     kind: ``block``, or ``non_block`` for layers outside the blocks, last. expert_tokens: of every
     expert, by module. layer_errors: ||W - Wq|| / ||W||. peak_reserved_bytes: with what the device's
     allocator holds. micro_batch, streams_on_host: what fitted: 0 for all samples at a time.
+    init_rounding: what the block chose, ``nearest`` or ``gptq``; empty where it had no choice.
     """
 
     index: int
@@ -352,6 +352,7 @@ class BlockResult:
     peak_reserved_bytes: int = 0
     micro_batch: int = 0
     streams_on_host: bool = False
+    init_rounding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,5 +397,5 @@ class RunResult:
     peak_bytes: int
     disk_bytes: int
     bits_per_weight: float
-    evaluation: EvalResult | None = field(default=None)
+    evaluation: EvalResult | None = None
     peak_reserved_bytes: int = 0

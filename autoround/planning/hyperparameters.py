@@ -17,6 +17,7 @@ from autoround.device.protocol import Runtime, device_name
 from autoround.errors import RecipeError
 from autoround.recipe.schema import Recipe
 from autoround.settings import (
+    BY_BLOCK,
     FULL,
     GPTQ,
     NEAREST,
@@ -30,6 +31,8 @@ from autoround.types import BlockPlan
 
 #: Bits up to which steps from the nearest level gain more than GPTQ initialisation gives them.
 FEW_BITS = 2
+#: Steps from which most blocks gain more from the nearest level, so that each chooses.
+MANY_STEPS = 100
 #: Steps times their first learning rate, in levels; the rate decays to 0. At few bits most
 #: roundings are open, so that offsets travel further; from a GPTQ initialisation such rates lose
 #: what it has found.
@@ -83,6 +86,7 @@ def settle(
         init_scale=tuning.init_scale,
         default=settle_layer(recipe),
         layers=layers,
+        nearest=settle_layer(recipe, stacked=True) if chooses_by_block(recipe) else None,
         iters=tuning.iters,
         tune_minmax=tuning.tune_minmax,
         batch_size=tuning.batch_size,
@@ -148,9 +152,7 @@ def settle_layer(recipe: Recipe, *, stacked: bool = False) -> LayerTuning:
             initialised by GPTQ.
     """
     tuning = recipe.tuning
-    gptq = not stacked and inits_by_gptq(
-        tuning.init_rounding, iters=tuning.iters, bits=recipe.scheme.bits
-    )
+    gptq = not stacked and inits_by_gptq(recipe)
     lr = learning_rate(recipe, gptq=gptq)
     minmax_lr = lr if tuning.minmax_lr == "auto" or not tuning.iters else tuning.minmax_lr
     return LayerTuning(GPTQ if gptq else NEAREST, lr, minmax_lr if tuning.tune_minmax else 0.0)
@@ -175,17 +177,28 @@ def settle_layers(
     return tuple((layer.name, stacked) for layer in layers if layer.experts)
 
 
-def inits_by_gptq(init_rounding: str, *, iters: int, bits: int) -> bool:
-    """Tell whether rounding is initialised by GPTQ error compensation.
+def inits_by_gptq(recipe: Recipe) -> bool:
+    """Tell whether rounding is initialised by GPTQ error compensation, in some blocks at least.
 
     Args:
-        init_rounding: value of the recipe's key of that name.
-        iters: tuning steps per block.
-        bits: of the recipe's scheme.
+        recipe: what the user asked for.
     """
-    if init_rounding == "auto":
-        return iters > 0 and bits > FEW_BITS
-    return init_rounding == GPTQ
+    asked = recipe.tuning.init_rounding
+    if asked == "auto":
+        return recipe.tuning.iters > 0 and recipe.scheme.bits > FEW_BITS
+    return asked == GPTQ or chooses_by_block(recipe)
+
+
+def chooses_by_block(recipe: Recipe) -> bool:
+    """Tell whether each block chooses between GPTQ and the nearest level.
+
+    Args:
+        recipe: what the user asked for.
+    """
+    asked, iters = recipe.tuning.init_rounding, recipe.tuning.iters
+    if asked == "auto":
+        return iters >= MANY_STEPS and recipe.scheme.bits > FEW_BITS
+    return asked == BY_BLOCK and iters > 0
 
 
 def learning_rate(recipe: Recipe, *, gptq: bool) -> float:

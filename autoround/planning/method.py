@@ -20,6 +20,8 @@ def describe_method(plan: Plan) -> str:
         samples = tuning.batch_size * tuning.grad_accum_steps
         steps = f"{tuning.iters} steps of {samples} samples"
         rounding = " and GPTQ error compensation" if gptq else ""
+        if tuning.nearest is not None:
+            rounding += " where a block gains far more from it"
         method = f"SignRound, {steps}, initialised with {scales}{rounding}"
     elif gptq:
         method = f"GPTQ error compensation ({scales}, no tuning)"

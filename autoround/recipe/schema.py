@@ -102,13 +102,14 @@ class TuningOptions(Section):
         Legal("minmax or search"),
     ] = "search"
     init_rounding: Annotated[
-        Literal["auto", "nearest", "gptq"],
+        Literal["auto", "nearest", "gptq", "by_block"],
         Field(
-            description="Initial rounding: to the nearest level, or by GPTQ error compensation; "
-            "auto is gptq where there are steps and `scheme.bits` is above 2; stacked experts stay "
-            "at the nearest level."
+            description="Initial rounding: to the nearest level, by GPTQ error compensation, or "
+            "by_block: by GPTQ in blocks where its loss is far lower. auto is, above 2 bits, "
+            "by_block with 100 steps or more, gptq with fewer; otherwise nearest. Stacked experts "
+            "stay at the nearest level."
         ),
-        Legal("auto, nearest or gptq"),
+        Legal("auto, nearest, gptq or by_block"),
     ] = "auto"
     quantized_inputs: Annotated[
         bool,

@@ -146,7 +146,9 @@ class Progress:
         eta = "" if left is None else f"ETA {format_duration(left)}  "
         self._print(
             f"block {result.index + 1}/{event.blocks}  {loss}  {result.seconds:.1f} s  "
-            f"{eta}peak {result.peak_bytes / 1e9:.2f} GB" + describe_experts(result)
+            f"{eta}peak {result.peak_bytes / 1e9:.2f} GB"
+            + (f"  from {result.init_rounding}" if result.init_rounding else "")
+            + describe_experts(result)
         )
 
     def _step(self, event: StepDone) -> None:

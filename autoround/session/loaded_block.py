@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from autoround.core.dtypes import DTYPES
+from autoround.core.reconstruction import BlockKind
 from autoround.model.importance import Importance, accumulate_importance
 from autoround.model.runner import BlockRunner
 from autoround.model.stacked_experts import as_stored
@@ -61,6 +62,19 @@ class LoadedBlock:
     def with_weights(self, weights: Mapping[str, Tensor]) -> LoadedBlock:
         """Put weights [out, in] by layer into the block for good."""
         return replace(self, tensors={**self.tensors, **as_stored(self.plan, weights)})
+
+    def of_a_kind(self, batch: int) -> tuple[LoadedBlock, BlockKind]:
+        """Return the block with tensors of its own, and what tells blocks of its kind.
+
+        A recording of its step may serve later blocks, whose numbers are then written to them.
+
+        Args:
+            batch: samples of a step.
+        """
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        code, shared = self.runner.code(self.plan.index, batch)
+        layers = tuple((layer.path, layer.param, layer.shape) for layer in self.plan.quantized)
+        return replace(self, tensors=tensors), BlockKind((code, layers), tensors, shared)
 
 
 def load_block(

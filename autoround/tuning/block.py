@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoround.core.batches import BatchLoader, Samples
-from autoround.core.reconstruction import BlockKind, DeviceHooks, Reconstruction
+from autoround.core.reconstruction import DeviceHooks, Reconstruction
 from autoround.core.rtn import Target
 from autoround.core.step_recordings import StepRecordings
 from autoround.events import StepDone
@@ -25,6 +25,7 @@ from autoround.session.session import Session
 from autoround.settings import FULL, QUANTIZED
 from autoround.tuning.dense_weights import dequantize, original_matrices
 from autoround.tuning.experts import undertrained_experts
+from autoround.tuning.init_choice import choose_init_rounding
 from autoround.tuning.layer_errors import LateErrors, layer_errors
 from autoround.tuning.phase_clock import PhaseClock
 from autoround.tuning.reconstruct import (
@@ -151,6 +152,7 @@ class BlockTuner:
             peak_reserved_bytes=session.runtime.peak_reserved_bytes(),
             micro_batch=0 if session.tuning.low_memory else self._memory.micro_batch,
             streams_on_host=self._memory.on_host and not session.tuning.low_memory,
+            init_rounding=tuned.init_rounding,
         )
 
     def _dequantize(
@@ -347,7 +349,7 @@ class BlockTuner:
         # Parts of a batch are not recorded.
         whole = not hyperparameters.micro_batch
         if hooks.capture is not None and whole and not self.runner.by_sample:
-            block, kind = self._of_a_kind(block, min(hyperparameters.batch_size, len(streams.full)))
+            block, kind = block.of_a_kind(min(hyperparameters.batch_size, len(streams.full)))
         problem = Reconstruction(
             forward,
             targets,
@@ -356,27 +358,24 @@ class BlockTuner:
             capturable=not self.runner.by_sample,
             kind=kind,
         )
+        choice = choose_init_rounding(
+            problem,
+            hyperparameters,
+            settings=session.tuning,
+            ops=session.runtime.ops,
+            dtype=session.compute_dtype,
+        )
         tuned = tune_weights(
             session,
             plan.quantized,
-            problem,
-            hyperparameters=hyperparameters,
+            choice.problem,
+            hyperparameters=choice.hyperparameters,
             undertrained=undertrained_experts(plan, importance.tokens),
             on_step=on_step,
             recordings=self.recordings,
         )
         self._spare_memory(plan)
-        return tuned
-
-    def _of_a_kind(self, block: LoadedBlock, batch: int) -> tuple[LoadedBlock, BlockKind]:
-        """Return a block with tensors of its own, and what tells blocks of its kind.
-
-        A recording of its step may serve later blocks, whose numbers are then written to them.
-        """
-        tensors = {name: tensor.clone() for name, tensor in block.tensors.items()}
-        code, shared = self.runner.code(block.plan.index, batch)
-        layers = tuple((layer.path, layer.param, layer.shape) for layer in block.plan.quantized)
-        return replace(block, tensors=tensors), BlockKind((code, layers), tensors, shared)
+        return replace(tuned, init_rounding=choice.init_rounding)
 
     def _spare_memory(self, block: BlockPlan) -> None:
         """Give up the recording after the last block, or where it leaves too little memory.

@@ -32,11 +32,13 @@ from autoround.types import LayerPlan
 class TunedWeights(ReadLosses):
     """Quantized weights by layer, and losses on the validation samples; NaN where none was taken.
 
-    scores: read when they are asked for, which fails where a loss is not finite.
+    scores: read when they are asked for, which fails where a loss is not finite. init_rounding: as
+    the block chose it; empty where it had no choice.
     """
 
     weights: dict[str, QuantizedWeight]
     scores: LateScores
+    init_rounding: str = ""
 
 
 def hyperparameters_for(settings: TuningSettings, unit: int) -> Hyperparameters:
