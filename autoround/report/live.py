@@ -58,7 +58,6 @@ class LiveView:
         self._work: list[str] = []
         self._device_peak = 0
         self._has_device = False
-        self._planned = ""
         self._live = Live(
             console=console,
             get_renderable=self.render,
@@ -107,9 +106,6 @@ class LiveView:
     def _plan(self, event: Planned) -> None:
         self._done, self._total = 0, len(event.plan.blocks)
         self._has_device = event.estimate.device_bytes > 0
-        low, high = event.estimate.seconds_low, event.estimate.seconds_high
-        if event.plan.tuning.iters and high < float("inf"):
-            self._planned = f"{format_duration(low)} to {format_duration(high)}"
 
     def _enter(self, event: StageStarted) -> None:
         self._stage, self._since, self._work = event.stage, self._clock(), []
@@ -142,9 +138,7 @@ class LiveView:
         if self._stage == "score":
             return "then the run"
         left = self._remaining.seconds()
-        if left is not None:
-            return f"ETA {format_duration(left)}"
-        return f"planned {self._planned}" if self._planned else "ETA after the first block"
+        return "ETA after the first block" if left is None else f"ETA {format_duration(left)}"
 
     def _work_items(self) -> list[str]:
         """Return what is done now, the most important first."""
