@@ -23,7 +23,7 @@ from autoround.events import (
     StepDone,
     WindowScored,
 )
-from autoround.report.duration import format_duration
+from autoround.report.duration import count_of, format_duration
 from autoround.report.memory import resident_bytes
 from autoround.report.remaining import Remaining
 from autoround.report.terminal import printable
@@ -125,7 +125,7 @@ class LiveView:
 
     def _bar_line(self, width: int) -> Table:
         words = fit_items(
-            [f"{self._done}/{self._total} blocks", self._time_left()], width - width // 4
+            [f"{self._done}/{count_of(self._total, 'block')}", self._time_left()], width - width // 4
         )
         bar = ProgressBar(
             total=self._total, completed=self._done, width=max(4, min(BAR, width - len(words) - 3))
@@ -138,7 +138,10 @@ class LiveView:
         if self._stage == "score":
             return "then the run"
         left = self._remaining.seconds()
-        return "ETA after the first block" if left is None else f"ETA {format_duration(left)}"
+        if left is None:
+            return "ETA after the first block"
+        # While anything goes on it is not over: 0 s would look as if it were stuck.
+        return f"ETA {format_duration(max(1.0, left))}"
 
     def _work_items(self) -> list[str]:
         """Return what is done now, the most important first."""

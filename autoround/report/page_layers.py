@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -148,7 +149,7 @@ def errors_part(run: RunFolder) -> Html:
         [
             row.role,
             Cell(MISSING if row.block is None else str(row.block), _order(row)),
-            f"{row.shape[0]} × {row.shape[1]}",
+            Cell(f"{row.shape[0]} × {row.shape[1]}", math.prod(row.shape), kind="whole"),
             Cell(str(row.count), row.count),
             Cell(row.bits_text, max(row.bits)),
             "; ".join(row.schemes),

@@ -104,3 +104,13 @@ def test_items_are_left_out_and_never_cut() -> None:
     assert fit_items(items, 80) == "block 1/2  step 1/200  loss 5.000e-01"
     assert fit_items(items, 30) == "block 1/2  step 1/200"
     assert fit_items(items, 5) == "block 1/2"
+
+
+def test_what_goes_on_is_not_over() -> None:
+    region = Region(80)
+    planned = plan()
+    region.show(Planned(replace(planned, blocks=planned.blocks[:1]), ESTIMATE))
+    region.show(BlockDone(result(0), 1), StageStarted("write", "out"))
+    region.now = 60.0
+    bar, _ = region.show()
+    assert bar.endswith("1/1 block  ETA 1 s")
