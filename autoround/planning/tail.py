@@ -1,8 +1,8 @@
 """What a run takes around its blocks: figures that were measured once, on one core.
 
-Five models by `rtn`, seconds of the processor, as counted here and as measured: 42 matrices of
-14 M weights 0.8 and 0.6, 112 of 14 M 1.4 and 1.3, 210 of 106 M 5.0 and 5.1, 14 of 103 M 2.6 and
-2.8, 280 of 5 M 2.9 and 3.7; SmolLM2-135M as `gguf:q4_0` 12.7 and 13.4.
+Seconds of the processor as counted here and as measured, for matrices and weights that are
+quantized: 42 of 14 M together 0.9 and 0.6, 112 of 14 M 1.5 and 1.3, 210 of 106 M 4.9 and 5.1, 14 of
+103 M 2.6 and 2.8, 280 of 5 M 3.0 and 3.7; SmolLM2-135M as `gguf:q4_0` 13.4 and 12.1.
 """
 
 from __future__ import annotations

@@ -124,9 +124,8 @@ class LiveView:
         return Group(*lines)
 
     def _bar_line(self, width: int) -> Table:
-        words = fit_items(
-            [f"{self._done}/{count_of(self._total, 'block')}", self._time_left()], width - width // 4
-        )
+        blocks = f"{self._done}/{count_of(self._total, 'block')}"
+        words = fit_items([blocks, self._time_left()], width - width // 4)
         bar = ProgressBar(
             total=self._total, completed=self._done, width=max(4, min(BAR, width - len(words) - 3))
         )

@@ -83,7 +83,10 @@ def predicted_part(run: RunFolder) -> Html:
     rows = [
         ["size of the weights", size(predicted_size), size(actual_size), smaller],
         ["peak memory", size(memory), size(peak), change(memory, peak)],
-        ["time from the first block on", _range(low, high), span(seconds), _inside(low, high, seconds)],
+        [
+            "time from the first block on",
+            *(_range(low, high), span(seconds), _inside(low, high, seconds)),
+        ],
     ]
     predicted = number(run.allocation, "predicted_kl")
     if predicted is not None:

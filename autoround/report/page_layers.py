@@ -152,7 +152,7 @@ def errors_part(run: RunFolder) -> Html:
             Cell(f"{row.shape[0]} × {row.shape[1]}", math.prod(row.shape), kind="whole"),
             Cell(str(row.count), row.count),
             Cell(row.bits_text, max(row.bits)),
-            "; ".join(row.schemes),
+            Cell("; ".join(row.schemes), kind="whole" * (len(row.schemes) == 1)),
             _figure(row.error, percent(row.error, 2)),
         ]
         for row in rows
