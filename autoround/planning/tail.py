@@ -53,7 +53,7 @@ def _format_seconds(plan: Plan, output: OutputPlan) -> float:
     gguf = bool(format_of(output).gguf_types)
     # What is packed is read as files, then loaded as a user does it.
     packed = not gguf and not layout_named(output.packing).dense
-    quantized = list(_quantized(plan))
+    quantized = list(_layers_with_scheme(plan))
     matrices = sum(max(1, layer.experts) * layer.parts for layer in quantized)
     weights = sum(math.prod(layer.shape) for layer in quantized)
     check = MATRIX_SECONDS * matrices + weights / CHECK_RATE
@@ -65,5 +65,5 @@ def _format_seconds(plan: Plan, output: OutputPlan) -> float:
     return seconds
 
 
-def _quantized(plan: Plan) -> Iterator[LayerPlan]:
+def _layers_with_scheme(plan: Plan) -> Iterator[LayerPlan]:
     return (layer for layer in plan.layers if layer.scheme is not None)
