@@ -109,7 +109,8 @@ def run(
             for session in _open_sessions(prepared, destination, journal, resume, sink)
         ]
         blocks = len(prepared.plan.blocks)
-        sink(StageStarted("tune", f"{blocks} blocks on {prepared.plan.device}"))
+        noun = "block" if blocks == 1 else "blocks"
+        sink(StageStarted("tune", f"{blocks} {noun} on {prepared.plan.device}"))
         try:
             result = write_passes(prepared, sessions, destination.folder, recorder=recorder)
         except OSError as error:

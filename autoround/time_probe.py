@@ -17,7 +17,7 @@ from autoround.events import Event, StepDone, ignore
 from autoround.model.files.random_source import RandomSource
 from autoround.model.runner import BlockRunner
 from autoround.planning.estimate import PlanWork, plan_work
-from autoround.planning.tail import JOURNAL_RATE, TAIL_RATE, TAIL_SECONDS, tail_seconds
+from autoround.planning.tail import JOURNAL_RATE, load_seconds, tail_seconds
 from autoround.preparation import Prepared, computing
 from autoround.resume.commit import pack_unit
 from autoround.session.activations import ActivationStreams
@@ -42,6 +42,9 @@ from autoround.types import BlockPlan, Estimate
 WARM_UP, TIMED, TIMED_ON_DEVICE = 2, 3, 12
 #: Kinds of blocks that are measured at most; blocks of others count by their weights.
 MOST_KINDS = 3
+#: A block that took less is tuned again where nothing is compiled, too: what the first products of
+#: a process take once is nothing beside a longer one.
+REPEATED = 10.0
 #: A probe's range: the pace of a machine changes while hours pass.
 LOW, HIGH = 0.8, 1.25
 #: Phases that a clock of ours adds to those of a block.
@@ -117,22 +120,42 @@ def _probe_pass(
     if probe.tokens is not None:
         with watch.measure(EMBED):
             streams = open_streams(probe, runner)
-        yield EMBED, watch.seconds[EMBED] * _samples_ratio(session, probe)
+        yield EMBED, watch.seconds[EMBED] + _embed_more(session, probe, runner, clock)
     kinds = _kinds(plan.blocks)
     blocks_seconds, measured_weights = 0.0, 0
     for members in kinds[:MOST_KINDS]:
         tuner = _Tuner(probe, runner, streams, clock)
-        times = tuner.times(session, members[len(members) // 2])
+        times = tuner.times(session, members[(len(members) - 1) // 2])
         for name, seconds in times.phases.items():
-            yield name, seconds * len(members)
+            # After the last block of all only a tuned head reads the quantized stream.
+            ends = name == FORWARD_QUANTIZED and plan.blocks[-1] in members
+            count = len(members) - (ends and not plan.tuning.tuned_head)
+            yield name, seconds * count
         if times.once:
-            yield "compile", times.once
+            yield "first block", times.once
         blocks_seconds += times.seconds * len(members)
         measured_weights += sum(map(_weights, members))
     others = sum(_weights(block) for members in kinds[MOST_KINDS:] for block in members)
     yield "other blocks", blocks_seconds * others / measured_weights
     blocks_seconds *= 1 + others / measured_weights
     yield from _around_blocks(session, estimate, passes, blocks_seconds)
+
+
+def _embed_more(
+    session: Session, probe: Session, runner: BlockRunner, clock: Callable[[], float]
+) -> float:
+    """Return the seconds of embedding the samples that a probe leaves out.
+
+    What opening the streams takes once, as is reading the embeddings, does not grow with samples.
+    """
+    assert probe.tokens is not None
+    watch = PhaseClock(session.runtime.synchronize, clock=clock)
+    ids, media = probe.tokens.ids, probe.tokens.media
+    runner.embed(ids[:1], media[:1])
+    with watch.measure(EMBED):
+        runner.embed(ids, media)
+    runner.release()
+    return watch.seconds[EMBED] * (_samples_ratio(session, probe) - 1)
 
 
 def _around_blocks(
@@ -151,9 +174,9 @@ def _around_blocks(
     if estimate.journal:
         kept = estimate.journal_bytes - 2 * estimate.stream_bytes
         yield "journal", (kept / passes + _saved_streams(session, estimate)) / JOURNAL_RATE
-    yield "write and verify", tail_seconds(estimate.disk_bytes / passes)
+    yield "write and verify", tail_seconds(plan, estimate.disk_bytes / passes)
     if work.gate:
-        yield "gate", work.gate * pace + TAIL_SECONDS + estimate.source_bytes / TAIL_RATE
+        yield "gate", work.gate * pace + load_seconds(estimate.source_bytes)
 
 
 def _saved_streams(session: Session, estimate: Estimate) -> float:
@@ -215,10 +238,11 @@ class _Tuner:
     def times(self, session: Session, block: BlockPlan) -> BlockTimes:
         """Tune a block for a few steps; returns its seconds in the whole run."""
         probe = self._probe
-        warms_up = probe.plan.compiled or probe.runtime.own_memory
-        first = self._tune(block)[0] if warms_up else {}
         phases, step = self._tune(block)
-        once = max(0.0, sum(first.values()) - sum(phases.values()))
+        taken, once = sum(phases.values()), 0.0
+        if probe.plan.compiled or probe.runtime.own_memory or taken < REPEATED:
+            phases, step = self._tune(block)
+            once = max(0.0, taken - sum(phases.values()))
         return BlockTimes(_scale(session, probe, phases, step), once)
 
     def _tune(self, block: BlockPlan) -> tuple[dict[str, float], float]:

@@ -172,7 +172,7 @@ def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tup
         return 0.0, float("inf")
     work = plan_work(plan, experts_per_token=top_k)
     ideal = 2.0 * (work.blocks + work.end_to_end) / speed
-    tail = tail_seconds(written)
+    tail = tail_seconds(plan, written)
     kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
     return ideal / EFFICIENCY[1] + tail + kept, ideal / EFFICIENCY[0] + tail + anew
 

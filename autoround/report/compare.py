@@ -157,8 +157,8 @@ def comparison_notes(rows: Sequence[RunRow]) -> list[str]:
     without = [row.folder for row in rows if row.perplexity is None]
     if without:
         notes.append(
-            f"{', '.join(without)} has no scores: 'autoround eval FOLDER --original MODEL --save' "
-            "keeps them there"
+            f"without scores: {', '.join(without)}; "
+            "'autoround eval FOLDER --original MODEL --save' keeps them there"
         )
     return notes
 

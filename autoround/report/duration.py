@@ -1,4 +1,4 @@
-"""Time spans in words."""
+"""Time spans and counts in words."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count_of(count: int, noun: str) -> str:
+    """Write a number of things: 1 block, 30 blocks.
+
+    Args:
+        count: of the things.
+        noun: for one of them; more than one get an s.
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -23,7 +23,7 @@ from autoround.events import (
     StepDone,
     WindowScored,
 )
-from autoround.report.duration import format_duration
+from autoround.report.duration import count_of, format_duration
 from autoround.report.memory import resident_bytes
 from autoround.report.remaining import Remaining
 from autoround.report.terminal import printable
@@ -58,7 +58,6 @@ class LiveView:
         self._work: list[str] = []
         self._device_peak = 0
         self._has_device = False
-        self._planned = ""
         self._live = Live(
             console=console,
             get_renderable=self.render,
@@ -107,9 +106,6 @@ class LiveView:
     def _plan(self, event: Planned) -> None:
         self._done, self._total = 0, len(event.plan.blocks)
         self._has_device = event.estimate.device_bytes > 0
-        low, high = event.estimate.seconds_low, event.estimate.seconds_high
-        if event.plan.tuning.iters and high < float("inf"):
-            self._planned = f"{format_duration(low)} to {format_duration(high)}"
 
     def _enter(self, event: StageStarted) -> None:
         self._stage, self._since, self._work = event.stage, self._clock(), []
@@ -128,9 +124,8 @@ class LiveView:
         return Group(*lines)
 
     def _bar_line(self, width: int) -> Table:
-        words = fit_items(
-            [f"{self._done}/{self._total} blocks", self._time_left()], width - width // 4
-        )
+        blocks = f"{self._done}/{count_of(self._total, 'block')}"
+        words = fit_items([blocks, self._time_left()], width - width // 4)
         bar = ProgressBar(
             total=self._total, completed=self._done, width=max(4, min(BAR, width - len(words) - 3))
         )
@@ -142,9 +137,10 @@ class LiveView:
         if self._stage == "score":
             return "then the run"
         left = self._remaining.seconds()
-        if left is not None:
-            return f"ETA {format_duration(left)}"
-        return f"planned {self._planned}" if self._planned else "ETA after the first block"
+        if left is None:
+            return "ETA after the first block"
+        # While anything goes on it is not over: 0 s would look as if it were stuck.
+        return f"ETA {format_duration(max(1.0, left))}"
 
     def _work_items(self) -> list[str]:
         """Return what is done now, the most important first."""

@@ -21,6 +21,10 @@ PHASES = {
 }
 
 
+#: Phases that an estimate of time does not count: libraries, downloads and scores come before it.
+BEFORE = ("prepare", "fetch", "score")
+
+
 def phases_part(run: RunFolder) -> Html:
     """Return time and memory by phase: bars and a table.
 
@@ -74,12 +78,15 @@ def predicted_part(run: RunFolder) -> Html:
     low, high = number(estimate, "seconds_low"), number(estimate, "seconds_high")
     predicted_size = number(run.run, "predicted_bytes")
     actual_size = float(run.weight_bytes) or None
-    peak, seconds = number(run.run, "peak_bytes"), number(run.run, "seconds")
+    peak, seconds = number(run.run, "peak_bytes"), _estimated_seconds(run)
     smaller = change(predicted_size, actual_size)
     rows = [
         ["size of the weights", size(predicted_size), size(actual_size), smaller],
         ["peak memory", size(memory), size(peak), change(memory, peak)],
-        ["time", _range(low, high), span(seconds), _inside(low, high, seconds)],
+        [
+            "time from the first block on",
+            *(_range(low, high), span(seconds), _inside(low, high, seconds)),
+        ],
     ]
     predicted = number(run.allocation, "predicted_kl")
     if predicted is not None:
@@ -97,6 +104,14 @@ def predicted_part(run: RunFolder) -> Html:
         notes.append("Memory and time are those of a run that wrote several formats.")
     shown = table("Predicted by the plan, and measured", headings, rows)
     return join([*(el("p", note) for note in notes), shown])
+
+
+def _estimated_seconds(run: RunFolder) -> float | None:
+    """Return the seconds of the phases that the estimate counts."""
+    phases = mappings(run.run.get("phases"))
+    if not phases:
+        return number(run.run, "seconds")
+    return sum(number(x, "seconds") or 0.0 for x in phases if text(x, "name") not in BEFORE)
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -150,10 +151,10 @@ def errors_part(run: RunFolder) -> Html:
         [
             row.role,
             Cell(MISSING if row.block is None else str(row.block), _order(row)),
-            f"{row.shape[0]} × {row.shape[1]}",
+            Cell(f"{row.shape[0]} × {row.shape[1]}", math.prod(row.shape), kind="whole"),
             Cell(str(row.count), row.count),
             Cell(row.bits_text, max(row.bits)),
-            "; ".join(row.schemes),
+            Cell("; ".join(row.schemes), kind="whole" * (len(row.schemes) == 1)),
             _figure(row.error, percent(row.error, 2)),
         ]
         for row in rows

@@ -10,6 +10,7 @@ from autoround.formats.registry import format_of
 from autoround.planning.code_roles import why_partial
 from autoround.planning.method import describe_method
 from autoround.recipe.gate import NONE
+from autoround.report.duration import count_of
 from autoround.report.engines import engine_lines
 from autoround.types import Estimate, KeptTensor, LayerPlan, Plan, RulePlan
 
@@ -24,7 +25,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
     """
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
     lines = [
-        f"model        {plan.model} ({plan.architecture}, {len(plan.blocks)} blocks)",
+        f"model        {plan.model} ({plan.architecture}, {count_of(len(plan.blocks), 'block')})",
         *_partial_lines(plan),
         *([] if plan.revision is None else [f"revision     {plan.revision}"]),
         *_scheme_lines(plan),
@@ -45,7 +46,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
     known = plan.tuning.iters > 0 or bool(estimate.probed)
     if known and not math.isinf(estimate.seconds_high):
         lines.append(
-            f"time         {_minutes(estimate.seconds_low)} to {_minutes(estimate.seconds_high)}"
+            f"time         {_span(estimate.seconds_low, estimate.seconds_high)}"
             + _probe_words(estimate)
         )
     lines += [f"note         {note}" for note in plan.notes]
@@ -259,6 +260,13 @@ def _probe_words(estimate: Estimate) -> str:
     most = sorted(estimate.probed, key=lambda phase: -phase[1])[:3]
     parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in most)
     return f", by a probe: {parts}"
+
+
+def _span(low: float, high: float) -> str:
+    """Write a range of time; one that begins below a second has its end alone."""
+    if low < 1:
+        return f"up to {_minutes(math.ceil(high))}"
+    return f"{_minutes(low)} to {_minutes(high)}"
 
 
 def _minutes(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -16,7 +17,6 @@ from autoround.events import (
     StepDone,
     WindowScored,
 )
-from autoround.planning.tail import TAIL_RATE, TAIL_SECONDS, tail_seconds
 
 #: What comes before and after the steps of a block takes at most these shares of their time; it is
 #: a half and a sixth in the blocks of SmolLM2-135M with 40 steps, and less with more.
@@ -30,9 +30,10 @@ LEAST = 0.05
 class Remaining:
     """Learns from the events of a run, and says how many seconds are left.
 
-    A block's time is that of its steps and of what is around them. Where kernels are compiled or
-    recorded the first block takes longer than any other: of what comes before and after its steps
-    no more counts than a share of their time.
+    Until the first steps, a block takes what the plan's estimate leaves for it, or what it has
+    taken already. Then its time is that of its steps and of what is around them. Where kernels are
+    compiled or recorded the first block takes longer than any other: of what comes before and after
+    its steps no more counts than a share of their time.
 
     Args:
         clock: seconds that only ever grow.
@@ -47,6 +48,7 @@ class Remaining:
         self._first_step = self._last_step = 0.0
         self._intervals: list[float] = []
         self._first_block: float | None = None
+        self._planned_block: float | None = None
         self._seen = False
         self._after = 0.0
         # Relative to the work of the blocks of one pass.
@@ -98,6 +100,7 @@ class Remaining:
     def _plan(self, event: Planned) -> None:
         # Not at the top of the module: a screen is drawn before torch is imported.
         from autoround.planning.estimate import plan_work
+        from autoround.planning.tail import load_seconds, tail_seconds
 
         self._blocks, self._passes = len(event.plan.blocks), len(event.plan.passes)
         work = plan_work(event.plan)
@@ -107,13 +110,31 @@ class Remaining:
         self._warms_up = event.plan.compiled or event.estimate.device_bytes > 0
         if work.gate:
             # The result and the original are loaded for it.
-            self._gate_start = TAIL_SECONDS + event.estimate.source_bytes / TAIL_RATE
-        self._after = tail_seconds(event.estimate.disk_bytes / self._passes)
+            self._gate_start = load_seconds(event.estimate.source_bytes)
+        share = event.estimate.disk_bytes / self._passes
+        self._after = tail_seconds(event.plan, share)
+        self._planned_block = self._by_plan(event)
+
+    def _by_plan(self, event: Planned) -> float | None:
+        """Return the seconds that an estimate leaves for a block; None where it knows nothing."""
+        estimate = event.estimate
+        # Without steps the range is of reading and writing, and says little.
+        known = event.plan.tuning.iters > 0 or bool(estimate.probed)
+        if not (known and self._blocks and math.isfinite(estimate.seconds_high)):
+            return None
+        middle = math.sqrt(estimate.seconds_low * estimate.seconds_high)
+        blocks = middle - self._passes * self._after
+        if estimate.probed:
+            blocks -= self._gate_start
+        counted = self._passes * (1 + self._end_to_end) + self._gate * bool(estimate.probed)
+        return max(0.0, blocks) / (self._blocks * counted) or None
 
     def _start(self, event: StageStarted) -> None:
         if event.stage == "pass":
             self._number = int(event.detail.split()[0])
             self._next_block = 0
+        if event.stage == "resume" and self._passes == 1:
+            self._next_block = _leading_number(event.detail)
         if event.stage in ("tune", "pass"):
             self._enter("tune")
         elif event.stage in ("end_to_end", "write", "gate"):
@@ -146,6 +167,9 @@ class Remaining:
         elif not self._intervals:
             # What follows the steps: the streams that go on, and the record on the disk.
             steps = self._last_step - self._first_step
+            # It was begun late: after the model had been traced and the tokens embedded.
+            latest = min(now - event.result.seconds, self._first_step)
+            self._block_began = max(self._block_began, latest)
             self._first_block = self._around(steps, after=now - self._last_step)
         if self._seen or self._number > 1:
             self._intervals.append(now - self._block_began)
@@ -158,7 +182,12 @@ class Remaining:
         if self._intervals:
             recent = self._intervals[-RECENT:]
             return sum(recent) / len(recent)
-        return self._first_block
+        if self._first_block is not None or self._planned_block is None:
+            return self._first_block
+        if self._warms_up or self._phase != "tune":
+            return self._planned_block
+        # One that takes longer than planned will not be the only one.
+        return max(self._planned_block, self._clock() - self._block_began)
 
     def _pass_seconds(self) -> float:
         return self._blocks * (self._block_seconds() or 0.0)
@@ -175,7 +204,7 @@ class Remaining:
         if left < 1:
             return 0.0
         begun = min(self._clock() - self._block_began, (1 - LEAST) * each)
-        if self._fraction and not self._intervals:
+        if self._fraction and self._first_block is not None and not self._intervals:
             # Of a first block, the steps say how far it is.
             begun = min(self._fraction, 1 - LEAST) * each
         return left * each - begun
@@ -188,3 +217,9 @@ class Remaining:
         if self._fraction:
             return spent / self._fraction * (1 - self._fraction)
         return max(LEAST * expected, expected - spent)
+
+
+def _leading_number(text: str) -> int:
+    """Return the number that a text begins with; 0 for none."""
+    first = text.split(" ", 1)[0]
+    return int(first) if first.isdecimal() else 0

@@ -39,6 +39,9 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
   vertical-align: top; overflow-wrap: normal; }
 th { font-weight: 600; }
 tbody th { font-weight: 400; }
+td, table:not(.bits) tbody th { min-width: 6rem; }
+.number, .bits td, .bits th, .whole { min-width: 0; }
+.whole { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; text-decoration: underline dotted; text-align: inherit; }

@@ -28,19 +28,24 @@ def phases(prepared: Prepared) -> dict[str, float]:
 
 
 class Ticks:
-    """A clock that counts how often it is asked: seconds without any noise."""
+    """A clock that counts how often it is asked: seconds without any noise.
 
-    def __init__(self) -> None:
-        self.count = 0
+    later: what a tick is from the 9th on: a block without data takes ten.
+    """
+
+    def __init__(self, tick: float = 1.0, later: float | None = None) -> None:
+        self.count, self.now = 0, 0.0
+        self.tick, self.later = tick, tick if later is None else later
 
     def __call__(self) -> float:
         self.count += 1
-        return float(self.count)
+        self.now += self.tick if self.count < 9 else self.later
+        return self.now
 
 
-def by_ticks(values: dict[str, object]) -> dict[str, float]:
+def by_ticks(values: dict[str, object], clock: Ticks | None = None) -> dict[str, float]:
     prepared = make_prepared(make_model("llama"), values, data=token_ids(8, 16))
-    return dict(probe_time(prepared, clock=Ticks()).estimate.probed)
+    return dict(probe_time(prepared, clock=clock or Ticks()).estimate.probed)
 
 
 def test_parts_add_up_to_the_range() -> None:
@@ -70,6 +75,29 @@ def test_steps_samples_and_blocks_scale_what_grows_with_them() -> None:
     twice = by_ticks({"tuning.iters": 10, "calibration.nsamples": 8})
     assert twice["forward"] == pytest.approx(2 * base["forward"])
     assert twice["steps"] == base["steps"]
+
+
+def test_what_the_first_block_takes_longer_counts_once() -> None:
+    even = by_ticks(NEAREST, Ticks(0.1))
+    slow = by_ticks(NEAREST, Ticks(0.5, later=0.1))
+    assert "first block" not in even
+    assert slow["first block"] > 0
+    assert slow["initialise"] == pytest.approx(even["initialise"])
+
+
+def test_a_long_block_is_tuned_once() -> None:
+    short, long = Ticks(0.01), Ticks(100.0)
+    by_ticks(NEAREST, short)
+    found = by_ticks(NEAREST, long)
+    assert "first block" not in found
+    assert long.count < short.count
+
+
+def test_the_last_block_of_all_ends_the_quantized_stream() -> None:
+    found = by_ticks({"tuning.iters": 4, "calibration.nsamples": 4})
+    # Two blocks, of four samples as in the probe.
+    assert found["forward"] == 2 * 1
+    assert found["forward quantized"] == 1
 
 
 def test_without_data_reading_rounding_and_packing_are_measured() -> None:

@@ -69,7 +69,7 @@ def test_what_cannot_be_compared_is_said() -> None:
     notes = [line for line in comparison_lines(rows) if line.startswith("note: ")]
     assert "scores are of different texts" in notes[0]
     assert "different models: model, other" in notes[1]
-    assert "c has no scores" in notes[2]
+    assert "without scores: c;" in notes[2]
 
 
 def test_the_frontier_is_what_nothing_beats() -> None:

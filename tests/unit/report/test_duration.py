@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autoround.report.duration import format_duration
+from autoround.report.duration import count_of, format_duration
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,7 @@ from autoround.report.duration import format_duration
 )
 def test_a_duration_as_people_say_it(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words
+
+
+def test_one_thing_has_no_s() -> None:
+    assert [count_of(n, "block") for n in (0, 1, 2)] == ["0 blocks", "1 block", "2 blocks"]

@@ -70,14 +70,16 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 def test_a_block_at_work_has_its_step_its_loss_and_the_time_left() -> None:
     region = Region(80)
-    region.show(Planned(plan(), ESTIMATE), StageStarted("tune", "2 blocks"))
+    # The middle of 80 to 600 seconds.
+    (bar, _) = region.show(Planned(plan(), ESTIMATE), StageStarted("tune", "2 blocks"))
+    assert "0/2 blocks  ETA 3 min 39 s" in bar
     region.now = 10.0
     bar, work = region.show(StepDone(0, 1, 200, 0.5))
-    assert "0/2 blocks  planned 1 min 20 s to 10 min 00 s" in bar
+    assert "0/2 blocks  ETA 3 min 29 s" in bar
     assert work.startswith("block 1/2  step 1/200  loss 5.000e-01")
     region.now = 20.0
     bar, work = region.show(BlockDone(result(0, seconds=20.0), 2))
-    assert "1/2 blocks  ETA 24 s" in bar
+    assert "1/2 blocks  ETA 20 s" in bar
     assert work.startswith("block 2/2  0 s")
 
 
@@ -102,3 +104,13 @@ def test_items_are_left_out_and_never_cut() -> None:
     assert fit_items(items, 80) == "block 1/2  step 1/200  loss 5.000e-01"
     assert fit_items(items, 30) == "block 1/2  step 1/200"
     assert fit_items(items, 5) == "block 1/2"
+
+
+def test_what_goes_on_is_not_over() -> None:
+    region = Region(80)
+    planned = plan()
+    region.show(Planned(replace(planned, blocks=planned.blocks[:1]), ESTIMATE))
+    region.show(BlockDone(result(0), 1), StageStarted("write", "out"))
+    region.now = 60.0
+    bar, _ = region.show()
+    assert bar.endswith("1/1 block  ETA 1 s")

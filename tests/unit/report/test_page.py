@@ -79,7 +79,7 @@ def test_the_figures_that_count_are_there_without_a_script() -> None:
         "The largest of all has q of block 1 with 25.00 %",
         "size of the weights 25.0 MB 26.0 MB +4.0 %",
         "peak memory 2.50 GB 1.00 GB -60.0 %",
-        "time 1 min 20 s to 10 min 00 s 1 min 02 s quicker",
+        "time from the first block on 1 min 20 s to 10 min 00 s 1 min 00 s quicker",
         "quantize blocks 1 min 00 s 1.00 GB",
         "scheme: bits: 4",
         "torch 9.9",

@@ -188,3 +188,13 @@ def test_the_method_names_what_follows_the_blocks(codes: bool, tuned: str) -> No
         "SignRound, 200 steps of 8 samples, initialised with searched scales and GPTQ error "
         f"compensation; then 30 steps of 4 samples end to end on the KL divergence, for {tuned}"
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.2, 0.3, "up to 1 s"), (0.6, 2.4, "up to 3 s"), (3.2, 5.0, "3 s to 5 s")],
+)
+def test_a_short_time_is_not_none(low: float, high: float, words: str) -> None:
+    short = dataclasses.replace(ESTIMATE, seconds_low=low, seconds_high=high)
+    (line,) = [x for x in plan_lines(plan(), short) if x.startswith("time")]
+    assert line == f"time         {words}"

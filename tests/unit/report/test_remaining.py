@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,14 +18,14 @@ from autoround.events import (
     WindowScored,
 )
 from autoround.planning.estimate import plan_work
-from autoround.planning.tail import TAIL_RATE, TAIL_SECONDS
+from autoround.planning.tail import tail_seconds
 from autoround.report.remaining import Remaining
-from autoround.types import Plan
+from autoround.types import Estimate, Plan
 
 from ._values import ESTIMATE, plan, result
 
 BLOCKS = 30
-AFTER = TAIL_SECONDS + ESTIMATE.disk_bytes / TAIL_RATE
+AFTER = tail_seconds(plan(), ESTIMATE.disk_bytes)
 
 
 def plan_with_data(values: dict[str, object] | None = None) -> Plan:
@@ -35,11 +36,12 @@ def plan_with_data(values: dict[str, object] | None = None) -> Plan:
 class Run:
     """A run on a clock of its own."""
 
-    def __init__(self, planned: Plan, *, device_bytes: int = 0) -> None:
+    def __init__(
+        self, planned: Plan, *, device_bytes: int = 0, estimate: Estimate = ESTIMATE
+    ) -> None:
         self.now = 0.0
         self.remaining = Remaining(lambda: self.now)
-        estimate = replace(ESTIMATE, device_bytes=device_bytes)
-        self.remaining(Planned(planned, estimate))
+        self.remaining(Planned(planned, replace(estimate, device_bytes=device_bytes)))
         self.start("tune")
 
     def start(self, stage: str, detail: str = "") -> None:
@@ -61,11 +63,66 @@ class Run:
         return seconds
 
 
+#: A probe's: 0.8 to 1.25 of 200 seconds.
+PROBED = replace(ESTIMATE, seconds_low=160.0, seconds_high=250.0, probed=(("steps", 200.0),))
+
+
 def test_nothing_is_told_before_anything_is_known() -> None:
-    run = Run(plan())
+    run = Run(plan(), estimate=replace(ESTIMATE, seconds_high=math.inf))
     assert run.remaining.seconds() is None
     run.remaining(StepDone(0, 1, 10, 0.1))
     assert run.remaining.seconds() is None
+
+
+def test_without_steps_only_a_probe_knows_the_time() -> None:
+    without = plan(values={"tuning.iters": 0})
+    assert Run(without).remaining.seconds() is None
+    assert Run(without, estimate=PROBED).left == pytest.approx(200.0)
+
+
+def test_the_first_time_left_is_the_estimate() -> None:
+    assert Run(plan()).left == pytest.approx(math.sqrt(80.0 * 600.0))
+    run = Run(plan(), estimate=PROBED)
+    assert run.left == pytest.approx(200.0)
+    run.now = 10.0
+    assert run.left == pytest.approx(190.0)
+    # The first step alone tells no pace.
+    run.remaining(StepDone(0, 1, 10, 0.1))
+    assert run.left == pytest.approx(190.0)
+
+
+def test_a_probed_estimate_holds_end_to_end_tuning_a_gate_and_all_passes() -> None:
+    values = {"end_to_end.steps": 50, "evaluation.gate": "kl<=1"}
+    planned = plan_with_data(values)
+    for each in (planned, replace(planned, further=(planned,))):
+        assert Run(each, estimate=PROBED).left == pytest.approx(200.0)
+
+
+def test_a_first_block_that_takes_longer_than_planned_will_not_be_the_only_one() -> None:
+    run = Run(plan(), estimate=PROBED)
+    run.now = 150.0
+    assert run.left > 150.0
+    # Where kernels are made it may well be.
+    run = Run(plan(), estimate=PROBED, device_bytes=1)
+    run.now = 150.0
+    assert 90.0 < run.left < 150.0
+
+
+def test_a_resumed_run_begins_with_the_blocks_that_are_left() -> None:
+    run = Run(plan(), estimate=PROBED)
+    run.start("resume", "1 of 2 blocks are done")
+    run.start("tune")
+    assert run.left == pytest.approx((200.0 - AFTER) / 2 + AFTER)
+
+
+def test_what_comes_before_the_first_block_is_not_counted_for_each() -> None:
+    run = Run(plan())
+    run.now += 60.0
+    for number in range(1, 11):
+        run.now += 1.0
+        run.remaining(StepDone(0, number, 10, 0.1))
+    run.remaining(BlockDone(result(0, seconds=10.0), BLOCKS))
+    assert run.left == pytest.approx((BLOCKS - 1) * 10.0 + AFTER)
 
 
 def test_it_holds_from_the_first_block_on() -> None:
