@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 #: Bits per weight that an integer grid may have.
 LEGAL_BITS = (2, 3, 4, 5, 6, 7, 8)
-#: Group size that stands for "one group per output channel".
-PER_CHANNEL = -1
-#: Group size that stands for "one group for the whole tensor".
-PER_TENSOR = 0
+#: Group sizes that stand for "one group per output channel", and "one for the whole tensor".
+PER_CHANNEL, PER_TENSOR = -1, 0
 #: An expert that fewer calibration tokens came to is not tuned: it keeps its searched scales.
 FEW_TOKENS = 64
 #: Kind of a scheme whose groups have one float16 scale each.

@@ -60,8 +60,7 @@ def settle(
         recipe: what the user asked for.
         runtime: the device.
         blocks: the blocks as planned, for the work that compiling is held against.
-        interrupted: what an interrupted run had settled by its machine, taken over where the
-            recipe leaves that to the machine.
+        interrupted: what an interrupted run had settled by its machine; the recipe's values win.
         non_block_layers: layers outside the blocks that this pass quantizes.
         head: path of the lm-head.
         tunes_scales: whether the outputs hold scales that end-to-end tuning can change; GGUF
@@ -183,10 +182,10 @@ def inits_by_gptq(recipe: Recipe) -> bool:
     Args:
         recipe: what the user asked for.
     """
-    asked = recipe.tuning.init_rounding
-    if asked == "auto":
+    init_rounding = recipe.tuning.init_rounding
+    if init_rounding == "auto":
         return recipe.tuning.iters > 0 and recipe.scheme.bits > FEW_BITS
-    return asked == GPTQ or chooses_by_block(recipe)
+    return init_rounding == GPTQ or chooses_by_block(recipe)
 
 
 def chooses_by_block(recipe: Recipe) -> bool:
@@ -195,10 +194,10 @@ def chooses_by_block(recipe: Recipe) -> bool:
     Args:
         recipe: what the user asked for.
     """
-    asked, iters = recipe.tuning.init_rounding, recipe.tuning.iters
-    if asked == "auto":
+    init_rounding, iters = recipe.tuning.init_rounding, recipe.tuning.iters
+    if init_rounding == "auto":
         return iters >= MANY_STEPS and recipe.scheme.bits > FEW_BITS
-    return asked == BY_BLOCK and iters > 0
+    return init_rounding == BY_BLOCK and iters > 0
 
 
 def learning_rate(recipe: Recipe, *, gptq: bool) -> float:
