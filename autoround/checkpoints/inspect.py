@@ -81,7 +81,7 @@ def inspect_folder(
     """
     config = read_config(folder)
     files = StoredFiles(folder) if files is None else files
-    headers = dict(files.stored())
+    headers = dict(files.header_names())
     quantization = read_quantization(folder, config)
     packed: Mapping[str, PackedLayer] = {}
     notes: list[str] = []
@@ -126,8 +126,8 @@ def _packed_layers(
         if matched is not None:
             return matched.packed, matched.notes
     # Where there is no class, what is in the files can be told.
-    found = PackedHeaders(files.stored(), quantization)
-    return found.layers, found.notes
+    packed = PackedHeaders(files.header_names(), quantization)
+    return packed.layers, packed.notes
 
 
 def _size(header: StoredHeader) -> int:

@@ -53,14 +53,14 @@ def match_known_class(
     known = known_class(config, folder)
     if known is None:
         return None
-    stored = files.stored()
-    found = PackedHeaders(stored, quantization)
-    if not _holds_all(known, found.reads_as) or not _experts_alike(known, found.reads_as):
+    stored = files.header_names()
+    headers = PackedHeaders(stored, quantization)
+    if not _holds_all(known, headers.reads_as) or not _experts_alike(known, headers.reads_as):
         return None
-    layers = {m.name: _layers_of(m, found.layers) for m in known.matrices}
+    layers = {m.name: _layers_of(m, headers.layers) for m in known.matrices}
     plain = [x.name for own in layers.values() for x in own if x.scheme is None]
-    notes = found.notes + plain_against_config(quantization, stored, plain)
-    return MatchedLayers(found.layers, layers, notes, known.name, list(known.blocks))
+    notes = headers.notes + plain_against_config(quantization, stored, plain)
+    return MatchedLayers(headers.layers, layers, notes, known.name, list(known.blocks))
 
 
 def _holds_all(known: KnownClass, reads_as: StoredHeaders) -> bool:

@@ -33,7 +33,7 @@ class _HeadersAlone:
     """Tensors of which there are headers alone."""
 
     def __init__(self, files: HeaderSource) -> None:
-        self._headers = tensor_headers(files.stored())
+        self._headers = tensor_headers(files.header_names())
 
     def headers(self) -> Headers:
         """Return shape and dtype of every tensor."""

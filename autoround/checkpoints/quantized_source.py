@@ -100,4 +100,6 @@ def open_quantized(
         calibration="none",
     )
     method, notes = method_of(quantization), tuple(matched.notes)
-    return QuantizedSource(folder, config, method, files.stored(), matched.packed, plan, notes)
+    return QuantizedSource(
+        folder, config, method, files.header_names(), matched.packed, plan, notes
+    )

@@ -70,9 +70,9 @@ class UnpackingSource:
         self._files = files
         self.transposed: set[str] = set()
         self.late: list[Fault] | None = None
-        found = PackedHeaders(stored_headers(files.headers()), quantization)
-        self.notes, self.layers = found.notes, found.layers
-        self._headers = {n: (s, getattr(torch, d)) for n, (s, d) in found.reads_as.items()}
+        packed = PackedHeaders(stored_headers(files.headers()), quantization)
+        self.notes, self.layers = packed.notes, packed.layers
+        self._headers = {n: (s, getattr(torch, d)) for n, (s, d) in packed.reads_as.items()}
 
     def headers(self) -> Mapping[str, Header]:
         """Return shape and dtype of every tensor as it reads.

@@ -65,12 +65,21 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "norm_topk_prob": True,
     },
 }
-#: A tokenizer of a few words: to a plan all texts are alike but for their length.
+#: A token for each character: the embedded text then has enough of them for the default recipe.
 TOKENIZER = {
     "version": "1.0",
     "added_tokens": [],
-    "pre_tokenizer": {"type": "Whitespace"},
-    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "the": 1, "a": 2}, "unk_token": "[UNK]"},
+    "pre_tokenizer": {
+        "type": "Split",
+        "pattern": {"Regex": "."},
+        "behavior": "Isolated",
+        "invert": False,
+    },
+    "model": {
+        "type": "WordLevel",
+        "vocab": {"[UNK]": 0, **{chr(32 + i): i + 1 for i in range(95)}},
+        "unk_token": "[UNK]",
+    },
 }
 CLASSES = {
     "8B": "from transformers.models.llama.modeling_llama import LlamaForCausalLM",
@@ -98,15 +107,15 @@ def write_model(folder: Path, config: Mapping[str, Any], *, quantized: bool = Fa
     folder.mkdir(parents=True)
     known = known_class(config, folder)
     assert known is not None
-    own = dict(config)
+    values = dict(config)
     if quantized:
-        own["quantization_config"] = {
+        values["quantization_config"] = {
             "quant_method": "gptq",
             "bits": W4.bits,
             "group_size": W4.group_size,
             "sym": W4.sym,
         }
-    (folder / "config.json").write_text(json.dumps(own), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER), encoding="utf-8")
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
@@ -150,13 +159,13 @@ def seconds_of(words: Sequence[str], rounds: int) -> float:
         words: of its command line.
         rounds: how often it is run.
     """
-    found = []
+    seconds = []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(seconds)
 
 
 def measure(folder: Path, rounds: int, only: str) -> list[Measured]:

@@ -22,7 +22,7 @@ class HubHeaders:
         self._model = model
         self._stored: StoredHeaders | None = None
 
-    def stored(self) -> StoredHeaders:
+    def header_names(self) -> StoredHeaders:
         """Return shape and name of the dtype of every tensor, from the first bytes of the files.
 
         Raises:

@@ -27,7 +27,7 @@ class HubSource(HubHeaders):
             ModelError: The hub does not have or give a file, or its header is damaged.
         """
         if self._headers is None:
-            self._headers = tensor_headers(self.stored())
+            self._headers = tensor_headers(self.header_names())
         return self._headers
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:

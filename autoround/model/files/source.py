@@ -41,7 +41,7 @@ class CheckpointSource(StoredFiles):
                 dtype that cannot be read.
         """
         if self._tensor_headers is None:
-            self._tensor_headers = tensor_headers(self.stored())
+            self._tensor_headers = tensor_headers(self.header_names())
         return self._tensor_headers
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:

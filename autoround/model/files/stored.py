@@ -24,7 +24,7 @@ MAX_INDEX_BYTES = 256 << 20
 class HeaderSource(Protocol):
     """The headers of a checkpoint's tensors, under the names that its files give them."""
 
-    def stored(self) -> StoredHeaders:
+    def header_names(self) -> StoredHeaders:
         """Return shape and name of the dtype of every tensor, without reading any."""
 
 
@@ -45,7 +45,7 @@ class StoredFiles:
         self._files = tensor_files(folder) if files is None else names_in(map(Path, files))
         self._headers: dict[str, StoredHeader] | None = None
 
-    def stored(self) -> StoredHeaders:
+    def header_names(self) -> StoredHeaders:
         """Return shape and name of the dtype of every tensor, from the files' headers.
 
         Raises:
