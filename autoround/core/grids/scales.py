@@ -84,7 +84,7 @@ class ScaleCodec(Protocol):
             bool of that shape; elsewhere the gradient of the scale is zero.
         """
 
-    def header_names(self, scale: Tensor) -> Tensor:
+    def stored(self, scale: Tensor) -> Tensor:
         """Give rounded scales the dtype that tensors carry them in.
 
         Args:
@@ -161,7 +161,7 @@ class Half:
         """
         return scale.abs() >= SMALLEST_SCALE
 
-    def header_names(self, scale: Tensor) -> Tensor:
+    def stored(self, scale: Tensor) -> Tensor:
         """Return rounded scales as float16, which holds them exactly.
 
         Args:
@@ -288,7 +288,7 @@ class Nested(NamedTuple):
         """
         return torch.ones_like(scale, dtype=torch.bool)
 
-    def header_names(self, scale: Tensor) -> Tensor:
+    def stored(self, scale: Tensor) -> Tensor:
         """Return products of integers and float16 as float32, which holds them exactly.
 
         Args:
