@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 #: The minor release that constraints.txt names; releases that only mend it count as tested.
 NEWEST_TRANSFORMERS = "5.24"
+#: The oldest one that pyproject.toml asks for.
+OLDEST_TRANSFORMERS = "5.17"
 
 
 class UntestedVersionWarning(UserWarning):
@@ -39,6 +41,22 @@ def untested_transformers(installed: str | None = None) -> str:
         "release of autoround was tested with; if something fails or looks wrong, install a "
         f"tested one: pip install 'transformers<{newest[0]}.{newest[1] + 1}'"
     )
+
+
+def transformers_is_tested(installed: str | None = None) -> bool:
+    """Tell whether transformers is of a version that this release supports and was tested with.
+
+    Args:
+        installed: a version of transformers; None for the installed one.
+    """
+    try:
+        number = _minor(version("transformers") if installed is None else installed)
+    except PackageNotFoundError:
+        return False
+    oldest, newest = _minor(OLDEST_TRANSFORMERS), _minor(NEWEST_TRANSFORMERS)
+    assert oldest is not None
+    assert newest is not None
+    return number is not None and oldest <= number <= newest
 
 
 def warn_if_untested() -> None:

@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from autoround.model.files.source import INDEX, SINGLE
+from autoround.model.files.stored import INDEX, SINGLE
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 #: Files of a licence, which an output needs too.

@@ -186,7 +186,7 @@ def _gguf() -> bytes:
 
 
 def _read_gguf(folder: Path, data: bytes) -> object:
-    from autoround.gguf.container import open_file
+    from autoround.gguf.opened import open_file
 
     (folder / "m.gguf").write_bytes(data)
     return [tensor.data.sum() for tensor in open_file(folder / "m.gguf").tensors]

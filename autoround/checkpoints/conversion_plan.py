@@ -6,21 +6,21 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoround.checkpoints.quantized_source import QuantizedSource, open_quantized
-from autoround.core.dtypes import DTYPES
+from autoround.checkpoints.quantized_source import Building, QuantizedSource, open_quantized
 from autoround.errors import FormatError
 from autoround.export.preflight import check_output, check_room
 from autoround.formats.checkpoints import packed_shape
 from autoround.formats.format import Format, Layout, PackedLayer, Weight
-from autoround.formats.registry import find_format, layout_named, plan_output
+from autoround.formats.packed_headers import owned_tensors
+from autoround.formats.registry import find_format, layout_named, matrix_bytes, plan_output
 from autoround.formats.schemes import most_common
-from autoround.formats.unpacking import owned_tensors
 from autoround.formats.written import is_head
 from autoround.model.files.locate import find_model
-from autoround.planning.estimate import matrix_bytes
+from autoround.storage.dtypes import ITEM_BYTES, is_floating
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
 #: Tensors that say which group each input is in.
@@ -84,7 +84,11 @@ class ConversionPlan:
 
 
 def plan_conversion(
-    model: str | Path, *, formats: Sequence[str], output: Path | None = None
+    model: str | Path,
+    *,
+    formats: Sequence[str],
+    output: Path | None = None,
+    building: Building = nullcontext,
 ) -> ConversionPlan:
     """Say what :func:`autoround.checkpoints.convert.convert` would do, and write nothing.
 
@@ -92,6 +96,7 @@ def plan_conversion(
         model: quantized folder or hub id; of the latter no weights are fetched.
         formats: to write.
         output: folder to write to, which is looked at; None where it is not known yet.
+        building: makes what surrounds the model's class while that is imported and built.
 
     Raises:
         ModelError, FormatError: the model cannot be understood, or a format does not exist.
@@ -100,10 +105,10 @@ def plan_conversion(
     if output is not None:
         check_output(output)
     model_files = find_model(model)
-    source = open_quantized(model_files.folder, model_files.weights())
+    source = open_quantized(model_files.folder, model_files.headers(), building=building)
     outlooks = tuple(_look_ahead(source, name) for name in formats)
-    headers = source.files.headers()
-    sizes = {n: math.prod(shape) * dtype.itemsize for n, (shape, dtype) in headers.items()}
+    headers = source.headers
+    sizes = {n: math.prod(shape) * ITEM_BYTES[dtype] for n, (shape, dtype) in headers.items()}
     if output is not None and not any(outlook.refusals for outlook in outlooks):
         check_room(output, len(formats) * sum(sizes.values()))
     owned = owned_tensors(source.packed)
@@ -199,25 +204,25 @@ def _look_ahead(source: QuantizedSource, name: str) -> FormatOutlook:
 
 def _output_bytes(source: QuantizedSource, output: OutputPlan) -> int:
     """Return the bytes of all tensors that a conversion writes, as its own code lays them out."""
-    headers, owned = source.files.headers(), owned_tensors(source.packed)
+    headers, owned = source.headers, owned_tensors(source.packed)
     dense, total = layout_named(output.packing).dense, 0
     for name, layer in source.packed.items():
         matrix = packed_shape(name, layer, headers)
-        plain = math.prod(matrix) * DTYPES[output.dtype].itemsize
+        plain = math.prod(matrix) * ITEM_BYTES[output.dtype]
         total += plain if dense else matrix_bytes(matrix, layer.scheme, output.packing)
     for name, (shape, dtype) in headers.items():
         if name not in owned:
-            converted = dtype.is_floating_point and output.dtype != source.plan.dtype
+            converted = is_floating(dtype) and output.dtype != source.plan.dtype
             # As in the conversion: what is wider than the rest is so on purpose.
-            wide = dtype == DTYPES["float32"] and source.plan.dtype != "float32"
-            kept = DTYPES[output.dtype] if converted and not wide else dtype
-            total += math.prod(shape) * kept.itemsize
+            wide = dtype == "float32" and source.plan.dtype != "float32"
+            kept = output.dtype if converted and not wide else dtype
+            total += math.prod(shape) * ITEM_BYTES[kept]
     return total
 
 
 def _unknown(source: QuantizedSource, layout: Layout, name: str) -> Iterator[str]:
     """Say what may yet stop the conversion, or change weights, that no header shows."""
-    headers = source.files.headers()
+    headers = source.headers
     ordered = [n for n in source.packed if any(f"{n}.{part}" in headers for part in _ORDERS)]
     if ordered and not layout.ordered:
         yield (
@@ -240,7 +245,7 @@ def _may_be_below(layer: PackedLayer, lowest_zero: int) -> bool:
 
 def _packed_parts(source: QuantizedSource, sizes: dict[str, int]) -> tuple[PackedPart, ...]:
     """Count the packed layers by scheme and layout."""
-    headers = source.files.headers()
+    headers = source.headers
     layers: Counter[tuple[Scheme, str]] = Counter()
     weights: Counter[tuple[Scheme, str]] = Counter()
     stored: Counter[tuple[Scheme, str]] = Counter()

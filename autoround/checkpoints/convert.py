@@ -22,16 +22,17 @@ from autoround.export.safetensors_writer import in_output_dtype, layer_tensors
 from autoround.export.shards import ShardWriter
 from autoround.export.staging import Staging
 from autoround.formats.adapt import adapt
+from autoround.formats.packed_headers import owned_tensors
 from autoround.formats.registry import (
     format_of,
     layout_named,
     lowest_zero,
 )
 from autoround.formats.regroup import regroup
-from autoround.formats.unpacking import owned_tensors
 from autoround.model.files.legacy_config import with_legacy_keys
 from autoround.model.files.locate import locate_model
 from autoround.model.files.quantization_config import without_quantization
+from autoround.model.files.source import CheckpointSource, WeightSource
 from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
 
 #: Bytes of one output file.
@@ -68,6 +69,7 @@ def convert(
     """
     check_output(output)
     source = open_quantized(locate_model(model))
+    files = CheckpointSource(source.folder)
     plan = plan_or_refuse(source, formats)
     check_room(output, len(formats) * source.file_bytes)
     exact, shifted, lossy = 0, 0, {}
@@ -87,7 +89,7 @@ def convert(
         for _, writer in writers:
             writer.copy_side_files(source.folder)
         for name in source.packed:
-            layer, moved, lost = _convert_layer(source, name, writers)
+            layer, moved, lost = _convert_layer(source, files, name, writers)
             if lost and not allow_lossy:
                 raise FormatError(
                     f"layer {name}: {lost}; allow it with --allow-lossy, or choose another format"
@@ -96,7 +98,7 @@ def convert(
             exact, shifted = exact + (not lost), shifted + moved
             if lost:
                 lossy[name] = lost
-        _copy_kept(source, writers)
+        _copy_kept(source, files, writers)
         size = _finish(source, _described(plan, schemes), writers)
         if whole is not None:
             size = whole.publish()
@@ -105,14 +107,17 @@ def convert(
 
 
 def _convert_layer(
-    source: QuantizedSource, name: str, writers: Sequence[tuple[OutputPlan, ShardWriter]]
+    source: QuantizedSource,
+    files: WeightSource,
+    name: str,
+    writers: Sequence[tuple[OutputPlan, ShardWriter]],
 ) -> tuple[QuantizedTensor, int, str]:
     """Carry one layer over; returns it, the groups that moved, and what was lost."""
     scheme, packing = source.packed[name]
-    headers = source.files.headers()
+    headers = source.headers
     layout = layout_named(packing)
     parts = [part for part in layout.parts if f"{name}.{part}" in headers]
-    tensors = source.files.read(f"{name}.{part}" for part in parts)
+    tensors = files.read(f"{name}.{part}" for part in parts)
     by_part = {part: tensors[f"{name}.{part}"] for part in parts}
     layer = layout.from_tensors(by_part, scheme, name=name)
     if not bool(torch.isfinite(layer.scale).all()):
@@ -157,12 +162,14 @@ def _order(index: Tensor | None, scheme: Scheme, *, name: str, groups: int) -> T
     return None if torch.equal(index, plain) else index
 
 
-def _copy_kept(source: QuantizedSource, writers: Sequence[tuple[OutputPlan, ShardWriter]]) -> None:
+def _copy_kept(
+    source: QuantizedSource, files: WeightSource, writers: Sequence[tuple[OutputPlan, ShardWriter]]
+) -> None:
     owned = owned_tensors(source.packed)
-    for name in source.files.headers():
+    for name in source.headers:
         if name in owned:
             continue
-        tensors = source.files.read([name])
+        tensors = files.read([name])
         tensor = tensors[name]
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelError(f"{source.folder}: tensor {name} holds NaN")

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from autoround.errors import FormatError, ModelError
+from autoround.checkpoints.known_layers import match_known_class
+from autoround.errors import FormatError
 from autoround.formats.checkpoints import packed_shape
 from autoround.formats.format import PackedLayer
+from autoround.formats.packed_headers import PackedHeaders, owned_tensors
 from autoround.formats.registry import layout_named, method_of
-from autoround.formats.unpacking import UnpackingSource, owned_tensors
 from autoround.model.files.gate_mark import gate_failure
 from autoround.model.files.locate import UNPACKED, read_config, read_quantization
-from autoround.model.files.source import CheckpointSource, WeightSource
-
-Header = tuple[tuple[int, ...], torch.dtype]
+from autoround.model.files.stored import HeaderSource, StoredFiles
+from autoround.storage.dtypes import ITEM_BYTES, StoredHeader, StoredHeaders
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +66,13 @@ class Inspection:
 
 
 def inspect_folder(
-    folder: Path, files: WeightSource | None = None, *, against_class: bool = True
+    folder: Path, files: HeaderSource | None = None, *, against_class: bool = True
 ) -> Inspection:
     """Read what a model folder holds; no weight is read.
 
     Args:
         folder: the checkpoint.
-        files: its tensors; None for those in the folder.
+        files: headers of its tensors; None for those in the folder.
         against_class: whether packed layers are held against the model's class, where that is
             known: takes importing it.
 
@@ -82,14 +80,16 @@ def inspect_folder(
         ModelError, FormatError: the folder is no model, or cannot be understood.
     """
     config = read_config(folder)
-    files = CheckpointSource(folder) if files is None else files
-    headers: dict[str, Header] = dict(files.headers())
+    files = StoredFiles(folder) if files is None else files
+    headers = dict(files.header_names())
     quantization = read_quantization(folder, config)
-    packed: dict[str, PackedLayer] = {}
+    packed: Mapping[str, PackedLayer] = {}
     notes: list[str] = []
     failure = gate_failure(folder)
     if isinstance(quantization, dict):
-        packed, notes = _packed_layers(folder, files, quantization, against_class=against_class)
+        packed, notes = _packed_layers(
+            folder, files, config, quantization, against_class=against_class
+        )
         if not packed and method_of(quantization) not in UNPACKED:
             raise FormatError(f"{folder}: its quantization_config names no layer that is quantized")
     architectures = config.get("architectures") or ["unknown"]
@@ -106,34 +106,35 @@ def inspect_folder(
 
 
 def _packed_layers(
-    folder: Path, files: WeightSource, quantization: Mapping[str, Any], *, against_class: bool
-) -> tuple[dict[str, PackedLayer], list[str]]:
+    folder: Path,
+    files: HeaderSource,
+    config: Mapping[str, Any],
+    quantization: Mapping[str, Any],
+    *,
+    against_class: bool,
+) -> tuple[Mapping[str, PackedLayer], list[str]]:
     """Return the packed layers, held against the model if that is asked for, and notes."""
     if method_of(quantization) in UNPACKED:
         return {}, []
-    if not against_class:
-        unpacking = UnpackingSource(files, quantization)
-        return unpacking.layers, unpacking.notes
-    # Not at the top of the module: what matches files with classes takes as long as all else here.
-    from autoround.checkpoints.packed_layers import match_packed_layers
-    from autoround.model.build import build_empty
+    if against_class:
+        matched = match_known_class(folder, files, config, quantization)
+        if matched is None:
+            # Not at the top of the module: a class takes ten times as long as all else here.
+            from autoround.checkpoints.packed_layers import match_class_if_built
 
-    try:
-        built = build_empty(folder)
-    except ModelError:
-        unpacking = UnpackingSource(files, quantization)  # what is in the files can be told
-    else:
-        unpacking = match_packed_layers(built, files, quantization)[0]
-    return unpacking.layers, unpacking.notes
+            matched = match_class_if_built(folder, files, quantization)
+        if matched is not None:
+            return matched.packed, matched.notes
+    # Where there is no class, what is in the files can be told.
+    packed = PackedHeaders(files.header_names(), quantization)
+    return packed.layers, packed.notes
 
 
-def _size(header: Header) -> int:
-    return math.prod(header[0]) * header[1].itemsize
+def _size(header: StoredHeader) -> int:
+    return math.prod(header[0]) * ITEM_BYTES[header[1]]
 
 
-def _quantized_parts(
-    packed: Mapping[str, PackedLayer], headers: Mapping[str, Header]
-) -> list[Part]:
+def _quantized_parts(packed: Mapping[str, PackedLayer], headers: StoredHeaders) -> list[Part]:
     counts: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -146,19 +147,19 @@ def _quantized_parts(
     return [Part(what, counts[what], weights[what], sizes[what]) for what in counts]
 
 
-def _kept_parts(headers: Mapping[str, Header]) -> list[Part]:
+def _kept_parts(headers: StoredHeaders) -> list[Part]:
     counts: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for name, header in headers.items():
-        what = f"{_role(name, header)}, {str(header[1]).removeprefix('torch.')}"
+        what = f"{_role(name, header)}, {header[1]}"
         counts[what] += 1
         weights[what] += math.prod(header[0])
         sizes[what] += _size(header)
     return [Part(what, counts[what], weights[what], sizes[what]) for what in sorted(counts)]
 
 
-def _role(name: str, header: Header) -> str:
+def _role(name: str, header: StoredHeader) -> str:
     """Name what a kept tensor is for, by its name and shape."""
     if any(word in name for word in ("embed", "wte", "wpe")):
         return "embeddings"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoround.checkpoints.inspect import Inspection, Part
-from autoround.gguf.container import open_file
+from autoround.gguf.opened import open_file
 from autoround.model.files.gate_mark import gate_failure
 
 #: Types of numbers that are not quantized.

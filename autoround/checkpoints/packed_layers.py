@@ -3,27 +3,94 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from autoround.errors import FormatError
-from autoround.formats.unpacking import UnpackingSource, plain_against_config
+from autoround.checkpoints.known_layers import KEPT, MatchedLayers
+from autoround.errors import FormatError, ModelError
+from autoround.formats.packed_headers import plain_against_config
+from autoround.formats.unpacking import UnpackingSource, stored_headers
 from autoround.formats.written import written_layers
 from autoround.model.beyond import beyond_notes
-from autoround.model.blocks import matrices
+from autoround.model.blocks import decoder_blocks, matrices
+from autoround.model.build import build_empty
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
-from autoround.model.files.source import WeightSource
+from autoround.model.files.source import Headers, WeightSource, tensor_headers
+from autoround.model.files.stored import HeaderSource
 from autoround.model.names import CheckpointNames, files_of
 from autoround.model.skeleton import describe_missing, match_names
 from autoround.types import LayerPlan
 
-#: Why layers are not quantized here.
-KEPT = "kept in the checkpoint"
-#: And why some have no place in the model.
+#: Why some layers have no place in the model.
 BEYOND = "unknown to the model class, copied as it is"
+
+
+class _HeadersAlone:
+    """Tensors of which there are headers alone."""
+
+    def __init__(self, files: HeaderSource) -> None:
+        self._headers = tensor_headers(files.header_names())
+
+    def headers(self) -> Headers:
+        """Return shape and dtype of every tensor."""
+        return self._headers
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Refuse: nothing is read where layers are matched."""
+        raise AssertionError(f"headers alone are here, not {list(names)}")
+
+
+def match_class(
+    folder: Path, files: HeaderSource, quantization: Mapping[str, Any]
+) -> MatchedLayers:
+    """Match a checkpoint with its model class, which is built for that.
+
+    Args:
+        folder: of the checkpoint.
+        files: headers of its tensors.
+        quantization: the ``quantization_config``.
+
+    Raises:
+        ModelError: the class cannot be built.
+        FormatError: the files do not fit the config or the class.
+    """
+    return _match(build_empty(folder), files, quantization)
+
+
+def match_class_if_built(
+    folder: Path, files: HeaderSource, quantization: Mapping[str, Any]
+) -> MatchedLayers | None:
+    """Do as :func:`match_class`, but return None where the class cannot be built.
+
+    Args:
+        folder: of the checkpoint.
+        files: headers of its tensors.
+        quantization: the ``quantization_config``.
+
+    Raises:
+        ModelError, FormatError: the files do not fit the config or the class.
+    """
+    try:
+        built = build_empty(folder)
+    except ModelError:
+        return None
+    return _match(built, files, quantization)
+
+
+def _match(built: nn.Module, files: HeaderSource, quantization: Mapping[str, Any]) -> MatchedLayers:
+    unpacking, layers = match_packed_layers(built, _HeadersAlone(files), quantization)
+    return MatchedLayers(
+        packed=unpacking.layers,
+        layers=layers,
+        notes=unpacking.notes,
+        architecture=type(built).__name__,
+        # Without packed layers nobody asks, and there may be none.
+        blocks=decoder_blocks(built) if unpacking.layers else [],
+    )
 
 
 def match_packed_layers(
@@ -49,7 +116,7 @@ def match_packed_layers(
         raise FormatError(describe_missing(model, source, missing[0]))
     every = written_layers(x for own in layers.values() for x in own)
     plain = (x.name for x in every if x.scheme is None)
-    unpacking.notes += plain_against_config(quantization, files, plain)
+    unpacking.notes += plain_against_config(quantization, stored_headers(files.headers()), plain)
     known = {x.name for x in every}
     strange = [name for name in unpacking.layers if name not in known]
     unknown = set(source.unknown)

@@ -13,7 +13,7 @@ from autoround.errors import AutoRoundError, ModelError, UploadError, UsageError
 from autoround.model.files.gate_mark import MARK, gate_failure
 from autoround.model.files.locate import find_model, gguf_file, read_config
 from autoround.model.files.origin import CARD_FILE
-from autoround.model.files.source import shard_names
+from autoround.model.files.stored import shard_names
 
 #: Files and folders whose names say that they are nobody else's business.
 _SECRET_NAMES = re.compile(

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from autoround.checkpoints.packed_layers import match_packed_layers
+from autoround.checkpoints.known_layers import match_known_class
 from autoround.errors import FormatError, ModelError
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import method_of
 from autoround.formats.written import written_layers
-from autoround.model.blocks import decoder_blocks
-from autoround.model.build import build_empty
 from autoround.model.files.locate import read_config, read_quantization
-from autoround.model.files.source import CheckpointSource, WeightSource
+from autoround.model.files.stored import HeaderSource, StoredFiles
+from autoround.storage.dtypes import StoredHeaders
 from autoround.types import BlockPlan, Plan
+
+#: Makes what surrounds the building of a model class.
+Building: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class QuantizedSource:
-    """A quantized checkpoint, opened; no weight is read yet.
+    """A quantized checkpoint by its config and headers; no weight is read.
 
-    packed: its packed layers by their names in the files. plan: all of its layers, without any
-    output. notes: what of its config does not hold or is not followed.
+    headers: of its tensors, by name. packed: its packed layers by their names in the files. plan:
+    all of its layers, without any output. notes: what of its config does not hold or is not
+    followed.
     """
 
     folder: Path
     config: dict[str, Any]
     method: str
-    files: WeightSource
+    headers: StoredHeaders
     packed: Mapping[str, PackedLayer]
     plan: Plan
     notes: tuple[str, ...]
@@ -47,12 +51,16 @@ class QuantizedSource:
         return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
 
 
-def open_quantized(folder: Path, files: WeightSource | None = None) -> QuantizedSource:
+def open_quantized(
+    folder: Path, files: HeaderSource | None = None, *, building: Building = nullcontext
+) -> QuantizedSource:
     """Read config and headers, and tell what is quantized how.
 
     Args:
         folder: of the checkpoint.
-        files: its tensors; None for those in the folder.
+        files: headers of its tensors; None for those in the folder.
+        building: makes what surrounds the model's class while that is imported and built, where
+            what is written down of it does not do.
 
     Raises:
         ModelError: it is not quantized, or no model that can be built.
@@ -62,18 +70,22 @@ def open_quantized(folder: Path, files: WeightSource | None = None) -> Quantized
     quantization = read_quantization(folder, config)
     if quantization is None:
         raise ModelError(f"{folder} is not quantized; `autoround quantize` makes it so")
-    built = build_empty(folder)
-    files = CheckpointSource(folder) if files is None else files
-    unpacking, layers = match_packed_layers(built, files, quantization)
-    stored = unpacking.layers
-    if not stored:
+    files = StoredFiles(folder) if files is None else files
+    matched = match_known_class(folder, files, config, quantization)
+    if matched is None:
+        # Not at the top of the module: a class takes ten times as long as all else here.
+        with building():
+            from autoround.checkpoints.packed_layers import match_class
+
+            matched = match_class(folder, files, quantization)
+    if not matched.packed:
         raise FormatError(f"{folder}: its quantization_config names no layer of this model")
-    blocks = decoder_blocks(built)
+    layers, blocks = matched.layers, matched.blocks
     inside = tuple(b + "." for b in blocks)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
     plan = Plan(
         model=str(folder),
-        architecture=type(built).__name__,
+        architecture=matched.architecture,
         blocks=tuple(
             BlockPlan(
                 i, b, tuple(x for n, own in layers.items() if n.startswith(b + ".") for x in own)
@@ -87,5 +99,7 @@ def open_quantized(folder: Path, files: WeightSource | None = None) -> Quantized
         device="cpu",
         calibration="none",
     )
-    notes = tuple(unpacking.notes)
-    return QuantizedSource(folder, config, method_of(quantization), files, stored, plan, notes)
+    method, notes = method_of(quantization), tuple(matched.notes)
+    return QuantizedSource(
+        folder, config, method, files.header_names(), matched.packed, plan, notes
+    )

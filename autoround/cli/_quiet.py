@@ -18,20 +18,33 @@ def quiet_libraries() -> Iterator[None]:
 
     Says first where one of them is newer than tested, in one line on the standard error stream.
     """
-    from transformers.utils import logging
+    with quiet_warnings(), quiet_transformers():
+        yield
 
+
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Say where a library is newer than tested, and keep to that line; nothing is imported."""
     untested = untested_transformers()
     if untested:
         echo(f"warning: {untested}", err=True)
+    with warnings.catch_warnings():
+        # It has been said; whatever loads a model would say it again.
+        warnings.simplefilter("ignore", UntestedVersionWarning)
+        _tell_in_a_line(GateFailedWarning)
+        yield
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence progress bars and advice of transformers, which is imported for that."""
+    from transformers.utils import logging
+
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            # It has been said; whatever loads a model would say it again.
-            warnings.simplefilter("ignore", UntestedVersionWarning)
-            _tell_in_a_line(GateFailedWarning)
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()

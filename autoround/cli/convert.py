@@ -9,7 +9,7 @@ import typer
 
 from autoround.cli import _options as options
 from autoround.cli._output import echo
-from autoround.cli._quiet import quiet_libraries
+from autoround.cli._quiet import quiet_libraries, quiet_transformers, quiet_warnings
 from autoround.errors import FormatError, UsageError
 
 app = typer.Typer()
@@ -86,8 +86,8 @@ def _show_plan(model: str, formats: tuple[str, ...], output: Path | None, *, as_
     from autoround.report.conversion import conversion_plan_lines, conversion_plan_values
     from autoround.storage.json_text import to_json
 
-    with quiet_libraries():
-        plan = plan_conversion(model, formats=formats, output=output)
+    with quiet_warnings():
+        plan = plan_conversion(model, formats=formats, output=output, building=quiet_transformers)
     if as_json:
         echo(to_json(conversion_plan_values(plan), indent=1), keep="\n")
     else:

@@ -74,4 +74,4 @@ def _inspect(model: str, *, check: bool) -> Inspection:
     if file is not None:
         return inspect_gguf(model_files.folder / file)
     read_config(model_files.folder)  # a folder without one is no model, whatever else it lacks
-    return inspect_folder(model_files.folder, model_files.weights(), against_class=check)
+    return inspect_folder(model_files.folder, model_files.headers(), against_class=check)

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from autoround.core.grids.gguf_types import GGUF_TYPES
-from autoround.core.grids.grid import group_width
-from autoround.types import PER_TENSOR, PLAIN, Scheme
+from autoround.core.grids.widths import group_count
+from autoround.types import PLAIN, Scheme
 
 #: Bits of one stored scale (float16).
 SCALE_BITS = 16
-
-
-def group_count(shape: tuple[int, int], scheme: Scheme) -> int:
-    """Return how many scales a weight has, the last group of a row counted whole.
-
-    Args:
-        shape: (out, in). scheme: bits and groups.
-    """
-    rows, columns = shape
-    if scheme.group_size == PER_TENSOR:
-        return 1
-    width = group_width(columns, scheme.group_size, numel=rows * columns)
-    return rows * -(-columns // width)
 
 
 def weight_bits(shape: tuple[int, int], scheme: Scheme) -> int:

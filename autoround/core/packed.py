@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from autoround.core.grids.schemes import scheme_levels
-from autoround.core.packing import BLOCK, pack_rows
+from autoround.core.packing import pack_rows
+from autoround.core.word_counts import BLOCK
 from autoround.types import QuantizedTensor, Scheme
 
 

@@ -10,22 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Values of one block, whatever the width.
-BLOCK = 32
-
-
-def packed_rows(rows: int, bits: int) -> int:
-    """Return how many 32-bit words hold ``rows`` values.
-
-    Args:
-        rows: a multiple of 32. bits: of a value.
-
-    Raises:
-        ValueError: rows is not a multiple of 32.
-    """
-    if rows % BLOCK:
-        raise ValueError(f"cannot pack {rows} values: not a multiple of {BLOCK}")
-    return rows // BLOCK * bits
+from autoround.core.word_counts import BLOCK, packed_length, packed_rows
 
 
 def pack_rows(codes: Tensor, bits: int) -> Tensor:
@@ -161,15 +146,6 @@ def _unpack_whole(words: Tensor, bits: int) -> Tensor:
     for k in range(per):
         out[..., k, :] = ((words >> (k * bits)) & (2**bits - 1)).to(torch.uint8)
     return out.reshape(*lead, count * per, columns)
-
-
-def packed_length(values: int, bits: int) -> int:
-    """Return how many 32-bit words hold values whose last word may end empty.
-
-    Args:
-        values: any number of them. bits: of a value.
-    """
-    return -(-values * bits // 32)
 
 
 def pack_ragged_rows(codes: Tensor, bits: int) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.export.safetensors_writer import cast_tensors, file_tensors, name_tensors
+from autoround.formats.on_meta import weight_on_meta
 from autoround.formats.registry import layout_named
 from autoround.formats.stacked import StackedLayout
-from autoround.formats.written import split, stack_matrices, weight_on_meta
+from autoround.formats.written import split, stack_matrices
 from autoround.model.skeleton import Skeleton
 from autoround.model.stacked_experts import from_matrix
 from autoround.session.loaded_block import in_kept_dtype

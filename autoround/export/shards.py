@@ -17,7 +17,7 @@ from autoround.export.planned_shards import PlannedShards, lay_out_shards
 from autoround.export.safetensors_header import METADATA
 from autoround.export.spool import Spool
 from autoround.export.staging import Staging
-from autoround.model.files.source import INDEX, SINGLE
+from autoround.model.files.stored import INDEX, SINGLE
 from autoround.storage.checksum import checksum
 from autoround.storage.files import replace, sync_path, write_file
 

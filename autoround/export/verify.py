@@ -20,8 +20,8 @@ from autoround.core.loss import relative_square_error
 from autoround.device.protocol import Upload
 from autoround.errors import ModelError, VerificationError
 from autoround.export.files_on_device import FilesOnDevice
+from autoround.formats.faults import raise_first
 from autoround.formats.format import PackedLayer
-from autoround.formats.stacked import raise_first
 from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
 from autoround.model.convert import ConvertedSource

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autoround.core.grids.grid import group_width
+from autoround.core.grids.widths import group_width
 from autoround.types import QuantizedTensor, Scheme
 
 

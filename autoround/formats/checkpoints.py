@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoround.errors import FormatError
-from autoround.formats.fitting import Header, held_shape
+from autoround.formats.fitting import held_shape
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named, method_of, reading_format, registry
+from autoround.storage.dtypes import StoredHeaders
 from autoround.types import Expected
 
 #: Keys of configs under which programs say what else is to be done with activations.
@@ -65,7 +66,7 @@ def config_notes(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def packed_shape(name: str, packed: PackedLayer, headers: Mapping[str, Header]) -> tuple[int, int]:
+def packed_shape(name: str, packed: PackedLayer, headers: StoredHeaders) -> tuple[int, int]:
     """Return (out, in) of a packed layer, by the headers of its tensors.
 
     Args:
@@ -80,7 +81,7 @@ def packed_shape(name: str, packed: PackedLayer, headers: Mapping[str, Header]) 
 
 
 def check_layers(
-    packed: Mapping[str, PackedLayer], headers: Mapping[str, Header], *, expected: Expected
+    packed: Mapping[str, PackedLayer], headers: StoredHeaders, *, expected: Expected
 ) -> None:
     """Hold the tensors of every layer against its layout and the model, by headers alone.
 

@@ -6,17 +6,15 @@ disagree on which of these goes first. The shapes of a layer's tensors do not li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
-
-import torch
+from typing import NamedTuple
 
 from autoround.errors import FormatError
 from autoround.formats.format import Layout
+from autoround.formats.header_layout import HeaderLayout
+from autoround.storage.dtypes import ITEM_BYTES, StoredHeaders
 from autoround.types import Scheme
-
-#: Shape and dtype of a tensor.
-Header: TypeAlias = tuple[tuple[int, ...], torch.dtype]
 
 
 class Candidate(NamedTuple):
@@ -26,7 +24,7 @@ class Candidate(NamedTuple):
     source: str
 
 
-def headers_in(tensors: Collection[str]) -> Mapping[str, Header]:
+def headers_in(tensors: Collection[str]) -> StoredHeaders:
     """Return the headers of a checkpoint's tensors; none where only their names are known.
 
     Args:
@@ -40,7 +38,7 @@ def choose_scheme(
     candidates: Iterable[Candidate],
     layout: Layout,
     *,
-    headers: Mapping[str, Header],
+    headers: StoredHeaders,
     shape: tuple[int, int] = (0, 0),
 ) -> Scheme:
     """Return the first scheme that fits the tensors of a layer.
@@ -77,7 +75,7 @@ def choose_scheme(
 
 
 def held_shape(
-    name: str, scheme: Scheme, layout: Layout, headers: Mapping[str, Header]
+    name: str, scheme: Scheme, layout: Layout, headers: StoredHeaders
 ) -> tuple[int, int]:
     """Return (out, in) of a packed layer, by the headers of its tensors.
 
@@ -94,18 +92,44 @@ def held_shape(
     if reason:
         raise FormatError(f"layer {name}: {layout.name} with {scheme}: {reason}")
     parts = {p: headers[f"{name}.{p}"] for p in layout.parts if f"{name}.{p}" in headers}
-    # Unpacking meta tensors checks shapes and dtypes of all parts, and reads nothing.
-    empty = {p: torch.empty(s, dtype=d, device="meta") for p, (s, d) in parts.items()}
-    rows, columns = layout.from_tensors(empty, scheme, name=name).codes.shape
+    rows, columns = _shape(layout, parts, scheme, name=name)
     order = parts.get("g_idx", parts.get("weight_g_idx"))
-    if order is not None and order != ((columns,), torch.int32):
+    if order is not None and order != ((columns,), "int32"):
         raise FormatError(
-            f"layer {name}: g_idx is {order[1]} {order[0]}, expected torch.int32 ({columns},)"
+            f"layer {name}: g_idx is torch.{order[1]} {order[0]}, expected torch.int32 ({columns},)"
         )
-    return int(rows), int(columns)
+    return rows, columns
 
 
-def describe_parts(name: str, parts: Iterable[str], headers: Mapping[str, Header]) -> str:
+def _shape(layout: Layout, parts: StoredHeaders, scheme: Scheme, *, name: str) -> tuple[int, int]:
+    """Return (out, in) of a layer, by the layout's own word, or else by tensors on meta."""
+    if isinstance(layout, HeaderLayout):
+        return layout.matrix_shape(parts, scheme, name=name)
+    from autoround.formats.on_meta import shape_on_meta
+
+    return shape_on_meta(layout, parts, scheme, name=name)
+
+
+def layout_bytes(layout: Layout, shape: tuple[int, int], scheme: Scheme) -> int:
+    """Return the bytes of the tensors that a weight is laid out as.
+
+    Args:
+        layout: that it is laid out by.
+        shape: (out, in).
+        scheme: of the weight.
+
+    Raises:
+        FormatError, ValueError: the layout cannot hold it.
+    """
+    if isinstance(layout, HeaderLayout):
+        headers = layout.part_headers(shape, scheme).values()
+        return sum(math.prod(sizes) * ITEM_BYTES[dtype] for sizes, dtype in headers)
+    from autoround.formats.on_meta import bytes_on_meta
+
+    return bytes_on_meta(layout, shape, scheme)
+
+
+def describe_parts(name: str, parts: Iterable[str], headers: StoredHeaders) -> str:
     """Return the tensors of a layer with their shapes, in words.
 
     Args:

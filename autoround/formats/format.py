@@ -9,12 +9,13 @@ its layouts, writes the config that loaders read, and reads such configs. Neithe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from autoround.types import LayerPlan, OutputPlan, Plan, QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Weight(NamedTuple):

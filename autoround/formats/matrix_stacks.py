@@ -14,10 +14,11 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
+from autoround.formats.faults import Fault
 from autoround.formats.format import PackedLayer
 from autoround.formats.registry import layout_named
 from autoround.formats.regroup import ordered_weight
-from autoround.formats.stacked import Fault, StackedLayout
+from autoround.formats.stacked import StackedLayout
 from autoround.types import QuantizedTensor
 
 #: Codes that are unpacked at a time; temporaries of them take up to twelve bytes each.

@@ -17,6 +17,7 @@ from autoround.formats.auto_round.format import FORMATS as AUTO_ROUND
 from autoround.formats.awq.format import FORMATS as AWQ
 from autoround.formats.compressed_tensors.format import FORMATS as COMPRESSED_TENSORS
 from autoround.formats.dequantized.format import FORMATS as DEQUANTIZED
+from autoround.formats.fitting import layout_bytes
 from autoround.formats.format import Format, Layout, Weight
 from autoround.formats.gguf.format import FORMATS as GGUF
 from autoround.formats.gptq.format import FORMATS as GPTQ
@@ -151,6 +152,21 @@ def layout_named(packing: str) -> Layout:
 def _layouts() -> dict[str, Layout]:
     formats = registry().formats.values()
     return {layout.name: layout for one in formats for layout in one.layouts}
+
+
+@lru_cache(maxsize=4096)
+def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
+    """Return the bytes of the tensors that a quantized matrix is laid out as.
+
+    Args:
+        shape: (out, in).
+        scheme: of the matrix.
+        packing: name of the layout.
+
+    Raises:
+        FormatError, ValueError: there is no such layout, or it cannot hold the matrix.
+    """
+    return layout_bytes(layout_named(packing), shape, scheme)
 
 
 @lru_cache(maxsize=1)

@@ -7,56 +7,18 @@ was packed are flags on the device, read together by who packs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from autoround.core.packing import no_room, out_of_range
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout
 from autoround.types import QuantizedTensor, Scheme
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Fault(NamedTuple):
-    """What would be wrong with a weight.
-
-    present: bool [], on the weight's device. error: what is raised where it is true.
-    """
-
-    present: Tensor
-    error: Exception
-
-
-def raise_first(faults: Sequence[Fault]) -> None:
-    """Read the flags of faults, all at once, and raise the first that is present.
-
-    Args:
-        faults: on one device.
-
-    Raises:
-        Exception: the error of the first fault that is present.
-    """
-    if faults:
-        raise_present(faults, torch.stack([fault.present for fault in faults]).to("cpu"))
-
-
-def raise_present(faults: Sequence[Fault], present: Tensor) -> None:
-    """Raise the first fault that is present, by flags that were read.
-
-    Args:
-        faults: of which each has a flag.
-        present: bool [faults], on the CPU.
-
-    Raises:
-        Exception: the error of the first fault that is present.
-    """
-    flags: list[bool] = present.tolist()
-    for fault, is_present in zip(faults, flags, strict=True):
-        if is_present:
-            raise fault.error
+    from autoround.formats.faults import Fault
 
 
 class StackedLayout(BaseLayout):
@@ -144,6 +106,8 @@ class StackedLayout(BaseLayout):
             FormatError: a tensor is missing, or has another dtype or shape than the layout, or
                 values that no program writes.
         """
+        from autoround.formats.faults import raise_first
+
         layer, faults = self.from_tensors_late(tensors, scheme, name=name)
         raise_first(faults)
         return layer
@@ -164,6 +128,8 @@ class StackedLayout(BaseLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
+        from autoround.formats.faults import Fault
+
         layer = self.take_matrix_apart(tensors, scheme, name=name)
         if layer.codes.device.type == "meta":
             return layer, []
@@ -184,11 +150,11 @@ class StackedLayout(BaseLayout):
             FormatError: the layout cannot hold the weight.
             ValueError: a code has more bits than the scheme.
         """
+        from autoround.formats.faults import raise_first, spilt_codes
+
         tensors = self.lay_out(layer)
         if layer.codes.device.type != "meta" and layer.codes.numel():
-            bits = layer.scheme.bits
-            spilt = Fault(out_of_range(layer.codes, bits), ValueError(no_room(bits)))
-            raise_first([spilt, *self.faults(layer)])
+            raise_first([spilt_codes(layer), *self.faults(layer)])
         return tensors
 
 
@@ -200,19 +166,6 @@ def expand_shared(part: Tensor, layer: QuantizedTensor) -> Tensor:
         layer: whose part it is.
     """
     return part.expand(*layer.codes.shape[:-1], -1)
-
-
-def differences(layer: QuantizedTensor, other: QuantizedTensor, error: Exception) -> list[Fault]:
-    """Return whether a weight differs from another of its shape, by value; nothing is read.
-
-    Args:
-        layer: one of them; one scale a tensor equals as many of its value.
-        other: the other one.
-        error: what a difference raises.
-    """
-    pairs = ((layer.codes, other.codes), (layer.scale, other.scale), (layer.zero, other.zero))
-    # What is not a number differs from everything, itself included.
-    return [Fault((ours != theirs).any(), error) for ours, theirs in pairs]
 
 
 def part_of(layer: QuantizedTensor, matrices: slice) -> QuantizedTensor:

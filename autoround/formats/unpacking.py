@@ -6,17 +6,15 @@ so reads quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.checkpoints import config_notes, packed_layers, packed_shape
-from autoround.formats.fitting import Header
-from autoround.formats.format import PackedLayer
+from autoround.formats.faults import Fault, raise_first
 from autoround.formats.matrix_stacks import (
     DenseMatrix,
     PackedMatrix,
@@ -25,18 +23,15 @@ from autoround.formats.matrix_stacks import (
     missing_groups,
     stacks,
 )
-from autoround.formats.registry import layout_named, telling_parts
+from autoround.formats.packed_headers import PackedHeaders
+from autoround.formats.registry import layout_named
 from autoround.formats.regroup import ordered_weight
-from autoround.formats.stacked import Fault, StackedLayout, raise_first
+from autoround.formats.stacked import StackedLayout
+from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor
 
-#: Dtypes of weights that are read as they are.
-_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Tensors that only a quantized weight has beside it, of whatever kind.
-_SCALES = frozenset(
-    {"qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2"}
-    | {"weight_zero_point", "weight_global_scale"}
-)
+#: Shape and dtype of a tensor.
+Header: TypeAlias = tuple[tuple[int, ...], torch.dtype]
 
 
 class Files(Protocol):
@@ -75,16 +70,9 @@ class UnpackingSource:
         self._files = files
         self.transposed: set[str] = set()
         self.late: list[Fault] | None = None
-        self.notes = config_notes(quantization)
-        headers = files.headers()
-        self.layers = packed_layers(quantization, packed_names(headers), headers)
-        owned = owned_tensors(self.layers)
-        _refuse_other_kinds(headers, owned)
-        self._headers = {name: header for name, header in headers.items() if name not in owned}
-        for name, stored in self.layers.items():
-            shape = packed_shape(name, stored, headers)
-            # What the reader sees: one weight where the files hold parts.
-            self._headers[f"{name}.weight"] = (shape, torch.float32)
+        packed = PackedHeaders(stored_headers(files.headers()), quantization)
+        self.notes, self.layers = packed.notes, packed.layers
+        self._headers = {n: (s, getattr(torch, d)) for n, (s, d) in packed.reads_as.items()}
 
     def headers(self) -> Mapping[str, Header]:
         """Return shape and dtype of every tensor as it reads.
@@ -229,83 +217,10 @@ class UnpackingSource:
         return layer
 
 
-def packed_names(headers: Mapping[str, Header]) -> dict[str, tuple[int, int]]:
-    """Return the names of layers that may be packed, by their tensors.
+def stored_headers(headers: Mapping[str, Header]) -> dict[str, StoredHeader]:
+    """Return headers with the names of dtypes in place of these.
 
     Args:
-        headers: of all tensors in the files.
-
-    Returns:
-        The layers, each with (0, 0) for the shape, which is not known yet.
+        headers: by name.
     """
-    telling = telling_parts()
-    pairs = (name.rpartition(".") for name in headers)
-    # Formats that go by the files look at names only.
-    return {name: (0, 0) for name, _, part in pairs if part in telling}
-
-
-def owned_tensors(layers: Mapping[str, PackedLayer]) -> set[str]:
-    """Return the names of all tensors that hold packed layers.
-
-    Args:
-        layers: the packed layers, by name.
-
-    Returns:
-        The names of all parts of their layouts, in the files or not.
-    """
-    return {
-        f"{name}.{part}"
-        for name, (_, packing) in layers.items()
-        for part in layout_named(packing).parts
-    }
-
-
-def _refuse_other_kinds(headers: Mapping[str, Header], owned: Collection[str]) -> None:
-    """Refuse weights that are neither packed in a layout nor plain: read as plain, they are wrong.
-
-    Raises:
-        FormatError: with the first such tensor.
-    """
-    for name, (_, dtype) in headers.items():
-        if name in owned:
-            continue
-        layer, _, part = name.rpartition(".")
-        if part == "weight" and dtype not in _PLAIN:
-            raise FormatError(
-                f"tensor {name} is {dtype}: weights of that kind beside packed layers cannot be "
-                "read; legal: 16 and 32 bit"
-            )
-        if part in _SCALES and layer:
-            raise FormatError(
-                f"the files hold {name}, which belongs to no packed layer: a layer quantized in "
-                "another way, or a damaged one, cannot be read"
-            )
-
-
-def plain_against_config(
-    quantization: Mapping[str, Any], files: Files, names: Iterable[str]
-) -> list[str]:
-    """Say which layers a config itself names as packed and the files hold as plain weights.
-
-    These are what they are: programs name a head that they then leave in 16 bit. A config that
-    only says so of all layers at a place, or of a kind, is taken for a rule with exceptions:
-    layers of other shapes are left out, and it is not always said which.
-
-    Args:
-        quantization: the ``quantization_config``.
-        files: of the checkpoint.
-        names: of the model's linear layers that are not packed, as the files call them.
-
-    Returns:
-        A sentence, or nothing where there are none.
-    """
-    headers = files.headers()
-    plain = {name: (0, 0) for name in names if f"{name}.weight" in headers}
-    claimed = list(packed_layers(quantization, plain, headers))
-    if not claimed:
-        return []
-    more = f" and {len(claimed) - 1} more" if len(claimed) > 1 else ""
-    return [
-        f"layer {claimed[0]}{more}: the quantization_config calls it quantized, and the files hold "
-        "its weight as it is, which is what is read"
-    ]
+    return {n: (s, str(d).removeprefix("torch.")) for n, (s, d) in headers.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from autoround.types import LayerPlan, Plan, QuantizedTensor
 
-from autoround.types import PER_TENSOR, LayerPlan, Plan, QuantizedTensor, Scheme
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Stands for an expert's number in ``LayerPlan.files``.
 NUMBER = "{}"
@@ -47,25 +48,6 @@ def part_shape(layer: LayerPlan) -> tuple[int, int]:
     """
     rows = layer.shape[0] // max(1, layer.experts) // layer.parts
     return rows, layer.shape[1]
-
-
-def weight_on_meta(shape: tuple[int, int], scheme: Scheme) -> QuantizedTensor:
-    """Return a quantized weight without numbers, on meta: what formats make of it has its sizes.
-
-    Args:
-        shape: (out, in).
-        scheme: of the weight.
-    """
-    rows, columns = shape
-    size = scheme.group_size
-    groups = 1 if size <= 0 else -(-columns // min(size, columns))
-    scales = (1 if size == PER_TENSOR else rows, groups)
-    return QuantizedTensor(
-        torch.empty(shape, dtype=torch.uint8, device="meta"),
-        torch.empty(scales, dtype=torch.float16, device="meta"),
-        torch.empty(scales, dtype=torch.uint8, device="meta"),
-        scheme,
-    )
 
 
 def described(plan: Plan) -> tuple[list[LayerPlan], list[LayerPlan]]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoround.errors import FormatError, OutputError, VerificationError, one_line
+from autoround.errors import OutputError, VerificationError
 from autoround.gguf.fields import Field
-from autoround.gguf.header_check import check_header
+from autoround.gguf.opened import open_file
 from autoround.storage.checksum import raw_bytes
 from autoround.storage.files import WritableFile
 
@@ -203,23 +203,3 @@ def _add_field(writer: Any, field: Field) -> None:
         "bools": writer.add_array,
     }[field.kind]
     add(field.key, field.value)
-
-
-def open_file(path: Path) -> Any:
-    """Open a GGUF file for reading; no tensor is read yet.
-
-    Raises:
-        FormatError: The file is damaged, or is not a GGUF file.
-    """
-    import gguf
-
-    check_header(path)
-    try:
-        reader = gguf.GGUFReader(path)
-    except Exception as error:  # a damaged file fails in many unrelated ways
-        raise FormatError(f"{path} is damaged or not a GGUF file: {one_line(error)}") from error
-    size = path.stat().st_size
-    for tensor in reader.tensors:
-        if int(tensor.data_offset) + int(tensor.n_bytes) > size:
-            raise FormatError(f"{path}: tensor {tensor.name} reaches beyond the end of the file")
-    return reader

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoround.errors import FormatError
 from autoround.gguf.arch import Target, restore, targets
-from autoround.gguf.container import open_file
+from autoround.gguf.opened import open_file
 
 
 class Reader:

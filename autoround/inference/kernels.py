@@ -26,6 +26,7 @@ from autoround.inference.opening import open_packed
 from autoround.model.blocks import expected
 from autoround.model.build import build_empty
 from autoround.model.files.locate import find_model, read_config, read_quantization
+from autoround.model.files.weights import open_weights
 from autoround.types import Scheme
 
 
@@ -72,7 +73,7 @@ def explain(
         raise ModelError(f"{folder} is not quantized: its config has no quantization_config")
     built = build_empty(folder)
     shapes = expected(built).shapes
-    opened = open_packed(folder, built, quantization, files=model_files.weights())
+    opened = open_packed(folder, built, quantization, files=open_weights(model_files))
     headers = opened.files.headers()
     counted: dict[Demand, tuple[int, int]] = {}
     for name, (file, (scheme, _)) in opened.linears.items():

@@ -10,8 +10,9 @@ from torch import nn
 
 from autoround.errors import FormatError
 from autoround.formats.format import PackedLayer
+from autoround.formats.packed_headers import plain_against_config
 from autoround.formats.registry import layout_named
-from autoround.formats.unpacking import UnpackingSource, plain_against_config
+from autoround.formats.unpacking import UnpackingSource, stored_headers
 from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
@@ -119,7 +120,9 @@ def open_packed(
             if file in unpacking.layers and layer in matrices:
                 linears[layer] = Packed(file, unpacking.layers[file])
     notes = [*unpacking.notes]
-    notes += plain_against_config(quantization, files, tensors.files_of(matrices - set(linears)))
+    notes += plain_against_config(
+        quantization, stored_headers(files.headers()), tensors.files_of(matrices - set(linears))
+    )
     notes += beyond_notes(model, _unplaced_layers(tensors, unpacking))
     layers = unpacking.layers
     return Opened(files, tensors, linears, experts, stacked, keys, layers, tuple(notes))

@@ -12,13 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from autoround.errors import ModelError, one_line
 from autoround.model.files.locate import read_config
+from autoround.model.known_configs import GENERATION
 from autoround.model.unbuildable import why_unbuildable
 from autoround.tested import warn_if_untested
 
 #: Elements of a parameter that is never allocated, not even for a moment.
 LARGE = 2**20
-#: What a folder says of generation.
-GENERATION = "generation_config.json"
 #: Endings of class names that answer with logits of the next token.
 _ANSWERING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 

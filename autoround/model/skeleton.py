@@ -30,6 +30,7 @@ from autoround.model.files.locate import (
 from autoround.model.files.packed import FLOAT8, UnpackedSource
 from autoround.model.files.source import WeightSource
 from autoround.model.files.streamed_source import StreamedSource
+from autoround.model.files.weights import open_weights
 from autoround.model.names import CheckpointNames, Names, SavedNames
 from autoround.model.wide import kept_by_class, wide_tensors
 
@@ -147,7 +148,7 @@ def open_model(model: str | Path, *, stream: bool = False) -> Skeleton:
     quantization = read_quantization(folder, config)
     refuse_unquantizable({**config, "quantization_config": quantization}, where=str(folder))
     stream_source = _open_stream(model_files, str(model)) if stream else None
-    files: WeightSource = stream_source or model_files.weights()
+    files: WeightSource = stream_source or open_weights(model_files)
     if any(dtype in FLOAT8 for _, dtype in files.headers().values()) or quantization is not None:
         files = UnpackedSource(files, quantization or {})
     built = build_empty(folder)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
 from autoround.device.protocol import Runtime
-from autoround.formats.registry import format_of, layout_named
-from autoround.formats.written import part_shape, weight_on_meta
+from autoround.formats.registry import format_of, layout_named, matrix_bytes
+from autoround.formats.written import part_shape
 from autoround.model.skeleton import Skeleton
 from autoround.planning.device_memory import experts_per_token
 from autoround.planning.gguf_tensors import gguf_layout
@@ -23,7 +22,6 @@ from autoround.types import (
     LayerPlan,
     OutputPlan,
     Plan,
-    Scheme,
 )
 
 #: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
@@ -148,18 +146,11 @@ def output_bytes(plan: Plan, output: OutputPlan, skeleton: Skeleton) -> int:
 
 
 def layer_bytes(layer: LayerPlan, packing: str) -> int:
-    """Return the bytes of one quantized layer, by packing it on the meta device."""
+    """Return the bytes of one quantized layer as it is laid out."""
     assert layer.scheme is not None
-    return (
-        matrix_bytes(part_shape(layer), layer.scheme, packing) * max(1, layer.experts) * layer.parts
+    return matrix_bytes(part_shape(layer), layer.scheme, packing) * (
+        max(1, layer.experts) * layer.parts
     )
-
-
-@lru_cache(maxsize=4096)
-def matrix_bytes(shape: tuple[int, int], scheme: Scheme, packing: str) -> int:
-    """Return the bytes of one quantized matrix of shape (out, in), by packing it on meta."""
-    tensors = layout_named(packing).to_tensors(weight_on_meta(shape, scheme))
-    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tuple[float, float]:

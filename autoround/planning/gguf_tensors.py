@@ -11,6 +11,7 @@ from typing import Any
 from autoround.errors import FormatError
 from autoround.formats.gguf import blocks
 from autoround.formats.gguf import type_mix as gguf_mix
+from autoround.formats.gguf.file_types import BASES
 from autoround.formats.gguf.format import file_type_of
 from autoround.gguf import arch
 from autoround.gguf.arch import Target
@@ -58,7 +59,7 @@ class GgufLayout:
         found = [f"gguf:{self.file_type} sets the scheme of every tensor; {asked} is not used"]
         if ruled:
             found = [f"gguf:{self.file_type} sets the types that no rule does; {asked} is not used"]
-        if gguf_mix.scheme_of(gguf_mix.BASES[self.file_type]) == asked:
+        if gguf_mix.scheme_of(BASES[self.file_type]) == asked:
             found = []
         if self.fallen:
             first, kind = next(iter(self.fallen.items()))

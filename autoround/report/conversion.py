@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from autoround.checkpoints.conversion_plan import ConversionPlan, FormatOutlook
-from autoround.checkpoints.convert import Conversion
+
+if TYPE_CHECKING:
+    from autoround.checkpoints.convert import Conversion
 
 #: Refused layers of a format that have a line each.
 SHOWN = 20

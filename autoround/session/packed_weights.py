@@ -16,17 +16,13 @@ import torch
 from torch import Tensor
 
 from autoround.core.grids.gguf_types import GGUF_TYPES
-from autoround.core.packing import (
-    BLOCK,
-    no_room,
-    out_of_range,
-    pack_rows_unchecked,
-    unpack_rows,
-)
+from autoround.core.packing import no_room, out_of_range, pack_rows_unchecked, unpack_rows
+from autoround.core.word_counts import BLOCK
 from autoround.errors import VerificationError
+from autoround.formats.faults import Fault, differences, raise_present
 from autoround.formats.gguf.blocks import GgufTensor
 from autoround.formats.registry import layout_named
-from autoround.formats.stacked import Fault, StackedLayout, differences, part_of, raise_present
+from autoround.formats.stacked import StackedLayout, part_of
 from autoround.formats.written import stack_matrices, unstack_matrices
 from autoround.session.block_output import BlockOutput, PackedWeight, QuantizedWeight
 from autoround.session.joined_tensors import cut_portions, join_tensors, split_tensors

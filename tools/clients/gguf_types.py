@@ -19,7 +19,7 @@ from typing import Any
 from gguf_archs import write_plain
 from gguf_options import COMMON
 
-from autoround.formats.gguf.type_mix import BASES
+from autoround.formats.gguf.file_types import BASES
 from autoround.gguf.metadata import FILE_TYPES
 
 #: What the client runs: FILE OUT NUMBER, printing the types of OUT.

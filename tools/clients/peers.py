@@ -298,6 +298,7 @@ def content(folder: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     from autoround.formats.checkpoints import packed_layers
+    from autoround.formats.parts import headers_of_parts
     from autoround.formats.registry import layout_named, telling_parts
     from autoround.model.files.locate import read_config, read_quantization
 
@@ -308,7 +309,7 @@ def content(folder: Path) -> dict[str, Tensor]:
     quantization = read_quantization(folder, read_config(folder)) or {}
     telling = telling_parts()
     names = [n.rpartition(".")[0] for n in tensors if n.rpartition(".")[2] in telling]
-    headers = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    headers = headers_of_parts(tensors)
     for name, stored in packed_layers(quantization, dict.fromkeys(names, (0, 0)), headers).items():
         layout = layout_named(stored.packing)
         parts = {p: tensors.pop(f"{name}.{p}") for p in layout.parts if f"{name}.{p}" in tensors}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from autoround.core.grids.levels import LevelSet
 from autoround.core.grids.scales import HALF, Nested, NestedParts, ScaleCodec
-from autoround.types import PER_CHANNEL, PER_TENSOR
+from autoround.core.grids.widths import group_width
+from autoround.types import PER_TENSOR
 
 
 class Grid(NamedTuple):
@@ -52,23 +53,6 @@ class QuantParams(NamedTuple):
     scale: Tensor
     zero: Tensor
     minimum: Tensor | None = None
-
-
-def group_width(in_features: int, group_size: int, *, numel: int) -> int:
-    """Return how many weights share one scale.
-
-    A group wider than a row, like PER_CHANNEL, means one group a row.
-
-    Args:
-        in_features: length of a row.
-        group_size: as in a scheme.
-        numel: weights in all.
-    """
-    if group_size == PER_TENSOR:
-        return numel
-    if group_size == PER_CHANNEL or group_size >= in_features:
-        return in_features
-    return group_size
 
 
 def to_groups(weight: Tensor, group_size: int) -> Tensor:

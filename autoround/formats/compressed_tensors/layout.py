@@ -10,25 +10,33 @@ packs them plus 2**(bits-1), which is how they are counted here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from autoround.core.packing import (
-    pack_ragged_rows_unchecked,
-    packed_length,
-    unpack_ragged_rows,
-)
+from autoround.core.word_counts import packed_length
 from autoround.errors import FormatError
-from autoround.formats.parts import assemble, matrix_part, uneven_groups
-from autoround.formats.stacked import Fault, StackedLayout, expand_shared
+from autoround.formats.header_layout import HeaderLayout
+from autoround.formats.parts import (
+    assemble,
+    check_groups,
+    groups_of,
+    headers_of_parts,
+    matrix_shape,
+    uneven_groups,
+)
+from autoround.formats.stacked import StackedLayout
+from autoround.storage.dtypes import StoredHeader, is_floating
 from autoround.types import LEGAL_BITS, QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoround.formats.faults import Fault
 
 #: Widths that are read and written; the library has 1 bit as well, which no grid here has.
 BITS = LEGAL_BITS
 
 
-class PackQuantizedLayout(StackedLayout):
+class PackQuantizedLayout(HeaderLayout, StackedLayout):
     """The tensors of ``pack-quantized`` layers."""
 
     name = "pack-quantized"
@@ -55,6 +63,8 @@ class PackQuantizedLayout(StackedLayout):
         """Return what would keep the layout from holding a weight: zeros off the middle level."""
         if not layer.scheme.sym:
             return []
+        from autoround.formats.faults import Fault
+
         error = FormatError("a symmetric layer has a zero point off the middle level")
         return [Fault((layer.zero != 2 ** (layer.scheme.bits - 1)).any(), error)]
 
@@ -73,40 +83,20 @@ class PackQuantizedLayout(StackedLayout):
         Raises:
             FormatError: it has other bits.
         """
-        bits, (*lead, rows, columns) = layer.scheme.bits, layer.codes.shape
+        from autoround.formats.compressed_tensors.tensors import lay_out
+
         reason = self.illegal(layer.scheme)
         if reason:
             raise FormatError(f"compressed-tensors cannot hold {layer.scheme}: {reason}")
-        # Made there: the host would wait for a copy.
-        sizes = [
-            torch.full((1,), size, dtype=torch.int64, device=layer.codes.device)
-            for size in (rows, columns)
-        ]
-        tensors = {
-            # The axis before the last is packed: the inputs are turned there, and back.
-            "weight_packed": pack_ragged_rows_unchecked(layer.codes.mT, bits).mT.contiguous(),
-            "weight_scale": expand_shared(layer.scale, layer).contiguous(),
-            "weight_shape": torch.cat(sizes).expand(*lead, 2).contiguous(),
-        }
-        if not layer.scheme.sym:
-            packed = pack_ragged_rows_unchecked(expand_shared(layer.zero, layer), bits)
-            tensors["weight_zero_point"] = packed.contiguous()
-        return tensors
+        return lay_out(layer)
 
     def take_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
     ) -> QuantizedTensor:
         """Undo :meth:`lay_out` without checks: for tensors that it made."""
-        packed, scale = tensors["weight_packed"], tensors["weight_scale"]
-        codes = unpack_ragged_rows(packed.mT, scheme.bits, columns).mT
-        # Symmetric layers store no zero points: all are the middle level.
-        if scheme.sym:
-            middle = 2 ** (scheme.bits - 1)
-            zero = torch.full(scale.shape, middle, dtype=torch.uint8, device=codes.device)
-        else:
-            words = tensors["weight_zero_point"]
-            zero = unpack_ragged_rows(words, scheme.bits, packed.shape[-2])
-        return QuantizedTensor(codes, scale, zero, scheme)
+        from autoround.formats.compressed_tensors.tensors import take_apart
+
+        return take_apart(tensors, scheme, columns)
 
     def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -116,69 +106,116 @@ class PackQuantizedLayout(StackedLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
+        told = tensors.get("weight_shape")
+        sizes = None if told is None or told.device.type == "meta" else told.tolist()
+        shape = self._shape(headers_of_parts(tensors), sizes, scheme, name=name)
+        layer = self.take_apart(tensors, scheme, shape[1])
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
+
+    def matrix_shape(
+        self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str
+    ) -> tuple[int, int]:
+        """Return (out, in) of a layer, by the headers of its tensors.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        return self._shape(parts, None, scheme, name=name)
+
+    def _shape(
+        self,
+        parts: Mapping[str, StoredHeader],
+        told: list[int] | None,
+        scheme: Scheme,
+        *,
+        name: str,
+    ) -> tuple[int, int]:
+        """Return (out, in); told is what ``weight_shape`` holds, where that was read."""
         reason = self.illegal(scheme)
         if reason:
             raise FormatError(f"layer {name}: {reason}")
-        packed = matrix_part(tensors, "weight_packed", name)
-        scale = matrix_part(tensors, "weight_scale", name)
-        if scheme.sym and "weight_zero_point" in tensors:
+        packed = matrix_shape(parts, "weight_packed", name)
+        scale = matrix_shape(parts, "weight_scale", name)
+        if scheme.sym and "weight_zero_point" in parts:
             raise FormatError(
                 f"layer {name}: it has zero points, and the quantization_config calls it symmetric"
             )
-        columns = _columns(packed, scale, tensors.get("weight_shape"), scheme, name=name)
-        parts = {"weight_packed": packed, "weight_scale": scale}
+        _check_told(parts.get("weight_shape"), name=name)
+        shape = packed[0], _columns(packed, scale, told, scheme, name=name)
+        zero = scale
         if not scheme.sym:
-            words = matrix_part(tensors, "weight_zero_point", name)
-            if words.shape[0] != packed_length(packed.shape[0], scheme.bits):
+            words = matrix_shape(parts, "weight_zero_point", name)
+            if words[0] != packed_length(packed[0], scheme.bits):
                 raise FormatError(
-                    f"layer {name}: weight_zero_point {tuple(words.shape)} does not hold "
-                    f"{packed.shape[0]} values of {scheme.bits} bits"
+                    f"layer {name}: weight_zero_point {words} does not hold "
+                    f"{packed[0]} values of {scheme.bits} bits"
                 )
-            parts["weight_zero_point"] = words
-        layer = self.take_apart(parts, scheme, columns)
-        return assemble(layer.codes, scale, layer.zero, scheme, name=name)
+            zero = packed[0], words[1]
+        check_groups(shape, scale, zero, scheme, name=name)
+        return shape
+
+    def part_headers(self, shape: tuple[int, int], scheme: Scheme) -> dict[str, StoredHeader]:
+        """Return the headers of the tensors that a weight is laid out as."""
+        (rows, columns), groups = shape, groups_of(shape, scheme)
+        headers: dict[str, StoredHeader] = {
+            "weight_packed": ((rows, packed_length(columns, scheme.bits)), "int32"),
+            "weight_scale": ((rows, groups), "float16"),
+            "weight_shape": ((2,), "int64"),
+        }
+        if not scheme.sym:
+            words = packed_length(rows, scheme.bits)
+            headers["weight_zero_point"] = ((words, groups), "int32")
+        return headers
+
+
+def _check_told(told: StoredHeader | None, *, name: str) -> None:
+    """Refuse a ``weight_shape`` that is not two integers."""
+    if told is not None and (told[0] != (2,) or is_floating(told[1])):
+        raise FormatError(
+            f"layer {name}: weight_shape is torch.{told[1]} {told[0]}, expected two integers"
+        )
 
 
 def _columns(
-    packed: Tensor, scale: Tensor, told: Tensor | None, scheme: Scheme, *, name: str
+    packed: tuple[int, int],
+    scale: tuple[int, int],
+    told: list[int] | None,
+    scheme: Scheme,
+    *,
+    name: str,
 ) -> int:
     """Return the input width of a layer, on which its tensors must agree.
 
     Args:
-        packed: int32 [out, words]. scale: [out, groups]. told: ``weight_shape``, which has no
-            values on meta.
+        packed: (out, words). scale: (out, groups). told: what ``weight_shape`` holds, where that
+            was read.
         scheme: as the config says.
         name: of the layer, for messages.
 
     Raises:
         FormatError: they do not, or nothing tells how long rows are.
     """
-    rows, words = packed.shape
-    if told is not None and (told.shape != (2,) or told.is_floating_point()):
-        raise FormatError(
-            f"layer {name}: weight_shape is {told.dtype} {tuple(told.shape)}, expected two integers"
-        )
-    told_shape = None if told is None or told.device.type == "meta" else told.tolist()
+    rows, words = packed
     if scheme.group_size > 0:
-        columns = scale.shape[1] * scheme.group_size
+        columns = scale[1] * scheme.group_size
     elif words * 32 % scheme.bits == 0:
         columns = words * 32 // scheme.bits
-    elif told_shape is None:
+    elif told is None:
         raise FormatError(
             f"layer {name}: rows of {words} words of {scheme.bits}-bit values end inside a word; "
             "such rows can be read with groups only"
         )
     # One scale a row leaves a few widths open, among which the file says.
-    if told_shape is not None and scheme.group_size <= 0:
-        columns = int(told_shape[1])
+    if told is not None and scheme.group_size <= 0:
+        columns = int(told[1])
     if packed_length(columns, scheme.bits) != words:
         raise FormatError(
-            f"layer {name}: weight_packed {tuple(packed.shape)} does not hold {columns} values of "
+            f"layer {name}: weight_packed {packed} does not hold {columns} values of "
             f"{scheme.bits} bits a row"
         )
-    if told_shape is not None and told_shape != [rows, columns]:
+    if told is not None and told != [rows, columns]:
         raise FormatError(
-            f"layer {name}: weight_shape says {told_shape}, weight_packed holds {[rows, columns]}"
+            f"layer {name}: weight_shape says {told}, weight_packed holds {[rows, columns]}"
         )
     return columns
 

@@ -6,15 +6,16 @@ The name is auto-round's. Nothing in such a checkpoint says that it was quantize
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.format import BaseLayout, Float16Format, Layout, Undescribed
 from autoround.formats.parts import inexact_values
 from autoround.types import QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class DequantizedLayout(BaseLayout):
@@ -30,6 +31,8 @@ class DequantizedLayout(BaseLayout):
         Returns:
             ``weight`` float32 [out, in]; the writer brings it to the dtype of the output.
         """
+        from autoround.core.rounding import dense_weight
+
         return {"weight": dense_weight(layer)}
 
     def from_tensors(
@@ -44,6 +47,8 @@ class DequantizedLayout(BaseLayout):
 
     def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
         """Return how many weights the dtype that is written does not hold."""
+        from autoround.core.rounding import dense_weight
+
         return inexact_values(dense_weight(layer), dtype, what="weights")
 
 

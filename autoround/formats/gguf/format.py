@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from autoround.errors import FormatError
 from autoround.formats.format import BaseFormat, BaseLayout, Layout, Undescribed
-from autoround.formats.gguf.type_mix import BASES
+from autoround.formats.gguf.file_types import BASES
 from autoround.types import OutputPlan, QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: What the names of these formats begin with.
 PREFIX = "gguf:"

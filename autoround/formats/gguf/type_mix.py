@@ -12,25 +12,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from autoround.core.grids.gguf_types import GGUF_TYPES, scheme_of_type
+from autoround.formats.gguf.file_types import BASES
 from autoround.types import Scheme
 
-#: Base type of each file type.
-BASES = {
-    "q4_0": "q4_0",
-    "q4_1": "q4_1",
-    "q5_0": "q5_0",
-    "q5_1": "q5_1",
-    "q8_0": "q8_0",
-    "q2_k_s": "q2_k",
-    "q3_k_s": "q3_k",
-    "q3_k_m": "q3_k",
-    "q3_k_l": "q3_k",
-    "q4_k_s": "q4_k",
-    "q4_k_m": "q4_k",
-    "q5_k_s": "q5_k",
-    "q5_k_m": "q5_k",
-    "q6_k": "q6_k",
-}
 #: Tensors that are not quantized.
 F16, F32 = "f16", "f32"
 _FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}

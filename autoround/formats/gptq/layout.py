@@ -9,34 +9,29 @@ Files with a zero point of 0 in version 1 exist, and are read; none is written.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
+from autoround.core.word_counts import BLOCK, packed_rows
 from autoround.errors import FormatError
-from autoround.formats.parts import assemble, matrix_part
-from autoround.formats.stacked import Fault, StackedLayout, expand_shared
+from autoround.formats.header_layout import HeaderLayout
+from autoround.formats.parts import (
+    assemble,
+    check_groups,
+    groups_of,
+    headers_of_parts,
+    matrix_shape,
+)
+from autoround.formats.stacked import StackedLayout
+from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor, Scheme
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _zeros(packed: Tensor, bits: int, version: int) -> Tensor:
-    """Unpack zero points: int32 [words, outputs] to uint8 [outputs, groups].
-
-    GPTQModel takes the one of version 1 from whole words where fields do not cross them, so
-    that a zero point of 0 borrows from the next field; adding it to whole words undoes that,
-    and is the same for all others. Elsewhere each field is taken modulo 2**bits.
-    """
-    if version == 2:
-        return unpack_rows(packed, bits)
-    if 32 % bits == 0:
-        # A one in each field; int32 wraps at the top, as it did when they were taken away.
-        ones = sum(1 << shift for shift in range(0, 32, bits))
-        return unpack_rows(packed + torch.tensor(ones, dtype=torch.int64).to(torch.int32), bits)
-    return torch.bitwise_and(unpack_rows(packed, bits) + 1, 2**bits - 1)
+    from autoround.formats.faults import Fault
 
 
-class GptqLayout(StackedLayout):
+class GptqLayout(HeaderLayout, StackedLayout):
     """GPTQ's tensors in one of their versions.
 
     Args:
@@ -73,6 +68,8 @@ class GptqLayout(StackedLayout):
         """Return what would keep the layout from holding a weight: version 1, and a zero of 0."""
         if self.version != 1:
             return []
+        from autoround.formats.faults import Fault
+
         # Readers that take zero points modulo 2**bits have it back, others do not.
         error = FormatError("GPTQ version 1 cannot hold a zero point of 0")
         return [Fault((layer.zero == 0).any(), error)]
@@ -88,30 +85,17 @@ class GptqLayout(StackedLayout):
             ``qweight`` int32 [..., in/32*bits, out], ``qzeros`` int32 [..., groups, out/32*bits],
             ``scales`` [..., groups, out] and, where it is written, ``g_idx`` int32 [..., in].
         """
-        bits, columns = layer.scheme.bits, layer.codes.shape[-1]
-        scale, zero = expand_shared(layer.scale, layer), expand_shared(layer.zero, layer)
-        if self.version == 1:
-            zero = zero - 1
-        tensors = {
-            # The axis before the last is packed: inputs of the codes, outputs of zero points.
-            "qweight": pack_rows_unchecked(layer.codes.mT, bits).contiguous(),
-            "qzeros": pack_rows_unchecked(zero, bits).mT.contiguous(),
-            "scales": scale.mT.contiguous(),
-        }
-        # Neighbours share a group; converting a desc_act file puts its own index in this place.
-        if self.ordered:
-            width = layer.scheme.group_size if layer.scheme.group_size > 0 else columns
-            index = torch.arange(columns, dtype=torch.int32, device=layer.codes.device) // width
-            tensors["g_idx"] = index.expand(*layer.codes.shape[:-2], -1).contiguous()
-        return tensors
+        from autoround.formats.gptq.tensors import lay_out
+
+        return lay_out(layer, self.version, g_idx=self.ordered)
 
     def take_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
     ) -> QuantizedTensor:
         """Undo :meth:`lay_out` without checks: for tensors that it made."""
-        codes = unpack_rows(tensors["qweight"], scheme.bits).mT
-        zero = _zeros(tensors["qzeros"].mT, scheme.bits, self.version)
-        return QuantizedTensor(codes, tensors["scales"].mT, zero, scheme)
+        from autoround.formats.gptq.tensors import take_apart
+
+        return take_apart(tensors, scheme, self.version)
 
     def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -121,17 +105,39 @@ class GptqLayout(StackedLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
-        qweight, qzeros, scales = (
-            matrix_part(tensors, part, name) for part in ("qweight", "qzeros", "scales")
-        )
-        if qweight.shape[0] % scheme.bits or qzeros.shape[1] % scheme.bits:
-            raise FormatError(
-                f"layer {name}: qweight {tuple(qweight.shape)} does not hold {scheme.bits}-bit "
-                "values"
-            )
-        parts = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
-        layer = self.take_apart(parts, scheme, qweight.shape[0] // scheme.bits * BLOCK)
+        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
+        layer = self.take_apart(tensors, scheme, 0)
         return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
+
+    def matrix_shape(
+        self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str
+    ) -> tuple[int, int]:
+        """Return (out, in) of a layer, by the headers of its tensors; ``g_idx`` is not looked at.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        qweight, qzeros, scales = (
+            matrix_shape(parts, part, name) for part in ("qweight", "qzeros", "scales")
+        )
+        if qweight[0] % scheme.bits or qzeros[1] % scheme.bits:
+            raise FormatError(
+                f"layer {name}: qweight {qweight} does not hold {scheme.bits}-bit values"
+            )
+        shape = qweight[1], qweight[0] // scheme.bits * BLOCK
+        zero = qzeros[1] // scheme.bits * BLOCK, qzeros[0]
+        check_groups(shape, scales[::-1], zero, scheme, name=name)
+        return shape
+
+    def part_headers(self, shape: tuple[int, int], scheme: Scheme) -> dict[str, StoredHeader]:
+        """Return the headers of the tensors that a weight is laid out as."""
+        (rows, columns), groups = shape, groups_of(shape, scheme)
+        headers: dict[str, StoredHeader] = {
+            "qweight": ((packed_rows(columns, scheme.bits), rows), "int32"),
+            "qzeros": ((groups, packed_rows(rows, scheme.bits)), "int32"),
+            "scales": ((groups, rows), "float16"),
+        }
+        return {**headers, "g_idx": ((columns,), "int32")} if self.ordered else headers
 
     def wrong_values(
         self, tensors: Mapping[str, Tensor], layer: QuantizedTensor
@@ -143,16 +149,9 @@ class GptqLayout(StackedLayout):
         """
         if not layer.scheme.sym or not layer.zero.numel():
             return []
-        middle = 2 ** (layer.scheme.bits - 1)
-        return [
-            (
-                torch.all(layer.zero.flatten(-2) == other, dim=-1),
-                f"all its zero points are {other}, and the quantization_config calls it symmetric, "
-                f"which is {middle}: its files are of the other version than checkpoint_format "
-                "(gptq, gptq_v2) or packing_format says",
-            )
-            for other in (middle - 1, middle + 1)
-        ]
+        from autoround.formats.gptq.tensors import off_by_one
+
+        return off_by_one(layer)
 
 
 _CLIENT_BITS = (2, 3, 4, 8)

@@ -10,26 +10,32 @@ always be had back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from autoround.core.packing import BLOCK, pack_rows_unchecked, unpack_rows
+from autoround.core.word_counts import BLOCK, packed_rows
 from autoround.errors import FormatError
-from autoround.formats.parts import assemble, inexact_values, matrix_part
+from autoround.formats.header_layout import HeaderLayout
+from autoround.formats.parts import (
+    assemble,
+    check_groups,
+    groups_of,
+    headers_of_parts,
+    inexact_values,
+    matrix_shape,
+)
 from autoround.formats.stacked import StackedLayout
+from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 
-def _zero_positions(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the zero points but for the rounding of the biases: bias = -scale * zero."""
-    return -tensors["biases"].float() / tensors["scales"].float()
-
-
-class MlxLayout(StackedLayout):
+class MlxLayout(HeaderLayout, StackedLayout):
     """The tensors of MLX's affine quantization."""
 
     name = "mlx"
@@ -64,25 +70,20 @@ class MlxLayout(StackedLayout):
         Raises:
             FormatError: MLX has no such bits or groups.
         """
+        from autoround.formats.mlx.tensors import lay_out
+
         reason = self.illegal(layer.scheme)
         if reason:
             raise FormatError(f"MLX cannot hold {layer.scheme}: {reason}")
-        packed = pack_rows_unchecked(layer.codes.mT, layer.scheme.bits).mT.contiguous()
-        # In float32: the product is rounded once, when it is stored.
-        bias = -(layer.scale.float() * layer.zero.float())
-        return {
-            "weight": packed.view(torch.uint32),
-            "scales": layer.scale.contiguous(),
-            "biases": bias.to(layer.scale.dtype).contiguous(),
-        }
+        return lay_out(layer)
 
     def take_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, columns: int
     ) -> QuantizedTensor:
         """Undo :meth:`lay_out` without checks: for tensors that it made."""
-        codes = unpack_rows(tensors["weight"].view(torch.int32).mT, scheme.bits).mT
-        zero = _zero_positions(tensors).round().to(torch.uint8)
-        return QuantizedTensor(codes, tensors["scales"], zero, scheme)
+        from autoround.formats.mlx.tensors import take_apart
+
+        return take_apart(tensors, scheme)
 
     def take_matrix_apart(
         self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
@@ -92,33 +93,45 @@ class MlxLayout(StackedLayout):
         Raises:
             FormatError: a tensor is missing, or has another dtype or shape than the layout.
         """
-        packed = matrix_part(tensors, "weight", name)
-        scale, bias = (matrix_part(tensors, part, name) for part in ("scales", "biases"))
-        if packed.shape[1] % scheme.bits or scale.shape != bias.shape:
+        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
+        layer = self.take_apart(tensors, scheme, 0)
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
+
+    def matrix_shape(
+        self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str
+    ) -> tuple[int, int]:
+        """Return (out, in) of a layer, by the headers of its tensors.
+
+        Raises:
+            FormatError: a tensor is missing, or has another dtype or shape than the layout.
+        """
+        packed = matrix_shape(parts, "weight", name)
+        scale, bias = (matrix_shape(parts, part, name) for part in ("scales", "biases"))
+        if packed[1] % scheme.bits or scale != bias:
             raise FormatError(
-                f"layer {name}: weight {tuple(packed.shape)}, scales {tuple(scale.shape)} and "
-                f"biases {tuple(bias.shape)} do not hold {scheme.bits}-bit values"
+                f"layer {name}: weight {packed}, scales {scale} and biases {bias} do not hold "
+                f"{scheme.bits}-bit values"
             )
-        parts = {"weight": packed, "scales": scale, "biases": bias}
-        layer = self.take_apart(parts, scheme, packed.shape[1] // scheme.bits * BLOCK)
-        return assemble(layer.codes, scale, layer.zero, scheme, name=name)
+        shape = packed[0], packed[1] // scheme.bits * BLOCK
+        check_groups(shape, scale, bias, scheme, name=name)
+        return shape
+
+    def part_headers(self, shape: tuple[int, int], scheme: Scheme) -> dict[str, StoredHeader]:
+        """Return the headers of the tensors that a weight is laid out as."""
+        (rows, columns), groups = shape, groups_of(shape, scheme)
+        return {
+            "weight": ((rows, packed_rows(columns, scheme.bits)), "uint32"),
+            "scales": ((rows, groups), "float16"),
+            "biases": ((rows, groups), "float16"),
+        }
 
     def wrong_values(
         self, tensors: Mapping[str, Tensor], layer: QuantizedTensor
     ) -> list[tuple[Tensor, str]]:
         """Return whether biases are no multiples of the scales, as those of MLX's quantizer."""
-        position = _zero_positions(tensors)
-        zero = position.round()
-        # Rounding a bias to float16 moves it by less than its size over 2048.
-        off = (position - zero).abs() > position.abs() / 1024 + 1e-3
-        off = off | (zero < 0) | (zero > 2**layer.scheme.bits - 1) | ~position.isfinite()
-        return [
-            (
-                off.flatten(-2).any(-1),
-                "its biases are no whole multiples of its scales; files of MLX's own quantizer "
-                "have no integer zero points and cannot be read",
-            )
-        ]
+        from autoround.formats.mlx.tensors import uneven_biases
+
+        return uneven_biases(tensors, layer.scheme)
 
     def inexact(self, layer: QuantizedTensor, dtype: torch.dtype) -> str:
         """Return how many biases, scale times zero point, their own dtype does not hold."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from autoround.errors import ModelError
 from autoround.model.files.side_files import hub_patterns
-from autoround.model.files.source import INDEX, SINGLE, shard_names
+from autoround.model.files.stored import INDEX, SINGLE, shard_names
 
 #: Folders beside those that side files are in (additional_chat_templates, 1_Pooling): the hub's
 #: patterns know no exceptions.

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from autoround.errors import ModelError
-from autoround.model.files.hub import HubModel, explain_errors
-from autoround.model.files.source import (
-    SINGLE,
-    CheckpointSource,
-    Headers,
-    headers_of,
-    stored_dtype,
-    weight_map,
-)
-
-#: Shape and dtype of a tensor.
-Header: TypeAlias = tuple[tuple[int, ...], torch.dtype]
-
-#: Files whose headers are read at a time.
-THREADS = 8
+from autoround.model.files.hub import HubModel
+from autoround.model.files.hub_headers import HubHeaders, remote_stored
+from autoround.model.files.source import CheckpointSource, Headers, tensor_headers
 
 
-class HubSource:
+class HubSource(HubHeaders):
     """A checkpoint of which only headers are here until the first tensor is read."""
 
     def __init__(self, model: HubModel) -> None:
-        self._model = model
+        super().__init__(model)
         self._headers: Headers | None = None
         self._files: CheckpointSource | None = None
 
@@ -43,7 +27,7 @@ class HubSource:
             ModelError: The hub does not have or give a file, or its header is damaged.
         """
         if self._headers is None:
-            self._headers = remote_headers(self._model)
+            self._headers = tensor_headers(self.header_names())
         return self._headers
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -61,59 +45,10 @@ class HubSource:
         return self._files.read(names)
 
 
-def remote_headers(model: HubModel) -> dict[str, Header]:
+def remote_headers(model: HubModel) -> Headers:
     """Return shape and dtype of every tensor of a model on the hub; files in the cache are read.
 
     Raises:
         ModelError: The hub does not have or give a file, or its header is damaged.
     """
-    shards, missing = model.shards(), set(model.missing())
-
-    def read(file: str) -> dict[str, Header]:
-        return _remote_header(model, file) if file in missing else headers_of([model.folder / file])
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        present = dict(zip(shards, pool.map(read, shards), strict=True))
-    promised = weight_map(model.folder)
-    if not promised:
-        return present[SINGLE]
-    headers = {}
-    order = {file: number for number, file in enumerate(shards)}
-    # Shard by shard, as a checkpoint on the disk lists them: outputs keep the order.
-    for name, file in sorted(promised.items(), key=lambda item: order[item[1]]):
-        if name not in present[file]:
-            raise ModelError(
-                f"{model.name}: {file} lacks the tensor {name!r} that the index promises"
-            )
-        headers[name] = present[file][name]
-    return headers
-
-
-def _remote_header(model: HubModel, file: str) -> dict[str, Header]:
-    """Read the header of one file by range requests; one above 25 MB is refused unread."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
-
-    with explain_errors(model.name):
-        try:
-            header = HfApi().parse_safetensors_file_metadata(
-                model.name.repo, file, revision=model.commit
-            )
-        except EntryNotFoundError as error:
-            raise ModelError(model.lacks(file)) from error
-        except (SafetensorsParsingError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"{model.name}: {file} is damaged: {error}") from error
-    place = f"{model.name}: {file}"
-    return {name: _read_entry(place, name, header.tensors[name]) for name in sorted(header.tensors)}
-
-
-def _read_entry(place: str, name: str, info: Any) -> Header:
-    """Return shape and dtype of a header's entry that can be true."""
-    dtype = stored_dtype(place, name, str(info.dtype))
-    offsets = info.data_offsets
-    numbers = (*info.shape, *offsets) if isinstance(info.shape, list) else (-1,)
-    if len(offsets) != 2 or not all(type(number) is int and number >= 0 for number in numbers):
-        raise ModelError(f"{place} is damaged: tensor {name!r} has no shape or place")
-    if math.prod(info.shape) * dtype.itemsize != offsets[1] - offsets[0]:
-        raise ModelError(f"{place} is damaged: tensor {name!r} does not fill its place")
-    return tuple(info.shape), dtype
+    return tensor_headers(remote_stored(model))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from autoround.errors import ModelError
 from autoround.model.files.config_limits import check_limits
 from autoround.model.files.hub import HubModel, fetch_side_files, parse_hub_name
-from autoround.model.files.hub_source import HubSource
+from autoround.model.files.hub_headers import HubHeaders
 from autoround.model.files.quantization_config import MAX_BYTES, find_quantization
-from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import HeaderSource, StoredFiles
 
 #: Methods of a quantization_config whose checkpoints are as good as 16-bit ones: they are unpacked.
 UNPACKED = ("fp8", "mxfp4")
@@ -27,15 +27,15 @@ class ModelFiles(NamedTuple):
     folder: Path
     hub: HubModel | None = None
 
-    def weights(self) -> CheckpointSource | HubSource:
-        """Return its weights by name; those on the hub are fetched when one is read.
+    def headers(self) -> HeaderSource:
+        """Return the headers of its weights; no weight is read or fetched.
 
         Raises:
             ModelError: there are no safetensors, or the index is damaged or points outside.
         """
         if self.hub is not None and self.hub.missing():
-            return HubSource(self.hub)
-        return CheckpointSource(self.folder)
+            return HubHeaders(self.hub)
+        return StoredFiles(self.folder)
 
 
 def locate_model(model: str | Path) -> Path:

@@ -14,13 +14,8 @@ from torch import Tensor
 from autoround.errors import ModelError
 from autoround.model.files.hub import HubModel
 from autoround.model.files.hub_source import remote_headers
-from autoround.model.files.source import (
-    SINGLE,
-    Headers,
-    headers_of,
-    read_tensors,
-    weight_map,
-)
+from autoround.model.files.source import Headers, headers_of, read_tensors
+from autoround.model.files.stored import SINGLE, weight_map
 from autoround.storage.files import remove_file
 
 #: Position of a run before its first block.

@@ -14,7 +14,8 @@ from autoround.checkpoints.convert import Conversion, convert
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError, ModelError, OutputError
 from autoround.formats.unpacking import UnpackingSource
-from autoround.model.files.source import SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import SINGLE
 from autoround.types import QuantizedTensor, Scheme
 
 from ...tiny_quantized import write_quantized

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from autoround.checkpoints.inspect import Part, inspect_folder
 from autoround.errors import FormatError, ModelError
-from autoround.model.files.source import SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import SINGLE
 from autoround.types import Scheme
 
 from ...tiny_quantized import write_quantized

@@ -16,7 +16,8 @@ from autoround.checkpoints.packed_layers import KEPT, match_packed_layers
 from autoround.errors import FormatError
 from autoround.formats.unpacking import UnpackingSource
 from autoround.model.build import build_empty
-from autoround.model.files.source import SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import SINGLE
 from autoround.types import LayerPlan, Scheme
 
 from ...tiny_quantized import write_quantized

@@ -1,3 +1,4 @@
+# Tests: autoround/core/grids/widths.py
 from __future__ import annotations
 
 import pytest
@@ -6,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoround.core.grids.grid import to_groups
-from autoround.core.metrics import group_count, weight_bits
+from autoround.core.grids.widths import group_count
+from autoround.core.metrics import weight_bits
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
 from ._cases import few

@@ -1,3 +1,4 @@
+# Tests: autoround/core/word_counts.py
 from __future__ import annotations
 
 import numpy as np
@@ -9,11 +10,10 @@ from hypothesis import strategies as st
 from autoround.core.packing import (
     pack_ragged_rows,
     pack_rows,
-    packed_length,
-    packed_rows,
     unpack_ragged_rows,
     unpack_rows,
 )
+from autoround.core.word_counts import packed_length, packed_rows
 from autoround.types import LEGAL_BITS
 from autoround_backends import reference_search
 

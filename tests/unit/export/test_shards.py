@@ -16,7 +16,8 @@ from autoround.errors import ModelError, OutputError, VerificationError
 from autoround.export.preflight import check_output, check_room
 from autoround.export.shards import ShardWriter
 from autoround.export.spool import Spool
-from autoround.model.files.source import INDEX, SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import INDEX, SINGLE
 from autoround.storage.checksum import checksum
 
 TENSORS = {f"t{i}": torch.arange(16, dtype=torch.float32) + i for i in range(4)}

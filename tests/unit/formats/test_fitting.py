@@ -8,13 +8,14 @@ import torch
 from autoround.errors import FormatError
 from autoround.formats.fitting import (
     Candidate,
-    Header,
     choose_scheme,
     describe_parts,
     headers_in,
     held_shape,
 )
+from autoround.formats.parts import headers_of_parts
 from autoround.formats.registry import layout_named
+from autoround.storage.dtypes import StoredHeader
 from autoround.types import Scheme
 
 from ...tiny_quantized import nearest
@@ -23,11 +24,11 @@ GPTQ, PACKED = layout_named("gptq"), layout_named("pack-quantized")
 W4, W8, W4_64 = Scheme(4, 32, True), Scheme(8, 32, True), Scheme(4, 64, True)
 
 
-def headers(scheme: Scheme, packing: str = "gptq") -> dict[str, Header]:
+def headers(scheme: Scheme, packing: str = "gptq") -> dict[str, StoredHeader]:
     layer = nearest(torch.linspace(-1, 1, 16).repeat(64, 8), scheme)
     tensors = layout_named(packing).to_tensors(layer)
     kept = {p: t.half() if t.is_floating_point() else t for p, t in tensors.items()}
-    return {f"a.{part}": (tuple(t.shape), t.dtype) for part, t in kept.items()}
+    return {f"a.{part}": header for part, header in headers_of_parts(kept).items()}
 
 
 def candidates(*schemes: Scheme) -> list[Candidate]:
@@ -59,7 +60,7 @@ def test_without_headers_the_first_is_taken() -> None:
 
 def test_what_fits_none_is_told_with_all_that_is_known() -> None:
     stored = headers(W4)
-    stored["a.g_idx"] = ((64,), torch.int32)
+    stored["a.g_idx"] = ((64,), "int32")
     with pytest.raises(FormatError) as caught:
         choose_scheme("a", candidates(W4, W8), GPTQ, headers=stored)
     said = str(caught.value)

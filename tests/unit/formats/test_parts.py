@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from autoround.errors import FormatError
-from autoround.formats.parts import assemble, inexact_values, matrix_part, uneven_groups
+from autoround.formats.parts import (
+    assemble,
+    headers_of_parts,
+    inexact_values,
+    matrix_shape,
+    uneven_groups,
+)
 from autoround.types import Scheme
 
 CODES = torch.zeros(6, 20, dtype=torch.uint8)
@@ -15,37 +21,34 @@ CODES = torch.zeros(6, 20, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("part", "dtypes"),
     [
-        ("qweight", {torch.int32}),
-        ("qzeros", {torch.int32}),
-        ("scales", {torch.float16, torch.bfloat16}),
-        ("biases", {torch.float16, torch.bfloat16}),
-        ("weight_scale", {torch.float16, torch.bfloat16}),
-        ("weight", {torch.uint32}),
+        ("qweight", {"int32"}),
+        ("qzeros", {"int32"}),
+        ("scales", {"float16", "bfloat16"}),
+        ("biases", {"float16", "bfloat16"}),
+        ("weight_scale", {"float16", "bfloat16"}),
+        ("weight", {"uint32"}),
     ],
 )
-def test_a_part_has_its_dtype_and_is_a_matrix(part: str, dtypes: set[torch.dtype]) -> None:
-    for dtype in (
-        torch.int32,
-        torch.uint32,
-        torch.int64,
-        torch.float16,
-        torch.float32,
-        torch.bfloat16,
-    ):
-        held = {part: torch.ones(2, 3).to(dtype)}
+def test_a_part_has_its_dtype_and_is_a_matrix(part: str, dtypes: set[str]) -> None:
+    for dtype in ("int32", "uint32", "int64", "float16", "float32", "bfloat16"):
         if dtype in dtypes:
-            assert matrix_part(held, part, "a") is held[part]
+            assert matrix_shape({part: ((2, 3), dtype)}, part, "a") == (2, 3)
             for shape in ((6,), (1, 2, 3), (0, 3)):
                 with pytest.raises(FormatError, match=rf"layer a: {part} is .*, expected a matrix"):
-                    matrix_part({part: torch.ones(shape).to(dtype)}, part, "a")
+                    matrix_shape({part: (shape, dtype)}, part, "a")
         else:
-            with pytest.raises(FormatError, match=f"layer a: {part} is {dtype} "):
-                matrix_part(held, part, "a")
+            with pytest.raises(FormatError, match=f"layer a: {part} is torch.{dtype} "):
+                matrix_shape({part: ((2, 3), dtype)}, part, "a")
 
 
 def test_a_part_that_is_missing_is_named() -> None:
     with pytest.raises(FormatError, match=r"^layer a.b: tensor a.b.scales is missing$"):
-        matrix_part({}, "scales", "a.b")
+        matrix_shape({}, "scales", "a.b")
+
+
+def test_tensors_have_headers() -> None:
+    held = {"scales": torch.ones(2, 3).bfloat16()}
+    assert headers_of_parts(held) == {"scales": ((2, 3), "bfloat16")}
 
 
 @pytest.mark.parametrize(("size", "groups"), [(5, 4), (8, 3), (20, 1), (64, 1), (-1, 1), (0, 1)])

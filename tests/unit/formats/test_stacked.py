@@ -1,5 +1,6 @@
 """Flags on the device, read together; weights cut along their axis of matrices."""
 
+# Tests: autoround/formats/faults.py
 from __future__ import annotations
 
 import pytest
@@ -7,14 +8,8 @@ import torch
 
 from autoround.core.packing import pack_rows_unchecked, unpack_rows
 from autoround.errors import FormatError
-from autoround.formats.stacked import (
-    Fault,
-    StackedLayout,
-    differences,
-    expand_shared,
-    part_of,
-    raise_first,
-)
+from autoround.formats.faults import Fault, differences, raise_first
+from autoround.formats.stacked import StackedLayout, expand_shared, part_of
 from autoround.types import QuantizedTensor, Scheme
 
 

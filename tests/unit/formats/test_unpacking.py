@@ -11,10 +11,9 @@ from torch import Tensor
 
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
-from autoround.formats.fitting import Header
+from autoround.formats.faults import raise_first
 from autoround.formats.registry import layout_named
-from autoround.formats.stacked import raise_first
-from autoround.formats.unpacking import UnpackingSource, packed_names, plain_against_config
+from autoround.formats.unpacking import Header, UnpackingSource
 from autoround.types import QuantizedTensor, Scheme
 
 from ...tiny_quantized import nearest
@@ -114,36 +113,6 @@ def test_the_names_that_a_weight_is_unpacked_from() -> None:
     source = UnpackingSource(stored(), GPTQ)
     parts = [f"a.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")]
     assert source.stored_names(["norm.weight", "a.weight"]) == ["norm.weight", *parts]
-
-
-def test_layers_that_may_be_packed_are_told_by_their_tensors() -> None:
-    names = ("a.qweight", "b.weight", "c.d.weight_packed", "e.scales", "qweight")
-    header: Header = ((1, 1), torch.int32)
-    assert set(packed_names(dict.fromkeys(names, header))) >= {"a", "c.d"}
-    assert "b" not in packed_names({"b.weight": header})
-
-
-AUTO_ROUND = {
-    "quant_method": "auto-round",
-    "packing_format": "auto_round",
-    "bits": 4,
-    "group_size": 32,
-    "sym": False,
-    "block_name_to_quantize": "blocks",
-}
-
-
-def test_a_layer_that_is_named_as_quantized_and_is_plain_is_told() -> None:
-    extra = {"blocks.0.a": {"bits": 8}, "head": {"bits": 8}, "blocks.0.b": {"bits": 16}}
-    names = ["head", "blocks.0.a", "blocks.0.b"]
-    files = Files({f"{name}.weight": torch.ones(32, 96) for name in names})
-    (note,) = plain_against_config({**AUTO_ROUND, "extra_config": extra}, files, names)
-    assert note.startswith("layer head and 1 more: the quantization_config calls it")
-
-
-def test_a_layer_among_quantized_ones_that_is_plain_is_an_exception() -> None:
-    files = Files({"blocks.0.a.weight": torch.ones(32, 96), "blocks.0.b": torch.ones(2)})
-    assert plain_against_config(AUTO_ROUND, files, ["blocks.0.a", "blocks.0.missing"]) == []
 
 
 def test_what_is_not_followed_is_noted() -> None:

@@ -1,4 +1,4 @@
-# Tests: autoround/gguf/reader.py
+# Tests: autoround/gguf/reader.py autoround/gguf/opened.py
 # Tests: autoround/gguf/fields.py
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from autoround.errors import FormatError, VerificationError
-from autoround.gguf.container import Container, open_file
+from autoround.gguf.container import Container
 from autoround.gguf.fields import Field
+from autoround.gguf.opened import open_file
 from autoround.gguf.reader import Reader
 
 FIELDS = [

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoround.errors import FormatError
-from autoround.gguf.container import open_file
 from autoround.gguf.header_check import check_header
+from autoround.gguf.opened import open_file
 
 gguf = pytest.importorskip("gguf")
 HEAD = b"GGUF" + struct.pack("<I", 3)

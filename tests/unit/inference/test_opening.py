@@ -16,7 +16,7 @@ from autoround import api
 from autoround.errors import FormatError
 from autoround.inference.opening import Opened, open_packed
 from autoround.model.build import build_empty
-from autoround.model.files.source import SINGLE
+from autoround.model.files.stored import SINGLE
 from autoround.types import Scheme
 
 from ...runs import NEAREST, even_device, small

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from autoround.errors import ModelError
 from autoround.model.build import build_empty
-from autoround.model.files.source import SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import SINGLE
 from autoround.model.skeleton import adopt_model, open_model
 
 from ...tiny import HIDDEN, KINDS, VOCAB, TinyModel

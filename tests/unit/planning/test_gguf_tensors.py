@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from autoround.errors import FormatError
-from autoround.formats.gguf.type_mix import BASES
+from autoround.formats.gguf.file_types import BASES
 from autoround.gguf.arch import Target
 from autoround.model.skeleton import Skeleton
 from autoround.planning.gguf_tensors import IGNORED, GgufLayout, gguf_layout, tensor_bytes

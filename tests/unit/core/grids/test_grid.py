@@ -10,13 +10,13 @@ from autoround.core.grids.grid import (
     Grid,
     from_groups,
     grid_from_scale,
-    group_width,
     min_max_grid,
     quant_params,
     to_groups,
 )
 from autoround.core.grids.levels import integer_levels
 from autoround.core.grids.scales import HALF, SMALLEST_SCALE
+from autoround.core.grids.widths import group_width
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR
 from autoround_backends import reference
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from autoround.errors import FormatError
 from autoround.formats.auto_round.config import config
 from autoround.formats.auto_round.reading import is_auto_round, packed_layers
+from autoround.formats.parts import headers_of_parts
 from autoround.formats.registry import layout_named
 from autoround.types import LEGAL_BITS, PER_CHANNEL, PER_TENSOR, Scheme
 
@@ -45,11 +46,11 @@ def headers(layers: dict[str, Scheme | None], packing: str = V1) -> dict[str, An
         # Both signs in every group, because version 1 holds no zero point of 0.
         weight = torch.linspace(-1.0, 1.0, 16).repeat(64, 8)
         if scheme is None:
-            found[f"{name}.weight"] = ((64, 128), torch.float16)
+            found[f"{name}.weight"] = ((64, 128), "float16")
             continue
         parts = layout_named(packing).to_tensors(nearest(weight, scheme))
         parts["scales"] = parts["scales"].half()
-        found |= {f"{name}.{p}": (tuple(t.shape), t.dtype) for p, t in parts.items()}
+        found |= {f"{name}.{p}": header for p, header in headers_of_parts(parts).items()}
     return found
 
 

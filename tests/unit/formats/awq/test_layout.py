@@ -1,5 +1,6 @@
 """AWQ's words, nibble by nibble, against NumPy."""
 
+# Tests: autoround/formats/awq/tensors.py
 from __future__ import annotations
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from autoround.errors import FormatError
-from autoround.formats.awq.layout import AUTO_ROUND_AWQ, AWQ, pack_columns, unpack_columns
+from autoround.formats.awq.layout import AUTO_ROUND_AWQ, AWQ
+from autoround.formats.awq.tensors import pack_columns, unpack_columns
 from autoround.types import QuantizedTensor, Scheme
 
 from ....tiny_quantized import nearest

@@ -1,5 +1,6 @@
 """compressed-tensors: golden words, round trips, and what its own library makes of them."""
 
+# Tests: autoround/formats/compressed_tensors/tensors.py
 from __future__ import annotations
 
 from dataclasses import replace

@@ -10,6 +10,7 @@ import torch
 from autoround.errors import FormatError
 from autoround.formats.compressed_tensors.layout import PACK_QUANTIZED
 from autoround.formats.compressed_tensors.reading import packed_layers
+from autoround.formats.parts import headers_of_parts
 from autoround.types import LEGAL_BITS, PER_CHANNEL, Scheme
 
 from ....tiny_quantized import nearest
@@ -41,11 +42,11 @@ def headers(layers: dict[str, Scheme | None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, scheme in layers.items():
         if scheme is None:
-            found[f"{name}.weight"] = ((64, 128), torch.float16)
+            found[f"{name}.weight"] = ((64, 128), "float16")
             continue
         parts = PACK_QUANTIZED.to_tensors(nearest(torch.zeros(64, 128), scheme))
         parts["weight_scale"] = parts["weight_scale"].half()
-        found |= {f"{name}.{p}": (tuple(t.shape), t.dtype) for p, t in parts.items()}
+        found |= {f"{name}.{p}": header for p, header in headers_of_parts(parts).items()}
     return found
 
 

@@ -1,5 +1,6 @@
 """Every file type of llama.cpp that is written is a format that describes itself."""
 
+# Tests: autoround/formats/gguf/file_types.py
 from __future__ import annotations
 
 import gguf
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from autoround.errors import FormatError
+from autoround.formats.gguf.file_types import BASES
 from autoround.formats.gguf.format import FORMATS, file_type_of
-from autoround.formats.gguf.type_mix import BASES
 from autoround.types import OutputPlan, QuantizedTensor, Scheme
 
 from ....tiny_quantized import make_plan, nearest

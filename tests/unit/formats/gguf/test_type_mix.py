@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autoround.core.grids.gguf_types import GGUF_TYPES
+from autoround.formats.gguf.file_types import BASES
 from autoround.formats.gguf.type_mix import (
-    BASES,
     Traits,
     block_of,
     kind_for,

@@ -1,5 +1,6 @@
 """GPTQ's words, bit by bit, against NumPy."""
 
+# Tests: autoround/formats/gptq/tensors.py
 from __future__ import annotations
 
 from dataclasses import replace

@@ -9,6 +9,7 @@ import torch
 
 from autoround.errors import FormatError
 from autoround.formats.gptq.reading import packed_layers
+from autoround.formats.parts import headers_of_parts
 from autoround.formats.registry import layout_named
 from autoround.types import Scheme
 
@@ -19,12 +20,12 @@ BASE: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sy
 
 
 def headers(layers: dict[str, Scheme], packing: str = "gptq") -> dict[str, Any]:
-    found: dict[str, Any] = {"lm_head.weight": ((64, 128), torch.float16)}
+    found: dict[str, Any] = {"lm_head.weight": ((64, 128), "float16")}
     for name, scheme in layers.items():
         layer = nearest(torch.linspace(-1, 1, 16).repeat(64, 8), scheme)
         parts = layout_named(packing).to_tensors(layer)
         parts["scales"] = parts["scales"].half()
-        found |= {f"{name}.{p}": (tuple(t.shape), t.dtype) for p, t in parts.items()}
+        found |= {f"{name}.{p}": header for p, header in headers_of_parts(parts).items()}
     return found
 
 

@@ -1,5 +1,6 @@
 """MLX's layout, against words that MLX itself packed (tools/clients/golden_mlx.py)."""
 
+# Tests: autoround/formats/mlx/tensors.py
 from __future__ import annotations
 
 from collections.abc import Callable

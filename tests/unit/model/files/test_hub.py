@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from autoround.errors import ModelError
 from autoround.model.files.hub import HubName, fetch_side_files, parse_hub_name
-from autoround.model.files.source import INDEX, SINGLE
+from autoround.model.files.stored import INDEX, SINGLE
 
 from ....hub import LEGAL, NEVER, SHARDS, Hub, hub, online, write_repo
 

@@ -1,3 +1,4 @@
+# Tests: autoround/model/files/hub_headers.py
 from __future__ import annotations
 
 import json
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from autoround.errors import ModelError
 from autoround.model.files.hub import HubModel, HubName, fetch_side_files
 from autoround.model.files.hub_source import HubSource
-from autoround.model.files.source import INDEX, SINGLE, CheckpointSource
+from autoround.model.files.source import CheckpointSource
+from autoround.model.files.stored import INDEX, SINGLE
 
 from ....hub import SHARDS, Hub, hub, online, write_repo
 

@@ -1,3 +1,4 @@
+# Tests: autoround/model/files/weights.py
 from __future__ import annotations
 
 import json
@@ -17,6 +18,7 @@ from autoround.model.files.locate import (
     refuse_unquantizable,
 )
 from autoround.model.files.source import CheckpointSource
+from autoround.model.files.weights import open_weights
 
 from ....hub import Hub, hub, online, write_repo
 
@@ -82,10 +84,10 @@ def test_of_a_hub_model_weights_are_fetched_when_all_of_it_is_asked_for(
 ) -> None:
     online.repos["owner/name"] = {"v1": write_repo(checkpoint("llama"), tmp_path / "repo")}
     located = find_model("owner/name@v1")
-    assert isinstance(located.weights(), HubSource)
+    assert isinstance(open_weights(located), HubSource)
     assert not [name for name in online.downloads() if name.endswith(".safetensors")]
     assert locate_model("owner/name@v1") == located.folder
-    assert isinstance(located.weights(), CheckpointSource)
+    assert isinstance(open_weights(located), CheckpointSource)
 
 
 def test_config_is_read(tmp_path: Path) -> None:

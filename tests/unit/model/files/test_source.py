@@ -1,3 +1,4 @@
+# Tests: autoround/model/files/stored.py
 from __future__ import annotations
 
 import json
@@ -11,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autoround.errors import ModelError
-from autoround.model.files import source
-from autoround.model.files.source import INDEX, SINGLE, CheckpointSource, ModuleSource, tensor_files
+from autoround.model.files import stored
+from autoround.model.files.source import CheckpointSource, ModuleSource
+from autoround.model.files.stored import INDEX, SINGLE, tensor_files
+from autoround.storage.dtypes import SAFETENSORS
 
 Checkpoint = Callable[[str], Path]
 
@@ -165,7 +168,7 @@ def test_an_index_of_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_huge_index_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_INDEX_BYTES", 2 << 20)
+    monkeypatch.setattr(stored, "MAX_INDEX_BYTES", 2 << 20)
     write_index(tmp_path, " " * ((2 << 20) + 1))
     with pytest.raises(ModelError, match="larger than 2 MiB"):
         tensor_files(tmp_path)
@@ -232,8 +235,9 @@ def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
         CheckpointSource(tmp_path).headers()
 
 
-@pytest.mark.parametrize("dtype", source.DTYPES.values())
-def test_every_listed_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", SAFETENSORS.values())
+def test_every_listed_dtype_is_read(tmp_path: Path, name: str) -> None:
+    dtype = getattr(torch, name)
     save_file({"a": torch.ones(3).to(dtype)}, tmp_path / SINGLE)
     opened = CheckpointSource(tmp_path)
     assert opened.headers() == {"a": ((3,), dtype)}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from autoround.errors import ModelError
 from autoround.model.files.hub import HubName, fetch_side_files
-from autoround.model.files.source import INDEX, SINGLE
+from autoround.model.files.stored import INDEX, SINGLE
 from autoround.model.files.streamed_source import BEGINNING, Span, StreamedSource, span_of
 
 from ....hub import Hub, hub, online
