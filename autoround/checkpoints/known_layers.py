@@ -58,7 +58,7 @@ def match_known_class(
     if not _holds_all(known, headers.reads_as) or not _experts_alike(known, headers.reads_as):
         return None
     layers = {m.name: _layers_of(m, headers.layers) for m in known.matrices}
-    plain = [x.name for own in layers.values() for x in own if x.scheme is None]
+    plain = [x.name for group in layers.values() for x in group if x.scheme is None]
     notes = headers.notes + plain_against_config(quantization, stored, plain)
     return MatchedLayers(headers.layers, layers, notes, known.name, list(known.blocks))
 
@@ -84,7 +84,7 @@ def _layers_of(m: KnownMatrix, packed: Mapping[str, PackedLayer]) -> list[LayerP
     """Return a matrix as the files have it."""
     layers = []
     for file in m.files():
-        held = packed.get(file)
-        scheme, reason = (None, KEPT) if held is None else (held.scheme, "")
+        layer = packed.get(file)
+        scheme, reason = (None, KEPT) if layer is None else (layer.scheme, "")
         layers.append(LayerPlan(file, m.shape, scheme, reason, bias=m.bias))
     return layers

@@ -83,10 +83,10 @@ def _rope(value: Any) -> bool:
         return False
     stretched = value["rope_type"] == "llama3"
     tests = {"rope_theta": _positive, **(_LLAMA3 if stretched else {})}
-    given = {key: part for key, part in value.items() if key != "rope_type"}
-    if not all(key in tests and tests[key](part) for key, part in given.items()):
+    settings = {key: part for key, part in value.items() if key != "rope_type"}
+    if not all(key in tests and tests[key](part) for key, part in settings.items()):
         return False
-    return not stretched or given.keys() >= _LLAMA3.keys()
+    return not stretched or settings.keys() >= _LLAMA3.keys()
 
 
 _DTYPE = _one_of("float16", "bfloat16", "float32")
