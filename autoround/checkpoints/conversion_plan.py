@@ -23,6 +23,8 @@ from autoround.model.files.locate import find_model
 from autoround.storage.dtypes import ITEM_BYTES, is_floating
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
+#: Dtypes of the tensors beside the packed ones, as a config names them.
+KEPT_DTYPES = ("float16", "bfloat16", "float32")
 #: Tensors that say which group each input is in.
 _ORDERS = ("g_idx", "weight_g_idx")
 
@@ -153,6 +155,12 @@ def plan_or_refuse(source: QuantizedSource, formats: Sequence[str]) -> Plan:
 def _resolve(source: QuantizedSource, written: Format) -> Iterator[Refusal | OutputPlan]:
     """Give all that speaks against a format, and the output where it takes codes at all."""
     name = written.name
+    if source.plan.dtype not in KEPT_DTYPES:
+        yield Refusal(
+            f"{source.folder / 'config.json'}: dtype {source.plan.dtype!r} is none that tensors "
+            f"are kept in; write {', '.join(KEPT_DTYPES[:-1])} or {KEPT_DTYPES[-1]} there"
+        )
+        return
     outside = [layer for layer in source.plan.kept if layer.scheme is not None]
     layers = [layer for block in source.plan.blocks for layer in block.quantized] + outside
     schemes = [layer.scheme for layer in layers if layer.scheme is not None]

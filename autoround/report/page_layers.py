@@ -47,10 +47,11 @@ def losses_part(run: RunFolder) -> Html:
 
 
 def _blocks_table(results: Sequence[Mapping[str, Any]]) -> Html:
+    chose = any(text(result, "init_rounding") for result in results)
     headings = [
         Heading("Block"),
         *(Heading(name, numbers=True) for name in ("Loss before", "Loss after", "Change")),
-        Heading("Initialised"),
+        *([Heading("Initialised")] if chose else []),
         *(Heading(name, numbers=True) for name in ("Best step", "Time", "Peak memory so far")),
     ]
     rows = []
@@ -64,7 +65,7 @@ def _blocks_table(results: Sequence[Mapping[str, Any]]) -> Html:
                 _figure(before, scientific(before)),
                 _figure(after, scientific(after)),
                 _figure(_ratio(before, after), change(before, after)),
-                Cell(text(result, "init_rounding") or MISSING),
+                *([Cell(text(result, "init_rounding") or MISSING)] if chose else []),
                 _figure(best, f"{best:.0f} of {steps:.0f}" if tuned else MISSING),
                 _figure(number(result, "seconds"), span(number(result, "seconds"))),
                 _figure(number(result, "peak_bytes"), size(number(result, "peak_bytes"))),

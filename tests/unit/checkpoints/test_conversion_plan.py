@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,17 @@ def test_what_is_no_quantized_model_or_no_format_is_refused(
     refusal = plan_conversion(source, formats=["mlx", "gguf:q4_0"]).refusal
     assert refusal is not None
     assert "grids of its own" in refusal.reason
+
+
+def test_a_dtype_that_no_tensor_is_kept_in_is_refused_by_both(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    source = write(checkpoint, tmp_path / "source", Scheme(4, 32, True))
+    config = source / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float64"}))
+    refusal = plan_conversion(source, formats=["gptq_v2"]).refusal
+    assert refusal is not None
+    assert "dtype 'float64' is none that tensors are kept in; write float16" in refusal.reason
+    with pytest.raises(FormatError, match="dtype 'float64'"):
+        convert(source, tmp_path / "out", formats=["gptq_v2"])
+    assert not (tmp_path / "out").exists()
