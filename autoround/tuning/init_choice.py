@@ -55,9 +55,11 @@ def choose_init_rounding(
         return InitChoice(problem, hyperparameters, "")
     nearest = at_nearest(problem.targets)
     validation = Validation(problem, hyperparameters, ops=ops, dtype=dtype)
-    by_gptq = float(validation.score(round_to_nearest(problem.targets)))
-    # Not what is not finite: that is reported with the block's own loss.
-    if by_gptq < FAR_LOWER * float(validation.score(round_to_nearest(nearest))):
+    starts = (problem.targets, nearest)
+    losses = torch.stack([validation.score(round_to_nearest(start)) for start in starts])
+    by_gptq, by_nearest = losses.tolist()  # the one time that a device is waited for
+    # Where one is not finite this is false; the block's own loss tells.
+    if by_gptq < FAR_LOWER * by_nearest:
         return InitChoice(problem, hyperparameters, GPTQ)
     lr, minmax_lr = settings.nearest.lr, settings.nearest.minmax_lr
     return InitChoice(
