@@ -49,7 +49,7 @@ from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, choose_checkpoints, make_runner
 from autoround.session.task_queue import Behind, TaskQueue
-from autoround.settings import FULL
+from autoround.settings import QUANTIZED
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
 from autoround.tuning.end_to_end import tune_end_to_end
@@ -151,10 +151,14 @@ def _open_sessions(
     if destination.restart and not stored:
         journal.clear()
     if stored:
-        tokens = prepared.calibration.tokens
         stores = open_stores(
             journal,
-            fingerprint(prepared.plan, request.skeleton, tokens),
+            fingerprint(
+                prepared.plan,
+                request.skeleton,
+                prepared.calibration.tokens,
+                fresh=prepared.calibration.fresh,
+            ),
             resume,
             machine=machine_facts(request.runtime),
             passes=passes,
@@ -178,6 +182,7 @@ def _open_sessions(
             store=stores[number] if stored else None,
             placement=Placement.of(estimate, stored=stored),
             tasks=choose_tasks(request.runtime),
+            fresh=prepared.calibration.fresh,
         )
         for number, plan in enumerate(passes)
     ]
@@ -227,7 +232,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         steps = plan.tuning.end_to_end.steps
         session.sink(StageStarted("end_to_end", f"{steps} steps over the whole model"))
         blocks = finished if store is None else ReplayedBlocks(session)
-        for output in tune_end_to_end(session, runner, blocks, teacher=streams.full):
+        for output in tune_end_to_end(session, runner, blocks, teacher=streams.teacher):
             deliver(output)
     if session.non_block_layers:
         if store is not None and store.done > len(plan.blocks):
@@ -265,9 +270,11 @@ def _streams_after(session: Session, index: int) -> tuple[str, ...]:
     """Return the activation streams that anything reads after a block."""
     last = index + 1 == len(session.plan.blocks)
     if not last or session.tuning.tuned_head:
-        return session.tuning.streams
-    # The logits that end-to-end tuning matches are made of the full-precision stream alone.
-    return (FULL,) if session.tuning.end_to_end.steps else ()
+        return session.stream_names
+    if not session.tuning.end_to_end.steps:
+        return ()
+    # The logits that end-to-end tuning matches are made of full-precision streams alone.
+    return tuple(name for name in session.stream_names if name != QUANTIZED)
 
 
 def write_passes(

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from autoround.core.dtypes import DTYPES
-from autoround.core.end_to_end import learning_rate_for
+from autoround.core.end_to_end import VALIDATION_SAMPLES, learning_rate_for
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import RecipeError
-from autoround.recipe.schema import Recipe
+from autoround.recipe.schema import EndToEndOptions, Recipe
 from autoround.settings import (
     FULL,
     GPTQ,
@@ -39,6 +39,8 @@ TRAVEL_FROM_GPTQ = 0.2
 #: Tokens of a sample up to which plain products, compiled, are the fastest attention on a CPU:
 #: torch's kernel has a slow backward there, which grows by the token, theirs by its square.
 EAGER_ATTENTION_TOKENS = 128
+#: Fresh samples that auto takes at most: streams of activations grow by each.
+MOST_FRESH = 1024
 
 
 def settle(
@@ -50,6 +52,7 @@ def settle(
     non_block_layers: Iterable[str] = (),
     head: str = "",
     tunes_scales: bool = True,
+    fresh: int | None = None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass over the blocks.
 
@@ -63,6 +66,7 @@ def settle(
         head: path of the lm-head.
         tunes_scales: whether the outputs hold scales that end-to-end tuning can change; GGUF
             types encode theirs.
+        fresh: samples that end-to-end tuning has to itself; None for what the recipe asks for.
 
     Raises:
         RecipeError: the recipe wants compiled blocks, and the device cannot compile.
@@ -97,7 +101,7 @@ def settle(
         nsamples=calibration.nsamples,
         seqlen=calibration.seqlen,
         seed=recipe.seed,
-        end_to_end=_end_to_end(recipe, blocks) if tunes_scales else EndToEndSettings(),
+        end_to_end=_end_to_end(recipe, blocks, fresh) if tunes_scales else EndToEndSettings(),
         non_block_layers=non_block_layers,
         tuned_head=head if reads_data and head in non_block_layers else "",
     )
@@ -222,7 +226,20 @@ def needs_data(recipe: Recipe) -> bool:
     return needs_input_statistics(recipe) or tunes or bool(recipe.allocate.budgets)
 
 
-def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings:
+def fresh_samples(options: EndToEndOptions) -> int:
+    """Return the samples that end-to-end tuning wants to itself: auto is those that steps take.
+
+    Args:
+        options: of a recipe.
+    """
+    if not options.steps:
+        return 0
+    if options.nsamples != "auto":
+        return options.nsamples
+    return min(MOST_FRESH, options.steps * options.batch_size + VALIDATION_SAMPLES)
+
+
+def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan], fresh: int | None) -> EndToEndSettings:
     """Settle the learning rate of scales for each width of grid that the blocks have."""
     options = recipe.end_to_end
     if not options.steps:
@@ -232,7 +249,8 @@ def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings
     lrs = tuple(
         (bits, learning_rate_for(bits) if options.lr == "auto" else options.lr) for bits in widths
     )
-    return EndToEndSettings(options.steps, options.batch_size, options.tune_codes, lrs)
+    nsamples = fresh_samples(options) if fresh is None else fresh
+    return EndToEndSettings(options.steps, options.batch_size, options.tune_codes, lrs, nsamples)
 
 
 def compiles_blocks(
@@ -269,5 +287,6 @@ def _operations(recipe: Recipe, blocks: Sequence[BlockPlan]) -> float:
     tuning, end_to_end = recipe.tuning, recipe.end_to_end
     samples = tuning.iters * tuning.batch_size * tuning.gradient_accumulate_steps
     visits = 4.0 * weights * samples + 8.0 * weights * end_to_end.steps * end_to_end.batch_size
-    visits += 2.0 * weights * recipe.calibration.nsamples * tuning.quantized_inputs
+    forward = recipe.calibration.nsamples * tuning.quantized_inputs + fresh_samples(end_to_end)
+    visits += 2.0 * weights * forward
     return visits * recipe.calibration.seqlen

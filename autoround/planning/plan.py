@@ -42,6 +42,7 @@ def make_plan(
     calibration: str,
     model: str,
     interrupted: MachineSettings | None = None,
+    fresh: int | None = None,
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
@@ -55,6 +56,7 @@ def make_plan(
         calibration: the calibration tokens in words.
         model: the name the user knows it by.
         interrupted: dtype and threads that an interrupted run had settled, to be kept.
+        fresh: samples that end-to-end tuning has to itself; None for what the recipe asks for.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -90,7 +92,7 @@ def make_plan(
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
                 notes=_notes(one, recipe, skeleton, model),
                 rules=one.rules,
-                tuning=_settle(one, recipe, skeleton, runtime, interrupted),
+                tuning=_settle(one, recipe, skeleton, runtime, interrupted, fresh),
             )
         )
     return _joined(plans, skeleton, traits, _common_notes(plans, recipe, skeleton, outputs))
@@ -165,6 +167,7 @@ def _settle(
     skeleton: Skeleton,
     runtime: Runtime,
     interrupted: MachineSettings | None,
+    fresh: int | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
     gguf_types = [format_of(output).gguf_types for output in one.outputs]
@@ -177,6 +180,7 @@ def _settle(
         non_block_layers=non_block,
         head=head_path(skeleton.model),
         tunes_scales=not any(gguf_types),
+        fresh=fresh,
     )
 
 

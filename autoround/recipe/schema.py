@@ -52,6 +52,12 @@ def _check_formats(text: str) -> str:
     return ",".join(names)
 
 
+def _check_fresh(count: int) -> int:
+    if count == 1:
+        raise ValueError("some samples are trained on, and others validate")
+    return count
+
+
 def _joined(value: object) -> object:
     """Let a list of formats be written as one, too."""
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
@@ -179,6 +185,23 @@ class EndToEndOptions(Section):
         Field(description="Let codes move by a level where gradients agree on it for long."),
         BOOL,
     ] = False
+    nsamples: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=0), AfterValidator(_check_fresh)],
+        Field(
+            description="Samples that only this stage reads, beside those of the calibration; 0 "
+            "takes those, auto one for each that a step takes, as far as the text goes."
+        ),
+        Legal("auto, 0 or an integer of at least 2"),
+    ] = 0
+    dataset: Annotated[
+        Text | Annotated[tuple[Text, ...], Field(min_length=1)],
+        BeforeValidator(as_tuple),
+        Field(
+            description="Source of these samples, or a list of sources; auto is that of the "
+            "calibration, after its samples."
+        ),
+        Legal("auto, text or a list of texts, none of them empty", item="text that is not empty"),
+    ] = "auto"
 
 
 class CalibrationOptions(Section):

@@ -37,7 +37,7 @@ from autoround.session.block_store import EVERY_BLOCK
 from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.packed_weights import pack_weights, unpack_weight
 from autoround.session.task_queue import Task
-from autoround.settings import FULL, QUANTIZED
+from autoround.settings import FRESH, FULL, QUANTIZED
 from autoround.storage.durable import make_synced, write_text
 from autoround.storage.files import remove_file, remove_tree
 from autoround.storage.lock import take_lock
@@ -322,10 +322,10 @@ class PassJournal:
             raise UnusableJournalError(why) from error
 
     def files(
-        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
+        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str], fresh: int = 0
     ) -> ActivationFiles:
         """Return the files of the streams."""
-        return ActivationFiles(self._streams, shape, dtype, names)
+        return ActivationFiles(self._streams, shape, dtype, names, fresh=fresh)
 
     def streams(
         self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
@@ -352,7 +352,10 @@ class PassJournal:
                 tensors[name] = files.read(name, generation, total=total)
         full = tensors[FULL]
         quantized = tensors.get(QUANTIZED, full if mapped else full.clone())
-        return ActivationStreams(full, quantized, mask, files, mapped, generation, index + 1)
+        return ActivationStreams(
+            *(full, quantized, mask, files, mapped, generation, index + 1),
+            fresh=tensors.get(FRESH),
+        )
 
     def checkpoint(self, index: int) -> int | None:
         """Return the last unit whose streams were kept.

@@ -188,3 +188,8 @@ def test_the_method_names_what_follows_the_blocks(codes: bool, tuned: str) -> No
         "SignRound, 200 steps of 8 samples, initialised with searched scales and GPTQ error "
         f"compensation; then 30 steps of 4 samples end to end on the KL divergence, for {tuned}"
     )
+
+
+def test_the_method_names_fresh_samples() -> None:
+    values = {"end_to_end.steps": 30, "end_to_end.nsamples": 12}
+    assert describe_method(plan(values=values)).endswith(", for scales, from 12 fresh samples")
