@@ -222,7 +222,7 @@ MANY = token_ids(48, 16)
 FRESH: dict[str, object] = {**COURSE, "calibration.nsamples": 24, "end_to_end.nsamples": 24}
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "llava"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_steps_on_fresh_samples_leave_the_blocks_and_bring_the_logits_closer(kind: str) -> None:
     model = make_model(kind)
     plain = quantized(make_session(model, {**COURSE, "end_to_end.steps": 0}, data=MANY))
@@ -234,8 +234,7 @@ def test_steps_on_fresh_samples_leave_the_blocks_and_bring_the_logits_closer(kin
     assert any(not torch.equal(x.scale, plain[n].scale) for n, x in tuned.items())
     reused = quantized(make_session(model, COURSE, data=MANY))
     assert not same(tuned, reused)
-    if kind != "llava":
-        assert divergence(model, job, tuned, MANY) < 0.97 * divergence(model, job, plain, MANY)
+    assert divergence(model, job, tuned, MANY) < 0.97 * divergence(model, job, plain, MANY)
 
 
 def test_the_teacher_of_fresh_samples_is_the_full_precision_model() -> None:
