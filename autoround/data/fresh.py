@@ -23,19 +23,19 @@ class FreshSpec:
     count: int
     at_most: bool = False
 
-    def check(self, found: int, why: str) -> None:
+    def check(self, count: int, why: str) -> None:
         """Refuse fewer samples than are wanted, where they will not do.
 
         Args:
-            found: samples that there are.
+            count: samples that there are.
             why: there are no more, in words.
 
         Raises:
             DataError: they do not suffice.
         """
-        if found < self.count and not self.at_most:
+        if count < self.count and not self.at_most:
             raise DataError(
-                f"end_to_end.nsamples: only {found} of {self.count} fresh samples are there "
+                f"end_to_end.nsamples: only {count} of {self.count} fresh samples are there "
                 f"({why}): lower it or calibration.nsamples, set it to auto, which takes what is "
                 "there, or name another text in end_to_end.dataset"
             )
@@ -73,17 +73,17 @@ def draw_with_fresh(
         spec, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size
     )
     more = _draw_on(drawn, fresh.count)
-    found = sum(len(one.samples) for one in more.drawn)
+    left = sum(len(draw.samples) for draw in more.drawn)
     labels = ", ".join(source.label for source in drawn.sources)
-    fresh.check(found, f"{labels} has no more after the {nsamples} of the calibration")
-    if found < LEAST:
+    fresh.check(left, f"{labels} has no more after the {nsamples} of the calibration")
+    if left < LEAST:
         return drawn.tokens(seed=seed), None
     return drawn.tokens(seed=seed), more.tokens(seed=f"{seed}/fresh")
 
 
 def _draw_on(before: DatasetDraw, count: int) -> DatasetDraw:
     """Draw more samples from the same datasets; where one ends, the others fill."""
-    share = [len(one.samples) for one in before.drawn]
+    share = [len(draw.samples) for draw in before.drawn]
     total, wishes, drawn = sum(share), [], []
     left = count
     # What the last ones lack the first ones fill: they are asked again with what is missing.

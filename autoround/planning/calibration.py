@@ -60,12 +60,12 @@ def load_calibration(
     """
     if not needs_data(recipe):
         return NO_CALIBRATION
-    wanted, own = fresh_wanted(recipe), recipe.end_to_end.dataset != "auto"
-    if own and recipe.end_to_end.steps and not recipe.end_to_end.nsamples:
+    wanted, named = fresh_wanted(recipe), recipe.end_to_end.dataset != "auto"
+    if named and recipe.end_to_end.steps and not recipe.end_to_end.nsamples:
         raise DataError(
             "end_to_end.dataset is read for end_to_end.nsamples alone, which is 0: set that too"
         )
-    here = FreshSpec(0) if own else wanted
+    here = FreshSpec(0) if named else wanted
     note: str | None = None
     if data is not None:
         tokens, fresh = _from_data(recipe, skeleton, tokenizer, data, here)
@@ -73,7 +73,7 @@ def load_calibration(
         tokens, fresh = _from_images(recipe, skeleton, here)
     else:
         tokens, fresh, note = _from_datasets(recipe, skeleton, tokenizer, here)
-    if own and wanted.count:
+    if named and wanted.count:
         if data is None:
             refuse_shared_text(recipe.end_to_end.dataset, recipe.calibration.dataset)
         fresh = _from_own_dataset(recipe, skeleton, tokenizer, beside=tokens)
@@ -114,8 +114,8 @@ def _from_data(
     )
     if not fresh.count:
         return tokens, None
-    found = max(0, len(tokens.ids) - options.nsamples)
-    fresh.check(found, f"{len(tokens.ids)} samples were given, and {options.nsamples} calibrate")
+    left = max(0, len(tokens.ids) - options.nsamples)
+    fresh.check(left, f"{len(tokens.ids)} samples were given, and {options.nsamples} calibrate")
     return split_rows(tokens, options.nsamples)
 
 
@@ -218,8 +218,8 @@ def _from_images(
     )
     if not fresh.count:
         return tokens, None
-    found = max(0, len(tokens.ids) - wish.nsamples)
-    fresh.check(found, f"{wish.images} has {len(tokens.ids)}, and {wish.nsamples} calibrate")
+    left = max(0, len(tokens.ids) - wish.nsamples)
+    fresh.check(left, f"{wish.images} has {len(tokens.ids)}, and {wish.nsamples} calibrate")
     return split_rows(tokens, wish.nsamples)
 
 

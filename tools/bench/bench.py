@@ -106,8 +106,8 @@ class Bench:
         """Return the file and the mark of the samples that end-to-end tuning has to itself."""
         if not self.settings.fresh:
             raise SystemExit("rows with end_to_end.nsamples need --fresh, a number of samples")
-        found: dict[str, str] = self.tokens["fresh"][str(seed)]
-        return found
+        file: dict[str, str] = self.tokens["fresh"][str(seed)]
+        return file
 
     def settings_of(self, row: Row, grid: Grid, seed: int) -> dict[str, Any]:
         """Return all that makes a row this row; its key is made of it."""

@@ -93,7 +93,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     cut = len(lines) * 6 // 10
     ids = np.array(encode("".join(lines[:cut])), dtype=np.int64)
 
-    def sampled(starts: list[int]) -> Any:
+    def cut_samples(starts: list[int]) -> Any:
         rows = np.stack([ids[start : start + job["seqlen"]] for start in starts])
         if begins:
             rows[:, 0] = first[0]
@@ -102,11 +102,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"calibration": {}, "fresh": {}, "calibration_tokens": len(ids)}
     for seed in job["seeds"]:
         starts = windows(job["nsamples"], job["seqlen"], total=len(ids), seed=seed)
-        found["calibration"][str(seed)] = save(f"calibration-s{seed}", sampled(starts))
+        found["calibration"][str(seed)] = save(f"calibration-s{seed}", cut_samples(starts))
         if job.get("fresh"):
             size = {"total": len(ids), "seed": seed}
             more = fresh_windows(starts, job["fresh"], job["seqlen"], **size)
-            found["fresh"][str(seed)] = save(f"fresh-s{seed}", sampled(more))
+            found["fresh"][str(seed)] = save(f"fresh-s{seed}", cut_samples(more))
     rest = encode("".join(lines[cut:]))[: job["eval_tokens"]]
     found["evaluation"] = save("evaluation", windowed(rest))
     if job.get("domain"):
