@@ -151,14 +151,10 @@ def _open_sessions(
     if destination.restart and not stored:
         journal.clear()
     if stored:
+        tokens, fresh = prepared.calibration.tokens, prepared.calibration.fresh
         stores = open_stores(
             journal,
-            fingerprint(
-                prepared.plan,
-                request.skeleton,
-                prepared.calibration.tokens,
-                fresh=prepared.calibration.fresh,
-            ),
+            fingerprint(prepared.plan, request.skeleton, tokens, fresh=fresh),
             resume,
             machine=machine_facts(request.runtime),
             passes=passes,
@@ -271,10 +267,9 @@ def _streams_after(session: Session, index: int) -> tuple[str, ...]:
     last = index + 1 == len(session.plan.blocks)
     if not last or session.tuning.tuned_head:
         return session.stream_names
-    if not session.tuning.end_to_end.steps:
-        return ()
     # The logits that end-to-end tuning matches are made of full-precision streams alone.
-    return tuple(name for name in session.stream_names if name != QUANTIZED)
+    left = session.stream_names if session.tuning.end_to_end.steps else ()
+    return tuple(name for name in left if name != QUANTIZED)
 
 
 def write_passes(

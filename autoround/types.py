@@ -284,11 +284,10 @@ class Estimate:
 
     memory_bytes: of the host. device_bytes: of a device of its own memory, device_phase: when;
     low_device_bytes: with low_memory. stream_bytes: of all chains of activations, counted in
-    device_bytes where they are there (but fresh samples), else in memory_bytes unless on the disk.
-    journal: whether finished blocks may be kept; journal_bytes: on the disk meanwhile.
-    codes_on_disk: tuning the whole model unpacks a block at a time; graphs_held: it runs each once
-    a step. bits_per_weight: on the disk, of the first format's quantized layers; block_bits: of
-    all. fetched_bytes: of the
+    device_bytes where they are there, else in memory_bytes unless on the disk. journal: whether
+    finished blocks may be kept; journal_bytes: on the disk meanwhile. codes_on_disk: tuning the
+    whole model unpacks a block at a time; graphs_held: it runs each once a step. bits_per_weight:
+    on the disk, of the first format's quantized layers; block_bits: of all. fetched_bytes: of the
     hub's cache at once; peak_bytes_on_disk: with journal and output, else 0. probed: timed parts.
     """
 

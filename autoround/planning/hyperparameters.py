@@ -15,7 +15,8 @@ from autoround.core.dtypes import DTYPES
 from autoround.core.end_to_end import VALIDATION_SAMPLES, learning_rate_for
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import RecipeError
-from autoround.recipe.schema import EndToEndOptions, Recipe
+from autoround.recipe.end_to_end import EndToEndOptions
+from autoround.recipe.schema import Recipe
 from autoround.settings import (
     FULL,
     GPTQ,
@@ -52,7 +53,6 @@ def settle(
     non_block_layers: Iterable[str] = (),
     head: str = "",
     tunes_scales: bool = True,
-    fresh: int | None = None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass over the blocks.
 
@@ -66,7 +66,6 @@ def settle(
         head: path of the lm-head.
         tunes_scales: whether the outputs hold scales that end-to-end tuning can change; GGUF
             types encode theirs.
-        fresh: samples that end-to-end tuning has to itself; None for what the recipe asks for.
 
     Raises:
         RecipeError: the recipe wants compiled blocks, and the device cannot compile.
@@ -101,7 +100,7 @@ def settle(
         nsamples=calibration.nsamples,
         seqlen=calibration.seqlen,
         seed=recipe.seed,
-        end_to_end=_end_to_end(recipe, blocks, fresh) if tunes_scales else EndToEndSettings(),
+        end_to_end=_end_to_end(recipe, blocks) if tunes_scales else EndToEndSettings(),
         non_block_layers=non_block_layers,
         tuned_head=head if reads_data and head in non_block_layers else "",
     )
@@ -239,7 +238,7 @@ def fresh_samples(options: EndToEndOptions) -> int:
     return min(MOST_FRESH, options.steps * options.batch_size + VALIDATION_SAMPLES)
 
 
-def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan], fresh: int | None) -> EndToEndSettings:
+def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings:
     """Settle the learning rate of scales for each width of grid that the blocks have."""
     options = recipe.end_to_end
     if not options.steps:
@@ -249,8 +248,9 @@ def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan], fresh: int | None) 
     lrs = tuple(
         (bits, learning_rate_for(bits) if options.lr == "auto" else options.lr) for bits in widths
     )
-    nsamples = fresh_samples(options) if fresh is None else fresh
-    return EndToEndSettings(options.steps, options.batch_size, options.tune_codes, lrs, nsamples)
+    return EndToEndSettings(
+        options.steps, options.batch_size, options.tune_codes, lrs, fresh_samples(options)
+    )
 
 
 def compiles_blocks(

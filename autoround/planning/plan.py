@@ -46,13 +46,11 @@ def make_plan(
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
-    Formats whose grids agree share a pass over the blocks; the first pass has the others
-    as its ``further`` ones.
+    Formats whose grids agree share a pass; the first has the others as its ``further`` ones.
 
     Args:
         recipe: what the user asked for, without a bit budget or with that resolved.
-        skeleton: the model's structure; no weight is read.
-        runtime: the device.
+        skeleton: the model's structure; no weight is read. runtime: the device.
         calibration: the calibration tokens in words.
         model: the name the user knows it by.
         interrupted: dtype and threads that an interrupted run had settled, to be kept.
@@ -172,7 +170,7 @@ def _settle(
     """Settle the hyperparameters of one pass by what it writes."""
     gguf_types = [format_of(output).gguf_types for output in one.outputs]
     non_block = () if all(gguf_types) else tuple(x.name for x in one.kept if x.scheme is not None)
-    return settle(
+    settled = settle(
         recipe,
         runtime,
         blocks=one.blocks,
@@ -180,8 +178,10 @@ def _settle(
         non_block_layers=non_block,
         head=head_path(skeleton.model),
         tunes_scales=not any(gguf_types),
-        fresh=fresh,
     )
+    if fresh is None or not settled.end_to_end.steps:
+        return settled
+    return replace(settled, end_to_end=replace(settled.end_to_end, nsamples=fresh))
 
 
 def _passes(

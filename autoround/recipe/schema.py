@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.end_to_end import EndToEndOptions
 from autoround.recipe.evaluation import EvaluationOptions
 from autoround.recipe.layers import HeadOptions, LayerRule, SchemeOptions
 from autoround.recipe.section import Section
@@ -50,12 +51,6 @@ def _check_formats(text: str) -> str:
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is named twice")
     return ",".join(names)
-
-
-def _check_fresh(count: int) -> int:
-    if count == 1:
-        raise ValueError("some samples are trained on, and others validate")
-    return count
 
 
 def _joined(value: object) -> object:
@@ -163,44 +158,6 @@ class TuningOptions(Section):
             "16-bit steps on a CPU are long enough to be worth it."
         ),
         Legal("auto, true or false"),
-    ] = "auto"
-
-
-class EndToEndOptions(Section):
-    """How scales, and codes, are tuned end to end, after the blocks."""
-
-    steps: Annotated[
-        int,
-        Field(ge=0, description="Steps over the whole model; 0 leaves this out."),
-        Legal("an integer of at least 0"),
-    ] = 0
-    lr: Annotated[
-        Rate,
-        Field(description="Learning rate relative to each scale; auto is 0.064 / 8**(bits/2)."),
-        RATE,
-    ] = "auto"
-    batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
-    tune_codes: Annotated[
-        bool,
-        Field(description="Let codes move by a level where gradients agree on it for long."),
-        BOOL,
-    ] = False
-    nsamples: Annotated[
-        Literal["auto"] | Annotated[int, Field(ge=0), AfterValidator(_check_fresh)],
-        Field(
-            description="Samples that only this stage reads, beside those of the calibration; 0 "
-            "takes those, auto one for each that a step takes, as far as the text goes."
-        ),
-        Legal("auto, 0 or an integer of at least 2"),
-    ] = 0
-    dataset: Annotated[
-        Text | Annotated[tuple[Text, ...], Field(min_length=1)],
-        BeforeValidator(as_tuple),
-        Field(
-            description="Source of these samples, or a list of sources; auto is that of the "
-            "calibration, after its samples."
-        ),
-        Legal("auto, text or a list of texts, none of them empty", item="text that is not empty"),
     ] = "auto"
 
 

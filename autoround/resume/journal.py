@@ -350,12 +350,9 @@ class PassJournal:
                 tensors[name] = files.mapped(name, generation)
             else:
                 tensors[name] = files.read(name, generation, total=total)
-        full = tensors[FULL]
+        full, fresh = tensors[FULL], tensors.get(FRESH)
         quantized = tensors.get(QUANTIZED, full if mapped else full.clone())
-        return ActivationStreams(
-            *(full, quantized, mask, files, mapped, generation, index + 1),
-            fresh=tensors.get(FRESH),
-        )
+        return ActivationStreams(full, quantized, mask, files, mapped, generation, index + 1, fresh)
 
     def checkpoint(self, index: int) -> int | None:
         """Return the last unit whose streams were kept.

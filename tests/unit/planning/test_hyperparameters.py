@@ -10,7 +10,8 @@ from autoround.planning.hyperparameters import (
     settle_layer,
     settle_layers,
 )
-from autoround.recipe.schema import EndToEndOptions, Recipe, SchemeOptions, TuningOptions
+from autoround.recipe.end_to_end import EndToEndOptions
+from autoround.recipe.schema import Recipe, SchemeOptions, TuningOptions
 from autoround.settings import LayerTuning
 from autoround.types import BlockPlan, LayerPlan, Scheme
 
