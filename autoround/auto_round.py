@@ -211,6 +211,7 @@ class AutoRound:
             runtime=request.runtime,
             calibration=prepared.plan.calibration,
             model=prepared.plan.model,
+            fresh=prepared.calibration.fresh_samples,
         )
         if plan.further or plan.blocks != prepared.plan.blocks:
             raise UsageError(

@@ -48,7 +48,7 @@ class EndToEndStep:
     """One step of end-to-end tuning is done; losses are KL divergences in nats per token.
 
     Attributes:
-        step: counted from 1, up to ``steps``.
+        step: counted from 1, up to ``steps``; less in the last event where the stage ended early.
         steps: of the whole of end-to-end tuning.
         loss: of the step's own batch; in the last event, on held-out samples after tuning.
         initial_loss: on held-out samples before tuning; set in the last event only.

@@ -49,7 +49,7 @@ from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.prefetch import BlockPrefetcher
 from autoround.session.session import Placement, Session, choose_checkpoints, make_runner
 from autoround.session.task_queue import Behind, TaskQueue
-from autoround.settings import FULL
+from autoround.settings import QUANTIZED
 from autoround.storage.json_text import to_json
 from autoround.tuning.block import BlockTuner
 from autoround.tuning.end_to_end import tune_end_to_end
@@ -152,10 +152,10 @@ def _open_sessions(
     if destination.restart and not stored:
         journal.clear()
     if stored:
-        tokens = prepared.calibration.tokens
+        tokens, fresh = prepared.calibration.tokens, prepared.calibration.fresh
         stores = open_stores(
             journal,
-            fingerprint(prepared.plan, request.skeleton, tokens),
+            fingerprint(prepared.plan, request.skeleton, tokens, fresh=fresh),
             resume,
             machine=machine_facts(request.runtime),
             passes=passes,
@@ -179,6 +179,7 @@ def _open_sessions(
             store=stores[number] if stored else None,
             placement=Placement.of(estimate, stored=stored),
             tasks=choose_tasks(request.runtime),
+            fresh=prepared.calibration.fresh,
         )
         for number, plan in enumerate(passes)
     ]
@@ -219,8 +220,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         elif store is None:
             # All blocks together are more than a device holds.
             finished.append(output.on(torch.device("cpu")))
-        # Its numbers, which may be the device's, would lie beside the next block.
-        del output
+        del output  # its numbers, which may be the device's, would lie beside the next block
         session.runtime.release()
     # Records are read from here on, and the files of the streams deleted.
     session.tasks.drain()
@@ -228,7 +228,7 @@ def quantize_pass(session: Session, deliver: Deliver) -> None:
         steps = plan.tuning.end_to_end.steps
         session.sink(StageStarted("end_to_end", f"{steps} steps over the whole model"))
         blocks = finished if store is None else ReplayedBlocks(session)
-        for output in tune_end_to_end(session, runner, blocks, teacher=streams.full):
+        for output in tune_end_to_end(session, runner, blocks, teacher=streams.teacher):
             deliver(output)
     if session.non_block_layers:
         if store is not None and store.done > len(plan.blocks):
@@ -266,9 +266,10 @@ def _streams_after(session: Session, index: int) -> tuple[str, ...]:
     """Return the activation streams that anything reads after a block."""
     last = index + 1 == len(session.plan.blocks)
     if not last or session.tuning.tuned_head:
-        return session.tuning.streams
-    # The logits that end-to-end tuning matches are made of the full-precision stream alone.
-    return (FULL,) if session.tuning.end_to_end.steps else ()
+        return session.stream_names
+    # The logits that end-to-end tuning matches are made of full-precision streams alone.
+    left = session.stream_names if session.tuning.end_to_end.steps else ()
+    return tuple(name for name in left if name != QUANTIZED)
 
 
 def write_passes(

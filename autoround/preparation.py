@@ -126,6 +126,7 @@ def prepare(
         calibration=calibration.description,
         model=request.model_name,
         interrupted=None if resume is None else resume.machine_settings,
+        fresh=calibration.fresh_samples,
     )
     refuse_second_reading(plan, skeleton)
     # What cannot be written is better told now than after the blocks.
@@ -180,6 +181,7 @@ def scoring_session(
         runtime=request.runtime,
         calibration=calibration.description,
         model=request.model_name,
+        fresh=calibration.fresh_samples,
     )
     return Session(plan, request.skeleton, request.runtime, calibration.tokens, sink)
 
@@ -194,4 +196,5 @@ def open_session(prepared: Prepared, *, sink: Sink) -> Session:
         prepared.calibration.tokens,
         sink,
         placement=Placement.of(prepared.estimate, stored=False),
+        fresh=prepared.calibration.fresh,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The two streams of activations: of the original, and of the model as far as it is quantized.
-FULL, QUANTIZED = "full", "quantized"
+#: The streams of activations: of the original, of the model as far as it is quantized, and of the
+#: original on samples that end-to-end tuning alone reads.
+FULL, QUANTIZED, FRESH = "full", "quantized", "fresh"
 #: How the rounding of a layer is initialised: V = 0, or GPTQ error compensation.
 NEAREST, GPTQ = "nearest", "gptq"
 #: The recipe's word for blocks that choose between the two.
@@ -45,13 +46,15 @@ class EndToEndSettings:
     """How the scales of the whole model are tuned together on the KL divergence of the logits.
 
     steps: 0 leaves this stage out. tune_codes: whether codes may move by a level, too.
-    lrs: peak relative learning rate of the scales, by the bits of a layer.
+    lrs: peak relative learning rate of the scales, by the bits of a layer. nsamples: fresh samples
+    that steps and validation are taken on; 0 where they are those of the calibration.
     """
 
     steps: int = 0
     batch_size: int = 8
     tune_codes: bool = False
     lrs: tuple[tuple[int, float], ...] = ()
+    nsamples: int = 0
 
     def lr(self, bits: int) -> float:
         """Return the peak learning rate of the scales of a grid."""

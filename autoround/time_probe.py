@@ -169,6 +169,8 @@ def _around_blocks(
     head = sum(math.prod(layer.shape) for layer in session.non_block_layers)
     if head:
         yield "outside the blocks", blocks_seconds * head / weights
+    if work.fresh:
+        yield "fresh samples", work.fresh * pace
     if work.end_to_end:
         yield "end to end", work.end_to_end * pace
     if estimate.journal:

@@ -281,7 +281,7 @@ class Estimate:
     """What a run will cost: exact bytes on disk, peak memory and a range of seconds.
 
     memory_bytes: of the host. device_bytes: of a device of its own memory, device_phase: when;
-    low_device_bytes: with low_memory. stream_bytes: of both chains of activations, counted in
+    low_device_bytes: with low_memory. stream_bytes: of all chains of activations, counted in
     device_bytes where they are there, else in memory_bytes unless on the disk. journal: whether
     finished blocks may be kept; journal_bytes: on the disk meanwhile. codes_on_disk: tuning the
     whole model unpacks a block at a time; graphs_held: it runs each once a step. bits_per_weight:

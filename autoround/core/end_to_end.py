@@ -33,6 +33,12 @@ BETAS = (0.9, 0.95)
 EPSILON = 1e-12
 #: Share of the steps over which the learning rate rises.
 WARM_UP = 0.1
+#: Samples held out for validation, where there are enough.
+VALIDATION_SAMPLES = 8
+#: Share of the steps after which the validation loss says whether the rest is worth its time.
+TRIAL = 0.2
+#: Steps below which too few come before a trial to judge by.
+FEW_STEPS = 20
 #: Votes that make half a level: they are accumulated in a signed byte.
 VOTES_PER_HALF_LEVEL = 127
 #: Half a level in standard deviations of where gradients of random signs would lead a code.
@@ -92,6 +98,28 @@ def learning_rate_at(step: int, *, lr: float, steps: int) -> float:
     """
     rise = max(1.0, WARM_UP * steps)
     return lr * min(1.0, (step + 1) / rise) * (1.0 - step / steps)
+
+
+def trial_steps(steps: int) -> int:
+    """Return after how many steps it is looked at whether they gain anything.
+
+    Args:
+        steps: in all.
+
+    Returns:
+        A fifth of them; the whole of few, which are then not looked at before their end.
+    """
+    return math.ceil(TRIAL * steps) if steps >= FEW_STEPS else steps
+
+
+def is_hopeless(loss: float, *, before: float) -> bool:
+    """Tell whether steps have made validation worse, so that the rest is not worth its time.
+
+    Args:
+        loss: of validation after :func:`trial_steps`.
+        before: of validation before the first step.
+    """
+    return not loss < before
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from autoround.data.encode import Encoder, Tokenizer, make_encoder
 from autoround.data.sampling import Sampled, SampleSpec, sample
@@ -13,6 +14,34 @@ from autoround.data.tokens import Tokens, build_tokens
 from autoround.errors import DataError
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDraw:
+    """Samples drawn from datasets, and what it takes to draw more.
+
+    wishes: what was drawn of each dataset. filled: notes on datasets that others had to fill up.
+    """
+
+    specs: Sequence[DatasetSpec]
+    sources: Sequence[Source]
+    encoder: Encoder
+    wishes: Sequence[SampleSpec]
+    drawn: Sequence[Sampled]
+    filled: tuple[str, ...]
+
+    def tokens(self, *, seed: int | str) -> Tokens:
+        """Lay the samples out, those of several datasets shuffled by the seed."""
+        samples = [sample for one in self.drawn for sample in one.samples]
+        if len(self.drawn) > 1:
+            random.Random(seed).shuffle(samples)
+        seqlen = self.wishes[0].seqlen
+        return build_tokens(
+            samples,
+            seqlen=seqlen,
+            pad_id=self.encoder.pad_id,
+            description=_describe(self.sources, self.drawn, seqlen=seqlen, filled=self.filled),
+        )
 
 
 def tokens_from_spec(
@@ -33,6 +62,22 @@ def tokens_from_spec(
     Returns Tokens without padding: ids int64 [nsamples, seqlen].
     Raises: DataError when a dataset is missing, unreadable, malformed or too short.
     """
+    drawn = draw_datasets(
+        spec, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size
+    )
+    return drawn.tokens(seed=seed)
+
+
+def draw_datasets(
+    spec: str | Sequence[str],
+    tokenizer: Tokenizer | None,
+    *,
+    nsamples: int,
+    seqlen: int,
+    seed: int,
+    vocab_size: int | None = None,
+) -> DatasetDraw:
+    """Draw samples as :func:`tokens_from_spec` does, and keep what it takes to draw more."""
     if nsamples < 1 or seqlen < 1:
         raise DataError(f"nsamples={nsamples} and seqlen={seqlen} must both be 1 or more")
     specs = parse_datasets(spec)
@@ -44,16 +89,7 @@ def tokens_from_spec(
         sample(one, source, encoder=encoder, wish=wish)
         for one, source, wish in zip(specs, sources, wishes, strict=True)
     ]
-    drawn, filled = _fill(specs, sources, encoder=encoder, wishes=wishes, drawn=drawn)
-    samples = [sample for one in drawn for sample in one.samples]
-    if len(drawn) > 1:
-        random.Random(seed).shuffle(samples)
-    return build_tokens(
-        samples,
-        seqlen=seqlen,
-        pad_id=encoder.pad_id,
-        description=_describe(sources, drawn, seqlen=seqlen, filled=filled),
-    )
+    return _fill(DatasetDraw(specs, sources, encoder, wishes, drawn, ()))
 
 
 def shares(specs: Sequence[DatasetSpec], nsamples: int) -> list[int]:
@@ -81,28 +117,24 @@ def shares(specs: Sequence[DatasetSpec], nsamples: int) -> list[int]:
     return counts
 
 
-def _fill(
-    specs: Sequence[DatasetSpec],
-    sources: Sequence[Source],
-    *,
-    encoder: Encoder,
-    wishes: Sequence[SampleSpec],
-    drawn: list[Sampled],
-) -> tuple[list[Sampled], tuple[str, ...]]:
+def _fill(draw: DatasetDraw) -> DatasetDraw:
     """Let datasets without num fill what others without num lack, or raise."""
+    specs, sources, drawn = draw.specs, draw.sources, list(draw.drawn)
+    wishes = list(draw.wishes)
     lacking = [wish.count - len(one.samples) for wish, one in zip(wishes, drawn, strict=True)]
     for index, missing in enumerate(lacking):
         if missing and specs[index].num is not None:
             raise _too_few(sources[index], wishes[index], drawn=drawn[index])
-    total = sum(lacking)
+    left = sum(lacking)
     donors = [i for i, spec in enumerate(specs) if spec.num is None and not lacking[i]]
-    result, left = list(drawn), total
     for index in donors:
         if left:
             wish = wishes[index]
-            more = SampleSpec(wish.count + left, wish.seqlen, wish.seed)
-            result[index] = sample(specs[index], sources[index], encoder=encoder, wish=more)
-            left -= len(result[index].samples) - wish.count
+            wishes[index] = replace(wish, count=wish.count + left)
+            drawn[index] = sample(
+                specs[index], sources[index], encoder=draw.encoder, wish=wishes[index]
+            )
+            left -= len(drawn[index].samples) - wish.count
     if left:
         first = next(index for index, missing in enumerate(lacking) if missing)
         raise _too_few(sources[first], wishes[first], drawn=drawn[first])
@@ -112,7 +144,7 @@ def _fill(
         for index, missing in enumerate(lacking)
         if missing
     )
-    return result, notes
+    return replace(draw, wishes=wishes, drawn=drawn, filled=notes)
 
 
 def _too_few(source: Source, wish: SampleSpec, *, drawn: Sampled) -> DataError:

@@ -96,8 +96,19 @@ class Encoder:
             ids = ids[:-tail]
         return ids[:limit]
 
-    def text_ids(self, texts: Iterable[str], limit: int | None, *, where: str) -> list[int]:
-        """Return the first ``limit`` ids of consecutive texts, no special tokens added."""
+    def text_ids(
+        self,
+        texts: Iterable[str],
+        limit: int | None,
+        *,
+        where: str,
+        pieces_for: int | None = None,
+    ) -> list[int]:
+        """Return the first ``limit`` ids of consecutive texts, no special tokens added.
+
+        The text is tokenized in pieces that a smaller limit makes smaller: those of ``pieces_for``
+        have the same ids at the beginning as that limit gives.
+        """
         if self.tokenizer is None:
             raise DataError(
                 f"{where}: text needs a tokenizer, and the model has none: give token ids "
@@ -105,7 +116,7 @@ class Encoder:
             )
         piece_chars = PIECE_CHARS
         if limit is not None:
-            wanted = max(_SMALLEST_PIECE, limit * _CHARS_PER_TOKEN)
+            wanted = max(_SMALLEST_PIECE, (pieces_for or limit) * _CHARS_PER_TOKEN)
             piece_chars = min(PIECE_CHARS, wanted)
         ids: list[int] = []
         for text in texts:

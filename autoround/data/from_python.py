@@ -35,6 +35,7 @@ def tokens_from_data(
     nsamples: int,
     seqlen: int,
     vocab_size: int | None = None,
+    more: int = 0,
 ) -> Tokens:
     """Take the first ``nsamples`` samples of Python data, in its order.
 
@@ -44,6 +45,7 @@ def tokens_from_data(
     mappings, or records (text, messages, a prompt with its completion, an instruction with its
     output); a mapping of columns of these, too. Fewer than ``nsamples`` samples are all used; the
     description says so. tokenizer: needed for text only. vocab_size: ids from there on are refused.
+    more: samples that are taken beside those, if there are any; the description leaves them out.
 
     Returns Tokens: ids int64 [n, width], width the longest sample, at most ``seqlen``.
     Raises: DataError naming the sample (counted from 0) that cannot be used; none is left out.
@@ -52,7 +54,7 @@ def tokens_from_data(
         raise DataError(f"nsamples={nsamples} and seqlen={seqlen} must both be 1 or more")
     encoder = make_encoder(tokenizer, vocab_size=vocab_size)
     samples, plain = [], False
-    for record in islice(_records(data), nsamples + 1):
+    for record in islice(_records(data), nsamples + more + 1):
         ids = encoder.document(record, seqlen, apply_chat=False, system_prompt=None)
         if not ids:
             raise DataError(f"{record.where} has no tokens")
@@ -60,11 +62,12 @@ def tokens_from_data(
         plain |= isinstance(record, Chat) and not encoder.has_chat_template
     if not samples:
         raise DataError(f"the calibration data is empty; {_LEGAL}")
-    more = len(samples) > nsamples
-    samples = samples[:nsamples]
+    larger = len(samples) > nsamples + more
+    samples = samples[: nsamples + more]
     width = max(map(len, samples))
-    parts = ["data given by the caller", f"{len(samples)} {_TIMES} {width} tokens"]
-    if more:
+    count = min(len(samples), nsamples)
+    parts = ["data given by the caller", f"{count} {_TIMES} {width} tokens"]
+    if larger:
         parts.append("the first of a larger set")
     elif len(samples) < nsamples:
         parts.append(f"fewer than the {nsamples} asked")

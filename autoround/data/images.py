@@ -93,19 +93,19 @@ def _inside(folder: Path, name: str, where: str) -> Path:
 
 
 def tokens_from_images(
-    file: Path, processor: Any, *, nsamples: int, seqlen: int, seed: int
+    file: Path, processor: Any, *, nsamples: int, seqlen: int, seed: int, more: int = 0
 ) -> Tokens:
     """Make calibration samples of a file of images and text.
 
     processor: the model's own, of transformers. As many samples as the file has are taken,
-    and at most ``nsamples``.
+    and at most ``nsamples``; behind them ``more``, which the description leaves out.
 
     Returns Tokens padded to the longest sample, with what the model is given beside them.
     Raises: DataError when a sample cannot be read, or is longer than ``seqlen`` before its text.
     """
     pairs = read_pairs(file)
     random.Random(seed).shuffle(pairs)
-    taken = pairs[:nsamples]
+    taken = pairs[: nsamples + more]
     prepared = [_prepared(pair, processor, seqlen) for pair in taken]
     width = max(len(ids) for ids, _ in prepared)
     ids = [ids for ids, _ in prepared]
@@ -118,7 +118,8 @@ def tokens_from_images(
         ids,
         seqlen=width,
         pad_id=(tokenizer.eos_token_id or 0) if pad is None else pad,
-        description=f"{file.name}, {len(taken)} samples of images and text, up to {width} tokens",
+        description=f"{file.name}, {min(len(taken), nsamples)} samples of images and text, up to "
+        f"{width} tokens",
     )
     media = tuple(
         {key: _padded(tensor, len(own), width) for key, tensor in given.items()}

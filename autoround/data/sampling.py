@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoround.data.encode import Encoder
 from autoround.data.records import Record, Text, size
@@ -27,6 +27,8 @@ POOL_BYTES = 64 * 2**20
 SCAN_BYTES = 2**30
 #: Windows of a running text are chosen among this many times what is needed.
 CHOICE = 4
+#: How the note begins that says so of windows that overlap.
+OVERLAPPING = "overlapping windows"
 #: Overlapping windows start at least this fraction of a window apart.
 SMALLEST_STEP = 16
 
@@ -49,11 +51,16 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
-    """What to draw: ``count`` samples of ``seqlen`` ids, in an order that ``seed`` decides."""
+    """What to draw: ``count`` samples of ``seqlen`` ids, in an order that ``seed`` decides.
+
+    after: the count of a draw from the same dataset that these samples come after: they share no
+    text with it.
+    """
 
     count: int
     seqlen: int
     seed: str
+    after: int = 0
 
 
 def sample(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleSpec) -> Sampled:
@@ -69,7 +76,8 @@ def sample(spec: DatasetSpec, source: Source, *, encoder: Encoder, wish: SampleS
     rng = random.Random(wish.seed)
     concat = source.running if spec.concat is None else spec.concat
     if source.running:
-        drawn = _running(source, encoder, wish=wish, rng=rng, concat=concat)
+        draw = _running_on if wish.after else _running
+        drawn = draw(source, encoder, wish=wish, rng=rng, concat=concat)
     elif concat:
         drawn = _joined(spec, source, encoder=encoder, wish=wish, rng=rng)
     else:
@@ -99,9 +107,9 @@ def _documents(
             repetitive += 1
             continue
         samples.append(ids)
-        if len(samples) == wish.count:
+        if len(samples) == wish.after + wish.count:
             break
-    return Sampled(samples, reader.notes, longest, repetitive, reader.left_out)
+    return Sampled(samples[wish.after :], reader.notes, longest, repetitive, reader.left_out)
 
 
 def _joined(
@@ -113,7 +121,9 @@ def _joined(
     total = repetitive = 0
     reader = RowReader(spec, encoder)
     for record in shuffled(source.records(), rng):
-        missing = (wish.count - len(samples)) * body - len(buffer)
+        # Up to the draw before this one records are read as for it alone: to the same place.
+        goal = wish.after if len(samples) < wish.after else wish.after + wish.count
+        missing = (goal - len(samples)) * body - len(buffer)
         # Twice what is missing, because some windows may be left out.
         ids = reader.body(record, 2 * missing)
         total += len(ids)
@@ -123,10 +133,11 @@ def _joined(
         repetitive += whole // body - len(windows)
         samples += windows
         del buffer[:whole]
-        if len(samples) >= wish.count:
+        if len(samples) >= wish.after + wish.count:
             break
     notes = ("concatenated", *reader.notes)
-    return Sampled(samples[: wish.count], notes, total, repetitive, reader.left_out)
+    chosen = samples[wish.after : wish.after + wish.count]
+    return Sampled(chosen, notes, total, repetitive, reader.left_out)
 
 
 def _running(
@@ -152,9 +163,31 @@ def _running(
         if room // (wish.count - 1) >= max(1, body // SMALLEST_STEP):
             starts = [index * room // (wish.count - 1) for index in range(wish.count)]
             windows = _windows(ids, starts, body=body, prefix=encoder.prefix)
-            notes.append(f"overlapping windows of a text of {len(ids)} tokens")
+            notes.append(f"{OVERLAPPING} of a text of {len(ids)} tokens")
     repetitive = len(starts) - len(windows)
     return Sampled(_spread(windows, wish.count, rng=rng), tuple(notes), len(ids), repetitive)
+
+
+def _running_on(
+    source: Source, encoder: Encoder, *, wish: SampleSpec, rng: random.Random, concat: bool
+) -> Sampled:
+    """Draw from the windows of a running text that the draw before left, and from those after."""
+    before = _running(
+        source, encoder, wish=replace(wish, count=wish.after, after=0), rng=rng, concat=concat
+    )
+    if not concat or any(note.startswith(OVERLAPPING) for note in before.notes):
+        return replace(before, samples=[])
+    body = wish.seqlen - len(encoder.prefix)
+    limits = [CHOICE * count * body for count in (wish.after, wish.after + wish.count)]
+    texts = (record.text for record in source.records() if isinstance(record, Text))
+    ids = encoder.text_ids(texts, limits[1], where=source.label, pieces_for=limits[0])
+    starts = range(0, len(ids) - body + 1, body)
+    windows = _windows(ids, starts, body=body, prefix=encoder.prefix)
+    taken = set(map(tuple, before.samples))
+    left = [window for window in windows if tuple(window) not in taken]
+    notes = ("concatenated",)
+    repetitive = len(starts) - len(windows)
+    return Sampled(_spread(left, wish.count, rng=rng), notes, len(ids), repetitive)
 
 
 def _windows(

@@ -48,8 +48,13 @@ def make_estimate(
     """
     needs = memory_needs(plan, skeleton, runtime)
     stays = streams_fit_device(needs, plan, runtime)
+    on_disk = budget if journal else None
     in_host = needs._replace(streams=0 if stays else needs.streams)
-    mapped, packed = offload_to_disk(in_host, budget if journal else None)
+    mapped, packed = offload_to_disk(in_host, on_disk)
+    if stays and mapped:
+        # Streams are in files all together, or none of them is.
+        stays, in_host = False, needs
+        mapped, packed = offload_to_disk(in_host, on_disk)
     held = graphs_fit(needs, plan, runtime, budget)
     on_host, on_device = (
         needs.graphs * (held and runtime.own_memory is own) for own in (False, True)
@@ -63,7 +68,7 @@ def make_estimate(
         disk_bytes=size,
         source_bytes=sum(math.prod(s) * d.itemsize for s, d in skeleton.source.headers().values()),
         memory_bytes=needs.block
-        + (0 if mapped else in_host.streams)
+        + (0 if mapped else in_host.streams + needs.fresh)
         + (0 if packed else needs.codes)
         + on_host,
         seconds_low=low,
@@ -71,7 +76,7 @@ def make_estimate(
         bits_per_weight=quantized_bits(plan),
         block_bits=block_bits(plan),
         device_bytes=needs.device + (needs.streams if stays else 0) + on_device,
-        stream_bytes=needs.streams,
+        stream_bytes=needs.streams + needs.fresh,
         journal_bytes=needs.journal if journal else 0,
         streams_on_disk=mapped,
         streams_on_device=stays,
@@ -162,7 +167,7 @@ def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tup
     if speed <= 0:
         return 0.0, float("inf")
     work = plan_work(plan, experts_per_token=top_k)
-    ideal = 2.0 * (work.blocks + work.end_to_end) / speed
+    ideal = 2.0 * (work.blocks + work.fresh + work.end_to_end) / speed
     tail = tail_seconds(plan, written)
     kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
     return ideal / EFFICIENCY[1] + tail + kept, ideal / EFFICIENCY[0] + tail + anew
@@ -175,11 +180,15 @@ def _met_by_token(layer: LayerPlan, top_k: int) -> int:
 
 
 class PlanWork(NamedTuple):
-    """Multiplications of one pass, by phase: of its blocks, end to end, of the gate; 0 for none."""
+    """Multiplications of one pass, by phase: of its blocks, end to end, of the gate; 0 for none.
+
+    fresh: of the samples that end-to-end tuning has to itself, on their way through the blocks.
+    """
 
     blocks: float
     end_to_end: float
     gate: float
+    fresh: float = 0.0
 
 
 def plan_work(plan: Plan, *, experts_per_token: int = 0) -> PlanWork:
@@ -205,4 +214,7 @@ def plan_work(plan: Plan, *, experts_per_token: int = 0) -> PlanWork:
     passes = 3 * steps * batch + validation + 2 * tuning.nsamples * seqlen
     # Over the whole model: a product forward, another when it runs again for the two backward.
     whole_model = 4 * tuning.end_to_end.steps * tuning.end_to_end.batch_size * seqlen
-    return PlanWork(float(weights * passes), float((weights + outside) * whole_model), gate)
+    fresh = weights * tuning.end_to_end.nsamples * seqlen
+    return PlanWork(
+        float(weights * passes), float((weights + outside) * whole_model), gate, float(fresh)
+    )

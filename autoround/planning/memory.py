@@ -42,7 +42,8 @@ class MemoryNeeds(NamedTuple):
     """Bytes at the peak.
 
     block: whatever the number of blocks and samples: the program, one block being tuned, the
-    embeddings. streams: both chains of activations. codes: of all blocks, where they are needed
+    embeddings. streams: both chains of activations. fresh: that of the samples which end-to-end
+    tuning has to itself, never on a device. codes: of all blocks, where they are needed
     together. device: on a device with memory of its own, streams not counted.
     journal: on the disk while the run lasts. graphs: of all blocks in a step over the whole model,
     with their unpacked weights; in none of the others, since blocks can run again instead.
@@ -57,6 +58,7 @@ class MemoryNeeds(NamedTuple):
     graphs: int = 0
     device_phase: str = ""
     device_low: int = 0
+    fresh: int = 0
 
 
 def memory_needs(plan: Plan, skeleton: Skeleton, runtime: Runtime) -> MemoryNeeds:
@@ -98,6 +100,7 @@ def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds
     widest = _widest(plan, skeleton)
     hidden = plan.streams * (hidden_size(skeleton.model) or UNKNOWN_WIDTH)
     streams = tokens * hidden * item
+    fresh = plan.tuning.end_to_end.nsamples * plan.tuning.seqlen * hidden * item
     activations = 12 * batch * widest * 4
     tuning = block * 4 * TUNING_COPIES + activations
     if plan.tuning.uses_gptq:
@@ -124,8 +127,9 @@ def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds
         2 * streams,
         codes,
         0,
-        _journal(plan) + 2 * len(plan.tuning.streams) * streams,
+        _journal(plan) + 2 * (len(plan.tuning.streams) * streams + fresh),
         graphs,
+        fresh=fresh,
     )
 
 
@@ -168,7 +172,8 @@ def offload_to_disk(needs: MemoryNeeds, budget: int | None) -> tuple[bool, bool]
     """Choose what goes from the host's memory to the disk: streams, and codes of all blocks."""
     if budget is None:
         return False, False
-    mapped = needs.streams > 0 and needs.block + needs.streams + needs.codes > budget
+    streams = needs.streams + needs.fresh
+    mapped = streams > 0 and needs.block + streams + needs.codes > budget
     packed = needs.codes > 0 and mapped and needs.block + needs.codes > budget
     return mapped, packed
 
@@ -179,7 +184,8 @@ def graphs_fit(needs: MemoryNeeds, plan: Plan, runtime: Runtime, budget: int | N
         room = int(SHARE * runtime.memory().free)
         left = room - needs.device - needs.streams
     elif budget is not None:
-        room, left = budget, budget - needs.block - needs.streams - needs.codes
+        room = budget
+        left = budget - needs.block - needs.streams - needs.fresh - needs.codes
     else:
         return False
     return not plan.tuning.low_memory and 0 < needs.graphs <= min(left, GRAPHS_SHARE * room)

@@ -30,7 +30,8 @@ def describe_method(plan: Plan) -> str:
     if not end_to_end.steps:
         return method
     tuned = "scales and codes" if end_to_end.tune_codes else "scales"
+    fresh = f", from {end_to_end.nsamples} fresh samples" * bool(end_to_end.nsamples)
     return (
         f"{method}; then {end_to_end.steps} steps of {end_to_end.batch_size} samples end to "
-        f"end on the KL divergence, for {tuned}"
+        f"end on the KL divergence, for {tuned}{fresh}"
     )

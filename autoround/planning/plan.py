@@ -42,19 +42,19 @@ def make_plan(
     calibration: str,
     model: str,
     interrupted: MachineSettings | None = None,
+    fresh: int | None = None,
 ) -> Plan:
     """Resolve a recipe against a model: every matrix gets a scheme or a reason.
 
-    Formats whose grids agree share a pass over the blocks; the first pass has the others
-    as its ``further`` ones.
+    Formats whose grids agree share a pass; the first has the others as its ``further`` ones.
 
     Args:
         recipe: what the user asked for, without a bit budget or with that resolved.
-        skeleton: the model's structure; no weight is read.
-        runtime: the device.
+        skeleton: the model's structure; no weight is read. runtime: the device.
         calibration: the calibration tokens in words.
         model: the name the user knows it by.
         interrupted: dtype and threads that an interrupted run had settled, to be kept.
+        fresh: samples that end-to-end tuning has to itself; None for what the recipe asks for.
 
     Raises:
         RecipeError: a pattern of ``ignore`` matches no layer.
@@ -90,7 +90,7 @@ def make_plan(
                 tensors=len(skeleton.keys) + len(skeleton.unmapped),
                 notes=_notes(one, recipe, skeleton, model),
                 rules=one.rules,
-                tuning=_settle(one, recipe, skeleton, runtime, interrupted),
+                tuning=_settle(one, recipe, skeleton, runtime, interrupted, fresh),
             )
         )
     return _joined(plans, skeleton, traits, _common_notes(plans, recipe, skeleton, outputs))
@@ -165,11 +165,12 @@ def _settle(
     skeleton: Skeleton,
     runtime: Runtime,
     interrupted: MachineSettings | None,
+    fresh: int | None,
 ) -> TuningSettings:
     """Settle the hyperparameters of one pass by what it writes."""
     gguf_types = [format_of(output).gguf_types for output in one.outputs]
     non_block = () if all(gguf_types) else tuple(x.name for x in one.kept if x.scheme is not None)
-    return settle(
+    settled = settle(
         recipe,
         runtime,
         blocks=one.blocks,
@@ -178,6 +179,9 @@ def _settle(
         head=head_path(skeleton.model),
         tunes_scales=not any(gguf_types),
     )
+    if fresh is None or not settled.end_to_end.steps:
+        return settled
+    return replace(settled, end_to_end=replace(settled.end_to_end, nsamples=fresh))
 
 
 def _passes(

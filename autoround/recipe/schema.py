@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from autoround.recipe.allocate import AllocateOptions
 from autoround.recipe.document import resolve_plain
+from autoround.recipe.end_to_end import EndToEndOptions
 from autoround.recipe.evaluation import EvaluationOptions
 from autoround.recipe.layers import HeadOptions, LayerRule, SchemeOptions
 from autoround.recipe.section import Section
@@ -159,27 +160,6 @@ class TuningOptions(Section):
         ),
         Legal("auto, true or false"),
     ] = "auto"
-
-
-class EndToEndOptions(Section):
-    """How scales, and codes, are tuned end to end, after the blocks."""
-
-    steps: Annotated[
-        int,
-        Field(ge=0, description="Steps over the whole model; 0 leaves this out."),
-        Legal("an integer of at least 0"),
-    ] = 0
-    lr: Annotated[
-        Rate,
-        Field(description="Learning rate relative to each scale; auto is 0.064 / 8**(bits/2)."),
-        RATE,
-    ] = "auto"
-    batch_size: Annotated[Count, Field(description="Samples of a step."), COUNT] = 8
-    tune_codes: Annotated[
-        bool,
-        Field(description="Let codes move by a level where gradients agree on it for long."),
-        BOOL,
-    ] = False
 
 
 class CalibrationOptions(Section):

@@ -171,7 +171,8 @@ class Progress:
     def _end_to_end(self, event: EndToEndStep) -> None:
         if event.initial_loss is not None:
             better = event.loss < event.initial_loss
-            outcome = "" if better else "; no better, so the scales stay as before"
+            early = f" after {event.step} of {event.steps} steps" * (event.step < event.steps)
+            outcome = "" if better else f"; no better{early}, so the scales stay as before"
             self._print(f"end-to-end  KL {event.initial_loss:.3e} → {event.loss:.3e}{outcome}")
         elif self._view is None and _is_tenth(event.step, event.steps):
             self._print(f"end-to-end  step {event.step}/{event.steps}  KL {event.loss:.3e}")

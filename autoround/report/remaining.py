@@ -105,7 +105,8 @@ class Remaining:
         self._blocks, self._passes = len(event.plan.blocks), len(event.plan.passes)
         work = plan_work(event.plan)
         if work.blocks:
-            self._end_to_end = work.end_to_end / work.blocks
+            # What blocks take is measured with the fresh samples that run through them.
+            self._end_to_end = work.end_to_end / (work.blocks + work.fresh)
             self._gate = work.gate / work.blocks
         self._warms_up = event.plan.compiled or event.estimate.device_bytes > 0
         if work.gate:

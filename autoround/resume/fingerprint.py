@@ -27,13 +27,16 @@ STREAMED = "streamed from the hub"
 PACKAGES = ("torch", "transformers")
 
 
-def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[str, Any]:
+def fingerprint(
+    plan: Plan, skeleton: Skeleton, tokens: Tokens | None, *, fresh: Tokens | None = None
+) -> dict[str, Any]:
     """Return what must be the same for a run to go on; values are JSON.
 
     Args:
         plan: of the first pass, with the further ones.
         skeleton: the model.
         tokens: of the calibration.
+        fresh: those that end-to-end tuning alone reads.
     """
     return {
         "autoround": __version__,
@@ -46,6 +49,7 @@ def fingerprint(plan: Plan, skeleton: Skeleton, tokens: Tokens | None) -> dict[s
         "recipe": without_evaluation(plan.recipe),
         "calibration": plan.calibration,
         "calibration tokens": tokens_digest(tokens),
+        "fresh tokens": tokens_digest(fresh),
         "model files": model_digests(skeleton),
         # Follows from the above, but for what a change of this program does to it.
         "plan": _digest(json.dumps(without_evaluation(plan_values(plan)), sort_keys=True)),

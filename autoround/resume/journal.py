@@ -37,7 +37,7 @@ from autoround.session.block_store import EVERY_BLOCK
 from autoround.session.checkpoints import CheckpointPolicy
 from autoround.session.packed_weights import pack_weights, unpack_weight
 from autoround.session.task_queue import Task
-from autoround.settings import FULL, QUANTIZED
+from autoround.settings import FRESH, FULL, QUANTIZED
 from autoround.storage.durable import make_synced, write_text
 from autoround.storage.files import remove_file, remove_tree
 from autoround.storage.lock import take_lock
@@ -322,10 +322,10 @@ class PassJournal:
             raise UnusableJournalError(why) from error
 
     def files(
-        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
+        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str], fresh: int = 0
     ) -> ActivationFiles:
         """Return the files of the streams."""
-        return ActivationFiles(self._streams, shape, dtype, names)
+        return ActivationFiles(self._streams, shape, dtype, names, fresh=fresh)
 
     def streams(
         self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool
@@ -350,9 +350,9 @@ class PassJournal:
                 tensors[name] = files.mapped(name, generation)
             else:
                 tensors[name] = files.read(name, generation, total=total)
-        full = tensors[FULL]
+        full, fresh = tensors[FULL], tensors.get(FRESH)
         quantized = tensors.get(QUANTIZED, full if mapped else full.clone())
-        return ActivationStreams(full, quantized, mask, files, mapped, generation, index + 1)
+        return ActivationStreams(full, quantized, mask, files, mapped, generation, index + 1, fresh)
 
     def checkpoint(self, index: int) -> int | None:
         """Return the last unit whose streams were kept.

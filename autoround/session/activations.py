@@ -1,4 +1,4 @@
-"""The two activation streams: in memory, or in files that are mapped into it.
+"""The activation streams: in memory, or in files that are mapped into it.
 
 Each stream has two files. The even one holds the inputs of blocks 0, 2, 4 …, the odd one those of
 the others: while a block is tuned, its inputs stay on the disk as they are. Files get their whole
@@ -9,6 +9,7 @@ where it would end the process with a signal.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from autoround.errors import OutputError
-from autoround.settings import FULL
+from autoround.settings import FRESH, FULL
 from autoround.storage.checksum import CHUNK, raw_bytes
 from autoround.storage.durable import make_synced
 from autoround.storage.files import (
@@ -39,15 +40,28 @@ class ActivationFiles:
         shape: [n, seq, hidden] of each stream.
         dtype: of its elements.
         names: of the streams.
+        fresh: samples of the stream FRESH.
     """
 
     def __init__(
-        self, folder: Path, shape: Sequence[int], dtype: torch.dtype, names: Sequence[str]
+        self,
+        folder: Path,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        names: Sequence[str],
+        *,
+        fresh: int = 0,
     ) -> None:
         self.names = tuple(names)
-        self._folder, self._shape, self._dtype = folder, tuple(shape), dtype
-        self._size = int(torch.tensor(self._shape).prod()) * dtype.itemsize
+        self._folder, self._dtype = folder, dtype
+        self._shapes = {name: tuple(shape) for name in self.names}
+        if FRESH in self._shapes:
+            self._shapes[FRESH] = (fresh, *shape[1:])
         self._mapped: dict[Path, tuple[mmap.mmap, Tensor]] = {}
+
+    def _size(self, name: str) -> int:
+        """Return the bytes of a stream."""
+        return math.prod(self._shapes[name]) * self._dtype.itemsize
 
     def allocate(self) -> None:
         """Make the files that are not there, at their whole size.
@@ -57,15 +71,15 @@ class ActivationFiles:
         """
         try:
             make_synced(self._folder)
-            for path in (
-                self._path(name, generation) for name in self.names for generation in (0, 1)
-            ):
-                reserve(path, self._size)
+            for name in self.names:
+                for generation in (0, 1):
+                    reserve(self._path(name, generation), self._size(name))
             # What is written to them later is synced by itself; their names are synced here.
             sync_path(self._folder)
         except OSError as error:
+            needed = 2 * sum(map(self._size, self.names))
             raise OutputError(
-                f"streams of activations need {2 * len(self.names) * self._size / 1e9:.1f} GB in "
+                f"streams of activations need {needed / 1e9:.1f} GB in "
                 f"{self._folder}: {error}; name another folder with --work-dir"
             ) from error
 
@@ -80,10 +94,10 @@ class ActivationFiles:
         path = self._path(name, generation)
         if path not in self._mapped:
             try:
-                view = map_file(path, self._size)
+                view = map_file(path, self._size(name))
             except (OSError, ValueError) as error:
                 raise OutputError(f"{path} cannot be used: {error}") from error
-            tensor = torch.frombuffer(view, dtype=self._dtype).reshape(self._shape)
+            tensor = torch.frombuffer(view, dtype=self._dtype).reshape(self._shapes[name])
             self._mapped[path] = view, tensor
         return self._mapped[path][1]
 
@@ -114,7 +128,7 @@ class ActivationFiles:
             OutputError: the file is missing, or holds something else.
         """
         self.check(name, generation, total=total)
-        stream = torch.empty(self._shape, dtype=self._dtype)
+        stream = torch.empty(self._shapes[name], dtype=self._dtype)
         with self._path(name, generation).open("rb") as file:
             file.readinto(raw_bytes(stream))
         return stream
@@ -126,7 +140,8 @@ class ActivationFiles:
             OutputError: the file is missing, or holds something else.
         """
         path = self._path(name, generation)
-        if not path.is_file() or path.stat().st_size != self._size or self._sum(path) != total:
+        size = self._size(name)
+        if not path.is_file() or path.stat().st_size != size or self._sum(path) != total:
             raise OutputError(
                 f"{path} is not what the last finished block left there; begin again with --restart"
             )
@@ -162,6 +177,9 @@ class ActivationFiles:
 class ActivationStreams:
     """Inputs of the next block: of the full-precision model and of the quantized one.
 
+    fresh: of the full-precision model, [m, seq, hidden] of the samples that end-to-end tuning alone
+    reads, on the CPU; None where there are none.
+
     full, quantized: [n, seq, hidden] in the compute dtype, on the CPU unless they fit the device.
     mask: bool [n, seq], True where a token is real; None when all are.
     files: where they are kept between blocks, if they are; mapped: whether they live there.
@@ -176,9 +194,19 @@ class ActivationStreams:
     mapped: bool = False
     generation: int = 0
     blocks: int = 0
+    fresh: Tensor | None = None
+
+    @property
+    def teacher(self) -> Tensor:
+        """The full-precision stream that end-to-end tuning matches in the end."""
+        return self.full if self.fresh is None else self.fresh
+
+    def first_row(self, name: str) -> int:
+        """Return the number of a stream's first sample: fresh ones come after the others."""
+        return len(self.full) if name == FRESH else 0
 
     def on(self, device: torch.device) -> ActivationStreams:
-        """Move the streams to a device."""
+        """Move the streams of the calibration to a device."""
         self.full, self.quantized = self.full.to(device), self.quantized.to(device)
         return self
 
@@ -191,7 +219,10 @@ class ActivationStreams:
             self.quantized.copy_(self.full)
 
     def inputs(self, name: str) -> Tensor:
-        """Return a stream, FULL or QUANTIZED, as this block reads it."""
+        """Return a stream, FULL, QUANTIZED or FRESH, as this block reads it."""
+        if name == FRESH:
+            assert self.fresh is not None
+            return self.fresh
         return self.full if name == FULL else self.quantized
 
     def outputs(self, name: str) -> Tensor:
@@ -204,6 +235,8 @@ class ActivationStreams:
         """Make a block's outputs the inputs of the next one."""
         if name == FULL:
             self.full = outputs
+        elif name == FRESH:
+            self.fresh = outputs
         else:
             self.quantized = outputs
 

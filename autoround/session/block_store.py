@@ -48,9 +48,9 @@ class BlockStore(Protocol):
         """Return the figures of a finished unit."""
 
     def files(
-        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str]
+        self, shape: Sequence[int], dtype: torch.dtype, *, names: Sequence[str], fresh: int = 0
     ) -> ActivationFiles:
-        """Return the files of the activation streams."""
+        """Return the files of the activation streams; the fresh one has a number of its own."""
 
     def streams(
         self, index: int, files: ActivationFiles, *, mask: Tensor | None, mapped: bool

@@ -15,7 +15,7 @@ from autoround.model.skeleton import Skeleton
 from autoround.session.block_store import EVERY_BLOCK, BlockStore
 from autoround.session.checkpoints import CheckpointPolicy, EveryBlock, RareCheckpoints
 from autoround.session.task_queue import Immediately, TaskQueue
-from autoround.settings import TuningSettings
+from autoround.settings import FRESH, TuningSettings
 from autoround.types import Estimate, LayerPlan, Plan
 
 #: Positions whose logits are held at once, so that a large vocabulary fits the cache better.
@@ -57,7 +57,8 @@ class Session:
     """One pass over the blocks of a model, and all that its blocks have in common.
 
     plan: of this pass, its hyperparameters settled. tokens: of the calibration; None where the
-    plan needs no data. store: where finished blocks are kept, if they are. checkpoints: when the
+    plan needs no data. fresh: those that end-to-end tuning alone reads; None where it reads the
+    calibration's. store: where finished blocks are kept, if they are. checkpoints: when the
     activation streams are kept with them. tasks: does what is left to do on the disk.
     """
 
@@ -70,11 +71,22 @@ class Session:
     placement: Placement = Placement()
     checkpoints: CheckpointPolicy = EVERY_BLOCK
     tasks: TaskQueue = field(default_factory=Immediately)
+    fresh: Tokens | None = None
 
     @property
     def tuning(self) -> TuningSettings:
         """The hyperparameters of the pass."""
         return self.plan.tuning
+
+    @property
+    def fresh_tokens(self) -> Tokens | None:
+        """The samples that end-to-end tuning has to itself; a pass may do without that."""
+        return self.fresh if self.tuning.end_to_end.nsamples else None
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """The activation streams that blocks hand on."""
+        return (*self.tuning.streams, *[FRESH] * (self.fresh_tokens is not None))
 
     @property
     def compute_dtype(self) -> torch.dtype:

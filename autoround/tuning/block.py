@@ -22,7 +22,7 @@ from autoround.session.block_output import BlockOutput, QuantizedWeight
 from autoround.session.loaded_block import LoadedBlock, load_block, observe_inputs
 from autoround.session.prefetch import BlockPrefetcher, StoredBlock
 from autoround.session.session import Session
-from autoround.settings import FULL, QUANTIZED
+from autoround.settings import FRESH, FULL, QUANTIZED
 from autoround.tuning.dense_weights import dequantize, original_matrices
 from autoround.tuning.experts import undertrained_experts
 from autoround.tuning.init_choice import choose_init_rounding
@@ -84,8 +84,7 @@ class BlockTuner:
         measure = self._clock.measure
         with measure(READ):
             stored = self.prefetcher.next(block)
-        importance = Importance()
-        loaded = LoadedBlock(block, self.runner, {})
+        importance, loaded = Importance(), LoadedBlock(block, self.runner, {})
         if streams is not None:
             loaded = self._load(block, stored)
             with measure(FORWARD):
@@ -228,8 +227,7 @@ class BlockTuner:
 
     def _quantized_goes_on(self, block: BlockPlan) -> bool:
         """Tell whether anything after a block reads the quantized stream."""
-        last = block.index + 1 == len(self.session.plan.blocks)
-        tuning = self.session.tuning
+        last, tuning = block.index + 1 == len(self.session.plan.blocks), self.session.tuning
         return tuning.quantized_inputs and (not last or bool(tuning.tuned_head))
 
     def _fit_targets(
@@ -264,7 +262,7 @@ class BlockTuner:
     def _advance_full(
         self, block: LoadedBlock, streams: ActivationStreams, *, observed: bool = True
     ) -> Importance:
-        """Run the full-precision stream through a block; returns its layers' input statistics.
+        """Run the full-precision streams through a block; returns its layers' input statistics.
 
         Without ``observed`` they are not collected, and the quantized stream is not set up.
         """
@@ -278,6 +276,8 @@ class BlockTuner:
         wanted = tuning.needs_input_statistics and observed
         with observe_inputs(self.session, block.plan, into=importance, linear=wanted):
             self._advance(block, streams, FULL, importance)
+        if streams.fresh is not None:
+            self._advance(block, streams, FRESH)
         return importance
 
     def _advance(
@@ -312,7 +312,8 @@ class BlockTuner:
                 broken_off.append(part.stop)
                 rows, batch = loader.next()
                 # Hooks on layers are not called inside a compiled block.
-                out = block.forward(batch["hidden"], rows, compiled=importance is None)
+                numbers = rows + streams.first_row(name)
+                out = block.forward(batch["hidden"], numbers, compiled=importance is None)
                 loader.prefetch()
                 outputs[part] = out.to(outputs.device)
                 broken_off[:] = [part.stop, *(stop for stop in broken_off if stop > part.stop)]
@@ -344,11 +345,10 @@ class BlockTuner:
             session.sink(StepDone(plan.index, step, session.tuning.iters, loss))
 
         hyperparameters = self._memory.fit(hyperparameters_for(session.tuning, plan.index))
-        hooks = self._hooks()
-        kind = None
+        hooks, kind = self._hooks(), None
         # Parts of a batch are not recorded.
-        whole = not hyperparameters.micro_batch
-        if hooks.capture is not None and whole and not self.runner.by_sample:
+        whole = not hyperparameters.micro_batch and not self.runner.by_sample
+        if hooks.capture is not None and whole:
             block, kind = block.of_a_kind(min(hyperparameters.batch_size, len(streams.full)))
         problem = Reconstruction(
             forward,

@@ -95,6 +95,39 @@ def test_a_model_is_tuned_on_images(name: str, pairs: Path, tmp_path: Path) -> N
     assert bool(answer.isfinite().all())
 
 
+@pytest.mark.parametrize("fresh", [2, 3])
+def test_the_whole_model_is_tuned_on_fresh_images(fresh: int, pairs: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    make_model("mllama").save_pretrained(source)
+    processor("mllama").save_pretrained(source)
+    asked = {
+        "calibration.images": pairs,
+        "end_to_end.nsamples": fresh,
+        "end_to_end.steps": 2,
+        "end_to_end.batch_size": 1,
+        "scheme.bits": 2,
+    }
+    code = run(
+        [
+            "quantize", str(source), "--group-size", "32", "--iters", "2", "--batch-size", "2",
+            "--nsamples", "2", "--seqlen", "64", "--device", "cpu", "-o", str(out),
+            *(word for key, value in asked.items() for word in ("--set", f"{key}={value}")),
+        ]
+    )  # fmt: skip
+    # The file has four pairs.
+    if fresh > 2:
+        assert code != 0
+        assert not out.exists()
+        return
+    assert code == 0
+    assert "end to end on 2 samples after those" in (out / "plan.json").read_text()
+    loaded = load(out, device="cpu", dtype=torch.float32)
+    tokens = tokens_from_images(pairs, processor("mllama"), nsamples=1, seqlen=64, seed=0)
+    with torch.no_grad():
+        answer = loaded(input_ids=tokens.ids, use_cache=False, **tokens.media[0]).logits
+    assert bool(answer.isfinite().all())
+
+
 def test_samples_are_padded_and_keep_what_goes_with_them(pairs: Path) -> None:
     tokens = tokens_from_images(pairs, processor("mllama"), nsamples=9, seqlen=64, seed=1)
     width = tokens.ids.shape[1]

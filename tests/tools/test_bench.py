@@ -56,6 +56,7 @@ def test_work_is_that_of_the_products() -> None:
     assert found["steps"] == 3 * 10 * 2 * 2 * block
     assert found["passes"] == 2 * 5 * 2 * block
     assert found["total"] == found["steps"] + found["passes"]
+    assert flops.operations(shape, samples, {"fresh": 3})["total"] == 3 * 2 * block
     course = flops.operations(shape, samples, {"distill_steps": 3, "distill_batch": 2})
     assert course["whole"] == 3 * (4 * 2 * 3 * block + 6 * 10 * 4 * 2 * 7)
 
@@ -154,6 +155,33 @@ def test_samples_are_drawn_by_the_seed_all_over_the_text() -> None:
     assert max(windows(50, 5, total=5, seed=1)) == 0
     with pytest.raises(SystemExit, match="a sample needs 5"):
         windows(1, 5, total=4, seed=0)
+
+
+@pytest.mark.parametrize(("total", "count"), [(104, 4), (300, 20)])
+def test_fresh_windows_share_no_token_with_others(total: int, count: int) -> None:
+    tokens = importlib.import_module("worker_tokens")
+    starts = tokens.windows(10, 5, total=total, seed=1)
+    fresh = tokens.fresh_windows(starts, count, 5, total=total, seed=1)
+    every = [at + step for at in fresh for step in range(5)]
+    assert len(fresh) == count
+    assert len(set(every)) == len(every)
+    assert 0 <= min(every) <= max(every) < total
+    assert not set(every) & {at + step for at in starts for step in range(5)}
+    with pytest.raises(SystemExit, match="room for"):
+        tokens.fresh_windows(starts, 90, 5, total=total, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fresh"),
+    [
+        ("ours:w2", False),
+        ("ours:w2[end_to_end.nsamples=9]", True),
+        ("ours:w2[end_to_end.nsamples=auto]", True),
+        ("ours:w2[end_to_end.nsamples=0]", False),
+    ],
+)
+def test_rows_say_whether_they_have_fresh_samples(text: str, fresh: bool) -> None:
+    assert importlib.import_module("rows").parse_row(text).fresh == fresh
 
 
 def test_bits_are_counted_as_they_lie_in_the_files(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Settings:
     shape: Geometry
     blocks: int
     nsamples: int
+    fresh: int
     seqlen: int
     eval_tokens: int
     batch_size: int
@@ -94,12 +95,19 @@ class Bench:
             "work": str(self.work),
             "seeds": seeds,
             "window": WINDOW,
-            **{key: getattr(s, key) for key in ("nsamples", "seqlen", "eval_tokens")},
+            **{key: getattr(s, key) for key in ("nsamples", "fresh", "seqlen", "eval_tokens")},
         }
         self.tokens = self.call("worker_tokens.py", job)
         wanted = s.nsamples * s.seqlen
         if self.tokens["calibration_tokens"] < wanted:
             print(f"the text has fewer than {wanted} calibration tokens: samples overlap")
+
+    def fresh(self, seed: int) -> dict[str, str]:
+        """Return the file and the mark of the samples that end-to-end tuning has to itself."""
+        if not self.settings.fresh:
+            raise SystemExit("rows with end_to_end.nsamples need --fresh, a number of samples")
+        file: dict[str, str] = self.tokens["fresh"][str(seed)]
+        return file
 
     def settings_of(self, row: Row, grid: Grid, seed: int) -> dict[str, Any]:
         """Return all that makes a row this row; its key is made of it."""
@@ -120,6 +128,8 @@ class Bench:
         }
         if row.who in ("ours", "peer", "gptq"):
             marks.append(self.tokens["calibration"][str(seed)]["mark"])
+        if row.fresh:
+            marks.append(self.fresh(seed)["mark"])
         if "domain" in self.tokens:
             marks.append(self.tokens["domain"]["mark"])
         if "choices" in s.texts:
@@ -192,6 +202,7 @@ class Bench:
             "model": str(s.model),
             "out": str(folder),
             "calibration": self.tokens["calibration"][str(seed)]["path"],
+            "fresh": self.fresh(seed)["path"] if row.fresh else None,
             "variant": row.variant,
             "set": row.options,
             "bits": grid.bits,

@@ -6,6 +6,7 @@ weights in a block's matrices, A the width of its queries, and n samples of s to
     forward(n)  = blocks × (2·P·n·s + 4·A·n·s²)
     steps       = 3 × steps × forward(batch)       forward, gradient of inputs, of weights
     passes      = passes × forward(nsamples)       chains of activations
+    fresh       = forward(fresh)                   samples of the whole model's steps alone
     checks      = forward(samples scored to choose an iterate)
     whole model = steps × (4 × forward(batch) + 6·V·H·batch·s)
     Hessians    = blocks × Σ 2·in²·nsamples·s
@@ -42,7 +43,7 @@ def operations(shape: Geometry, samples: Samples, effort: dict[str, Any]) -> dic
     """Return the operations of a row in parts, and their total.
 
     effort: as a worker reports it: steps and batch of a block's tuning, passes over all
-    samples, samples checked, distill_steps and distill_batch, hessian; 0 where absent.
+    samples, samples checked, distill_steps and distill_batch, fresh, hessian; 0 where absent.
     """
     batch = effort.get("distill_batch", 0)
     whole = Samples(shape.blocks, samples.nsamples, samples.seqlen)
@@ -51,6 +52,7 @@ def operations(shape: Geometry, samples: Samples, effort: dict[str, Any]) -> dic
     parts = {
         "steps": 3 * effort.get("steps", 0) * forward(shape, samples, effort.get("batch", 0)),
         "passes": forward(shape, samples, effort.get("passes", 0) * samples.nsamples),
+        "fresh": forward(shape, samples, effort.get("fresh", 0)),
         "checks": forward(shape, samples, effort.get("checked", 0)),
         "whole": effort.get("distill_steps", 0) * (4 * forward(shape, whole, batch) + head),
         "hessian": samples.blocks * sum(2 * inner**2 * tokens for _, inner in shape.matrices)

@@ -184,6 +184,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         shape=shape,
         blocks=shape.blocks,
         nsamples=args.nsamples,
+        fresh=0,
         seqlen=args.seqlen,
         eval_tokens=args.eval_tokens,
         batch_size=args.batch_size,

@@ -58,6 +58,12 @@ class Row:
         return self.label or self.method
 
     @property
+    def fresh(self) -> bool:
+        """Whether end-to-end tuning has samples to itself."""
+        asked = [item for item in self.overrides if item.startswith("end_to_end.nsamples=")]
+        return bool(asked) and not asked[-1].endswith("=0")
+
+    @property
     def fixed(self) -> bool:
         """Whether every seed gives the same result."""
         return self.base in FIXED

@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add("--matmul-ceiling", action="store_true", help="only measure how fast products are")
     add("--blocks", type=int, help="quantize the first n blocks; 0: all")
     add("--nsamples", type=int, help="calibration samples")
+    add("--fresh", type=int, default=0, help="samples for rows with end_to_end.nsamples")
     add("--seqlen", type=int, help="tokens of each")
     add("--eval-tokens", type=int, help="tokens that are scored")
     add("--batch-size", type=int, default=8)
@@ -119,6 +120,7 @@ def resolved(args: argparse.Namespace) -> Settings:
         shape=shape,
         blocks=min(blocks or shape.blocks, shape.blocks),
         nsamples=args.nsamples or size.nsamples,
+        fresh=args.fresh,
         seqlen=args.seqlen or size.seqlen,
         eval_tokens=args.eval_tokens or size.eval_tokens,
         batch_size=args.batch_size,

@@ -91,6 +91,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     ]
     recipe = load_recipe(job["variant"], overrides=overrides)
     ids = torch.from_numpy(np.load(job["calibration"]))
+    if job.get("fresh"):
+        ids = torch.cat([ids, torch.from_numpy(np.load(job["fresh"]))])
     whole_bytes = 0
     if "whole" in job:
         decided, whole_bytes = as_the_whole(job, recipe, ids)
@@ -146,6 +148,7 @@ def result_figures(result: Any, recipe: Any) -> dict[str, Any]:
             "checked": tuning.num_validations * tuning.validation_samples if tuning.iters else 0,
             "distill_steps": recipe.end_to_end.steps,
             "distill_batch": recipe.end_to_end.batch_size,
+            "fresh": result.plan.tuning.end_to_end.nsamples,
         },
     }
 

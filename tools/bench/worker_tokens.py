@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,28 @@ def windows(count: int, length: int, *, total: int, seed: int) -> list[int]:
     starts = np.floor(rng.uniform(edges[:-1], edges[1:])).astype(int).clip(0, last)
     rng.shuffle(starts)
     return [int(start) for start in starts]
+
+
+def fresh_windows(
+    starts: list[int], count: int, length: int, *, total: int, seed: int
+) -> list[int]:
+    """Return where samples start that share no token with those at ``starts``: in their gaps.
+
+    Raises:
+        SystemExit: the gaps have no room for so many.
+    """
+    import numpy as np
+
+    taken = [-length, *sorted(starts), total]
+    room = [
+        position
+        for before, after in itertools.pairwise(taken)
+        for position in range(before + length, after - length + 1, length)
+    ]
+    if len(room) < count:
+        raise SystemExit(f"the text has room for {len(room)} fresh samples, and {count} are asked")
+    np.random.default_rng([seed, 1]).shuffle(room)
+    return room[:count]
 
 
 def saved(folder: Path, name: str, ids: Any) -> dict[str, str]:
@@ -69,13 +92,21 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     lines = Path(job["text"]).read_text("utf-8").splitlines(keepends=True)
     cut = len(lines) * 6 // 10
     ids = np.array(encode("".join(lines[:cut])), dtype=np.int64)
-    found: dict[str, Any] = {"calibration": {}, "calibration_tokens": len(ids)}
-    for seed in job["seeds"]:
-        starts = windows(job["nsamples"], job["seqlen"], total=len(ids), seed=seed)
+
+    def cut_samples(starts: list[int]) -> Any:
         rows = np.stack([ids[start : start + job["seqlen"]] for start in starts])
         if begins:
             rows[:, 0] = first[0]
-        found["calibration"][str(seed)] = save(f"calibration-s{seed}", rows)
+        return rows
+
+    found: dict[str, Any] = {"calibration": {}, "fresh": {}, "calibration_tokens": len(ids)}
+    for seed in job["seeds"]:
+        starts = windows(job["nsamples"], job["seqlen"], total=len(ids), seed=seed)
+        found["calibration"][str(seed)] = save(f"calibration-s{seed}", cut_samples(starts))
+        if job.get("fresh"):
+            size = {"total": len(ids), "seed": seed}
+            more = fresh_windows(starts, job["fresh"], job["seqlen"], **size)
+            found["fresh"][str(seed)] = save(f"fresh-s{seed}", cut_samples(more))
     rest = encode("".join(lines[cut:]))[: job["eval_tokens"]]
     found["evaluation"] = save("evaluation", windowed(rest))
     if job.get("domain"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +168,15 @@ def test_divergence_and_its_gradient(dtype: torch.dtype) -> None:
     tolerance = 1e-6 if dtype == torch.float32 else 1e-2
     np.testing.assert_allclose(grad.float().numpy(), q - p, atol=tolerance)
     assert end_to_end.divergence(teacher, teacher)[0] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "trial"), [(1, 1), (19, 19), (20, 4), (21, 5), (100, 20)])
+def test_a_fifth_of_the_steps_is_a_trial_unless_they_are_few(steps: int, trial: int) -> None:
+    assert end_to_end.trial_steps(steps) == trial
+
+
+@pytest.mark.parametrize(
+    ("loss", "hopeless"), [(0.5, False), (0.99, False), (1.0, True), (1.2, True), (math.nan, True)]
+)
+def test_steps_that_gained_nothing_are_hopeless(loss: float, hopeless: bool) -> None:
+    assert end_to_end.is_hopeless(loss, before=1.0) == hopeless

@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from autoround.checkpoints.inspect import inspect_folder
+from autoround.device.protocol import Memory
 from autoround.device.registry import open_device
 from autoround.model.skeleton import adopt_model, open_model
 from autoround.pipeline import run
@@ -193,3 +195,56 @@ def test_a_device_of_unknown_speed_has_no_upper_bound() -> None:
 def test_every_kind_has_an_estimate_with_sense(kind: str) -> None:
     found = estimate({"output.dtype": "bfloat16"}, kind=kind)
     assert 0 < found.disk_bytes < found.source_bytes < found.memory_bytes
+
+
+def test_fresh_samples_are_run_through_the_blocks_once() -> None:
+    skeleton, runtime = adopt_model(make_model("llama")), open_device("cpu")
+    plans = [
+        make_plan(
+            small({"end_to_end.steps": 2, "end_to_end.nsamples": n}),
+            skeleton,
+            runtime=runtime,
+            calibration="",
+            model="",
+        )
+        for n in (0, 12)
+    ]
+    plain, fresh = map(plan_work, plans)
+    weights = sum(math.prod(x.shape) for b in plans[0].blocks for x in b.layers)
+    assert fresh == plain._replace(fresh=weights * 12 * 16)
+    low, high = (make_estimate(p, skeleton, runtime=runtime, budget=1 << 40) for p in plans)
+    stream = 12 * 16 * 64 * 4
+    assert high.stream_bytes - low.stream_bytes == stream
+    assert high.memory_bytes - low.memory_bytes == stream
+    assert high.seconds_low > low.seconds_low
+
+
+def test_streams_leave_a_device_where_the_fresh_one_does_not_fit_the_host() -> None:
+    skeleton = adopt_model(make_model("llama"))
+    recipe = small({"end_to_end.steps": 2, "end_to_end.nsamples": 12})
+    runtime = open_device("cpu")
+    plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
+
+    def found(budget: int) -> Estimate:
+        return make_estimate(plan, skeleton, runtime=OwnMemory(runtime), budget=budget)
+
+    much, little = found(1 << 40), found(1)
+    assert much.streams_on_device
+    assert not much.streams_on_disk
+    assert little.streams_on_disk
+    assert not little.streams_on_device
+
+
+class OwnMemory:
+    """A runtime as it is, but for memory of its own, of which there is plenty."""
+
+    own_memory = True
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def memory(self) -> Memory:
+        return Memory(1 << 40, 1 << 40)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)

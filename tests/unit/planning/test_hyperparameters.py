@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from autoround.planning.hyperparameters import settle_layer, settle_layers
+from autoround.planning.hyperparameters import (
+    MOST_FRESH,
+    fresh_samples,
+    settle_layer,
+    settle_layers,
+)
+from autoround.recipe.end_to_end import EndToEndOptions
 from autoround.recipe.schema import Recipe, SchemeOptions, TuningOptions
 from autoround.settings import LayerTuning
 from autoround.types import BlockPlan, LayerPlan, Scheme
@@ -69,3 +75,19 @@ def test_experts_begin_at_the_nearest_level_and_have_its_rate() -> None:
     asked = recipe(TuningOptions(iters=100, lr=0.5), 4)
     assert settle_layers(asked, [block]) == (("0.experts", LayerTuning("nearest", 0.5, 0.5)),)
     assert settle_layers(recipe(TuningOptions(iters=0), 4), [block]) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (EndToEndOptions(steps=10), 0),
+        (EndToEndOptions(steps=10, nsamples=7), 7),
+        (EndToEndOptions(steps=0, nsamples=7), 0),
+        # One for each that a step takes, and those that validate.
+        (EndToEndOptions(steps=10, batch_size=4, nsamples="auto"), 48),
+        (EndToEndOptions(steps=10**6, nsamples="auto"), MOST_FRESH),
+        (EndToEndOptions(steps=0, nsamples="auto"), 0),
+    ],
+)
+def test_fresh_samples(options: EndToEndOptions, count: int) -> None:
+    assert fresh_samples(options) == count

@@ -217,3 +217,25 @@ def test_short_memory_is_told_of_the_host_and_of_the_device() -> None:
     assert "--low-memory" not in one
     # Free memory that a backend cannot tell is no warning.
     assert memory_warnings(ESTIMATE, plan, device(0), None) == []
+
+
+FRESH: dict[str, object] = {"end_to_end.steps": 2, "end_to_end.nsamples": 12}
+
+
+def test_fresh_samples_are_one_more_stream_which_no_device_holds() -> None:
+    plain, fresh = (needs({"end_to_end.steps": 2, "end_to_end.nsamples": n}) for n in (0, 12))
+    stream = 12 * 16 * HIDDEN * 4
+    assert (plain.fresh, fresh.fresh) == (0, stream)
+    assert fresh.journal - plain.journal == 2 * stream
+    assert fresh._replace(fresh=0, journal=plain.journal) == plain
+    own = needs(FRESH, own=True)
+    assert own.device == needs({"end_to_end.steps": 2}, own=True).device
+    assert own.fresh == stream
+
+
+def test_fresh_samples_go_to_the_disk_with_the_streams() -> None:
+    beside = NEEDS.block + NEEDS.streams + NEEDS.codes
+    needed = NEEDS._replace(fresh=7)
+    assert offload_to_disk(needed, beside + 7) == (False, False)
+    assert offload_to_disk(needed, beside + 6) == (True, False)
+    assert offload_to_disk(needed._replace(streams=0), beside - NEEDS.streams + 6) == (True, False)

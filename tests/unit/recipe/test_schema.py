@@ -179,7 +179,10 @@ def test_defaults_are_the_documented_ones() -> None:
             "lm_head": "none",
             "scores": "none",
         },
-        "end_to_end": {"steps": 0, "lr": "auto", "batch_size": 8, "tune_codes": False},
+        "end_to_end": {
+            **{"steps": 0, "lr": "auto", "batch_size": 8, "tune_codes": False},
+            **{"nsamples": 0, "dataset": "auto"},
+        },
         "calibration": {
             "dataset": "NeelNanda/pile-10k",
             "images": "none",

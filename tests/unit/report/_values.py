@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from autoround.planning.hyperparameters import settle_layer
+from autoround.planning.hyperparameters import fresh_samples, settle_layer
 from autoround.recipe.load import load_recipe
 from autoround.settings import EndToEndSettings, TuningSettings
 from autoround.types import BlockPlan, BlockResult, Estimate, LayerPlan, OutputPlan, Plan, Scheme
@@ -53,7 +53,10 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
             validation_samples=16,
             threads=2,
             end_to_end=EndToEndSettings(
-                end_to_end.steps, end_to_end.batch_size, end_to_end.tune_codes
+                end_to_end.steps,
+                end_to_end.batch_size,
+                end_to_end.tune_codes,
+                nsamples=fresh_samples(end_to_end),
             ),
         ),
     )

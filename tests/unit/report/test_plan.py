@@ -198,3 +198,8 @@ def test_a_short_time_is_not_none(low: float, high: float, words: str) -> None:
     short = dataclasses.replace(ESTIMATE, seconds_low=low, seconds_high=high)
     (line,) = [x for x in plan_lines(plan(), short) if x.startswith("time")]
     assert line == f"time         {words}"
+
+
+def test_the_method_names_fresh_samples() -> None:
+    values = {"end_to_end.steps": 30, "end_to_end.nsamples": 12}
+    assert describe_method(plan(values=values)).endswith(", for scales, from 12 fresh samples")

@@ -180,6 +180,14 @@ def test_end_to_end_steps_are_told_in_tenths_and_their_validation_at_the_end() -
     assert lines[-1] == "end-to-end  KL 6.000e-01 → 4.000e-01"
 
 
+def test_a_stage_that_ended_early_is_told() -> None:
+    text = Screen().show(EndToEndStep(20, 100, 0.7, 0.6))
+    assert text == (
+        "end-to-end  KL 6.000e-01 → 7.000e-01; no better after 20 of 100 steps, so the scales stay "
+        "as before\n"
+    )
+
+
 def test_steps_that_did_no_good_are_told() -> None:
     text = Screen().show(EndToEndStep(3, 3, 0.7, 0.6))
     assert text == "end-to-end  KL 6.000e-01 → 7.000e-01; no better, so the scales stay as before\n"

@@ -33,11 +33,9 @@ from ...faults import count, full_disk, killed
 from ...runs import NEAREST, content, small, tensors_of
 from ...tiny import make_byte_tokenizer, token_ids
 
-IDS = token_ids(4, 16)
+IDS = token_ids(9, 16)
 BASE: dict[str, object] = {
-    "tuning.iters": 1,
-    "tuning.num_validations": 1,
-    "tuning.validation_samples": 2,
+    **{"tuning.iters": 1, "tuning.num_validations": 1, "tuning.validation_samples": 2},
 }
 #: Ways to make outputs that differ in what is kept: both streams or one, shards, two passes.
 KINDS: dict[str, dict[str, object]] = {
@@ -46,6 +44,8 @@ KINDS: dict[str, dict[str, object]] = {
     "two passes": {"output.format": "auto_round,auto_gptq,gguf:q2_k_s", "tuning.iters": 0},
     "head": {"lm_head.bits": 8, "end_to_end.steps": 2, "end_to_end.batch_size": 2},
     "distilled": {"end_to_end.steps": 3, "end_to_end.batch_size": 2},
+    # Samples that no block is tuned on.
+    "fresh": {"end_to_end.steps": 3, "end_to_end.batch_size": 2, "end_to_end.nsamples": 5},
 }
 
 

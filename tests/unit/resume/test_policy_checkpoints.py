@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, object]] = {
     "gptq": {"tuning.init_rounding": "gptq"},
     "head": {"lm_head.bits": 8, "lm_head.group_size": 32},
     "distilled": {"end_to_end.steps": 2, "end_to_end.batch_size": 2},
+    "fresh": {"end_to_end.steps": 2, "end_to_end.batch_size": 2, "end_to_end.nsamples": 5},
     "gguf": {"output.format": "gguf:q2_k_s"},
 }
 

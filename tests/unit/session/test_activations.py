@@ -10,7 +10,7 @@ import torch
 
 from autoround.errors import OutputError
 from autoround.session.activations import ActivationFiles, ActivationStreams
-from autoround.settings import FULL, QUANTIZED
+from autoround.settings import FRESH, FULL, QUANTIZED
 
 SHAPE = (3, 5, 7)
 BOTH = (FULL, QUANTIZED)
@@ -179,3 +179,32 @@ def test_streams_that_nobody_keeps_have_no_sums() -> None:
     assert streams.save(BOTH) == {}
     assert streams.generation == 1
     assert streams.on(torch.device("cpu")) is streams
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_fresh_samples_have_files_of_their_own_size(mapped: bool, tmp_path: Path) -> None:
+    held = ActivationFiles(tmp_path, SHAPE, torch.float32, (FULL, FRESH), fresh=4)
+    held.allocate()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    per_sample = 5 * 7 * 4
+    assert sizes == {
+        **{f"{FULL}-{n}": 3 * per_sample for n in (0, 1)},
+        **{f"{FRESH}-{n}": 4 * per_sample for n in (0, 1)},
+    }
+    values = torch.randn(4, 5, 7)
+    full, fresh = stream(), values.clone()
+    if mapped:
+        full, fresh = held.mapped(FULL, 0).copy_(full), held.mapped(FRESH, 0).copy_(fresh)
+    streams = ActivationStreams(full, full, None, held, mapped, fresh=fresh)
+    assert streams.teacher is fresh
+    assert (streams.first_row(FULL), streams.first_row(FRESH)) == (0, 3)
+    out = streams.outputs(FRESH)
+    out.copy_(streams.inputs(FRESH) + 1)
+    streams.advance(FRESH, out)
+    sums = streams.save((FRESH,))
+    assert torch.equal(held.read(FRESH, 1, total=sums[FRESH]), values + 1)
+
+
+def test_without_fresh_samples_the_teacher_is_the_full_stream() -> None:
+    streams = ActivationStreams(stream(), stream(), None)
+    assert streams.teacher is streams.full

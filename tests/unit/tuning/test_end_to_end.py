@@ -9,19 +9,25 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from autoround.core.grids.grid import from_groups, to_groups
 from autoround.core.rounding import dense_weight
-from autoround.data.tokens import Tokens
 from autoround.events import EndToEndStep, Event, ignore
 from autoround.inference.load import load
-from autoround.model.runner import BlockRunner
 from autoround.pipeline import Deliver, write_passes
 from autoround.preparation import open_session
-from autoround.session.block_output import BlockOutput
-from autoround.session.session import Placement, Session
+from autoround.resume.journal import PassJournal
+from autoround.session.session import Session
 from autoround.tuning import end_to_end as stage
 
-from ...runs import NEAREST, even_device, logits, make_prepared, make_session, quantized, run_pass
+from ...runs import (
+    NEAREST,
+    even_device,
+    logits,
+    make_prepared,
+    make_session,
+    quantized,
+    run_pass,
+    same,
+)
 from ...tiny import make_model, token_ids
 
 __all__ = ["even_device"]
@@ -77,57 +83,6 @@ def test_the_answers_come_closer_and_no_code_moves(kind: str) -> None:
     assert steps[-1].loss < steps[-1].initial_loss
 
 
-def open_end_to_end(job: Session) -> tuple[stage._EndToEnd, list[BlockOutput]]:
-    runner = BlockRunner(job.skeleton, device=job.runtime.device, dtype=job.compute_dtype)
-    assert job.tokens is not None
-    runner.embed(job.tokens.ids[:2])
-    runner.prepare(job.tokens.ids)
-    done = run_pass(without_end_to_end(job))
-    hidden = [runner.embed(job.tokens.ids)]
-    for plan in job.plan.blocks:
-        read = job.skeleton.read(job.skeleton.names_under(plan.name))
-        inside = {n.removeprefix(plan.name + "."): t for n, t in read.items()}
-        base = runner.place(inside) | runner.buffers(plan.index)
-        with torch.no_grad():
-            hidden.append(runner.run(plan.index, base, hidden=hidden[-1]))
-    blocks = stage._open_blocks(job, runner, done)
-    return stage._EndToEnd(job, runner, runner.outer(), blocks, hidden[-1]), done
-
-
-def without_end_to_end(session: Session) -> Session:
-    tuning = replace(session.tuning, end_to_end=replace(session.tuning.end_to_end, steps=0))
-    return replace(session, plan=replace(session.plan, tuning=tuning))
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_gradient_block_by_block_is_that_of_the_whole_model(kind: str, padded: bool) -> None:
-    model = make_model(kind)
-    job = make_session(model, COURSE, data=IDS)
-    lengths = torch.full((len(IDS),), 16 if not padded else 11)
-    job = replace(job, tokens=Tokens(IDS, lengths, "given"))
-    course, _ = open_end_to_end(job)
-    rows = torch.tensor([3, 5, 8])
-    loss, grads = stage._gradients(course, rows, units=0)
-    factors = {n: f.clone().requires_grad_() for b in course.blocks for n, f in b.factors.items()}
-    layers = {n: x for b in course.blocks for n, x in b.open().layers.items()}
-    turned = {x.name for b in job.plan.blocks for x in b.layers if x.transposed}
-    weights = {}
-    for name, factor in factors.items():
-        layer = layers[name]
-        groups = to_groups(dense_weight(layer), layer.scheme.group_size)
-        dense = from_groups(groups * factor, tuple(layer.codes.shape))
-        weights[f"{name}.weight"] = dense.t() if name in turned else dense
-    ids, real = IDS[rows], job.tokens.mask[rows]  # type: ignore[union-attr]
-    own = functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits
-    p, q = logits(model, ids).log_softmax(-1)[real], own.log_softmax(-1)[real]
-    wanted = (p.exp() * (p - q)).sum(-1).mean()
-    assert loss == pytest.approx(float(wanted), rel=1e-4)
-    exact = torch.autograd.grad(wanted, list(factors.values()))
-    for got, other in zip(grads, exact, strict=True):
-        torch.testing.assert_close(got, other, rtol=1e-3, atol=1e-5)
-
-
 def test_scales_that_do_harm_are_not_kept() -> None:
     model = make_model("llama")
     values = {**COURSE, "end_to_end.lr": 3.0, "end_to_end.steps": 3}
@@ -171,35 +126,98 @@ def test_gguf_is_left_out_and_the_plan_says_so(checkpoint: Callable[[str], Path]
     assert job.tuning.end_to_end.steps == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_graphs_that_are_held_change_no_bit(kind: str, dtype: str) -> None:
+MANY = token_ids(48, 16)
+FRESH: dict[str, object] = {**COURSE, "calibration.nsamples": 24, "end_to_end.nsamples": 24}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_steps_on_fresh_samples_leave_the_blocks_and_bring_the_logits_closer(kind: str) -> None:
     model = make_model(kind)
-    values = {**COURSE, "end_to_end.tune_codes": True, "tuning.compute_dtype": dtype}
-    job = make_session(model, values, data=IDS)
-    assert job.placement.graphs_held
-    again, held = quantized(replace(job, placement=Placement())), quantized(job)
-    for name, layer in again.items():
-        assert torch.equal(layer.codes, held[name].codes)
-        assert torch.equal(layer.scale, held[name].scale)
+    plain = quantized(make_session(model, {**COURSE, "end_to_end.steps": 0}, data=MANY))
+    job = make_session(model, FRESH, data=MANY)
+    assert job.fresh is not None
+    tuned = quantized(job)
+    for name, layer in tuned.items():
+        assert torch.equal(layer.codes, plain[name].codes)
+    assert any(not torch.equal(x.scale, plain[n].scale) for n, x in tuned.items())
+    reused = quantized(make_session(model, COURSE, data=MANY))
+    assert not same(tuned, reused)
+    assert divergence(model, job, tuned, MANY) < 0.97 * divergence(model, job, plain, MANY)
 
 
-def test_a_block_runs_once_a_step_where_graphs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teacher_of_fresh_samples_is_the_full_precision_model() -> None:
     model = make_model("llama")
-    session = replace(make_session(model, COURSE, data=IDS), placement=Placement())
-    course, _ = open_end_to_end(session)
-    runs: list[int] = []
-    visit = stage._run_with_graph
+    seen: list[torch.Tensor] = []
+    job = make_session(model, {**FRESH, "end_to_end.steps": 1}, data=MANY)
 
-    def counted(course: stage._EndToEnd, block: stage._TunedBlock, *rest: Any) -> stage._BlockRun:
-        runs.append(block.plan.index)
-        return visit(course, block, *rest)
+    def noted(*args: Any, teacher: torch.Tensor) -> Any:
+        seen.append(teacher)
+        return stage.tune_end_to_end(*args, teacher=teacher)
 
-    monkeypatch.setattr(stage, "_run_with_graph", counted)
-    stage._gradients(course, torch.arange(4), units=0)
-    last = len(course.blocks) - 1
-    assert runs == [*range(last + 1), *range(last, -1, -1)]
-    runs.clear()
-    held = course._replace(session=replace(course.session, placement=Placement(graphs_held=True)))
-    stage._gradients(held, torch.arange(4), units=0)
-    assert runs == [*range(last + 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoround.pipeline.tune_end_to_end", noted)
+        run_pass(job)
+    with torch.no_grad():
+        norm = model.get_submodule("model.norm")
+        hidden = model(input_ids=MANY[24:], output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(norm(seen[0]), hidden, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fresh", "count", "trained", "validating"),
+    [(True, 24, 16, 8), (True, 5, 3, 2), (True, 2, 1, 1), (False, 24, 16, 8), (False, 9, 9, 9)],
+)
+def test_no_sample_is_trained_on_and_validates(
+    fresh: bool, count: int, trained: int, validating: int
+) -> None:
+    job = make_session(make_model("llama"), FRESH if fresh else COURSE, data=MANY)
+    training, validation = stage._split_samples(job, count)
+    assert (len(training), len(validation)) == (trained, validating)
+    every = set(training.tolist()) | set(validation.tolist())
+    assert every == set(range(count))
+    if fresh or count >= 16:
+        assert not set(training.tolist()) & set(validation.tolist())
+
+
+HARM: dict[str, object] = {**COURSE, "end_to_end.lr": 3.0, "end_to_end.steps": 20}
+
+
+def test_steps_that_do_harm_end_after_a_fifth(tmp_path: Path) -> None:
+    model = make_model("llama")
+    events: list[Event] = []
+    plain = quantized(make_session(model, {**HARM, "end_to_end.steps": 0}, data=IDS))
+    job = make_session(model, HARM, data=IDS, sink=events.append)
+    store = PassJournal(tmp_path / "pass-1", tmp_path / "streams")
+    assert same(quantized(replace(job, store=store)), plain)
+    steps = [event for event in events if isinstance(event, EndToEndStep)]
+    assert [event.step for event in steps] == [1, 2, 3, 4, 4]
+    assert steps[-1].initial_loss is not None
+    assert steps[-1].loss >= steps[-1].initial_loss
+    # The journal knows: going on takes no step.
+    events.clear()
+    again = PassJournal(tmp_path / "pass-1", tmp_path / "streams")
+    assert same(quantized(replace(job, store=again)), plain)
+    assert [event for event in events if isinstance(event, EndToEndStep)] == steps[-1:]
+
+
+def test_a_stage_stopped_at_its_trial_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoround.tuning.end_to_end_state.INTERVAL", 0.0)
+    model = make_model("llama")
+    events: list[Event] = []
+
+    def stopping(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, EndToEndStep) and event.step == 4:
+            raise KeyboardInterrupt
+
+    job = make_session(model, HARM, data=IDS, sink=stopping)
+    with pytest.raises(KeyboardInterrupt):
+        quantized(replace(job, store=PassJournal(tmp_path / "pass-1", tmp_path / "streams")))
+    events.clear()
+    store = PassJournal(tmp_path / "pass-1", tmp_path / "streams")
+    found = quantized(replace(job, store=store, sink=events.append))
+    assert same(found, quantized(make_session(model, {**HARM, "end_to_end.steps": 0}, data=IDS)))
+    steps = [event for event in events if isinstance(event, EndToEndStep)]
+    assert [(event.step, event.initial_loss is None) for event in steps] == [(4, False)]

@@ -16,7 +16,7 @@ from autoround.errors import OutputError
 from autoround.resume.journal import PassJournal
 from autoround.session.block_output import BlockOutput
 from autoround.session.session import Placement, Session, make_runner
-from autoround.settings import FULL, QUANTIZED
+from autoround.settings import FRESH, FULL, QUANTIZED, EndToEndSettings
 from autoround.tuning.first_inputs import open_streams
 from autoround.types import BlockResult
 
@@ -122,3 +122,43 @@ def test_streams_that_somebody_changed_are_refused(tmp_path: Path) -> None:
     again = stored(opened(), tmp_path)
     with pytest.raises(OutputError, match="quantized-1 is not what the last finished block left"):
         open_streams(again, make_runner(again))
+
+
+FRESH_VALUES: dict[str, object] = {"end_to_end.steps": 2, "end_to_end.nsamples": 3}
+MORE = token_ids(8, 16, seed=5)
+
+
+def with_fresh(**others: object) -> Session:
+    return opened({**FRESH_VALUES, **others}, data=MORE)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_fresh_samples_are_a_stream_of_their_own(mapped: bool, tmp_path: Path) -> None:
+    session = stored(with_fresh(), tmp_path, mapped=mapped)
+    runner = make_runner(session)
+    streams = open_streams(session, runner)
+    embed = session.skeleton.model.get_submodule("model.embed_tokens")
+    assert streams.fresh is not None
+    assert torch.equal(streams.full, embed(MORE[:5]).detach())
+    assert torch.equal(streams.fresh, embed(MORE[5:]).detach())
+    assert {path.name for path in (tmp_path / "streams").iterdir()} == {
+        f"{name}-{n}" for name in (FULL, QUANTIZED, FRESH) for n in (0, 1)
+    }
+    assert session.store is not None
+    for name in session.stream_names:
+        streams.advance(name, streams.outputs(name).copy_(streams.inputs(name) + 1))
+    session.store.begin_commit(
+        BlockOutput({}, {}, RESULT), streams=streams, names=session.stream_names
+    )()
+    again = stored(with_fresh(), tmp_path, mapped=mapped)
+    found = open_streams(again, make_runner(again)).fresh
+    assert found is not None
+    assert torch.equal(found, embed(MORE[5:]).detach() + 1)
+
+
+def test_a_pass_without_end_to_end_tuning_has_no_fresh_stream() -> None:
+    session = with_fresh()
+    tuning = replace(session.tuning, end_to_end=EndToEndSettings())
+    session = replace(session, plan=replace(session.plan, tuning=tuning))
+    assert session.stream_names == (FULL, QUANTIZED)
+    assert open_streams(session, make_runner(session)).fresh is None
