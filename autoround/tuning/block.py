@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from autoround.core.batches import BatchLoader, Samples
-from autoround.core.reconstruction import DeviceHooks, Reconstruction
+from autoround.core.reconstruction import DeviceHooks, Hyperparameters, Reconstruction
 from autoround.core.rtn import Target
 from autoround.core.step_recordings import StepRecordings
 from autoround.events import StepDone
@@ -25,7 +24,7 @@ from autoround.session.session import Session
 from autoround.settings import FRESH, FULL, QUANTIZED
 from autoround.tuning.dense_weights import dequantize, original_matrices
 from autoround.tuning.experts import undertrained_experts
-from autoround.tuning.init_choice import choose_init_rounding
+from autoround.tuning.init_choice import tune_as_chosen
 from autoround.tuning.layer_errors import LateErrors, layer_errors
 from autoround.tuning.phase_clock import PhaseClock
 from autoround.tuning.reconstruct import (
@@ -358,24 +357,21 @@ class BlockTuner:
             capturable=not self.runner.by_sample,
             kind=kind,
         )
-        choice = choose_init_rounding(
-            problem,
-            hyperparameters,
-            settings=session.tuning,
-            ops=session.runtime.ops,
-            dtype=session.compute_dtype,
-        )
-        tuned = tune_weights(
-            session,
-            plan.quantized,
-            choice.problem,
-            hyperparameters=choice.hyperparameters,
-            undertrained=undertrained_experts(plan, importance.tokens),
-            on_step=on_step,
-            recordings=self.recordings,
-        )
+
+        def tune(problem: Reconstruction, hyperparameters: Hyperparameters) -> TunedWeights:
+            return tune_weights(
+                session,
+                plan.quantized,
+                problem,
+                hyperparameters=hyperparameters,
+                undertrained=undertrained_experts(plan, importance.tokens),
+                on_step=on_step,
+                recordings=self.recordings,
+            )
+
+        tuned = tune_as_chosen(session, problem, hyperparameters, tune=tune)
         self._spare_memory(plan)
-        return replace(tuned, init_rounding=choice.init_rounding)
+        return tuned
 
     def _spare_memory(self, block: BlockPlan) -> None:
         """Give up the recording after the last block, or where it leaves too little memory.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,9 @@ from autoround.core.ops import Ops
 from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target, round_to_nearest
 from autoround.core.validation import Validation
+from autoround.session.session import Session
 from autoround.settings import GPTQ, NEAREST, TuningSettings
+from autoround.tuning.reconstruct import TunedWeights
 
 #: Loss of the GPTQ initialisation, relative to that of the nearest level, below which a block is
 #: initialised by GPTQ. In most blocks it is 0.5 to 0.95, and what many steps reach from the nearest
@@ -30,6 +33,39 @@ class InitChoice(NamedTuple):
     problem: Reconstruction
     hyperparameters: Hyperparameters
     init_rounding: str
+
+
+def tune_as_chosen(
+    session: Session,
+    problem: Reconstruction,
+    hyperparameters: Hyperparameters,
+    *,
+    tune: Callable[[Reconstruction, Hyperparameters], TunedWeights],
+) -> TunedWeights:
+    """Tune a block from the initialisation that it chooses.
+
+    Where no step from the nearest level lowers its loss it is tuned from GPTQ's, too, and the lower
+    of the two losses decides.
+
+    Args:
+        session: the pass.
+        problem: the block; its targets have offsets where GPTQ made them.
+        hyperparameters: for the GPTQ initialisation.
+        tune: tunes a block.
+    """
+    choice = choose_init_rounding(
+        problem,
+        hyperparameters,
+        settings=session.tuning,
+        ops=session.runtime.ops,
+        dtype=session.compute_dtype,
+    )
+    tuned = tune(choice.problem, choice.hyperparameters)
+    if choice.init_rounding == NEAREST and not tuned.best_step:
+        from_gptq = tune(problem, hyperparameters)
+        if from_gptq.loss_after < tuned.loss_after:
+            return replace(from_gptq, init_rounding=GPTQ)
+    return replace(tuned, init_rounding=choice.init_rounding)
 
 
 def choose_init_rounding(

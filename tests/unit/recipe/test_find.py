@@ -47,7 +47,12 @@ def test_default_states_every_default() -> None:
             "w3",
             {
                 **{"scheme.bits": 3, "scheme.group_size": 64},
-                **{"tuning.iters": 50, "end_to_end.steps": 100, "end_to_end.tune_codes": True},
+                **{
+                    "tuning.iters": 50,
+                    "tuning.init_rounding": "by_block",
+                    "end_to_end.steps": 100,
+                    "end_to_end.tune_codes": True,
+                },
             },
         ),
         ("w8", {"scheme.bits": 8, "tuning.iters": 0}),
@@ -60,7 +65,7 @@ def test_default_states_every_default() -> None:
                     {"kind": "attention", "bits": 4},
                     {"blocks": ["first 1/8", "last 1/8"], "bits": 4},
                 ],
-                **{"scheme.bits": 3, "tuning.iters": 50},
+                **{"scheme.bits": 3, "tuning.iters": 50, "tuning.init_rounding": "by_block"},
                 **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
             },
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from autoround.core.batches import Samples
 from autoround.core.gptq import gptq_offsets, inverse_cholesky
 from autoround.core.reconstruction import Hyperparameters, Reconstruction
 from autoround.core.rtn import Target
+from autoround.core.validation import LateScores
 from autoround.session.session import Session
 from autoround.settings import GPTQ, NEAREST, LayerTuning, TuningSettings
-from autoround.tuning.init_choice import InitChoice, choose_init_rounding
+from autoround.tuning.init_choice import InitChoice, choose_init_rounding, tune_as_chosen
+from autoround.tuning.reconstruct import TunedWeights
 from autoround.tuning.targets import make_target
 from autoround.types import LayerPlan, Scheme
 
@@ -100,3 +103,28 @@ def test_without_a_choice_all_stays_as_it_is(session: Session, related: float) -
     offsets = {LAYER.name: block.targets[LAYER.name]._replace(offsets=None)}
     plain = block._replace(targets=offsets)
     assert choose(session, plain) == InitChoice(plain, FOR_GPTQ, "")
+
+
+@pytest.mark.parametrize(
+    ("best_step", "by_gptq", "kept", "calls"),
+    [(7, 0.1, NEAREST, 1), (0, 0.1, GPTQ, 2), (0, 0.9, NEAREST, 2)],
+)
+def test_where_no_step_helps_gptq_is_tried_too(
+    session: Session, best_step: int, by_gptq: float, kept: str, calls: int
+) -> None:
+    block = problem(session, related=0.3)
+    job = replace(session, plan=replace(session.plan, tuning=BY_BLOCK))
+    tuned: list[tuple[Reconstruction, Hyperparameters]] = []
+
+    def tune(offered: Reconstruction, numbers: Hyperparameters) -> TunedWeights:
+        tuned.append((offered, numbers))
+        first = len(tuned) == 1
+        scores = LateScores.known(1.0, 0.5 if first else by_gptq, best_step if first else 3)
+        return TunedWeights({}, scores)
+
+    found = tune_as_chosen(job, block, FOR_GPTQ, tune=tune)
+    assert found.init_rounding == kept
+    assert found.loss_after == (by_gptq if kept == GPTQ else 0.5)
+    assert len(tuned) == calls
+    assert tuned[0][0].targets[LAYER.name].offsets is None
+    assert tuned[1:] == [(block, FOR_GPTQ)] * (calls - 1)
