@@ -70,7 +70,8 @@ def _unknown_key(root: Node, path: _Path, extra: tuple[str, ...]) -> list[Proble
     legal = (*(extra if len(path) == 1 else ()), *keys_of(section))
     above, word = _dotted(path[:-1]), str(path[-1])
     meant = _nearest(above, word, legal)
-    hint = f"; did you mean {' or '.join(meant)}?" if meant else "."
+    listed = " or ".join(filter(None, [", ".join(meant[:-1]), *meant[-1:]]))
+    hint = f"; did you mean {listed}?" if meant else "."
     where = f" of {above}" if above else ""
     message = f"unknown key {_dotted(path)}{hint} Legal keys{where}: {', '.join(legal)}"
     return [Problem(node.key_origin, message)]

@@ -193,7 +193,10 @@ def test_illegal_values(tmp_path: Path, text: str, message: str) -> None:
         ("extend: light", "did you mean extends? Legal keys: extends, description, scheme"),
         ("tuning: {lrr: 1}", "unknown key tuning.lrr; did you mean tuning.lr?"),
         ("tuning: {batch-size: 1}", "did you mean tuning.batch_size?"),
-        ("nsample: 4", "did you mean allocate.nsamples or calibration.nsamples?"),
+        (
+            "nsample: 4",
+            "allocate.nsamples, end_to_end.nsamples or calibration.nsamples?",
+        ),
         ("scheme: {zzzz: 1}", "unknown key scheme.zzzz. Legal keys of scheme: bits, group_size, s"),
         ("scheme: {extends: light}", "Legal keys of scheme: bits, group_size, sym"),
         ("4: x", "unknown key 4."),

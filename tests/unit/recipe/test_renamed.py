@@ -88,7 +88,9 @@ def test_a_renamed_value_under_both_names(tmp_path: Path) -> None:
     )
     file.write_text("tuning:\n  init_rounding: compensated\n")
     (message,) = mistakes(file)
-    assert message.startswith(f"{file}:2: tuning.init_rounding: expected auto, nearest or gptq")
+    assert message.startswith(
+        f"{file}:2: tuning.init_rounding: expected auto, nearest, gptq or by_block"
+    )
     assert message.endswith("(compensated is now gptq)")
 
 
