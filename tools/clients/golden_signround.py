@@ -57,7 +57,7 @@ def tiny_llama() -> LlamaForCausalLM:
         pad_token_id=VOCAB - 1,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config).float().eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(config).float().eval()
     draw = np.random.RandomState(2309)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
