@@ -72,7 +72,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("write --recipe rtn, which does not search scales", ("disable_opt_rtn",)),
     ("write --recipe opt-rtn", ("enable_opt_rtn",)),
     (
-        "choose a recipe: rtn, opt-rtn, flash, turbo, light, default, best",
+        "choose a recipe: rtn, opt-rtn, flash, signround, turbo, light, default, best",
         ("algorithm", "algorithms", "alg", "algs", "alg_config", "alg_configs"),
     ),
     ("write --avg-bits 3 --options W2,W4,W8", ("schemes",)),

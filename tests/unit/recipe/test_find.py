@@ -12,12 +12,19 @@ from autoround.recipe.find import builtin_names, builtin_path, find_recipe
 from autoround.recipe.load import load_recipe
 from autoround.recipe.schema import Recipe
 
+#: The algorithm of the SignRound paper alone.
+PAPER: dict[str, object] = {
+    "tuning.lr": 0.005,
+    "tuning.init_scale": "minmax",
+    "tuning.init_rounding": "nearest",
+}
+
 
 def test_the_built_in_recipes() -> None:
     assert builtin_names() == (
         *("best", "default", "demo", "flash", "gguf-q4_k_m-like", "light"),
         *("mixed-2.5bit", "mixed-3.5bit", "moe-w4-w8", "opt-rtn"),
-        *("rtn", "turbo", "w2", "w3", "w4-mlp-w8-attn", "w8"),
+        *("rtn", "signround", "signround-light", "turbo", "w2", "w3", "w4-mlp-w8-attn", "w8"),
     )
 
 
@@ -36,6 +43,8 @@ def test_default_states_every_default() -> None:
         ("flash", {"tuning.iters": 0, "tuning.init_rounding": "gptq"}),
         ("rtn", {"tuning.iters": 0, "tuning.init_scale": "minmax"}),
         ("opt-rtn", {"tuning.iters": 0}),
+        ("signround", PAPER),
+        ("signround-light", {**PAPER, "tuning.iters": 50}),
         (
             "w2",
             {
