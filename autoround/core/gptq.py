@@ -31,6 +31,11 @@ DAMPING = 0.1
 FLOOR = 1e-6
 #: Columns between two updates of all that come after: one addmm in place of many rank-1 updates.
 COLUMNS = 64
+#: Rows of a layer that may stand in one matrix with others: whole numbers of these.
+PANEL_ROWS = 64
+#: Weights that are compensated at a time, beside whole layers: half a gigabyte, which is needed
+#: seven times over.
+STACK_ELEMENTS = 1 << 27
 
 
 class ColumnBlock(NamedTuple):
@@ -246,13 +251,17 @@ def stacked_gptq_offsets(
 
 def _stack(targets: Sequence[Target], order: Tensor) -> list[Tensor]:
     """Lay weights, scales, lowest indices and minima out by columns, in their order: [in, rows]."""
-    stacks: list[list[Tensor]] = [[], [], [], []]
+    kinds: list[tuple[Tensor, ...]] = []
     for target in targets:
         one = torch.ones_like(target.grid.lo)
-        per_group = _bounds(quant_params(target.grid, one, one))
-        for stack, part in zip(stacks, (target.groups, *per_group), strict=True):
-            stack.append(_columns(part, target, order))
-    return [stack[0] if len(stack) == 1 else torch.cat(stack, dim=1) for stack in stacks]
+        kinds.append((target.groups, *_bounds(quant_params(target.grid, one, one))))
+    stacks = []
+    # One kind after the other: what is put together is there twice.
+    for parts in zip(*kinds, strict=True):
+        laid_out = [_columns(*part, order) for part in zip(parts, targets, strict=True)]
+        stacks.append(laid_out[0] if len(laid_out) == 1 else torch.cat(laid_out, dim=1))
+        del laid_out
+    return stacks
 
 
 def _in_groups(by_column: Tensor, target: Target, order: Tensor) -> Tensor:

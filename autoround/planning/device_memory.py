@@ -25,8 +25,13 @@ from autoround.planning.activations import (
     groups_of,
     weights_of,
 )
-from autoround.settings import GPTQ
-from autoround.types import LayerPlan, Plan
+from autoround.planning.gptq_layers import (
+    gptq_layers,
+    hessian_bytes,
+    layers_by_input,
+    widest_stack,
+)
+from autoround.types import Plan
 
 #: Width of what blocks hand on, where a config does not say.
 UNKNOWN_WIDTH = 4096
@@ -175,7 +180,7 @@ def _phases(run: _Run, shape: BlockShape) -> dict[str, int]:
     if not tuning.needs_data:
         return {STARTING: uploaded + 2 * targets + weights, PACKING: packing + dense}
     forward = int(run.forward * (2 * item * shape.hidden + shape.forward(item)))
-    hessians = _hessians(run, shape)
+    hessians = hessian_bytes(run.plan, shape)
     phases = {
         INPUTS: kept + placed + sum(hessians.values()) + forward + _observing(run, shape),
         STARTING: kept + _starting(run, shape, hessians, placed + targets),
@@ -186,24 +191,6 @@ def _phases(run: _Run, shape: BlockShape) -> dict[str, int]:
     checked = 0 if tuning.low_memory else packing + 4 * weights + 3 * FLOAT32 * shape.largest
     phases[PACKING] = kept + max(quantized, going_on, checked)
     return phases
-
-
-def _hessians(run: _Run, shape: BlockShape) -> dict[str, int]:
-    """Return the bytes of each Hessian by the first layer that reads its input."""
-    if not run.plan.tuning.uses_gptq:
-        return {}
-    owners: dict[str, int] = {}
-    for module in shape.modules:
-        layers = [x for x in module.layers if x.scheme is not None and not x.experts]
-        before = 0
-        for number, layer in enumerate(layers):
-            width = layer.shape[1]
-            # The last layer of a module reads what the others made.
-            last = 0 < number == len(layers) - 1
-            if last or width != before:
-                owners[layer.name] = FLOAT32 * width * width
-            before = width
-    return owners
 
 
 def _observing(run: _Run, shape: BlockShape) -> int:
@@ -239,29 +226,21 @@ def _starting(run: _Run, shape: BlockShape, hessians: Mapping[str, int], placed:
     factors = largest if low else summed
     # The matrix and its factor, then that and its inverse.
     factoring = summed + factors - largest + 2 * largest
-    layers = _gptq_layers(run, shape)
-    widest = max((weights_of(layer) for layer in layers), default=0)
+    layers = gptq_layers(run.plan, shape)
+    # With little memory each layer stands alone.
+    sharing = [[layer] for layer in layers] if low else layers_by_input(shape)
+    widest = widest_stack(layers, sharing)
     offsets = 0 if low else FLOAT32 * (sum(map(weights_of, layers)) - widest)
     # Weight, scale, lowest level, minimum, position before and after of each.
     columns = summed + factors + offsets + 6 * FLOAT32 * widest
     return placed + max(factoring, columns)
 
 
-def _gptq_layers(run: _Run, shape: BlockShape) -> list[LayerPlan]:
-    """Return the layers whose rounding is initialised by GPTQ."""
-    settings = run.plan.tuning
-    return [
-        x
-        for x in shape.plan.quantized
-        if not x.experts and settings.layer(x.name).init_rounding == GPTQ
-    ]
-
-
 def _tuning(run: _Run, shape: BlockShape, targets: int) -> int:
     """Return the peak of a block's steps and of its scores."""
     tuning, item, weights = run.plan.tuning, run.item, shape.weights
     low = tuning.low_memory
-    offsets = 0 if low else FLOAT32 * sum(map(weights_of, _gptq_layers(run, shape)))
+    offsets = 0 if low else FLOAT32 * sum(map(weights_of, gptq_layers(run.plan, shape)))
     # Inputs and targets of a batch; from the host, the next one is on its way.
     batch = 2 * item * shape.hidden * run.whole
     # Weights, the iterate and, but with little memory, the best one: as large as the weights each.
@@ -299,7 +278,7 @@ def _tuning_again(run: _Run, shape: BlockShape) -> int:
     item, weights = run.item, shape.weights
     rounding = FLOAT32 * weights + 8 * shape.groups
     # The iterate is the recording's; weights, offsets and the best one are the block's own.
-    resident = 2 * rounding + FLOAT32 * sum(map(weights_of, _gptq_layers(run, shape)))
+    resident = 2 * rounding + FLOAT32 * sum(map(weights_of, gptq_layers(run.plan, shape)))
     batch = 2 * item * shape.hidden * run.whole
     step = max(shape.step(item, run.batch), item * weights + rounding) + batch
     score = item * weights + int(run.batch * shape.forward(item)) + batch

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from autoround.core.float32_products import EXACT, float32_products
-from autoround.core.gptq import InverseCholesky, inverse_choleskys, stacked_gptq_offsets
+from autoround.core.gptq import (
+    PANEL_ROWS,
+    STACK_ELEMENTS,
+    InverseCholesky,
+    inverse_choleskys,
+    stacked_gptq_offsets,
+)
 from autoround.core.grids.levels import LevelSet
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
 from autoround.session.session import Session
 from autoround.settings import GPTQ
 from autoround.types import BlockPlan
-
-#: Rows of a layer that may stand in one matrix with others: whole numbers of these.
-PANEL_ROWS = 64
-#: Weights that are compensated at a time, beside whole layers: half a gigabyte, which is needed
-#: seven times over.
-STACK_ELEMENTS = 1 << 27
 
 
 def with_gptq_offsets(
