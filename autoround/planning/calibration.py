@@ -90,7 +90,7 @@ def fresh_wanted(recipe: Recipe) -> FreshSpec:
     Args:
         recipe: what the user asked for.
     """
-    count = fresh_samples(recipe.end_to_end)
+    count = fresh_samples(recipe)
     if not count:
         return FreshSpec(0)
     check_formats(recipe)

@@ -15,7 +15,6 @@ from autoround.core.dtypes import DTYPES
 from autoround.core.end_to_end import VALIDATION_SAMPLES, learning_rate_for
 from autoround.device.protocol import Runtime, device_name
 from autoround.errors import RecipeError
-from autoround.recipe.end_to_end import EndToEndOptions
 from autoround.recipe.schema import Recipe
 from autoround.settings import (
     BY_BLOCK,
@@ -43,8 +42,8 @@ TRAVEL_FROM_GPTQ = 0.2
 #: Tokens of a sample up to which plain products, compiled, are the fastest attention on a CPU:
 #: torch's kernel has a slow backward there, which grows by the token, theirs by its square.
 EAGER_ATTENTION_TOKENS = 128
-#: Fresh samples that auto takes at most: streams of activations grow by each.
-MOST_FRESH = 1024
+#: Fresh samples that auto takes at most, and tokens in them: streams of activations grow by each.
+MOST_FRESH, MOST_FRESH_TOKENS = 1024, 1 << 19
 
 
 def settle(
@@ -237,17 +236,19 @@ def needs_data(recipe: Recipe) -> bool:
     return needs_input_statistics(recipe) or tunes or bool(recipe.allocate.budgets)
 
 
-def fresh_samples(options: EndToEndOptions) -> int:
+def fresh_samples(recipe: Recipe) -> int:
     """Return the samples that end-to-end tuning wants to itself: auto is those that steps take.
 
     Args:
-        options: of a recipe.
+        recipe: what the user asked for.
     """
+    options = recipe.end_to_end
     if not options.steps:
         return 0
     if options.nsamples != "auto":
         return options.nsamples
-    return min(MOST_FRESH, options.steps * options.batch_size + VALIDATION_SAMPLES)
+    most = min(MOST_FRESH, max(1, MOST_FRESH_TOKENS // recipe.calibration.seqlen))
+    return min(most, options.steps * options.batch_size) + VALIDATION_SAMPLES
 
 
 def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings:
@@ -261,7 +262,7 @@ def _end_to_end(recipe: Recipe, blocks: Sequence[BlockPlan]) -> EndToEndSettings
         (bits, learning_rate_for(bits) if options.lr == "auto" else options.lr) for bits in widths
     )
     return EndToEndSettings(
-        options.steps, options.batch_size, options.tune_codes, lrs, fresh_samples(options)
+        options.steps, options.batch_size, options.tune_codes, lrs, fresh_samples(recipe)
     )
 
 
@@ -299,6 +300,6 @@ def _operations(recipe: Recipe, blocks: Sequence[BlockPlan]) -> float:
     tuning, end_to_end = recipe.tuning, recipe.end_to_end
     samples = tuning.iters * tuning.batch_size * tuning.gradient_accumulate_steps
     visits = 4.0 * weights * samples + 8.0 * weights * end_to_end.steps * end_to_end.batch_size
-    forward = recipe.calibration.nsamples * tuning.quantized_inputs + fresh_samples(end_to_end)
+    forward = recipe.calibration.nsamples * tuning.quantized_inputs + fresh_samples(recipe)
     visits += 2.0 * weights * forward
     return visits * recipe.calibration.seqlen

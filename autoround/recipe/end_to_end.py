@@ -48,7 +48,8 @@ class EndToEndOptions(Section):
         Literal["auto"] | Annotated[int, Field(ge=0), AfterValidator(_check_fresh)],
         Field(
             description="Samples that only this stage reads, beside those of the calibration; 0 "
-            "takes those, auto one for each that a step takes, as far as the text goes."
+            "takes those, auto one for each that a step takes, up to 1024 of them, half a "
+            "million tokens and what the text has."
         ),
         Legal("auto, 0 or an integer of at least 2"),
     ] = 0

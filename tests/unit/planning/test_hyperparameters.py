@@ -11,7 +11,7 @@ from autoround.planning.hyperparameters import (
     settle_layers,
 )
 from autoround.recipe.end_to_end import EndToEndOptions
-from autoround.recipe.schema import Recipe, SchemeOptions, TuningOptions
+from autoround.recipe.schema import CalibrationOptions, Recipe, SchemeOptions, TuningOptions
 from autoround.settings import LayerTuning
 from autoround.types import BlockPlan, LayerPlan, Scheme
 
@@ -85,9 +85,16 @@ def test_experts_begin_at_the_nearest_level_and_have_its_rate() -> None:
         (EndToEndOptions(steps=0, nsamples=7), 0),
         # One for each that a step takes, and those that validate.
         (EndToEndOptions(steps=10, batch_size=4, nsamples="auto"), 48),
-        (EndToEndOptions(steps=10**6, nsamples="auto"), MOST_FRESH),
+        (EndToEndOptions(steps=10**6, nsamples="auto"), 256 + 8),  # 2,048 tokens each
         (EndToEndOptions(steps=0, nsamples="auto"), 0),
     ],
 )
 def test_fresh_samples(options: EndToEndOptions, count: int) -> None:
-    assert fresh_samples(options) == count
+    assert fresh_samples(Recipe(end_to_end=options)) == count
+
+
+@pytest.mark.parametrize(("seqlen", "count"), [(128, MOST_FRESH), (1 << 10, 512), (1 << 20, 1)])
+def test_fresh_samples_are_bounded_by_their_tokens(seqlen: int, count: int) -> None:
+    options = EndToEndOptions(steps=10**6, nsamples="auto")
+    found = Recipe(end_to_end=options, calibration=CalibrationOptions(seqlen=seqlen))
+    assert fresh_samples(found) == count + 8

@@ -33,6 +33,13 @@ def test_default_states_every_default() -> None:
     assert default == Recipe(description=default.description)
 
 
+END_TO_END: dict[str, object] = {
+    "end_to_end.steps": 100,
+    "end_to_end.tune_codes": True,
+    "end_to_end.nsamples": "auto",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "differences"),
     [
@@ -49,7 +56,11 @@ def test_default_states_every_default() -> None:
             "w2",
             {
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
+                **{
+                    "end_to_end.steps": 100,
+                    "end_to_end.tune_codes": True,
+                    "end_to_end.nsamples": "auto",
+                },
             },
         ),
         (
@@ -61,6 +72,7 @@ def test_default_states_every_default() -> None:
                     "tuning.init_rounding": "by_block",
                     "end_to_end.steps": 100,
                     "end_to_end.tune_codes": True,
+                    "end_to_end.nsamples": "auto",
                 },
             },
         ),
@@ -75,7 +87,11 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1/8", "last 1/8"], "bits": 4},
                 ],
                 **{"scheme.bits": 3, "tuning.iters": 50, "tuning.init_rounding": "by_block"},
-                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
+                **{
+                    "end_to_end.steps": 100,
+                    "end_to_end.tune_codes": True,
+                    "end_to_end.nsamples": "auto",
+                },
             },
         ),
         (
@@ -86,7 +102,11 @@ def test_default_states_every_default() -> None:
                     {"blocks": ["first 1", "last 1"], "bits": 3, "group_size": 128},
                 ],
                 **{"scheme.bits": 2, "scheme.group_size": 64, "scheme.sym": False},
-                **{"end_to_end.steps": 100, "end_to_end.tune_codes": True},
+                **{
+                    "end_to_end.steps": 100,
+                    "end_to_end.tune_codes": True,
+                    "end_to_end.nsamples": "auto",
+                },
             },
         ),
         (

@@ -56,7 +56,7 @@ def plan(*, values: dict[str, object] | None = None, notes: tuple[str, ...] = ()
                 end_to_end.steps,
                 end_to_end.batch_size,
                 end_to_end.tune_codes,
-                nsamples=fresh_samples(end_to_end),
+                nsamples=fresh_samples(recipe),
             ),
         ),
     )
