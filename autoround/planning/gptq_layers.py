@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoround.core.gptq import PANEL_ROWS, STACK_ELEMENTS
 from autoround.planning.activations import FLOAT32, BlockShape, weights_of
 from autoround.settings import GPTQ
-from autoround.types import LayerPlan, Plan
+from autoround.types import LayerPlan, Plan, Scheme
 
 
 def gptq_layers(plan: Plan, shape: BlockShape) -> list[LayerPlan]:
@@ -67,13 +67,12 @@ def widest_stack(layers: Sequence[LayerPlan], sharing: Sequence[Sequence[LayerPl
     """
     chosen, widest = {layer.name for layer in layers}, 0
     for group in sharing:
-        stacked, room, scheme = 0, 0, None
+        stacks: dict[Scheme | None, int] = {}
         for layer in (x for x in group if x.name in chosen):
-            size, whole = weights_of(layer), layer.shape[0] % PANEL_ROWS == 0
-            if whole and size <= room and layer.scheme == scheme:
-                stacked, room = stacked + size, room - size
-            else:
-                stacked, scheme = size, layer.scheme
-                room = STACK_ELEMENTS - size if whole else 0
+            stacked = weights_of(layer)
+            if layer.shape[0] % PANEL_ROWS == 0:
+                before = stacks.get(layer.scheme, STACK_ELEMENTS)
+                stacked += before if before + stacked <= STACK_ELEMENTS else 0
+                stacks[layer.scheme] = stacked
             widest = max(widest, stacked)
     return widest
