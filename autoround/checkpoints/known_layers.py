@@ -45,7 +45,8 @@ def match_known_class(
 
     Returns:
         None where the class is not written down, a tensor is missing, unknown or of another shape,
-        or experts are held in several ways: the class itself then tells what that means.
+        experts are held in several ways, or what is packed is no matrix (embeddings): the class
+        itself then tells what that means.
 
     Raises:
         FormatError: the config cannot be understood, or a layer lacks a tensor.
@@ -56,6 +57,8 @@ def match_known_class(
     stored = files.header_names()
     headers = PackedHeaders(stored, quantization)
     if not _holds_all(known, headers.reads_as) or not _experts_alike(known, headers.reads_as):
+        return None
+    if not headers.layers.keys() <= {file for m in known.matrices for file in m.files()}:
         return None
     layers = {m.name: _layers_of(m, headers.layers) for m in known.matrices}
     plain = [x.name for group in layers.values() for x in group if x.scheme is None]

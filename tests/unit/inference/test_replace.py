@@ -16,7 +16,7 @@ from autoround.inference.linear import QuantLinear
 from autoround.inference.opening import Opened, open_packed
 from autoround.inference.replace import check_header, replace_layers
 from autoround.model.build import build_empty
-from autoround.model.files.source import CheckpointSource
+from autoround.model.files.source import CheckpointSource, Headers
 from autoround.types import Scheme
 
 from ...tiny_quantized import write_quantized
@@ -30,7 +30,10 @@ class Edited(CheckpointSource):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._headers = dict(super().headers())
+        self.edited = dict(super().headers())
+
+    def headers(self) -> Headers:
+        return self.edited
 
 
 def opened(
@@ -44,8 +47,7 @@ def opened(
     config = json.loads((folder / "config.json").read_text())["quantization_config"]
     files, model = Edited(folder), build_empty(source)
     if bias:
-        assert files._headers is not None
-        files._headers[f"{bias}.bias"] = ((96,), torch.float16)
+        files.edited[f"{bias}.bias"] = ((96,), torch.float16)
     return model, open_packed(folder, model, config, files=files)
 
 
@@ -128,8 +130,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     with pytest.raises(FormatError, match="names no layer of this model"):
         replace_layers(model, files._replace(linears={}))
     assert isinstance(files.files, Edited)
-    assert files.files._headers is not None
-    del files.files._headers[f"{UP}.scales"]
+    del files.files.edited[f"{UP}.scales"]
     with pytest.raises(FormatError, match=rf"tensor {UP}.scales should have shape .*nothing"):
         replace_layers(model, files)
 
