@@ -20,11 +20,9 @@ from autoround.formats.registry import find_format, layout_named, matrix_bytes, 
 from autoround.formats.schemes import most_common
 from autoround.formats.written import is_head
 from autoround.model.files.locate import find_model
-from autoround.storage.dtypes import ITEM_BYTES, is_floating
+from autoround.storage.dtypes import ITEM_BYTES, KEPT_DTYPES, is_floating
 from autoround.types import LayerPlan, OutputPlan, Plan, Scheme
 
-#: Dtypes of the tensors beside the packed ones, as a config names them.
-KEPT_DTYPES = ("float16", "bfloat16", "float32")
 #: Tensors that say which group each input is in.
 _ORDERS = ("g_idx", "weight_g_idx")
 

@@ -14,7 +14,8 @@ far from the next level as it really is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -205,6 +206,33 @@ def gptq_offsets(
     return stacked_gptq_offsets(
         [target], factor, round_block=round_block, block_columns=block_columns
     )[0]
+
+
+def gather_stacks(layers: Mapping[str, tuple[LevelSet, Sequence[int]]]) -> list[list[str]]:
+    """Gather layers of one input that are compensated as one matrix.
+
+    Their levels are the same. Libraries add the products of some rows at the end of a matrix in
+    another order; with whole panels of rows, a layer's numbers are those it has alone.
+
+    Args:
+        layers: the levels and the shape of each, by name.
+
+    Returns:
+        The names, those of one matrix together.
+    """
+    stacks: list[list[str]] = []
+    room: dict[LevelSet, int] = {}
+    latest: dict[LevelSet, list[str]] = {}
+    for name, (levels, shape) in layers.items():
+        size, whole = prod(shape), shape[0] % PANEL_ROWS == 0
+        if whole and size <= room.get(levels, 0):
+            latest[levels].append(name)
+            room[levels] -= size
+            continue
+        stacks.append([name])
+        if whole:
+            latest[levels], room[levels] = stacks[-1], STACK_ELEMENTS - size
+    return stacks
 
 
 @torch.no_grad()

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from autoround.formats.parts import assemble, headers_of_parts
+from autoround.formats.stacked import StackedLayout
 from autoround.storage.dtypes import StoredHeader
-from autoround.types import Scheme
+from autoround.types import QuantizedTensor, Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class HeaderLayout(ABC):
-    """What a layout says of headers, mixed into layouts; of others meta tensors tell it."""
+class HeaderLayout(StackedLayout, ABC):
+    """A layout that headers suffice for, to derive others from; of others meta tensors tell it."""
+
+    def take_matrix_apart(
+        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
+    ) -> QuantizedTensor:
+        """Take tensors of any program apart, without a look at their values."""
+        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
+        layer = self.take_apart(tensors, scheme, 0)
+        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
     @abstractmethod
     def matrix_shape(

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autoround.storage.dtypes import KEPT_DTYPES
+
 Test: TypeAlias = Callable[[Any], bool]
 
 #: What a folder says of generation.
@@ -89,7 +91,7 @@ def _rope(value: Any) -> bool:
     return not stretched or settings.keys() >= _LLAMA3.keys()
 
 
-_DTYPE = _one_of("float16", "bfloat16", "float32")
+_DTYPE = _one_of(*KEPT_DTYPES)
 
 #: Keys of every config. Beside those of quantization, which modules are built without.
 COMMON: Mapping[str, Test] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from autoround.core.gptq import PANEL_ROWS, STACK_ELEMENTS
-from autoround.planning.activations import FLOAT32, BlockShape, weights_of
+from autoround.core.gptq import gather_stacks
+from autoround.core.grids.schemes import scheme_levels
+from autoround.planning.activations import FLOAT32, BlockShape
 from autoround.settings import GPTQ
-from autoround.types import LayerPlan, Plan, Scheme
+from autoround.types import LayerPlan, Plan
 
 
 def gptq_layers(plan: Plan, shape: BlockShape) -> list[LayerPlan]:
@@ -67,12 +69,11 @@ def widest_stack(layers: Sequence[LayerPlan], sharing: Sequence[Sequence[LayerPl
     """
     chosen, widest = {layer.name for layer in layers}, 0
     for group in sharing:
-        stacks: dict[Scheme | None, int] = {}
-        for layer in (x for x in group if x.name in chosen):
-            stacked = weights_of(layer)
-            if layer.shape[0] % PANEL_ROWS == 0:
-                before = stacks.get(layer.scheme, STACK_ELEMENTS)
-                stacked += before if before + stacked <= STACK_ELEMENTS else 0
-                stacks[layer.scheme] = stacked
-            widest = max(widest, stacked)
+        known = {
+            x.name: (scheme_levels(x.scheme), x.shape)
+            for x in group
+            if x.name in chosen and x.scheme is not None
+        }
+        for stack in gather_stacks(known):
+            widest = max(widest, sum(math.prod(known[name][1]) for name in stack))
     return widest

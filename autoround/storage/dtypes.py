@@ -29,6 +29,8 @@ ITEM_BYTES: Mapping[str, int] = {
     "float8_e4m3fn": 1,
     "float8_e5m2": 1,
 }
+#: Dtypes that tensors beside the packed ones are kept in.
+KEPT_DTYPES = ("float16", "bfloat16", "float32")
 #: What safetensors calls the dtypes that a kept or quantized tensor may have.
 SAFETENSORS: Mapping[str, str] = {
     "F64": "float64",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import prod
 
 from autoround.core.float32_products import EXACT, float32_products
 from autoround.core.gptq import (
-    PANEL_ROWS,
-    STACK_ELEMENTS,
     InverseCholesky,
+    gather_stacks,
     inverse_choleskys,
     stacked_gptq_offsets,
 )
-from autoround.core.grids.levels import LevelSet
 from autoround.core.rtn import Target
 from autoround.model.importance import Importance
 from autoround.session.session import Session
@@ -86,22 +83,5 @@ def _with_offsets(
 
 
 def _stacks(targets: Mapping[str, Target]) -> list[list[str]]:
-    """Gather layers of one input that are compensated as one matrix.
-
-    Their levels are the same. Libraries add the products of some rows at the end of a matrix in
-    another order; with whole panels of rows, a layer's numbers are those it has alone.
-    """
-    stacks: list[list[str]] = []
-    room: dict[LevelSet, int] = {}
-    latest: dict[LevelSet, list[str]] = {}
-    for name, target in targets.items():
-        levels, size = target.grid.levels, prod(target.shape)
-        whole = target.shape[0] % PANEL_ROWS == 0
-        if whole and size <= room.get(levels, 0):
-            latest[levels].append(name)
-            room[levels] -= size
-            continue
-        stacks.append([name])
-        if whole:
-            latest[levels], room[levels] = stacks[-1], STACK_ELEMENTS - size
-    return stacks
+    """Gather layers of one input that are compensated as one matrix."""
+    return gather_stacks({name: (t.grid.levels, t.shape) for name, t in targets.items()})

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 from autoround.errors import FormatError
 from autoround.formats.header_layout import HeaderLayout
 from autoround.formats.parts import (
-    assemble,
     check_groups,
     groups_of,
-    headers_of_parts,
     matrix_shape,
     uneven_groups,
 )
-from autoround.formats.stacked import StackedLayout
 from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor, Scheme
 
@@ -32,7 +29,7 @@ BITS = 4
 EIGHT = 8
 
 
-class AwqLayout(HeaderLayout, StackedLayout):
+class AwqLayout(HeaderLayout):
     """AWQ's tensors, under the name of one of the formats that use them."""
 
     parts: tuple[str, ...] = ("qweight", "qzeros", "scales")
@@ -77,18 +74,6 @@ class AwqLayout(HeaderLayout, StackedLayout):
         from autoround.formats.awq.tensors import take_apart
 
         return take_apart(tensors, scheme)
-
-    def take_matrix_apart(
-        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
-    ) -> QuantizedTensor:
-        """Take tensors of any program apart, without a look at their values.
-
-        Raises:
-            FormatError: a tensor is missing, or has another dtype or shape than the layout.
-        """
-        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
-        layer = self.take_apart(tensors, scheme, 0)
-        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
     def matrix_shape(
         self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str

@@ -23,7 +23,6 @@ from autoround.formats.parts import (
     matrix_shape,
     uneven_groups,
 )
-from autoround.formats.stacked import StackedLayout
 from autoround.storage.dtypes import StoredHeader, is_floating
 from autoround.types import LEGAL_BITS, QuantizedTensor, Scheme
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 BITS = LEGAL_BITS
 
 
-class PackQuantizedLayout(HeaderLayout, StackedLayout):
+class PackQuantizedLayout(HeaderLayout):
     """The tensors of ``pack-quantized`` layers."""
 
     name = "pack-quantized"

@@ -15,13 +15,10 @@ from autoround.core.word_counts import BLOCK, packed_rows
 from autoround.errors import FormatError
 from autoround.formats.header_layout import HeaderLayout
 from autoround.formats.parts import (
-    assemble,
     check_groups,
     groups_of,
-    headers_of_parts,
     matrix_shape,
 )
-from autoround.formats.stacked import StackedLayout
 from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor, Scheme
 
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from autoround.formats.faults import Fault
 
 
-class GptqLayout(HeaderLayout, StackedLayout):
+class GptqLayout(HeaderLayout):
     """GPTQ's tensors in one of their versions.
 
     Args:
@@ -96,18 +93,6 @@ class GptqLayout(HeaderLayout, StackedLayout):
         from autoround.formats.gptq.tensors import take_apart
 
         return take_apart(tensors, scheme, self.version)
-
-    def take_matrix_apart(
-        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
-    ) -> QuantizedTensor:
-        """Take tensors of any program apart; ``g_idx`` is not looked at.
-
-        Raises:
-            FormatError: a tensor is missing, or has another dtype or shape than the layout.
-        """
-        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
-        layer = self.take_apart(tensors, scheme, 0)
-        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
     def matrix_shape(
         self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str

@@ -16,14 +16,11 @@ from autoround.core.word_counts import BLOCK, packed_rows
 from autoround.errors import FormatError
 from autoround.formats.header_layout import HeaderLayout
 from autoround.formats.parts import (
-    assemble,
     check_groups,
     groups_of,
-    headers_of_parts,
     inexact_values,
     matrix_shape,
 )
-from autoround.formats.stacked import StackedLayout
 from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor, Scheme
 
@@ -35,7 +32,7 @@ BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 
-class MlxLayout(HeaderLayout, StackedLayout):
+class MlxLayout(HeaderLayout):
     """The tensors of MLX's affine quantization."""
 
     name = "mlx"
@@ -84,18 +81,6 @@ class MlxLayout(HeaderLayout, StackedLayout):
         from autoround.formats.mlx.tensors import take_apart
 
         return take_apart(tensors, scheme)
-
-    def take_matrix_apart(
-        self, tensors: Mapping[str, Tensor], scheme: Scheme, *, name: str
-    ) -> QuantizedTensor:
-        """Take tensors of any program apart, without a look at their values.
-
-        Raises:
-            FormatError: a tensor is missing, or has another dtype or shape than the layout.
-        """
-        self.matrix_shape(headers_of_parts(tensors), scheme, name=name)
-        layer = self.take_apart(tensors, scheme, 0)
-        return assemble(layer.codes, layer.scale, layer.zero, scheme, name=name)
 
     def matrix_shape(
         self, parts: Mapping[str, StoredHeader], scheme: Scheme, *, name: str

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoround.core import gptq
 from autoround.core.grids.grid import min_max_grid, to_groups
 from autoround.core.grids.levels import integer_levels
 from autoround.core.rtn import Target, round_to_nearest
@@ -145,7 +146,7 @@ def test_layers_of_one_input_are_compensated_as_one_matrix(
         return stacked(stack, *given, **named)
 
     monkeypatch.setattr(rounding_init, "stacked_gptq_offsets", observe)
-    monkeypatch.setattr(rounding_init, "PANEL_ROWS", 16)
+    monkeypatch.setattr(gptq, "PANEL_ROWS", 16)
     together = with_gptq_offsets(session, block, targets, seen)
     assert max(map(len, stacks)) > 1
     assert sum(map(len, stacks)) == len(block.quantized)
@@ -153,7 +154,7 @@ def test_layers_of_one_input_are_compensated_as_one_matrix(
     for name, limit in (("STACK_ELEMENTS", 0), ("PANEL_ROWS", 1000)):
         stacks.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(rounding_init, name, limit)
+            patch.setattr(gptq, name, limit)
             alone = with_gptq_offsets(session, block, targets, seen)
         assert [len(stack) for stack in stacks] == [1] * len(block.quantized)
         for layer, target in alone.items():
