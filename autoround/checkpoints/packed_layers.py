@@ -10,16 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoround.checkpoints.known_layers import KEPT, MatchedLayers
+from autoround.core.dtypes import tensor_headers
 from autoround.errors import FormatError, ModelError
 from autoround.formats.packed_headers import plain_against_config
-from autoround.formats.unpacking import UnpackingSource, stored_headers
+from autoround.formats.unpacking import UnpackingSource
 from autoround.formats.written import written_layers
 from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import decoder_blocks, matrices
 from autoround.model.build import build_empty
 from autoround.model.convert import ConvertedSource
 from autoround.model.experts import expert_tensors
-from autoround.model.files.source import Headers, WeightSource, tensor_headers
+from autoround.model.files.source import Headers, WeightSource
 from autoround.model.files.stored import HeaderSource
 from autoround.model.names import CheckpointNames, files_of
 from autoround.model.skeleton import describe_missing, match_names
@@ -116,7 +117,7 @@ def match_packed_layers(
         raise FormatError(describe_missing(model, source, missing[0]))
     every = written_layers(x for own in layers.values() for x in own)
     plain = (x.name for x in every if x.scheme is None)
-    unpacking.notes += plain_against_config(quantization, stored_headers(files.headers()), plain)
+    unpacking.notes += plain_against_config(quantization, unpacking.stored, plain)
     known = {x.name for x in every}
     strange = [name for name in unpacking.layers if name not in known]
     unknown = set(source.unknown)

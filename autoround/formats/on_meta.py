@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from autoround.core.grids.widths import group_count
 from autoround.formats.format import Layout
 from autoround.storage.dtypes import StoredHeader
 from autoround.types import PER_TENSOR, QuantizedTensor, Scheme
@@ -55,10 +56,8 @@ def weight_on_meta(shape: tuple[int, int], scheme: Scheme) -> QuantizedTensor:
         shape: (out, in).
         scheme: of the weight.
     """
-    rows, columns = shape
-    size = scheme.group_size
-    groups = 1 if size <= 0 else -(-columns // min(size, columns))
-    scales = (1 if size == PER_TENSOR else rows, groups)
+    first = 1 if scheme.group_size == PER_TENSOR else shape[0]
+    scales = (first, group_count(shape, scheme) // first)
     return QuantizedTensor(
         torch.empty(shape, dtype=torch.uint8, device="meta"),
         torch.empty(scales, dtype=torch.float16, device="meta"),

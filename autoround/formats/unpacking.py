@@ -7,11 +7,11 @@ so reads quantized ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from autoround.core.dtypes import Header, stored_headers, tensor_headers
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.faults import Fault, raise_first
@@ -27,11 +27,7 @@ from autoround.formats.packed_headers import PackedHeaders
 from autoround.formats.registry import layout_named
 from autoround.formats.regroup import ordered_weight
 from autoround.formats.stacked import StackedLayout
-from autoround.storage.dtypes import StoredHeader
 from autoround.types import QuantizedTensor
-
-#: Shape and dtype of a tensor.
-Header: TypeAlias = tuple[tuple[int, ...], torch.dtype]
 
 
 class Files(Protocol):
@@ -54,11 +50,11 @@ class Files(Protocol):
 class UnpackingSource:
     """Tensors of a quantized checkpoint, ``NAME.weight`` in place of a layer's packed ones.
 
-    layers: how each packed layer is held, by its name in the files. notes: what of the config is
-    not followed. transposed: layers that the model stores as [in, out]; to be set before anything
-    is read. late: takes what may be wrong with values, for who raises it when all is read, so that
-    a device is not waited for layer by layer, and layers that are read together are unpacked
-    together; None to raise at once, and to unpack layer by layer.
+    stored: headers of the files. layers: how each packed layer is held, by its name there. notes:
+    what of the config is not followed. transposed: layers that the model stores as [in, out]; to be
+    set before anything is read. late: takes what may be wrong with values, for who raises it when
+    all is read, so that a device is not waited for layer by layer, and layers that are read
+    together are unpacked together; None to raise at once, and to unpack layer by layer.
     """
 
     def __init__(self, files: Files, quantization: Mapping[str, Any]) -> None:
@@ -70,9 +66,10 @@ class UnpackingSource:
         self._files = files
         self.transposed: set[str] = set()
         self.late: list[Fault] | None = None
-        packed = PackedHeaders(stored_headers(files.headers()), quantization)
+        self.stored = stored_headers(files.headers())
+        packed = PackedHeaders(self.stored, quantization)
         self.notes, self.layers = packed.notes, packed.layers
-        self._headers = {n: (s, getattr(torch, d)) for n, (s, d) in packed.reads_as.items()}
+        self._headers = tensor_headers(packed.reads_as)
 
     def headers(self) -> Mapping[str, Header]:
         """Return shape and dtype of every tensor as it reads.
@@ -215,12 +212,3 @@ class UnpackingSource:
         flag, text = infinite_scales(layer.scale)
         self._refuse([*faults, Fault(flag, FormatError(f"layer {name}: {text}"))])
         return layer
-
-
-def stored_headers(headers: Mapping[str, Header]) -> dict[str, StoredHeader]:
-    """Return headers with the names of dtypes in place of these.
-
-    Args:
-        headers: by name.
-    """
-    return {n: (s, str(d).removeprefix("torch.")) for n, (s, d) in headers.items()}

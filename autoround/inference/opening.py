@@ -12,7 +12,7 @@ from autoround.errors import FormatError
 from autoround.formats.format import PackedLayer
 from autoround.formats.packed_headers import plain_against_config
 from autoround.formats.registry import layout_named
-from autoround.formats.unpacking import UnpackingSource, stored_headers
+from autoround.formats.unpacking import UnpackingSource
 from autoround.model.beyond import beyond_notes
 from autoround.model.blocks import is_matrix
 from autoround.model.convert import ConvertedSource
@@ -121,7 +121,7 @@ def open_packed(
                 linears[layer] = Packed(file, unpacking.layers[file])
     notes = [*unpacking.notes]
     notes += plain_against_config(
-        quantization, stored_headers(files.headers()), tensors.files_of(matrices - set(linears))
+        quantization, unpacking.stored, tensors.files_of(matrices - set(linears))
     )
     notes += beyond_notes(model, _unplaced_layers(tensors, unpacking))
     layers = unpacking.layers

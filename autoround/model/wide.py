@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-#: A tensor's shape and dtype.
-Header = tuple[tuple[int, ...], torch.dtype]
+from autoround.core.dtypes import Header
 
 
 def main_dtype(headers: Mapping[str, Header]) -> torch.dtype | None:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from autoround.core.dtypes import tensor_headers
 from autoround.errors import ModelError
 from autoround.model.files.hub import HubModel
 from autoround.model.files.hub_headers import HubHeaders, remote_stored
-from autoround.model.files.source import CheckpointSource, Headers, tensor_headers
+from autoround.model.files.source import CheckpointSource, Headers
 
 
 class HubSource(HubHeaders):

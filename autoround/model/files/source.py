@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from autoround.core.dtypes import Header, tensor_headers
 from autoround.errors import ModelError
 from autoround.model.files.stored import StoredFiles, stored_in
-from autoround.storage.dtypes import StoredHeaders
 
 #: Shape and dtype of tensors by name.
-Headers: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+Headers: TypeAlias = Mapping[str, Header]
 
 
 class WeightSource(Protocol):
@@ -98,18 +97,13 @@ class ModuleSource:
         return {name: self._tensors[name].to("cpu") for name in names}
 
 
-def headers_of(files: Iterable[str | Path]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def headers_of(files: Iterable[str | Path]) -> dict[str, Header]:
     """Return shape and dtype of every tensor of some safetensors files.
 
     Raises:
         ModelError: a file is damaged, or of another kind.
     """
     return tensor_headers(stored_in(files))
-
-
-def tensor_headers(stored: StoredHeaders) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return headers with dtypes in place of their names."""
-    return {name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in stored.items()}
 
 
 def _open(file: Path) -> safe_open:

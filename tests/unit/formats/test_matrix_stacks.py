@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoround.core.dtypes import Header
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.faults import raise_first
@@ -15,7 +16,7 @@ from autoround.formats.format import PackedLayer
 from autoround.formats.matrix_stacks import PackedMatrix, dense_matrices, stacks, tells_shape
 from autoround.formats.registry import layout_named
 from autoround.formats.regroup import ordered_weight
-from autoround.formats.unpacking import Header, UnpackingSource
+from autoround.formats.unpacking import UnpackingSource
 from autoround.types import PER_CHANNEL, PER_TENSOR, Scheme
 
 from ...tiny_quantized import nearest

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoround.core.dtypes import Header
 from autoround.core.rounding import dense_weight
 from autoround.errors import FormatError
 from autoround.formats.faults import raise_first
 from autoround.formats.registry import layout_named
-from autoround.formats.unpacking import Header, UnpackingSource
+from autoround.formats.unpacking import UnpackingSource
 from autoround.types import QuantizedTensor, Scheme
 
 from ...tiny_quantized import nearest
