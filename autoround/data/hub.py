@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
 import sys
@@ -51,7 +52,9 @@ def is_offline() -> bool:
 
 def is_cached(name: str) -> bool:
     """Tell whether a hub dataset lies prepared in the local cache of ``datasets``."""
-    if not _cache_folder().is_dir():
+    owner, _, base = name.rpartition("/")
+    prefix = f"{owner}___" if owner else ""
+    if not any(_cache_folder().glob(f"{glob.escape(prefix)}*")):
         # Importing the library takes more time than the rest of a small plan.
         return False
     try:
@@ -59,8 +62,7 @@ def is_cached(name: str) -> bool:
         naming: Any = importlib.import_module("datasets.naming")
     except ImportError:
         return False
-    owner, _, base = name.rpartition("/")
-    folder = "___".join([*filter(None, [owner]), naming.camelcase_to_snakecase(base)])
+    folder = prefix + naming.camelcase_to_snakecase(base)
     root = Path(config.HF_DATASETS_CACHE).expanduser() / folder
     # config / version / fingerprint: the layout that the loader itself looks for.
     return any(path.is_dir() for path in root.glob("*/*/*"))

@@ -20,6 +20,9 @@ from autoround.tested import warn_if_untested
 LARGE = 2**20
 #: Endings of class names that answer with logits of the next token.
 _ANSWERING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+#: What fills a tensor with random numbers, as classes do with their new weights; transformers puts
+#: functions of its own in the place of torch's, under the same names.
+_RANDOM = ("uniform_", "normal_", "kaiming_uniform_")
 
 
 def build_empty(folder: Path) -> nn.Module:
@@ -109,14 +112,17 @@ def build_from(config: Any) -> nn.Module:
     if getattr(config, "quantization_config", None) is not None:
         # Weights are unpacked by the sources; the modules are the plain ones.
         del config.quantization_config
-    with init_empty_weights(include_buffers=False), _LargeOnMeta():
+    with init_empty_weights(include_buffers=False), _EmptyWeights():
         model = _make(config)
     model.tie_weights()  # type: ignore[operator]
     return model.eval()
 
 
-class _LargeOnMeta(TorchFunctionMode):
+class _EmptyWeights(TorchFunctionMode):
     """Allocates nothing for large parameters, not even until they are moved to meta.
+
+    Random values for tensors on meta are not asked for: deciding their shapes takes longer than
+    the rest of making a large mixture.
 
     The experts of one published layer are one tensor of thirty gigabytes in float32. Buffers are
     computed from other tensors than empty ones, and stay on the CPU.
@@ -126,6 +132,10 @@ class _LargeOnMeta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func.__name__ in _RANDOM:
+            filled = args[0] if args else kwargs["tensor"]
+            if filled.is_meta:
+                return filled
         sizes = args[0] if args and isinstance(args[0], list | tuple | torch.Size) else args
         whole = func is torch.empty and all(isinstance(n, int) for n in sizes)
         if whole and math.prod(sizes) >= LARGE:

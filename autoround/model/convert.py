@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from autoround.core.dtypes import Header
 from autoround.errors import ModelError
 from autoround.model.blocks import is_transposed
 from autoround.model.experts import PART, ExpertTensor, expert_tensors
@@ -61,11 +62,10 @@ class ConvertedSource:
         self._source, self._model = source, model
         self._origins, unknown = match(model, source.headers())
         self._of: dict[str, str] = {}
-        self._headers: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-        for first, origin in self._origins.items():
-            for name, tensor in self._shapes(first, origin).items():
-                self._of[name] = first
-                self._headers[name] = (tuple(tensor.shape), tensor.dtype)
+        self._headers: dict[str, Header] = {}
+        for first, made in self._made_headers():
+            self._of.update(dict.fromkeys(made, first))
+            self._headers.update(made)
         self.unknown = tuple(name for name in unknown if name not in self._headers)
         self._headers.update({name: source.headers()[name] for name in self.unknown})
 
@@ -130,11 +130,27 @@ class ConvertedSource:
             found.update(self._converted(first, origin, tensors))
         return {name: found[name] for name in wanted}
 
-    def _shapes(self, first: str, origin: Origin) -> dict[str, Tensor]:
-        headers = self._source.headers()
-        held = {key: headers[key] for _, key in origin.keys}
-        empty = {k: torch.empty(s, dtype=d, device="meta") for k, (s, d) in held.items()}
-        return self._converted(first, origin, empty)
+    def _made_headers(self) -> Iterator[tuple[str, dict[str, Header]]]:
+        """Yield the headers of what each origin becomes, with the first tensor's name."""
+        headers, own = self._source.headers(), self._model.state_dict()
+        # Torch takes long to stack some hundreds of experts, even on meta: once for equal layers.
+        alike: dict[Any, Header] = {}
+        for first, origin in self._origins.items():
+            held = {key: headers[key] for _, key in origin.keys}
+            if origin.rule is None:
+                yield first, {first: held[origin.keys[0][1]]}
+                continue
+            parts = tuple((pattern, *headers[key]) for pattern, key in origin.keys)
+            kind = (id(origin.rule), parts, own[first].shape)
+            if kind in alike:
+                yield first, {first: alike[kind]}
+                continue
+            empty = {k: torch.empty(s, dtype=d, device="meta") for k, (s, d) in held.items()}
+            tensors = self._converted(first, origin, empty)
+            made = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+            if made.keys() == {first}:
+                alike[kind] = made[first]
+            yield first, made
 
     def _converted(
         self, first: str, origin: Origin, tensors: Mapping[str, Tensor]

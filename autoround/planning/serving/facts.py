@@ -57,6 +57,7 @@ class FormatFacts:
     layers: quantized ones. kept: those of the blocks that are kept in 16 bit. experts: the schemes
     of matrices of experts, None for kept ones. uneven: whether layers are kept, and not the same
     ones in every block. desc_act: whether inputs are reordered, which no plan does.
+    several_schemes: whether quantized layers have more than one scheme.
     """
 
     packing: str
@@ -65,11 +66,7 @@ class FormatFacts:
     experts: frozenset[Scheme | None] = frozenset()
     uneven: bool = False
     desc_act: bool = False
-
-    @property
-    def schemes(self) -> set[Scheme | None]:
-        """The schemes of all quantized layers."""
-        return {layer.scheme for layer in self.layers}
+    several_schemes: bool = False
 
 
 def format_facts(plan: Plan, output: OutputPlan) -> FormatFacts:
@@ -91,6 +88,7 @@ def format_facts(plan: Plan, output: OutputPlan) -> FormatFacts:
         kept=tuple(describer.facts(x) for x in inside if x.scheme is None),
         experts=frozenset(x.scheme for x in plan.layers if _is_expert(_file_name(x))),
         uneven=_is_uneven(plan),
+        several_schemes=len({layer.scheme for layer in plan.layers if layer.scheme}) > 1,
     )
 
 

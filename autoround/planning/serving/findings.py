@@ -25,7 +25,7 @@ UNKNOWN = "nothing is known of this format"
 _WORD = 32
 #: Conditions that are facts of the same name.
 _OF_LAYER = ("experts", "stacked", "renamed", "narrow", "head", "of_most", "cut_words")
-_OF_FORMAT = ("uneven", "desc_act")
+_OF_FORMAT = ("uneven", "desc_act", "several_schemes")
 
 
 def with_engine_findings(plan: Plan) -> Plan:
@@ -161,7 +161,6 @@ def meets(when: Conditions, layer: LayerFacts, facts: FormatFacts) -> bool:
         "crosses_words": scheme is not None and _WORD % scheme.bits != 0,
         "short_groups": size > 0 and layer.inputs % size != 0,
         "merged_differ": bool(layer.merged),
-        "several_schemes": len(facts.schemes) > 1,
         "experts_differ": len(facts.experts) > 1,
         "experts_symmetric": all(x is None or x.sym for x in facts.experts),
         **{key: getattr(layer, key) for key in _OF_LAYER},

@@ -102,6 +102,19 @@ def test_cache_is_recognized_by_the_loader_s_layout(
     assert is_cached("Owner/MyData")
 
 
+def test_the_library_is_not_imported_for_what_nobody_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    (tmp_path / "other___data").mkdir()
+
+    def refuse(name: str) -> object:
+        raise AssertionError(f"{name} is imported")
+
+    monkeypatch.setattr(hub.importlib, "import_module", refuse)
+    assert not is_cached("Owner/MyData")
+
+
 def test_the_hub_is_never_asked_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def explode() -> None:
         raise AssertionError("asked")

@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig
 
 from autoround.errors import ModelError
-from autoround.model.build import build_empty, build_from, build_from_values, plain_floats
+from autoround.model.build import (
+    _EmptyWeights,
+    build_empty,
+    build_from,
+    build_from_values,
+    plain_floats,
+)
 
 from ...tiny import KINDS, make_model
 from ...zoo import make_config
@@ -37,6 +44,24 @@ def test_parameters_are_on_meta_and_buffers_are_there(tmp_path: Path) -> None:
     assert buffers
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, buffers[name])
+
+
+def test_random_values_are_only_made_for_tensors_that_hold_any() -> None:
+    filled: list[torch.device] = []
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func.__name__ in ("normal_", "uniform_"):
+                filled.append((args[0] if args else kwargs["tensor"]).device)
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        build_from(make_config("qwen3_moe"))
+    assert torch.device("meta") not in filled
+    with _EmptyWeights():
+        assert torch.nn.init.normal_(torch.zeros(9)).count_nonzero() == 9
 
 
 def test_tied_parameters_are_one() -> None:

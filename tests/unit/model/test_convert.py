@@ -55,6 +55,29 @@ def mixtral(*, experts: int = 4) -> tuple[nn.Module, Files]:
     return build_from(model.config), Files(tensors)
 
 
+def test_equal_layers_are_converted_once_for_their_headers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, files = mixtral()
+    done: list[str] = []
+    convert = ConvertedSource._converted
+
+    def counted(self: Any, first: str, *rest: Any) -> dict[str, Tensor]:
+        done.append(first)
+        return convert(self, first, *rest)
+
+    monkeypatch.setattr(ConvertedSource, "_converted", counted)
+    source = ConvertedSource(files, model)
+    # Two kinds of stacks, however many layers there are.
+    assert len(done) == 2
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {name: shape for name, (shape, _) in source.headers().items()} == wanted
+    narrow = W1.replace(".0.", ".1.", 1).format(3)
+    files.tensors[narrow] = files.tensors[narrow][:-8]
+    with pytest.raises(ModelError, match="cannot become model.layers.1"):
+        ConvertedSource(files, model)
+
+
 def test_experts_are_stacked_and_others_renamed() -> None:
     model, files = mixtral()
     source, wanted = ConvertedSource(files, model), make_model("mixtral").state_dict()

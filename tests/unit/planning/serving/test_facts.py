@@ -27,7 +27,8 @@ def test_kept_layers_stand_by_themselves() -> None:
     output = facts("gptq", Q, layer("mlp.down_proj", None))
     assert [x.name for x in output.layers] == [Q.name]
     assert [(x.name, x.scheme) for x in output.kept] == [(f"{PATH}.mlp.down_proj", None)]
-    assert output.schemes == {W4}
+    assert not output.several_schemes
+    assert facts("gptq", Q, layer("mlp.down_proj", W8)).several_schemes
 
 
 def test_outputs_of_merged_layers_are_counted_together() -> None:
