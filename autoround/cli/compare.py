@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.command(short_help="Put several runs side by side: size, quality, time.")
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Output folders of 'quantize'.")
+        list[Path], typer.Argument(metavar="FOLDER", help="Output folders of 'quantize'.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
     output: Annotated[

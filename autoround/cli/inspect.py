@@ -20,7 +20,7 @@ app = typer.Typer()
 def inspect(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Quantized folder (auto_round, GPTQ, AWQ) or any."),
+        typer.Argument(metavar="MODEL", help="Quantized folder, or any model's."),
     ],
     revision: options.Revision = None,
     layers: Annotated[
@@ -30,7 +30,7 @@ def inspect(
         bool,
         typer.Option(
             "--check/--no-check",
-            help="Hold the files against the model's class: layers that lack or are beyond.",
+            help="Hold the files against the model's class, so that missing layers are told.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -88,7 +88,7 @@ def copy(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Recipe files.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="Recipe files.", metavar="FILE")],
 ) -> None:
     """Check recipe files and report every mistake with its file and line.
 

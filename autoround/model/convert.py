@@ -63,7 +63,7 @@ class ConvertedSource:
         self._origins, unknown = match(model, source.headers())
         self._of: dict[str, str] = {}
         self._headers: dict[str, Header] = {}
-        for first, made in self._made_headers():
+        for first, made in self._infer_headers():
             self._of.update(dict.fromkeys(made, first))
             self._headers.update(made)
         self.unknown = tuple(name for name in unknown if name not in self._headers)
@@ -130,7 +130,7 @@ class ConvertedSource:
             found.update(self._converted(first, origin, tensors))
         return {name: found[name] for name in wanted}
 
-    def _made_headers(self) -> Iterator[tuple[str, dict[str, Header]]]:
+    def _infer_headers(self) -> Iterator[tuple[str, dict[str, Header]]]:
         """Yield the headers of what each origin becomes, with the first tensor's name."""
         headers, own = self._source.headers(), self._model.state_dict()
         # Torch takes long to stack some hundreds of experts, even on meta: once for equal layers.

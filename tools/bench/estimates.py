@@ -111,7 +111,7 @@ def measure(name: str) -> str:
         else (f"{before['disk_bytes'] / run['tensors']:.4f}")
     )
     return (
-        f"| {name} | {size} | {before['memory_bytes'] / run['peak']:.2f} "
+        f"| {name} | {size} | {before['memory_bytes'] / 1e9:.2f} / {run['peak'] / 1e9:.2f} GB "
         f"| {before['low']:.0f} to {before['high']:.0f} s | {before['probed']:.1f}, "
         f"{after['probed']:.1f} s | {before['took']:.1f} s | {run['seconds']:.1f} s "
         f"| {probe / run['seconds']:.2f} | {run['wall']:.1f} s |"
