@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from autoround.events import Event, StepDone, ignore
 from autoround.model.files.random_source import RandomSource
 from autoround.model.runner import BlockRunner
-from autoround.planning.estimate import PlanWork, plan_work
 from autoround.planning.tail import JOURNAL_RATE, load_seconds, tail_seconds
+from autoround.planning.work import PlanWork, plan_work
 from autoround.preparation import Prepared, computing
 from autoround.resume.commit import pack_unit
 from autoround.session.activations import ActivationStreams

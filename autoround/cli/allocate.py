@@ -42,7 +42,7 @@ def allocate(
         typer.Option("--work-dir", "--work_dir", help="Folder on a fast disk for activations."),
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="List every layer with the loss of each of its options.")
+        bool, typer.Option("--layers", help="List every layer with its options' losses.")
     ] = False,
 ) -> None:
     """Find how many bits each layer needs, and write that as a recipe.

@@ -63,9 +63,9 @@ class ConvertedSource:
         self._origins, unknown = match(model, source.headers())
         self._of: dict[str, str] = {}
         self._headers: dict[str, Header] = {}
-        for first, made in self._infer_headers():
-            self._of.update(dict.fromkeys(made, first))
-            self._headers.update(made)
+        for first, headers in self._convert_headers():
+            self._of.update(dict.fromkeys(headers, first))
+            self._headers.update(headers)
         self.unknown = tuple(name for name in unknown if name not in self._headers)
         self._headers.update({name: source.headers()[name] for name in self.unknown})
 
@@ -130,27 +130,27 @@ class ConvertedSource:
             found.update(self._converted(first, origin, tensors))
         return {name: found[name] for name in wanted}
 
-    def _infer_headers(self) -> Iterator[tuple[str, dict[str, Header]]]:
+    def _convert_headers(self) -> Iterator[tuple[str, dict[str, Header]]]:
         """Yield the headers of what each origin becomes, with the first tensor's name."""
-        headers, own = self._source.headers(), self._model.state_dict()
+        headers, state = self._source.headers(), self._model.state_dict()
         # Torch takes long to stack some hundreds of experts, even on meta: once for equal layers.
         alike: dict[Any, Header] = {}
         for first, origin in self._origins.items():
-            held = {key: headers[key] for _, key in origin.keys}
+            stored = {key: headers[key] for _, key in origin.keys}
             if origin.rule is None:
-                yield first, {first: held[origin.keys[0][1]]}
+                yield first, {first: stored[origin.keys[0][1]]}
                 continue
             parts = tuple((pattern, *headers[key]) for pattern, key in origin.keys)
-            kind = (id(origin.rule), parts, own[first].shape)
+            kind = (id(origin.rule), parts, state[first].shape)
             if kind in alike:
                 yield first, {first: alike[kind]}
                 continue
-            empty = {k: torch.empty(s, dtype=d, device="meta") for k, (s, d) in held.items()}
+            empty = {k: torch.empty(s, dtype=d, device="meta") for k, (s, d) in stored.items()}
             tensors = self._converted(first, origin, empty)
-            made = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
-            if made.keys() == {first}:
-                alike[kind] = made[first]
-            yield first, made
+            converted = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+            if converted.keys() == {first}:
+                alike[kind] = converted[first]
+            yield first, converted
 
     def _converted(
         self, first: str, origin: Origin, tensors: Mapping[str, Tensor]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from autoround.core.dtypes import DTYPES
 from autoround.core.metrics import weight_bits
@@ -14,21 +13,8 @@ from autoround.model.skeleton import Skeleton
 from autoround.planning.device_memory import experts_per_token
 from autoround.planning.gguf_tensors import gguf_layout
 from autoround.planning.memory import graphs_fit, memory_needs, offload_to_disk, streams_fit_device
-from autoround.planning.tail import tail_seconds
-from autoround.recipe.gate import NONE
-from autoround.types import (
-    PLAIN,
-    Estimate,
-    LayerPlan,
-    OutputPlan,
-    Plan,
-)
-
-#: Share of the measured matmul speed that a tuning step reaches: worst and best seen.
-EFFICIENCY = (0.25, 0.9)
-#: Seconds that compiling blocks takes once: where libraries of an earlier run are kept, and where
-#: none are.
-COMPILING = (10.0, 60.0)
+from autoround.planning.seconds import pass_seconds
+from autoround.types import PLAIN, Estimate, LayerPlan, OutputPlan, Plan
 
 
 def make_estimate(
@@ -62,7 +48,7 @@ def make_estimate(
     size = disk_bytes(plan, skeleton)
     top_k = experts_per_token(skeleton)
     share = size / len(plan.passes)
-    spans = [_seconds(one, runtime, top_k, written=share) for one in plan.passes]
+    spans = [pass_seconds(one, runtime, top_k, written=share) for one in plan.passes]
     low, high = sum(span[0] for span in spans), sum(span[1] for span in spans)
     return Estimate(
         disk_bytes=size,
@@ -155,66 +141,4 @@ def layer_bytes(layer: LayerPlan, packing: str) -> int:
     assert layer.scheme is not None
     return matrix_bytes(part_shape(layer), layer.scheme, packing) * (
         max(1, layer.experts) * layer.parts
-    )
-
-
-def _seconds(plan: Plan, runtime: Runtime, top_k: int, *, written: float) -> tuple[float, float]:
-    """Bound the time of a pass by floating-point operations at the measured speed, and bytes."""
-    if not plan.tuning.needs_data:
-        return 1.0, 60.0 + plan.tensors
-    dtype = DTYPES[plan.compute_dtype]
-    speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
-    if speed <= 0:
-        return 0.0, float("inf")
-    work = plan_work(plan, experts_per_token=top_k)
-    ideal = 2.0 * (work.blocks + work.fresh + work.end_to_end) / speed
-    tail = tail_seconds(plan, written)
-    kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
-    return ideal / EFFICIENCY[1] + tail + kept, ideal / EFFICIENCY[0] + tail + anew
-
-
-def _met_by_token(layer: LayerPlan, top_k: int) -> int:
-    """Return how many weights of a layer a token is multiplied by."""
-    weights = math.prod(layer.shape)
-    return weights * top_k // layer.experts if 0 < top_k < layer.experts else weights
-
-
-class PlanWork(NamedTuple):
-    """Multiplications of one pass, by phase: of its blocks, end to end, of the gate; 0 for none.
-
-    fresh: of the samples that end-to-end tuning has to itself, on their way through the blocks.
-    """
-
-    blocks: float
-    end_to_end: float
-    gate: float
-    fresh: float = 0.0
-
-
-def plan_work(plan: Plan, *, experts_per_token: int = 0) -> PlanWork:
-    """Count the multiplications by weights that a pass takes.
-
-    Args:
-        plan: of the pass; without data nothing is multiplied in its blocks.
-        experts_per_token: how many experts a token is routed to; 0 counts all of them.
-    """
-    weights = sum(_met_by_token(x, experts_per_token) for b in plan.blocks for x in b.layers)
-    outside = sum(math.prod(x.shape) for x in plan.kept)
-    # By the result and by the original, which is loaded in float32.
-    options = plan.recipe.get("evaluation", {})
-    judged = 0.0 if options.get("gate", NONE) == NONE else 2.0 * options["max_tokens"]
-    gate = judged * (weights + outside)
-    tuning, seqlen = plan.tuning, plan.tuning.seqlen
-    if not tuning.needs_data:
-        return PlanWork(0.0, 0.0, gate)
-    batch = min(tuning.batch_size, tuning.nsamples) * seqlen
-    steps = tuning.iters * tuning.grad_accum_steps
-    validation = (1 + tuning.num_validations) * tuning.validation_samples * seqlen
-    # A product forward, one for the weights' gradients, one for the inputs'; both streams.
-    passes = 3 * steps * batch + validation + 2 * tuning.nsamples * seqlen
-    # Over the whole model: a product forward, another when it runs again for the two backward.
-    whole_model = 4 * tuning.end_to_end.steps * tuning.end_to_end.batch_size * seqlen
-    fresh = weights * tuning.end_to_end.nsamples * seqlen
-    return PlanWork(
-        float(weights * passes), float((weights + outside) * whole_model), gate, float(fresh)
     )

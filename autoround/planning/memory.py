@@ -21,13 +21,19 @@ from autoround.planning.device_memory import (
 from autoround.settings import TuningSettings
 from autoround.types import Estimate, Plan
 
-#: Memory of Python, torch and transformers before a model is opened.
-BASE_BYTES = 600 << 20
+#: Memory of Python, torch and transformers before a model is opened: 530 to 540 MB were measured.
+BASE_BYTES = 560 << 20
 #: float32 copies of a block's weights that tuning holds at its peak: groups, offsets, their
 #: best values, gradients, and rounded weights with their gradients.
 TUNING_COPIES = 7
 #: What the compiler of blocks leaves in memory.
 COMPILER_BYTES = 200 << 20
+#: What oneDNN keeps of products in 16 bit on a processor, by shape: so many at most, bytes of each,
+#: and of each of its rows. Routing gives experts another number of tokens in every batch, and so
+#: another shape.
+PRIMITIVES, PRIMITIVE_BYTES, PRIMITIVE_ROW_BYTES = 1024, 600_000, 256
+#: Activations a token in float32, in the block's widest: of a step, and of a forward pass alone.
+STEP_WIDTHS, FORWARD_WIDTHS = 12, 5
 #: Share of the free memory that a run may plan with.
 SHARE = 0.9
 #: Activations a token that a block's graph holds, in the block's widest: 7 were measured where
@@ -97,11 +103,12 @@ def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds
         return MemoryNeeds(BASE_BYTES + outside + block * 4 * 4, 0, 0, 0, 0)
     tokens = plan.tuning.nsamples * plan.tuning.seqlen
     batch = plan.tuning.forward_batch_size * plan.tuning.seqlen
-    widest = _widest(plan, skeleton)
+    top_k = experts_per_token(skeleton)
+    widest = _widest(plan, top_k)
     hidden = plan.streams * (hidden_size(skeleton.model) or UNKNOWN_WIDTH)
     streams = tokens * hidden * item
     fresh = plan.tuning.end_to_end.nsamples * plan.tuning.seqlen * hidden * item
-    activations = 12 * batch * widest * 4
+    activations = (STEP_WIDTHS if plan.tuning.iters else FORWARD_WIDTHS) * batch * widest * 4
     tuning = block * 4 * TUNING_COPIES + activations
     if plan.tuning.uses_gptq:
         # Products of all pairs of input channels, their factor, and the offsets.
@@ -121,7 +128,7 @@ def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds
             # The codes of before, those that move, and how far each leans, all at hand.
             course, codes = course + 3 * codes, 0
         tuning = max(tuning, course)
-    base = BASE_BYTES + COMPILER_BYTES * plan.compiled
+    base = BASE_BYTES + COMPILER_BYTES * plan.compiled + on_host * _kept_products(plan, top_k)
     return MemoryNeeds(
         base + outside + (tuning if on_host else block * 4 * 2),
         2 * streams,
@@ -133,9 +140,22 @@ def _host_needs(plan: Plan, skeleton: Skeleton, *, on_host: bool) -> MemoryNeeds
     )
 
 
-def _widest(plan: Plan, skeleton: Skeleton) -> int:
+def _kept_products(plan: Plan, top_k: int) -> int:
+    """Return the bytes that a processor's library keeps of the products of routed experts."""
+    experts = [x.experts for block in plan.blocks for x in block.layers if x.experts]
+    if not experts or DTYPES[plan.compute_dtype].itemsize != 2:
+        return 0
+    tuning = plan.tuning
+    forward = 2 * math.ceil(tuning.nsamples / tuning.forward_batch_size)
+    # A product forward, one for the weights' gradients, one for the inputs'.
+    times = forward + 3 * tuning.iters * tuning.grad_accum_steps
+    rows = tuning.batch_size * tuning.seqlen * (top_k or max(experts)) // max(experts)
+    each = PRIMITIVE_BYTES + PRIMITIVE_ROW_BYTES * rows
+    return min(PRIMITIVES, times * sum(experts)) * each
+
+
+def _widest(plan: Plan, top_k: int) -> int:
     """Return the numbers a token has where a block is widest, in all experts it is routed to."""
-    top_k = experts_per_token(skeleton)
     return max(
         max(x.shape[0] // max(1, x.experts), x.shape[1]) * (min(top_k, x.experts) or 1)
         for b in plan.blocks

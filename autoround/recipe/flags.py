@@ -226,7 +226,7 @@ BUDGET_FLAGS = (
         aliases=("target_bits",),
     ),
     Flag("target_size", "allocate.target_size", str, "Budget: size of it all, as 3.8GB."),
-    Flag("max_kl", "allocate.max_kl", float, "Budget: predicted KL divergence at most; the smallest such."),
+    Flag("max_kl", "allocate.max_kl", float, "Budget: predicted KL divergence at most."),
     Flag(
         "options",
         "allocate.options",

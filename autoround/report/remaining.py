@@ -99,8 +99,8 @@ class Remaining:
 
     def _plan(self, event: Planned) -> None:
         # Not at the top of the module: a screen is drawn before torch is imported.
-        from autoround.planning.estimate import plan_work
         from autoround.planning.tail import load_seconds, tail_seconds
+        from autoround.planning.work import plan_work
 
         self._blocks, self._passes = len(event.plan.blocks), len(event.plan.passes)
         work = plan_work(event.plan)

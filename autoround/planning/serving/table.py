@@ -154,9 +154,7 @@ def read_table(text: str) -> dict[str, Engine]:
     Raises:
         ValueError: a key or a value is not of the schema.
     """
-    # libyaml's loader, which takes a tenth of the time, where PyYAML was built with it.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return EngineTable.model_validate(yaml.load(text, Loader=loader)).engines
+    return EngineTable.model_validate(yaml.safe_load(text)).engines
 
 
 @lru_cache(maxsize=1)

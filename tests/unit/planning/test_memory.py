@@ -19,6 +19,9 @@ from autoround.planning.memory import (
     BASE_BYTES,
     COMPILER_BYTES,
     GRAPHS_SHARE,
+    PRIMITIVE_BYTES,
+    PRIMITIVE_ROW_BYTES,
+    PRIMITIVES,
     SHARE,
     MemoryNeeds,
     graphs_fit,
@@ -122,6 +125,28 @@ def test_a_compiler_leaves_something_in_memory() -> None:
     host = device(0, own=False)
     found = memory_needs(compiled, skeleton, host).block - memory_needs(plan, skeleton, host).block
     assert found == COMPILER_BYTES
+
+
+def test_products_of_routed_experts_are_kept_by_shape_on_a_processor_in_16_bit() -> None:
+    skeleton, runtime = adopt_model(make_model("qwen2_moe")), open_device("cpu")
+
+    def block(dtype: str, *, own: bool = False) -> int:
+        recipe = small({"tuning.compute_dtype": dtype, "tuning.iters": 10_000})
+        plan = make_plan(recipe, skeleton, runtime=runtime, calibration="", model="")
+        return memory_needs(plan, skeleton, device(0, own=own)).block
+
+    wide, narrow = block("float32"), block("bfloat16")
+    assert narrow - wide > PRIMITIVES * PRIMITIVE_BYTES
+    assert narrow - wide < PRIMITIVES * (PRIMITIVE_BYTES + PRIMITIVE_ROW_BYTES * 4 * 16 * 2)
+    assert block("bfloat16", own=True) == block("float32", own=True)
+
+
+def test_a_forward_pass_alone_holds_fewer_activations() -> None:
+    steps, none = (
+        needs({"tuning.iters": n, "tuning.init_scale": "search", "calibration.seqlen": 4096})
+        for n in (1, 0)
+    )
+    assert steps.block > none.block > BASE_BYTES
 
 
 def test_tuning_the_whole_model_needs_all_codes_and_graphs_grow_with_the_batch() -> None:

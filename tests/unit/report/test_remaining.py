@@ -17,8 +17,8 @@ from autoround.events import (
     StepDone,
     WindowScored,
 )
-from autoround.planning.estimate import plan_work
 from autoround.planning.tail import tail_seconds
+from autoround.planning.work import plan_work
 from autoround.report.remaining import Remaining
 from autoround.types import Estimate, Plan
 
