@@ -73,7 +73,7 @@ def _parse(line: bytes, where: str, *, index: int) -> Question:
     text = row.get("question")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: no 'question' that is a text; {_LEGAL}")
-    choices, labels = _read_choices(row.get("choices"), where)
+    choices, labels = _read_choices(row, where)
     answer = _find_answer(row, choices, labels)
     if answer is None:
         raise DataError(
@@ -87,18 +87,21 @@ def _parse(line: bytes, where: str, *, index: int) -> Question:
     return Question(str(index) if name is None else str(name), text, choices, answer)
 
 
-def _read_choices(value: object, where: str) -> tuple[tuple[str, ...], list[str]]:
+def _read_choices(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], list[str]]:
     """Return the choices and their labels; letters where the file gives none."""
+    value = row.get("choices")
     texts = value.get("text") if isinstance(value, Mapping) else value
     if not isinstance(texts, list) or not all(isinstance(x, str) and x for x in texts):
         raise DataError(f"{where}: no 'choices' that are texts, none of them empty; {_LEGAL}")
     if not 2 <= len(texts) <= MAX_CHOICES:
         raise DataError(f"{where}: {len(texts)} choices; 2 to {MAX_CHOICES} are legal")
-    labels = value.get("label") if isinstance(value, Mapping) else None
+    labels = value.get("label") if isinstance(value, Mapping) else row.get("labels")
     if labels is None:
-        labels = [chr(ord("A") + i) for i in range(min(len(texts), 26))]
+        return tuple(texts), [chr(ord("A") + i) for i in range(min(len(texts), 26))]
     if not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
         raise DataError(f"{where}: the labels of its choices are no list of texts; {_LEGAL}")
+    if len(labels) != len(texts):
+        raise DataError(f"{where}: {len(labels)} labels for {len(texts)} choices")
     return tuple(texts), labels
 
 

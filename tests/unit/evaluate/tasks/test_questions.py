@@ -40,6 +40,12 @@ def test_an_answer_is_a_letter_a_text_or_an_index(tmp_path: Path, answer: object
     assert question.answer == 1
 
 
+def test_labels_may_stand_beside_a_list_of_choices(tmp_path: Path) -> None:
+    row = PLAIN | {"labels": ["1", "2"], "answer": "1"}
+    (question,) = read_questions(write(tmp_path / "q.jsonl", row))
+    assert question.answer == 0
+
+
 def test_the_examples_are_questions_with_four_choices() -> None:
     questions = read_questions(EXAMPLES)
     assert len(questions) == 200
@@ -60,6 +66,8 @@ def test_the_examples_are_questions_with_four_choices() -> None:
         (PLAIN | {"answer": True}, "names none"),
         (PLAIN | {"answer": "C"}, "names none"),
         (PLAIN | {"choices": {"text": ["a", "b"], "label": 3}}, "labels"),
+        (PLAIN | {"labels": ["1"]}, "1 labels for 2 choices"),
+        (PLAIN | {"labels": ["1", "2"], "answer": "3"}, "names none"),
         (PLAIN | {"question": "\ud800"}, "surrogate"),
     ],
 )
