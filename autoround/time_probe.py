@@ -49,6 +49,9 @@ REPEATED = 10.0
 LOW, HIGH = 0.8, 1.25
 #: Phases that a clock of ours adds to those of a block.
 EMBED, PACK = "embed", "pack"
+#: What the phase of tuning is told as, and phases that are passes through a block.
+STEPS, REST = "steps", "validation and rounding"
+PASSES = (FORWARD, FORWARD_QUANTIZED, STEPS, REST)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class BlockTimes:
     def seconds(self) -> float:
         """Of a block that is not the first."""
         return sum(self.phases.values())
+
+    @property
+    def products(self) -> float:
+        """What passes through the block take: neither reading nor initialising it, nor packing."""
+        return sum(self.phases.get(name, 0.0) for name in PASSES)
 
 
 def probe_time(prepared: Prepared, *, clock: Callable[[], float] = time.perf_counter) -> Prepared:
@@ -122,7 +130,7 @@ def _probe_pass(
             streams = open_streams(probe, runner)
         yield EMBED, watch.seconds[EMBED] + _embed_more(session, probe, runner, clock)
     kinds = _kinds(plan.blocks)
-    blocks_seconds, measured_weights = 0.0, 0
+    blocks_seconds, products, measured_weights = 0.0, 0.0, 0
     for members in kinds[:MOST_KINDS]:
         tuner = _Tuner(probe, runner, streams, clock)
         times = tuner.times(session, members[(len(members) - 1) // 2])
@@ -134,11 +142,14 @@ def _probe_pass(
         if times.once:
             yield "first block", times.once
         blocks_seconds += times.seconds * len(members)
+        products += times.products * len(members)
         measured_weights += sum(map(_weights, members))
     others = sum(_weights(block) for members in kinds[MOST_KINDS:] for block in members)
     yield "other blocks", blocks_seconds * others / measured_weights
-    blocks_seconds *= 1 + others / measured_weights
-    yield from _around_blocks(session, estimate, passes, blocks_seconds)
+    more = 1 + others / measured_weights
+    yield from _around_blocks(
+        session, estimate, passes, seconds=(blocks_seconds * more, products * more)
+    )
 
 
 def _embed_more(
@@ -159,12 +170,15 @@ def _embed_more(
 
 
 def _around_blocks(
-    session: Session, estimate: Estimate, passes: int, blocks_seconds: float
+    session: Session, estimate: Estimate, passes: int, *, seconds: tuple[float, float]
 ) -> Iterator[tuple[str, float]]:
-    """Give the seconds of what no block shows, by its work beside theirs or by its bytes."""
-    plan = session.plan
+    """Give the seconds of what no block shows, by its work beside theirs or by its bytes.
+
+    seconds: of all blocks, and what of it are passes through them.
+    """
+    plan, (blocks_seconds, products) = session.plan, seconds
     work: PlanWork = plan_work(plan)
-    pace = blocks_seconds / work.blocks if work.blocks else 0.0
+    pace = products / work.blocks if work.blocks else 0.0
     weights = sum(map(_weights, plan.blocks))
     head = sum(math.prod(layer.shape) for layer in session.non_block_layers)
     if head:
@@ -291,8 +305,8 @@ def _scale(
         rest = max(0.0, phases[TUNE] - short.iters * step)
         passed = phases.get(FORWARD_QUANTIZED, phases.get(FORWARD, 0.0)) / max(1, short.nsamples)
         further = (tuning.num_validations - short.num_validations) * tuning.validation_samples
-        scaled["steps"] = tuning.iters * step
-        scaled["validation and rounding"] = rest + (passed * further if tuning.iters else 0.0)
+        scaled[STEPS] = tuning.iters * step
+        scaled[REST] = rest + (passed * further if tuning.iters else 0.0)
     return scaled
 
 

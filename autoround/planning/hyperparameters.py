@@ -279,7 +279,8 @@ def compiles_blocks(
         RecipeError: the recipe wants it, and the device cannot.
     """
     asked = recipe.tuning.compile
-    if asked is False:
+    # Rounding without data runs no block.
+    if asked is False or not needs_data(recipe):
         return False
     if asked is True:
         if runtime.compiles_from() == float("inf"):

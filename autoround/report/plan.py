@@ -20,7 +20,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
 
     Args:
         plan: of all passes over the blocks.
-        estimate: its cost; a time that is unknown, or takes no steps, gets no line.
+        estimate: its cost; a time that is unknown gets no line.
         engines: serving engines that are asked about; with none, one line a format tells of all.
     """
     formats = sum(len(one_pass.outputs) for one_pass in plan.passes)
@@ -42,9 +42,7 @@ def plan_lines(plan: Plan, estimate: Estimate, *, engines: Collection[str] = ())
         *_memory_lines(estimate),
         *_gate_lines(plan),
     ]
-    # Without steps the time is that of reading and writing, which only a probe measures.
-    known = plan.tuning.iters > 0 or bool(estimate.probed)
-    if known and not math.isinf(estimate.seconds_high):
+    if not math.isinf(estimate.seconds_high):
         lines.append(
             f"time         {_span(estimate.seconds_low, estimate.seconds_high)}"
             + _probe_words(estimate)

@@ -13,7 +13,7 @@ from autoround.session.session import make_runner
 from autoround.types import Plan
 from autoround_backends.cpu import CpuRuntime
 
-from ...runs import make_session, run_pass, small
+from ...runs import NEAREST, make_session, run_pass, small
 from ...tiny import make_model, token_ids
 
 IDS = token_ids(8, 16)
@@ -111,3 +111,8 @@ def test_attention_of_short_samples_is_plain_and_put_back(monkeypatch: pytest.Mo
     plain = BlockRunner(job.skeleton, device=torch.device("cpu"), dtype=torch.float32)
     plain.prepare(job.tokens.ids)
     torch.testing.assert_close(out, plain.run(0, base, hidden=hidden), rtol=1e-5, atol=1e-5)
+
+
+def test_rounding_without_data_compiles_nothing() -> None:
+    values: dict[str, object] = {**NEAREST, "tuning.compile": True}
+    assert not make_session(make_model("llama"), values).plan.compiled
