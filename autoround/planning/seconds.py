@@ -24,8 +24,8 @@ COMPILING = (10.0, 60.0)
 #: Seconds of a weight of the blocks: read, rounded, compared and packed; its scale searched; and in
 #: a step what is no product.
 HANDLE_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 2.5e-8, 3e-7, 1.2e-8
-#: How far these may be off, on other machines and in other shapes.
-PACE = (0.4, 2.5)
+#: How far these may be off, on other machines and in other shapes; and what comes behind the blocks.
+PACE, TAIL_PACE = (0.4, 2.5), (0.8, 1.25)
 #: How many times faster a device with memory of its own searches and steps than a core.
 DEVICE_GAIN = 30.0
 
@@ -55,7 +55,7 @@ def pass_seconds(
     tail = tail_seconds(plan, written)
     if not plan.tuning.needs_data:
         low, high = _host_range(_HostWork(HANDLE_SECONDS * weights, 0.0), plan, runtime)
-        return low + tail, high + tail
+        return low + TAIL_PACE[0] * tail, high + TAIL_PACE[1] * tail
     dtype = DTYPES[plan.compute_dtype]
     speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
     if speed <= 0:
@@ -65,9 +65,10 @@ def pass_seconds(
     products = plan_work(plan, experts_per_token=top_k)
     ideal = 2.0 * (products.blocks + products.fresh + products.end_to_end) / speed
     kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
+    low, high = low + TAIL_PACE[0] * tail + kept, high + TAIL_PACE[1] * tail + anew
     # Attention is no product with weights; what it takes is only known to be below this.
     most = ideal * (1 + _attention_share(plan.blocks, plan.tuning.seqlen))
-    return ideal / EFFICIENCY[1] + low + tail + kept, most / EFFICIENCY[0] + high + tail + anew
+    return ideal / EFFICIENCY[1] + low, most / EFFICIENCY[0] + high
 
 
 def _host_range(work: _HostWork, plan: Plan, runtime: Runtime) -> tuple[float, float]:

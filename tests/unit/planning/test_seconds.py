@@ -14,6 +14,7 @@ from autoround.planning.seconds import (
     PACE,
     SEARCH_SECONDS,
     STEP_SECONDS,
+    TAIL_PACE,
     pass_seconds,
 )
 from autoround.planning.tail import tail_seconds
@@ -43,8 +44,8 @@ def test_without_data_it_is_reading_rounding_and_packing() -> None:
     assert not plan.tuning.needs_data
     low, high = pass_seconds(plan, open_device("cpu"), 0, written=0)
     tail, handled = tail_seconds(plan, 0), HANDLE_SECONDS * weights_of(plan)
-    assert low - tail == pytest.approx(PACE[0] * handled)
-    assert high - tail == pytest.approx(PACE[1] * handled)
+    assert low == pytest.approx(PACE[0] * handled + TAIL_PACE[0] * tail)
+    assert high == pytest.approx(PACE[1] * handled + TAIL_PACE[1] * tail)
 
 
 def test_steps_cost_more_than_their_products() -> None:
