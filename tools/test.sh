@@ -3,4 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/setup.sh dev
-exec .venv/bin/python -m pytest -q -m "not slow" "$@"
+# A process a core, each with one thread: several threads each would wait for one another.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec .venv/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 8 "$@"
