@@ -24,7 +24,7 @@ COMPILING = (10.0, 60.0)
 #: Seconds of a weight of the blocks: read, rounded, compared and packed; its scale searched; and in
 #: a step what is no product.
 HANDLE_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 2.5e-8, 3e-7, 1.2e-8
-#: How far these may be off, on other machines and in other shapes; and what comes behind the blocks.
+#: How far these may be off, on other machines and in other shapes; and what comes behind blocks.
 PACE, TAIL_PACE = (0.4, 2.5), (0.8, 1.25)
 #: How many times faster a device with memory of its own searches and steps than a core.
 DEVICE_GAIN = 30.0
