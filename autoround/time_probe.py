@@ -148,7 +148,7 @@ def _probe_pass(
     yield "other blocks", blocks_seconds * others / measured_weights
     more = 1 + others / measured_weights
     yield from _around_blocks(
-        session, estimate, passes, seconds=(blocks_seconds * more, products * more)
+        session, estimate, passes, blocks_seconds=blocks_seconds * more, products=products * more
     )
 
 
@@ -170,13 +170,13 @@ def _embed_more(
 
 
 def _around_blocks(
-    session: Session, estimate: Estimate, passes: int, *, seconds: tuple[float, float]
+    session: Session, estimate: Estimate, passes: int, *, blocks_seconds: float, products: float
 ) -> Iterator[tuple[str, float]]:
     """Give the seconds of what no block shows, by its work beside theirs or by its bytes.
 
-    seconds: of all blocks, and what of it are passes through them.
+    products: seconds that passes through the blocks take, of all of their seconds.
     """
-    plan, (blocks_seconds, products) = session.plan, seconds
+    plan = session.plan
     work: PlanWork = plan_work(plan)
     pace = products / work.blocks if work.blocks else 0.0
     weights = sum(map(_weights, plan.blocks))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from autoround.core.dtypes import DTYPES
 from autoround.device.protocol import Runtime
@@ -30,13 +29,6 @@ PACE, TAIL_PACE = (0.4, 2.5), (0.8, 1.25)
 DEVICE_GAIN = 30.0
 
 
-class _HostWork(NamedTuple):
-    """Seconds on one core: of reading and packing, and of what a device may do in its place."""
-
-    handle: float
-    on_device: float
-
-
 def pass_seconds(
     plan: Plan, runtime: Runtime, top_k: int, *, written: float
 ) -> tuple[float, float]:
@@ -51,41 +43,37 @@ def pass_seconds(
     Returns:
         Seconds, at least and at most: 0 and infinity where nothing is known of the device.
     """
+    tuning = plan.tuning
     weights = sum(math.prod(x.shape) for block in plan.blocks for x in block.quantized)
+    seconds, low, high = HANDLE_SECONDS * weights, 0.0, 0.0
+    if tuning.needs_data:
+        dtype = DTYPES[plan.compute_dtype]
+        speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
+        if speed <= 0:
+            return 0.0, float("inf")
+        gain = DEVICE_GAIN if runtime.own_memory else 1.0
+        seconds += _beside_products(plan, speed, weights) / gain
+        work = plan_work(plan, experts_per_token=top_k)
+        ideal = 2.0 * (work.blocks + work.fresh + work.end_to_end) / speed
+        # Attention is no product with weights; what it takes is only known to be below this.
+        most = ideal * (1 + _attention_share(plan.blocks, tuning.seqlen))
+        kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
+        low, high = ideal / EFFICIENCY[1] + kept, most / EFFICIENCY[0] + anew
     tail = tail_seconds(plan, written)
-    if not plan.tuning.needs_data:
-        low, high = _host_range(_HostWork(HANDLE_SECONDS * weights, 0.0), plan, runtime)
-        return low + TAIL_PACE[0] * tail, high + TAIL_PACE[1] * tail
-    dtype = DTYPES[plan.compute_dtype]
-    speed = next((s.flops for s in runtime.speeds() if s.dtype == dtype), 0.0)
-    if speed <= 0:
-        return 0.0, float("inf")
-    work = _host_work(plan, speed, weights)
-    low, high = _host_range(work, plan, runtime)
-    products = plan_work(plan, experts_per_token=top_k)
-    ideal = 2.0 * (products.blocks + products.fresh + products.end_to_end) / speed
-    kept, anew = COMPILING if plan.compiled else (0.0, 0.0)
-    low, high = low + TAIL_PACE[0] * tail + kept, high + TAIL_PACE[1] * tail + anew
-    # Attention is no product with weights; what it takes is only known to be below this.
-    most = ideal * (1 + _attention_share(plan.blocks, plan.tuning.seqlen))
-    return ideal / EFFICIENCY[1] + low, most / EFFICIENCY[0] + high
+    low += PACE[0] * seconds / max(1, tuning.threads) + TAIL_PACE[0] * tail
+    high += PACE[1] * seconds + TAIL_PACE[1] * tail
+    return low, high
 
 
-def _host_range(work: _HostWork, plan: Plan, runtime: Runtime) -> tuple[float, float]:
-    gain = DEVICE_GAIN if runtime.own_memory else 1.0
-    seconds = work.handle + work.on_device / gain
-    return PACE[0] * seconds / max(1, plan.tuning.threads), PACE[1] * seconds
-
-
-def _host_work(plan: Plan, speed: float, weights: int) -> _HostWork:
-    """Return the seconds of a tuned pass that its products do not show."""
+def _beside_products(plan: Plan, speed: float, weights: int) -> float:
+    """Return the seconds on one core of searching, GPTQ, and what of steps is no product."""
     tuning = plan.tuning
     searched = SEARCH_SECONDS if tuning.init_scale == "search" else 0.0
     stepped = STEP_SECONDS * tuning.iters * tuning.grad_accum_steps
     seconds = (searched + stepped) * weights
     if tuning.uses_gptq:
         seconds += 2.0 * sum(_gptq_work(block.quantized) for block in plan.blocks) / speed
-    return _HostWork(HANDLE_SECONDS * weights, seconds)
+    return seconds
 
 
 def _gptq_work(layers: Iterable[LayerPlan]) -> float:
