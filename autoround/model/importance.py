@@ -40,6 +40,23 @@ def _mirror(hessian: Tensor) -> Tensor:
     return hessian
 
 
+def _product_and_residual(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply matrices of bfloat16 on a CPU, nearly as if sums were kept in float32.
+
+    A CPU sums such products in float32, and rounds each sum to bfloat16. The same product less that
+    rounded one is small, so that rounding it costs nothing: five digits, by two products of which
+    each takes a quarter of the time of one in float32.
+
+    Args:
+        left: bfloat16 [n, k]. right: bfloat16 [k, m].
+
+    Returns:
+        float32 [n, m].
+    """
+    rounded = torch.matmul(left, right)
+    return rounded.float().add_(torch.addmm(rounded, left, right, beta=-1))
+
+
 class _SeenInput(NamedTuple):
     """An input of the batch that is run, and the layer that its Hessian was summed for."""
 
@@ -140,12 +157,11 @@ class Importance:
         """
         is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
         on_cpu = flat.device.type == "cpu"
-        wide = self._wide_product if is_16_bit else None
-        # A CPU multiplies bfloat16 as it is, in a third of the time: two or three digits a batch
-        # are enough, because dampening adds a tenth to the diagonal. Batches are summed in float32.
-        if wide is None and not (on_cpu and flat.dtype == torch.bfloat16):
-            flat = flat.float()
-        multiply = wide or torch.matmul
+        multiply = self._wide_product if is_16_bit else None
+        if multiply is None and on_cpu and flat.dtype == torch.bfloat16:
+            multiply = _product_and_residual
+        if multiply is None:
+            flat, multiply = flat.float(), torch.matmul
         # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.
         with float32_products(SHORT, flat.device) if is_16_bit and not on_cpu else nullcontext():
             for start, end in _column_blocks(flat.shape[1]):

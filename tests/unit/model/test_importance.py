@@ -165,8 +165,8 @@ def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
     wanted = flat.t() @ flat
     power = wanted.diagonal().sqrt()
     apart = (hessian.double() - wanted).abs() / (power[:, None] * power)
-    # Sums of a batch of bfloat16 have its eight bits; what is damped is a tenth.
-    assert float(apart.max()) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
+    # Sums of bfloat16 are rounded to its eight bits, and what that took off is added.
+    assert float(apart.max()) < (2e-5 if dtype == torch.bfloat16 else 1e-6)
     assert torch.equal(hessian, hessian.t())
     assert torch.get_float32_matmul_precision() == before
 
