@@ -62,7 +62,8 @@ def test_a_model_goes_through(
         )
     )
     change = found["perplexity"] / found["reference_perplexity"] - 1
-    assert abs(change) < (0.01 if bits == "8" else 0.25)
+    # Of 128 tokens: one routed to another expert moves it by a percent, either way.
+    assert abs(change) < (0.015 if bits == "8" else 0.25)
     assert found["kl"] < (0.001 if bits == "8" else 0.2)
     assert found["kl"] > 0
     said = command(capsys, "generate", out, "the fox", "--max-new-tokens", 4)
