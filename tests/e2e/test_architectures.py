@@ -62,7 +62,7 @@ def test_a_model_goes_through(
         )
     )
     change = found["perplexity"] / found["reference_perplexity"] - 1
-    # Of 128 tokens: one routed to another expert moves it by a percent, either way.
+    # Of 128 tokens of a random model; the KL divergence below is the stricter test.
     assert abs(change) < (0.015 if bits == "8" else 0.25)
     assert found["kl"] < (0.001 if bits == "8" else 0.2)
     assert found["kl"] > 0
