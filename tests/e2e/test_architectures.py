@@ -37,13 +37,16 @@ def test_a_model_goes_through(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bits, sym = scheme
+    # A few of 128 tokens are at a tie between two experts, and each that goes to the other one is
+    # 0.01 to 0.06 nats off (median of all: 0.00003). By the default seed three of Mixtral's do at
+    # 8 bits, by this one a single one.
     text, out = tmp_path / "text.txt", tmp_path / "out"
     text.write_text(TEXT)
     command(
         capsys, "quantize", checkpoint(kind), "--bits", bits, sym, "--group-size", 32,
         "--iters", 2, "--nsamples", 4, "--seqlen", 16, "--batch-size", 2,
         "--dataset", text, "--set", "tuning.num_validations=1", "--set", "output.dtype=float32",
-        "--device", "cpu", "-o", out,
+        "--set", "seed=1", "--device", "cpu", "-o", out,
     )  # fmt: skip
     found = json.loads(
         command(
@@ -62,8 +65,7 @@ def test_a_model_goes_through(
         )
     )
     change = found["perplexity"] / found["reference_perplexity"] - 1
-    # Of 128 tokens of a random model; the KL divergence below is the stricter test.
-    assert abs(change) < (0.015 if bits == "8" else 0.25)
+    assert abs(change) < (0.01 if bits == "8" else 0.25)
     assert found["kl"] < (0.001 if bits == "8" else 0.2)
     assert found["kl"] > 0
     said = command(capsys, "generate", out, "the fox", "--max-new-tokens", 4)
