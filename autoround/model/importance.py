@@ -40,23 +40,6 @@ def _mirror(hessian: Tensor) -> Tensor:
     return hessian
 
 
-def _product_and_residual(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply matrices of bfloat16 on a CPU, nearly as if sums were kept in float32.
-
-    A CPU sums such products in float32, and rounds each sum to bfloat16. The same product less that
-    rounded one is small, so that rounding it costs nothing: five digits, by two products of which
-    each takes a quarter of the time of one in float32.
-
-    Args:
-        left: bfloat16 [n, k]. right: bfloat16 [k, m].
-
-    Returns:
-        float32 [n, m].
-    """
-    rounded = torch.matmul(left, right)
-    return rounded.float().add_(torch.addmm(rounded, left, right, beta=-1))
-
-
 class _SeenInput(NamedTuple):
     """An input of the batch that is run, and the layer that its Hessian was summed for."""
 
@@ -158,8 +141,6 @@ class Importance:
         is_16_bit = flat.dtype in (torch.bfloat16, torch.float16)
         on_cpu = flat.device.type == "cpu"
         multiply = self._wide_product if is_16_bit else None
-        if multiply is None and on_cpu and flat.dtype == torch.bfloat16:
-            multiply = _product_and_residual
         if multiply is None:
             flat, multiply = flat.float(), torch.matmul
         # TF32 holds every digit of both 16-bit types, so it loses nothing on their products.

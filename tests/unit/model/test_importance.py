@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autoround.model.importance import Importance, accumulate_importance
+from autoround_backends.cpu import CpuRuntime
 
 from ...tiny import HIDDEN, TinyBlock
 
@@ -156,7 +157,7 @@ def test_hessians_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
     x = torch.randn((4, 100, width), generator=rng) @ torch.randn((width, width), generator=rng)
     x = (x / width**0.5).to(dtype)
     before = torch.get_float32_matmul_precision()
-    importance = Importance(hessians=True)
+    importance = Importance(hessians=True, wide_product=CpuRuntime().wide_product())
     for part in x.split(2):
         importance.mask(None)
         importance.add("q", part)
